@@ -1,0 +1,29 @@
+"""The one error that says: what you gave cannot be used."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class InputError(ValueError):
+    """An argument, file or store that cannot be used.
+
+    The message is one line that names the argument, its value and what is allowed. The command line prints it and
+    exits with status 2. It is raised before anything is compiled or written.
+    """
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value as it stands in an error message: its repr on one line, cut to `limit` characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that does not exist, with the nearest that does."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return InputError(f"{what} {name!r} is unknown{hint} (known: {', '.join(known)})")

@@ -1,0 +1,25 @@
+"""The Monte Carlo engine: claims, grids, runs, verdicts. It knows nothing of the science that it checks."""
+
+from rmtjax.montecarlo.claim import Claim, Sampler
+from rmtjax.montecarlo.engine import run
+from rmtjax.montecarlo.grid import Grid, grid, zipped
+from rmtjax.montecarlo.parameter import Parameter, between, nonnegative, positive, real, size
+from rmtjax.montecarlo.result import cells_of
+from rmtjax.montecarlo.store import open_result
+
+__all__ = [
+    "Claim",
+    "Grid",
+    "Parameter",
+    "Sampler",
+    "between",
+    "cells_of",
+    "grid",
+    "nonnegative",
+    "open_result",
+    "positive",
+    "real",
+    "run",
+    "size",
+    "zipped",
+]

@@ -1,0 +1,167 @@
+"""A claim: a closed law and samplers of the same parameters."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from rmtjax._errors import InputError, shown, unknown
+from rmtjax.montecarlo.grid import Axis, Grid, grid
+from rmtjax.montecarlo.parameter import Parameter
+
+__all__ = ["Claim", "Sampler"]
+
+OUTPUT = "value"
+"""Name of the output of a claim that has one and does not name it."""
+
+
+def _accepts(function: Callable, skip: int = 0) -> tuple[str, ...] | None:
+    """Names of the parameters of `function` after the first `skip`; None where it takes any."""
+    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return tuple(p.name for p in parameters)
+
+
+def call_with(function: Callable, *args: Any, skip: int = 0, **values: Any) -> Any:
+    """Call `function` with those of `values` that it names."""
+    names = _accepts(function, skip)
+    return function(*args, **(values if names is None else {k: v for k, v in values.items() if k in names}))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One way to draw what a law predicts.
+
+    Attributes:
+        draw: ``draw(key, **params) -> outputs``, for one trial: a scalar array, or a dict of them by name. The
+            parameters it names are passed as float64 scalars. Parameters that the claim evaluates ``within`` a draw come
+            as one-dimensional arrays, and every output then has one axis for each, in the claim's order.
+        static: parameters that shape arrays; they come as Python numbers and each combination is compiled once.
+        options: further keywords that are not parameters of the law, with their choices; the first is the default.
+        block: trials per block, the unit of work and of summation. Whatever the chunk size, device count or history
+            of a run, a block is computed by the same program on the same inputs.
+        width: trials of a block that are drawn at once, or a function of the static parameters that returns it. None
+            means the whole block; less saves memory.
+        trials: how many trials `verify` draws in each cell.
+    """
+
+    draw: Callable[..., Any]
+    static: tuple[str, ...] = ()
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    block: int = 2048
+    width: int | Callable[..., int] | None = None
+    trials: int = 10_000
+
+    def choose(self, options: Mapping[str, str] | None) -> dict[str, str]:
+        """All options with the given choices, checked."""
+        chosen = {name: choices[0] for name, choices in self.options.items()}
+        for name, value in (options or {}).items():
+            if name not in self.options:
+                raise InputError(f"{name} = {shown(value)}: this sampler has no such option")
+            if value not in self.options[name]:
+                raise unknown(name, str(value), self.options[name])
+            chosen[name] = value
+        return chosen
+
+
+@dataclass(frozen=True)
+class Claim:
+    r"""A statement about a random system: what a law predicts and what samplers draw.
+
+    Attributes:
+        name: what it is called on the command line.
+        equation: the law, in LaTeX.
+        source: paper and equation.
+        params: the parameters, in the order of the grid's cells.
+        law: ``law(**params)``, elementwise on arrays that broadcast: an array, or a dict of arrays by output name.
+        samplers: by name; the first is the default. A bare function stands for ``Sampler(function)``.
+        grid: the default grid, all parameters.
+        within: parameters that do not enter the randomness and are evaluated all at once from one draw.
+        check: ``check(**params)`` on one value each; raises `InputError` for combinations that are not admissible.
+        bias: ``bias(**params)``: how far the law may be from the exact mean because it is a limit, an array or a dict
+            by output name. A verdict counts only what exceeds it. None: the law is exact.
+        compare: a grid on which `verify` compares the samplers with each other, where there are several.
+    """
+
+    name: str
+    equation: str
+    source: str
+    params: Mapping[str, Parameter]
+    law: Callable[..., Any]
+    samplers: Mapping[str, Sampler | Callable[..., Any]]
+    grid: Grid | Mapping[str, Any]
+    within: tuple[str, ...] = ()
+    check: Callable[..., None] | None = None
+    bias: Callable[..., Any] | None = None
+    compare: Grid | None = None
+
+    def __post_init__(self) -> None:
+        if not self.samplers:
+            raise InputError(f"claim {self.name!r} has no sampler: give at least one")
+        samplers = {n: s if isinstance(s, Sampler) else Sampler(s) for n, s in self.samplers.items()}
+        object.__setattr__(self, "samplers", samplers)
+        if not isinstance(self.grid, Grid):
+            object.__setattr__(self, "grid", grid(**self.grid))
+        roles = [("law", self.law, 0), ("check", self.check, 0), ("bias", self.bias, 0)]
+        roles += [(f"sampler {n!r}", s.draw, 1) for n, s in samplers.items()]
+        options = {o for s in samplers.values() for o in s.options}
+        for role, function, skip in roles:
+            for name in (function and _accepts(function, skip)) or ():
+                if name not in self.params and name not in options:
+                    required = inspect.signature(function).parameters[name].default is inspect.Parameter.empty
+                    if required:
+                        raise unknown(f"claim {self.name!r}: {role} asks for parameter", name, self.params)
+        for name in (*self.within, *(n for s in samplers.values() for n in s.static)):
+            if name not in self.params:
+                raise unknown(f"claim {self.name!r}: parameter", name, self.params)
+        self.resolve(self.grid)
+
+    def resolve(self, cells: Grid) -> Grid:
+        """The grid with every value checked and its axes in the claim's order, those within a draw last.
+
+        Raises:
+            InputError: for a parameter that is unknown or missing, or a value or combination that is not admissible.
+        """
+        for name in cells.names:
+            if name not in self.params:
+                raise unknown(f"claim {self.name!r}: parameter", name, self.params)
+        for name in self.params:
+            if name not in cells.names:
+                raise InputError(f"claim {self.name!r}: parameter {name} has no value")
+        axes = [Axis({n: self.params[n].check(n, v) for n, v in a.values.items()}, a.fixed) for a in cells.axes]
+        order = {name: i for i, name in enumerate((*(n for n in self.params if n not in self.within), *self.within))}
+        result = Grid(tuple(sorted(axes, key=lambda axis: min(order[n] for n in axis.values))))
+        outer, _ = result.split(self.within)
+        if self.check is not None:
+            columns = outer.cells()
+            for values in zip(*columns.values(), strict=True):
+                call_with(self.check, **dict(zip(columns, map(float, values), strict=True)))
+        return result
+
+    def sampler(self, method: str | None = None) -> tuple[str, Sampler]:
+        """The sampler of that name, or the first, with its name."""
+        method = next(iter(self.samplers)) if method is None else method
+        if method not in self.samplers:
+            raise unknown(f"claim {self.name!r}: method", method, self.samplers)
+        return method, self.samplers[method]
+
+    def predict(self, cells: Grid, of: Callable[..., Any] | None = None) -> dict[str, np.ndarray]:
+        """The law (or the function `of`) on every cell: by output name, arrays of the grid's shape."""
+        columns = {name: v.reshape(cells.shape) for name, v in cells.cells().items()}
+        with jax.enable_x64(True):
+            values = call_with(of or self.law, **columns)
+        values = values if isinstance(values, Mapping) else {OUTPUT: values}
+        return {name: np.broadcast_to(np.asarray(v, np.float64), cells.shape) for name, v in values.items()}
+
+
+def whole_width(block: int, limit: float) -> int:
+    """The largest power of two that divides `block` and is at most `limit`, at least 1."""
+    largest = block & -block
+    return int(min(largest, 2 ** max(0, math.floor(math.log2(max(limit, 1))))))

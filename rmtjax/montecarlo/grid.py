@@ -1,0 +1,149 @@
+"""Grids of parameters: products of axes, an axis being one parameter or several that move together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rmtjax._errors import InputError, shown
+
+__all__ = ["Grid", "grid", "parse_values", "zipped"]
+
+Values = float | Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of a grid: names and, for each, as many values. A `fixed` axis has one value and no dimension."""
+
+    values: Mapping[str, np.ndarray]
+    fixed: bool
+
+    @property
+    def dim(self) -> str:
+        """The dimension's name: its first parameter."""
+        return next(iter(self.values))
+
+    @property
+    def length(self) -> int:
+        """How many points it has."""
+        return next(iter(self.values.values())).size
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A product of axes, its cells in row-major order. Build it with `grid`."""
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All parameters."""
+        return tuple(name for axis in self.axes for name in axis.values)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes that are dimensions."""
+        return tuple(axis.length for axis in self.axes if not axis.fixed)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the axes that are dimensions."""
+        return tuple(axis.dim for axis in self.axes if not axis.fixed)
+
+    @property
+    def size(self) -> int:
+        """How many cells."""
+        return math.prod(self.shape)
+
+    def cells(self) -> dict[str, np.ndarray]:
+        """For each parameter its value in every cell, shape (size,)."""
+        index = np.indices([axis.length for axis in self.axes]).reshape(len(self.axes), -1)
+        return {name: v[i] for axis, i in zip(self.axes, index, strict=True) for name, v in axis.values.items()}
+
+    def override(self, **values: Values) -> Grid:
+        """The grid with other values for some parameters; one that moved together with others is set free."""
+        kept = []
+        for axis in self.axes:
+            rest = {name: v for name, v in axis.values.items() if name not in values}
+            if not rest:
+                continue
+            if len(rest) < len(axis.values) and axis.length > 1:
+                missing = ", ".join(sorted(set(axis.values) - set(rest)))
+                raise InputError(
+                    f"{missing} moves together with {', '.join(rest)} in the default grid: set all of them or none"
+                )
+            kept.append(Axis(rest, axis.fixed))
+        return Grid((*kept, *grid(**values).axes))
+
+    def split(self, names: Sequence[str]) -> tuple[Grid, Grid]:
+        """The grid without and the grid with the axes of the given parameters."""
+        inside = [axis for axis in self.axes if set(axis.values) & set(names)]
+        mixed = [axis for axis in inside if not set(axis.values) <= set(names)]
+        if mixed:
+            raise InputError(f"{', '.join(mixed[0].values)} cannot move together: {', '.join(names)} is evaluated within a draw")
+        return Grid(tuple(a for a in self.axes if a not in inside)), Grid(tuple(inside))
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} = {shown(values)}: must be a number or a list of numbers") from None
+    if array.ndim > 1:
+        raise InputError(f"{name} has shape {array.shape}: must be a number or a one-dimensional list")
+    if array.size == 0:
+        raise InputError(f"{name} is empty: a grid needs at least one value")
+    return array
+
+
+def zipped(**values: Sequence[float]) -> Axis:
+    """One axis along which several parameters move together, such as p, n and N at fixed aspect ratios."""
+    arrays = {name: _array(name, v) for name, v in values.items()}
+    lengths = {name: a.size for name, a in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise InputError(f"zipped parameters must be of one length, got {lengths}")
+    return Axis({name: np.atleast_1d(a) for name, a in arrays.items()}, fixed=False)
+
+
+def grid(*together: Axis, **axes: Values) -> Grid:
+    """The product of axes.
+
+    Args:
+        together: axes of several parameters, from `zipped`.
+        axes: for each further parameter a number (fixed, no dimension of its own) or a list (an axis).
+    """
+    arrays = {name: _array(name, v) for name, v in axes.items()}
+    singles = tuple(Axis({name: np.atleast_1d(a)}, fixed=a.ndim == 0) for name, a in arrays.items())
+    result = Grid((*together, *singles))
+    repeated = [n for n, same in itertools.groupby(sorted(result.names)) if len(list(same)) > 1]
+    if repeated:
+        raise InputError(f"{repeated[0]} stands on two axes of the grid")
+    return result
+
+
+def parse_values(name: str, text: str) -> float | np.ndarray:
+    """Values from the command line: a number, ``a,b,c`` or ``start:stop:count`` (both ends included).
+
+    Raises:
+        InputError: if the text is none of these.
+    """
+    allowed = "a number, a,b,c or start:stop:count"
+    try:
+        if ":" in text:
+            start, stop, count = text.split(":")
+            if int(count) < 1:
+                raise InputError(f"{name} = {text!r}: the count must be at least 1")
+            return np.linspace(float(start), float(stop), int(count))
+        if "," in text:
+            return np.array([float(part) for part in text.split(",")])
+        return float(text)
+    except InputError:
+        raise
+    except ValueError:
+        raise InputError(f"{name} = {text!r}: must be {allowed}") from None

@@ -1,0 +1,56 @@
+"""A progress bar that counts trials; silent where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A bar with trials/s and time left on standard error.
+
+    Args:
+        total: trials in all.
+        label: what is running.
+        shown: whether to draw it; None draws it on a terminal only.
+    """
+
+    def __init__(self, total: int, label: str, shown: bool | None = None) -> None:
+        self._bar = None
+        if sys.stderr.isatty() if shown is None else shown:
+            from rich.console import Console
+            from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+            from rich.text import Text
+
+            class Rate(ProgressColumn):
+                def render(self, task):
+                    speed = task.finished_speed or task.speed
+                    return Text(f"{speed:,.0f} trials/s" if speed else "compiling …")
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                Rate(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(label, total=total)
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, trials: int) -> None:
+        """Count finished trials."""
+        if self._bar is not None:
+            self._bar.advance(self._task, trials)

@@ -1,0 +1,102 @@
+"""From blocks to a labelled result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from rmtjax.montecarlo.claim import Claim
+from rmtjax.montecarlo.statistics import Histogram, merge_blocks
+
+if TYPE_CHECKING:
+    from rmtjax.montecarlo.engine import Plan
+
+__all__ = ["assemble", "cells_of", "z_score"]
+
+
+def z_score(excess: np.ndarray, se: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """excess/se; where nothing varies, 0 if the excess is rounding and ±∞ if not."""
+    rounding = np.abs(excess) <= 1e-12 * np.maximum(np.abs(scale), 1e-300)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((se == 0) & rounding, 0.0, excess / se)
+
+
+def assemble(claim: Claim, plan: Plan, law: Mapping[str, np.ndarray], blocks: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """The dataset of a run from the statistics of its blocks, arrays (cells, blocks, outputs, points)."""
+    merged = {name: v[: plan.outer.size] for name, v in merge_blocks(plan.statistics, blocks).items()}
+    shape, dims = plan.grid.shape, plan.grid.dims
+
+    def labelled(values, *, lead=("output",), units="1", **attrs):
+        # (cells, outputs…, points, rest…) -> (outputs…, grid…, rest…)
+        values = np.moveaxis(values, 0, len(lead))
+        rest = values.shape[len(lead) + 2 :]
+        return (*lead, *dims), values.reshape(*values.shape[: len(lead)], *shape, *rest), {"units": units, **attrs}
+
+    count = merged["count"]
+    trials = np.broadcast_to(count[:, None, None], merged["mean"].shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = merged["m2"] / (trials - 1)
+        se = np.sqrt(variance / trials)
+    expected = np.stack([law[name].reshape(plan.outer.size, plan.points) for name in plan.outputs], 1)
+    z = z_score(merged["mean"] - expected, se, expected)
+    variables = {
+        "mean": labelled(merged["mean"], long_name="Monte Carlo mean"),
+        "se": labelled(se, long_name="standard error of the mean"),
+        "law": labelled(expected, long_name="law"),
+        "z": labelled(z, long_name="(mean − law) / standard error"),
+        "variance": labelled(variance, long_name="variance of one trial"),
+        "min": labelled(merged["min"], long_name="least value drawn"),
+        "max": labelled(merged["max"], long_name="largest value drawn"),
+        "trials": labelled(trials[:, 0, :], lead=(), long_name="trials drawn"),
+    }
+    coords: dict = {"output": list(plan.outputs)}
+    if "comoment" in merged:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            covariance = merged["comoment"] / (count[:, None, None, None] - 1)
+        variables["covariance"] = labelled(
+            covariance, lead=("output", "other"), long_name="covariance of two outputs of one trial"
+        )
+        coords["other"] = list(plan.outputs)
+    if "histogram" in merged:
+        edges = next(s.edges for s in plan.statistics if isinstance(s, Histogram))
+        d, v, a = labelled(merged["histogram"], long_name="trials per bin, the outer two open")
+        variables["histogram"] = ((*d, "bin"), v, a)
+        coords["left_edge"] = ("bin", np.array([-np.inf, *edges]))
+    if "samples" in merged:
+        samples = np.moveaxis(merged["samples"], 1, -1)[..., : plan.trials]
+        d, v, a = labelled(samples, long_name="samples")
+        variables["samples"] = ((*d, "trial"), v, a)
+    for axis in plan.grid.axes:
+        for name, values in axis.values.items():
+            about = {"long_name": claim.params[name].meaning or name, "units": "1"}
+            coords[name] = ((), values[0], about) if axis.fixed else (axis.dim, values, about)
+    attrs = {"claim": claim.name, "equation": claim.equation, "source": claim.source}
+    return xr.Dataset(variables, coords, attrs)
+
+
+def cells_of(result: xr.Dataset) -> list[dict]:
+    """The cells of a result as plain dicts: parameters, trials, and mean, se, law and z (by output where several)."""
+    outputs = [str(name) for name in result["output"].values]
+    table = result[["mean", "se", "law", "z", "trials"]]
+    dims = [d for d in table.dims if d != "output"]
+    names = [str(n) for n in table.coords if n != "output"]
+    stacked = table.stack(cell=dims) if dims else table.expand_dims("cell")
+    columns = {n: np.broadcast_to(stacked[n].values, stacked.sizes["cell"]) for n in names}
+    rows = []
+    for i in range(stacked.sizes["cell"]):
+        row = {n: _plain(columns[n][i]) for n in names}
+        row["trials"] = int(np.broadcast_to(stacked["trials"].values, stacked.sizes["cell"])[i])
+        values = {
+            name: {k: _plain(stacked[k].sel(output=name).values[i]) for k in ("mean", "se", "law", "z")}
+            for name in outputs
+        }
+        rows.append({**row, **values[outputs[0]]} if len(outputs) == 1 else {**row, "outputs": values})
+    return rows
+
+
+def _plain(value: float) -> float | int:
+    value = float(value)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
