@@ -42,7 +42,12 @@ class Corner(NamedTuple):
 
 
 def depth(
-    gamma: Float[Array, ""], rows: Float[Array, ""], cols: Float[Array, ""], n: Float[Array, ""], r: int, tolerance: float
+    gamma: Float[Array, ""],
+    rows: Float[Array, ""],
+    cols: Float[Array, ""],
+    n: Float[Array, ""],
+    r: int,
+    tolerance: float,
 ) -> Int[Array, ""]:
     r"""Levels of the fraction after which the rest is worth less than `tolerance`, whatever the size of the matrix.
 
@@ -146,7 +151,9 @@ def resolvent_corner(
         inner = small.congruence(corner, right)
         inner = tuple(tuple(x + 1 if a == b else x for b, x in enumerate(row)) for a, row in enumerate(inner))
         schur = small.gram(small.solve_lower(small.cholesky(inner), tuple(zip(*left, strict=True))))
-        return small.inverse(tuple(tuple(x + gamma if a == b else x for b, x in enumerate(row)) for a, row in enumerate(schur)))
+        return small.inverse(
+            tuple(tuple(x + gamma if a == b else x for b, x in enumerate(row)) for a, row in enumerate(schur))
+        )
 
     def body(j, state):
         left, right = blocks(levels - 1 - j)
@@ -160,8 +167,12 @@ def resolvent_corner(
     start = small.scaled_identity(r, tail), small.scaled_identity(r, jnp.where(cut_rows, 0.0, -1 / gamma**2))
     value, derivative = jax.lax.fori_loop(0, levels, body, start)
     # No level at all: the matrix is empty and the resolvent is 1/γ.
-    value = tuple(tuple(jnp.where(levels > 0, x, e) for x, e in zip(*rows_, strict=True))
-                  for rows_ in zip(value, small.scaled_identity(r, 1 / gamma), strict=True))
-    square = tuple(tuple(jnp.where(levels > 0, -x, e) for x, e in zip(*rows_, strict=True))
-                   for rows_ in zip(derivative, small.scaled_identity(r, 1 / gamma**2), strict=True))
+    value = tuple(
+        tuple(jnp.where(levels > 0, x, e) for x, e in zip(*rows_, strict=True))
+        for rows_ in zip(value, small.scaled_identity(r, 1 / gamma), strict=True)
+    )
+    square = tuple(
+        tuple(jnp.where(levels > 0, -x, e) for x, e in zip(*rows_, strict=True))
+        for rows_ in zip(derivative, small.scaled_identity(r, 1 / gamma**2), strict=True)
+    )
     return Corner(value, square)

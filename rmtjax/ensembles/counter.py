@@ -19,7 +19,7 @@ from jax.custom_batching import custom_vmap
 from jax.extend.random import threefry2x32_p
 from jaxtyping import Array, Float, Int, Key, UInt64
 
-__all__ = ["batch_last", "box_muller", "normal", "unit", "words"]
+__all__ = ["batch_last", "box_muller", "cos_turn", "fast_log", "normal", "unit", "words"]
 
 
 def words(key_data: Array, stream: Int[Array, ""], count: int, start=0) -> UInt64[Array, "count batch"]:
@@ -33,14 +33,14 @@ def words(key_data: Array, stream: Int[Array, ""], count: int, start=0) -> UInt6
     return (high.astype(jnp.uint64) << 32) | low.astype(jnp.uint64)
 
 
-def unit(bits: UInt64[Array, "..."]) -> Float[Array, "..."]:
+def unit(bits: UInt64[Array, ...]) -> Float[Array, ...]:
     """Uniform on (0, 1] with 52 random bits: never 0, so its logarithm is finite."""
     one_to_two = (bits >> np.uint64(12)) | np.uint64(0x3FF0000000000000)
     return 2.0 - jax.lax.bitcast_convert_type(one_to_two, jnp.float64)
 
 
-def fast_log(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log x of a positive normal float64 to a few units in the last place, as plain arithmetic (XLA's is a call)."""
+def fast_log(x: Float[Array, ...]) -> Float[Array, ...]:
+    """Log x of a positive normal float64 to a few units in the last place, as plain arithmetic (XLA's is a call)."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint64)
     exponent = (bits - np.uint64(0x3FE6A09E667F3BCD)).astype(jnp.int64) >> 52  # mantissa in [1/√2, √2)
     mantissa = jax.lax.bitcast_convert_type(bits - (exponent.astype(jnp.uint64) << np.uint64(52)), jnp.float64)
@@ -52,8 +52,8 @@ def fast_log(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return exponent.astype(jnp.float64) * math.log(2) + s * series
 
 
-def _cos_sin_turn(v: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """cos 2πv and sin 2πv for v in [0, 1]: a quarter-turn reduction and two Taylor polynomials."""
+def _cos_sin_turn(v: Float[Array, ...]) -> tuple[Float[Array, ...], Float[Array, ...]]:
+    """Cos 2πv and sin 2πv for v in [0, 1]: a quarter-turn reduction and two Taylor polynomials."""
     quarter = jnp.round(4 * v)
     x = (math.pi / 2) * (4 * v - quarter)  # |x| ≤ π/4
     z = x * x
@@ -70,10 +70,15 @@ def _cos_sin_turn(v: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Ar
 
 def box_muller(bits: UInt64[Array, "two_m ..."]) -> Float[Array, "two_m ..."]:
     """Standard normals from twice as many words: the first half the radii, the second the angles. Exact but for rounding."""
-    radius, angle = jnp.split(unit(bits), 2)
+    radius, angle = unit(bits).reshape(2, bits.shape[0] // 2, *bits.shape[1:])
     r = jnp.sqrt(-2 * fast_log(radius))
     c, s = _cos_sin_turn(angle)
-    return jnp.concatenate([r * c, r * s])
+    return jnp.stack([r * c, r * s]).reshape(bits.shape)
+
+
+def cos_turn(v: Float[Array, ...]) -> Float[Array, ...]:
+    """Cos 2πv for v in [0, 1]."""
+    return _cos_sin_turn(v)[0]
 
 
 def batch_last(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -109,7 +114,7 @@ def _normal(count: int) -> Callable[..., Array]:
     return batch_last(lambda key_data, stream: box_muller(words(key_data, stream, even))[:count])
 
 
-def normal(key: Key[Array, ""], count: int, stream: Int[Array, ""] | int = 0) -> Float[Array, "count"]:
+def normal(key: Key[Array, ""], count: int, stream: Int[Array, ""] | int = 0) -> Float[Array, count]:
     """`count` independent N(0, 1) draws in float64 from one stream of a key.
 
     Args:

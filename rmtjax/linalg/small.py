@@ -36,7 +36,8 @@ def quadratic(a: Matrix, x, y) -> jax.Array:
 
 def cholesky(a: Matrix) -> Matrix:
     """Lower-triangular C with C Cᵀ = A (entries above the diagonal left out). A pivot that is not positive gives a zero
-    column, so that a positive *semi*-definite matrix has a factor too."""
+    column, so that a positive *semi*-definite matrix has a factor too.
+    """
     c: list[list[jax.Array]] = []
     for i, row in enumerate(a):
         c.append([])

@@ -1,6 +1,6 @@
 """The Monte Carlo engine: claims, grids, runs, verdicts. It knows nothing of the science that it checks."""
 
-from rmtjax.montecarlo.claim import Claim, Sampler
+from rmtjax.montecarlo.claim import Claim, Option, Sampler
 from rmtjax.montecarlo.engine import run
 from rmtjax.montecarlo.grid import Grid, grid, zipped
 from rmtjax.montecarlo.parameter import Parameter, between, nonnegative, positive, real, size
@@ -10,6 +10,7 @@ from rmtjax.montecarlo.store import open_result
 __all__ = [
     "Claim",
     "Grid",
+    "Option",
     "Parameter",
     "Sampler",
     "between",

@@ -15,7 +15,7 @@ from rmtjax._errors import InputError, shown, unknown
 from rmtjax.montecarlo.grid import Axis, Grid, grid
 from rmtjax.montecarlo.parameter import Parameter
 
-__all__ = ["Claim", "Sampler"]
+__all__ = ["Claim", "Option", "Sampler"]
 
 OUTPUT = "value"
 """Name of the output of a claim that has one and does not name it."""
@@ -36,6 +36,21 @@ def call_with(function: Callable, *args: Any, skip: int = 0, **values: Any) -> A
 
 
 @dataclass(frozen=True)
+class Option:
+    """A choice that a sampler offers beside the parameters of the law, such as the law of the entries.
+
+    Attributes:
+        default: what holds if nothing is said.
+        choices: what to list.
+        check: a function that raises `InputError` for a text that cannot be used; None admits the choices only.
+    """
+
+    default: str
+    choices: tuple[str, ...]
+    check: Callable[[str], Any] | None = None
+
+
+@dataclass(frozen=True)
 class Sampler:
     """One way to draw what a law predicts.
 
@@ -44,7 +59,7 @@ class Sampler:
             parameters it names are passed as float64 scalars. Parameters that the claim evaluates ``within`` a draw come
             as one-dimensional arrays, and every output then has one axis for each, in the claim's order.
         static: parameters that shape arrays; they come as Python numbers and each combination is compiled once.
-        options: further keywords that are not parameters of the law, with their choices; the first is the default.
+        options: further keywords of `draw`, texts that are not parameters of the law.
         block: trials per block, the unit of work and of summation. Whatever the chunk size, device count or history
             of a run, a block is computed by the same program on the same inputs.
         width: trials of a block that are drawn at once, or a function of the static parameters that returns it. None
@@ -54,20 +69,23 @@ class Sampler:
 
     draw: Callable[..., Any]
     static: tuple[str, ...] = ()
-    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    block: int = 2048
+    options: Mapping[str, Option] = field(default_factory=dict)
+    block: int = 1024
     width: int | Callable[..., int] | None = None
     trials: int = 10_000
 
     def choose(self, options: Mapping[str, str] | None) -> dict[str, str]:
         """All options with the given choices, checked."""
-        chosen = {name: choices[0] for name, choices in self.options.items()}
+        chosen = {name: option.default for name, option in self.options.items()}
         for name, value in (options or {}).items():
             if name not in self.options:
                 raise InputError(f"{name} = {shown(value)}: this sampler has no such option")
-            if value not in self.options[name]:
-                raise unknown(name, str(value), self.options[name])
-            chosen[name] = value
+            option = self.options[name]
+            if option.check is not None:
+                option.check(str(value))
+            elif value not in option.choices:
+                raise unknown(name, str(value), option.choices)
+            chosen[name] = str(value)
         return chosen
 
 

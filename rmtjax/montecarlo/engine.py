@@ -1,19 +1,22 @@
 """The engine: draws a sampler over a grid and reduces what it draws. It knows nothing of what is drawn.
 
-The unit of work is a *tile*: one block of trials of one cell (or of a few cells, where a block is not full). A tile is
-computed by one program on inputs that depend on nothing else, so its numbers are the same on one device or eight, in a
-run of one piece or in one that was killed and resumed. Tiles are handed to the devices of a mesh a few at a time,
-gathered into *chunks*, and a chunk is stored at once or not at all.
+The unit of work is a *tile*: one block of trials of one cell (or of a few cells, where a block is not full). Devices
+take tiles from a queue, a few at a time, and finished tiles are gathered into *chunks*; a chunk is stored at once or not
+at all. A tile is computed by a program for a single device, the same one on each, from inputs that depend on nothing
+else. So its numbers are the same to the bit on one device or eight, in a run of one piece or in one that was killed and
+resumed. (A program partitioned over several devices by `shard_map` is compiled otherwise and differs in the last bits.)
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import os
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +24,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import SingleDeviceSharding
 
 from rmtjax._errors import InputError, shown
 from rmtjax.montecarlo.claim import OUTPUT, Claim, Sampler, call_with, whole_width
 from rmtjax.montecarlo.grid import Grid
 from rmtjax.montecarlo.keys import cell_keys, check_seed, trial_keys
-from rmtjax.montecarlo.memory import available_memory, largest_intermediate
 from rmtjax.montecarlo.progress import Progress
 from rmtjax.montecarlo.provenance import provenance
+from rmtjax.montecarlo.resources import available_memory, needs, workers
 from rmtjax.montecarlo.result import assemble
 from rmtjax.montecarlo.statistics import Comoments, Histogram, Moments, Samples, Statistic
 from rmtjax.montecarlo.store import Store
@@ -95,9 +98,7 @@ def make_plan(
         chunk = (cells_per_tile, per_chunk)
     else:
         chunk = (cells_per_tile * (per_chunk // blocks), blocks)
-    return Plan(
-        cells, outer, within.size, tuple(outputs), trials, block, cells_per_tile, chunk, statistics
-    )
+    return Plan(cells, outer, within.size, tuple(outputs), trials, block, cells_per_tile, chunk, statistics)
 
 
 def _draw(claim: Claim, sampler: Sampler, outputs: Sequence[str], options: Mapping[str, Any], shape: tuple[int, ...]):
@@ -144,162 +145,183 @@ def _tile(draw: Callable, plan: Plan, width: int) -> Callable:
 
 
 class _Program:
-    """A compiled program that takes up to `capacity` tiles a device."""
+    """A tile's function compiled for a device, taking up to `capacity` tiles a call."""
 
-    def __init__(self, tile: Callable, inputs: tuple, within: Mapping[str, np.ndarray], mesh: Mesh, capacity: int):
-        spec = PartitionSpec("work")
-        self.devices, self.capacity, self.within = mesh.size, capacity, within
+    def __init__(self, tile: Callable, inputs: tuple, within: Mapping[str, np.ndarray], capacity: int):
+        self.capacity = capacity
+        self._within = within
+        self._compiled: dict[jax.Device, Any] = {}
+        self._lock = threading.Lock()
+        self._blank = jax.tree.map(lambda v: np.zeros((capacity, *v.shape[1:]), v.dtype), inputs)
 
-        def local(count, params, keys, first, within):
+        def several(count, params, keys, first, within):
             def at(i):
                 return tile(jax.tree.map(lambda v: v[i], params), within, keys[i], first[i])
 
             empty = jax.tree.map(lambda a: jnp.zeros((capacity, *a.shape), a.dtype), jax.eval_shape(at, 0))
-            empty = jax.lax.pcast(empty, ("work",), to="varying")
+            return jax.lax.fori_loop(
+                0, count, lambda i, out: jax.tree.map(lambda o, v: o.at[i].set(v), out, at(i)), empty
+            )
 
-            def body(i, out):
-                return jax.tree.map(lambda o, v: o.at[i].set(v), out, at(i))
+        self._function = several
 
-            return jax.lax.fori_loop(0, count[0], body, empty)
+    def on(self, device: jax.Device):
+        """The executable for a device, compiled when first asked for."""
+        with self._lock:
+            if device not in self._compiled:
+                place = SingleDeviceSharding(device)
+                jitted = jax.jit(self._function, in_shardings=place, out_shardings=place)
+                self._compiled[device] = jitted.lower(np.int32(0), *self._blank, self._within).compile()
+            return self._compiled[device]
 
-        sharded = jax.shard_map(local, mesh=mesh, in_specs=(spec, spec, spec, spec, PartitionSpec()), out_specs=spec)
-        blank = jax.tree.map(
-            lambda v: np.zeros((self.devices * capacity, *v.shape[1:]), v.dtype), inputs
-        )
-        counts = np.zeros(self.devices, np.int32)
-        self.compiled = jax.jit(sharded).lower(counts, *blank, within).compile()
-
-    def memory(self) -> int:
+    def memory(self, device: jax.Device) -> int:
         """Bytes of working memory that a call takes."""
-        analysis = self.compiled.memory_analysis()
+        analysis = self.on(device).memory_analysis()
         return 0 if analysis is None else int(analysis.temp_size_in_bytes)
 
-    def __call__(self, inputs: tuple, count: int):
-        """Start on `count` tiles; the result is a dict of arrays not yet waited for, to be cut by `take`."""
-        share = -(-count // self.devices)
-        counts = np.clip(count - share * np.arange(self.devices), 0, share).astype(np.int32)
-        place = np.concatenate([d * self.capacity + np.arange(k) for d, k in enumerate(counts)])
+    def __call__(self, device: jax.Device, inputs: tuple) -> dict[str, np.ndarray]:
+        """Statistics of some tiles, arrays (tiles, …)."""
+        count = inputs[2].shape[0]
 
-        def padded(v):
-            full = np.zeros((self.devices * self.capacity, *v.shape[1:]), v.dtype)
-            full[place] = v
+        def padded(v, blank):
+            full = np.zeros_like(blank)
+            full[:count] = v
             return full
 
-        return place, self.compiled(counts, *jax.tree.map(padded, inputs), self.within)
-
-
-def _finished(started) -> dict[str, np.ndarray]:
-    place, arrays = started
-    return {name: np.asarray(v)[place] for name, v in arrays.items()}
+        arrays = self.on(device)(np.int32(count), *jax.tree.map(padded, inputs, self._blank), self._within)
+        return {name: np.asarray(v)[:count] for name, v in arrays.items()}
 
 
 class _Engine:
-    """Programs by static parameters, and the walk over the tiles of a chunk."""
+    """Programs by static parameters, and the workers that take tiles from a queue."""
 
-    def __init__(self, claim, sampler, plan: Plan, keys, options, mesh: Mesh, memory: int):
-        self.claim, self.sampler, self.plan, self.options, self.mesh, self.memory = (
-            claim, sampler, plan, options, mesh, memory,
-        )  # fmt: skip
+    def __init__(self, claim, sampler, plan: Plan, keys, options, crew: Sequence[jax.Device], memory: float):
+        self.claim, self.sampler, self.plan, self.options = claim, sampler, plan, options
+        self.workers, self.memory = list(crew), memory
         pad = plan.shape[0] - plan.outer.size
         self.columns = {name: np.pad(v, (0, pad), mode="edge") for name, v in plan.outer.cells().items()}
         self.keys = np.pad(keys, ((0, pad), (0, 0)), mode="edge")
         inner = plan.grid.split(claim.within)[1]
         self.shape = tuple(axis.length for axis in inner.axes)
         self.within = {name: v for axis in inner.axes for name, v in axis.values.items()}
-        self.tiles_per_call: dict[tuple, float] = {}
         self.programs: dict[tuple, _Program] = {}
+        self.seconds_per_tile: dict[tuple, float] = {}
         self.compile_s = 0.0
+        self.lock = threading.Lock()
 
     def static_of(self, cell: int) -> tuple:
-        values = (self.columns[name][cell] for name in self.sampler.static)
-        return tuple(int(v) if self.claim.params[n].whole else float(v) for n, v in zip(self.sampler.static, values, strict=True))
+        """The static parameters of a cell, as Python numbers."""
+        pairs = ((name, self.columns[name][cell]) for name in self.sampler.static)
+        return tuple(int(v) if self.claim.params[name].whole else float(v) for name, v in pairs)
 
-    def inputs(self, tiles: np.ndarray) -> tuple:
+    def inputs(self, tiles: Sequence[tuple[int, int]]) -> tuple:
         """Arguments of the program for tiles (first cell, block)."""
+        tiles = np.asarray(tiles)
         cells = tiles[:, :1] + np.arange(self.plan.cells_per_tile)
         params = {n: v[cells] for n, v in self.columns.items() if n not in self.sampler.static}
         return params, self.keys[cells], tiles[:, 1] * self.plan.block
 
-    def program(self, static: tuple, inputs: tuple) -> _Program:
+    def program(self, static: tuple, tile: tuple[int, int]) -> _Program:
         """The program for these static parameters, compiled to fit the memory."""
         if static in self.programs:
             return self.programs[static]
         began = time.perf_counter()
+        inputs = self.inputs([tile])
         named = dict(zip(self.sampler.static, static, strict=True))
         draw = _draw(self.claim, self.sampler, self.plan.outputs, {**self.options, **named}, self.shape)
         width = self.sampler.width
         width = self.plan.block if width is None else width(**named) if callable(width) else width
         width = whole_width(self.plan.block, min(width, self.plan.block))
-        one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
-        need = largest_intermediate(lambda p, k, w: draw(jax.random.wrap_key_data(k), {**p, **w}), *one, self.within)
-        while True:
-            if need > self.memory:
+        at = f" at {', '.join(f'{k} = {v:g}' for k, v in named.items())}" if named else ""
+
+        def check(need):
+            share = self.memory / len(self.workers)
+            if need > share:
                 raise InputError(
-                    f"memory: one trial of {self.claim.name!r}"
-                    + (f" at {', '.join(f'{k} = {v}' for k, v in named.items())}" if named else "")
-                    + f" needs at least {need / 1e9:.3g} GB, more than the {self.memory / 1e9:.3g} GB allowed"
+                    f"memory: {self.claim.name!r}{at} needs {need / 1e9:.3g} GB for one trial, more than the"
+                    f" {share / 1e9:.3g} GB that a worker may use"
                 )
-            tile = _tile(draw, self.plan, width)
-            shapes = jax.eval_shape(tile, jax.tree.map(lambda v: v[0], inputs[0]), self.within, inputs[1][0], inputs[2][0])
+
+        one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
+        needed = needs(lambda p, k, w: draw(jax.random.wrap_key_data(k), {**p, **w}), *one, self.within)
+        if needed.alone and self.workers[0].platform == "cpu":
+            del self.workers[1:]
+        check(needed.bytes)
+        first = jax.tree.map(lambda v: v[0], inputs)
+        while True:
+            tile_function = _tile(draw, self.plan, width)
+            shapes = jax.eval_shape(tile_function, first[0], self.within, *first[1:])
             size = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(shapes))
-            capacity = int(max(1, min(_CAPACITY, _BUFFER // size)))
-            program = _Program(tile, inputs, self.within, self.mesh, capacity)
-            share = self.memory // self.mesh.size
-            if program.memory() <= share or width == 1:
+            program = _Program(tile_function, inputs, self.within, int(max(1, min(_CAPACITY, _BUFFER // size))))
+            need = program.memory(self.workers[0])
+            if need <= self.memory / len(self.workers) or width == 1:
                 break
             width //= 2
-        if program.memory() > share:
-            need = program.memory()
-            raise InputError(
-                f"memory: {self.claim.name!r} needs {need / 1e9:.3g} GB a device for one trial at a time, more than the"
-                f" {share / 1e9:.3g} GB allowed"
-            )
+        check(need)
         self.compile_s += time.perf_counter() - began
         self.programs[static] = program
         return program
 
-    def chunk(self, cells: slice, blocks: slice, advance: Callable[[int], None]) -> dict[str, np.ndarray]:
-        """Statistics of all tiles of a chunk, arrays (cells, blocks, …)."""
+    def run(self, chunks: Sequence[tuple[slice, slice]], finished: Callable, advance: Callable[[int], None]) -> None:
+        """Compute chunks; call ``finished(chunk, statistics)`` for each once, in no particular order."""
         plan, group = self.plan, self.plan.cells_per_tile
-        tiles = np.array(
-            [(c, b) for c in range(cells.start, cells.stop, group) for b in range(blocks.start, blocks.stop)]
-        )
-        out: dict[str, np.ndarray] = {}
+        queue: deque[tuple[int, tuple, list]] = deque()
+        for index, (cells, blocks) in enumerate(chunks):
+            tiles = [(c, b) for c in range(cells.start, cells.stop, group) for b in range(blocks.start, blocks.stop)]
+            for static, members in itertools.groupby(tiles, key=lambda tile: self.static_of(tile[0])):
+                queue.append((index, static, list(members)))
+        for _, static, members in queue:
+            self.program(static, members[0])  # every error of the input shows before anything runs
+        open_chunks: dict[int, tuple[int, dict[str, np.ndarray]]] = {}
 
-        def gather(part, started):
-            for name, values in _finished(started).items():
-                if name not in out:
-                    out[name] = np.empty((cells.stop - cells.start, blocks.stop - blocks.start, *values.shape[2:]), values.dtype)
-                for (c, b), value in zip(part, values, strict=True):
-                    out[name][c - cells.start : c - cells.start + group, b - blocks.start] = value
+        def take():
+            with self.lock:
+                if not queue:
+                    return None
+                index, static, members = queue.popleft()
+                per_call = _DISPATCH_S / self.seconds_per_tile.get(static, _DISPATCH_S)
+                count = max(
+                    1, min(self.programs[static].capacity, int(per_call), -(-len(members) // len(self.workers)))
+                )
+                if len(members) > count:
+                    queue.appendleft((index, static, members[count:]))
+                return index, static, members[:count]
+
+        def put(index, part, values):
+            cells, blocks = chunks[index]
+            if index not in open_chunks:
+                shape = cells.stop - cells.start, blocks.stop - blocks.start
+                whole = {name: np.empty((*shape, *v.shape[2:]), v.dtype) for name, v in values.items()}
+                open_chunks[index] = math.prod(shape) // group, whole
+            left, whole = open_chunks[index]
+            for i, (c, b) in enumerate(part):
+                for name, v in values.items():
+                    whole[name][c - cells.start : c - cells.start + group, b - blocks.start] = v[i]
+            open_chunks[index] = left - len(part), whole
+            if left == len(part):
+                del open_chunks[index]
+                finished(chunks[index], whole)
             advance(sum(plan.live(slice(c, c + group), slice(b, b + 1)) for c, b in part))
 
-        for static, members in itertools.groupby(tiles, key=lambda tile: self.static_of(tile[0])):
-            members = np.array(list(members))
-            program = self.program(static, self.inputs(members[:1]))
-            most = program.capacity * program.devices
-            pending, at = None, 0
-            while at < len(members):
-                count = min(most, max(program.devices, int(self.tiles_per_call.get(static, program.devices))))
-                part = members[at : at + count]
-                began = time.perf_counter()
-                started = part, program(self.inputs(part), len(part))
-                if pending is not None:
-                    gather(*pending)
-                pending, at = started, at + len(part)
-                if static not in self.tiles_per_call or count < most:
-                    jax.block_until_ready(started[1][1])
-                    rate = len(part) / max(time.perf_counter() - began, 1e-9)
-                    self.tiles_per_call[static] = min(2.0 * count, rate * _DISPATCH_S)
-            gather(*pending)
-        return out
+        def work(device):
+            with jax.enable_x64(True):
+                while (taken := take()) is not None:
+                    index, static, part = taken
+                    began = time.perf_counter()
+                    values = self.programs[static](device, self.inputs(part))
+                    with self.lock:
+                        self.seconds_per_tile[static] = max((time.perf_counter() - began) / len(part), 1e-6)
+                        put(index, part, values)
 
-
-def _mesh(devices: Sequence[jax.Device] | None) -> Mesh:
-    devices = jax.local_devices() if devices is None else list(devices)
-    if not devices:
-        raise InputError("devices is empty: must hold at least one")
-    return Mesh(np.array(devices), ("work",))
+        with ThreadPoolExecutor(len(self.workers)) as pool:
+            futures = [pool.submit(work, device) for device in self.workers]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                with self.lock:
+                    queue.clear()
+                raise
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
@@ -376,43 +398,31 @@ def run(
     plan = make_plan(claim, sampler, cells, tuple(law), trials, statistics)
     _check_results_fit(plan, budget)
     stream = ":".join([claim.name, method, *(f"{k}={v}" for k, v in sorted(chosen.items()))])
-    mesh = _mesh(devices)
+    crew = workers(devices, plan.shape[0] // plan.cells_per_tile * plan.shape[1])
     opened = None if store is None else Store.open(store, claim, method, chosen, seed, plan)
 
+    blocks: dict[str, np.ndarray] = {}
+
+    def finished(chunk: tuple[slice, slice], values: Mapping[str, np.ndarray]) -> None:
+        if opened is not None:
+            opened.write(chunk, values)
+            return
+        for name, v in values.items():
+            blocks.setdefault(name, np.empty((*plan.shape, *v.shape[2:]), v.dtype))[chunk] = v
+
     with jax.enable_x64(True), Progress(plan.outer.size * trials, claim.name, progress) as bar:
-        engine = _Engine(claim, sampler, plan, cell_keys(seed, stream, plan.outer.cells()), chosen, mesh, int(budget))
-        parts: dict[tuple[int, int], dict[str, np.ndarray]] = {}
-        for chunk in plan.chunks():
-            at = chunk[0].start, chunk[1].start
-            if opened is not None and opened.has(chunk):
-                bar.advance(plan.live(*chunk))
-                continue
-            values = engine.chunk(*chunk, bar.advance)
-            if opened is None:
-                parts[at] = values
-            else:
-                opened.write(chunk, values)
-    blocks = functools.reduce(_placed(plan), parts.items(), {}) if opened is None else opened.read()
+        engine = _Engine(claim, sampler, plan, cell_keys(seed, stream, plan.outer.cells()), chosen, crew, budget)
+        missing = [chunk for chunk in plan.chunks() if opened is None or not opened.has(chunk)]
+        bar.advance(plan.outer.size * trials - sum(plan.live(*chunk) for chunk in missing))
+        engine.run(missing, finished, bar.advance)
+    if opened is not None:
+        blocks = opened.read()
     result = assemble(claim, plan, law, blocks)
     wall = time.perf_counter() - began
-    made = provenance(seed, method, chosen, trials, mesh, wall, engine.compile_s)
+    made = provenance(seed, method, chosen, trials, engine.workers, wall, engine.compile_s)
     if opened is not None:
         opened.finish(result, made)
     return result.assign_attrs(made)
-
-
-def _placed(plan: Plan):
-    """Fold chunks into whole arrays (cells, blocks, …)."""
-
-    def place(whole, item):
-        (cell, block), values = item
-        for name, v in values.items():
-            if name not in whole:
-                whole[name] = np.empty((*plan.shape, *v.shape[2:]), v.dtype)
-            whole[name][cell : cell + v.shape[0], block : block + v.shape[1]] = v
-        return whole
-
-    return place
 
 
 def _check_results_fit(plan: Plan, budget: float) -> None:

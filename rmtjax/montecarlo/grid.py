@@ -86,7 +86,9 @@ class Grid:
         inside = [axis for axis in self.axes if set(axis.values) & set(names)]
         mixed = [axis for axis in inside if not set(axis.values) <= set(names)]
         if mixed:
-            raise InputError(f"{', '.join(mixed[0].values)} cannot move together: {', '.join(names)} is evaluated within a draw")
+            raise InputError(
+                f"{', '.join(mixed[0].values)} cannot move together: {', '.join(names)} is evaluated within a draw"
+            )
         return Grid(tuple(a for a in self.axes if a not in inside)), Grid(tuple(inside))
 
 

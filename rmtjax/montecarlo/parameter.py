@@ -85,7 +85,9 @@ def nonnegative(meaning: str = "") -> Parameter:
     return Parameter(low=0.0, meaning=meaning)
 
 
-def between(low: float, high: float, meaning: str = "", *, open_low: bool = False, open_high: bool = False) -> Parameter:
+def between(
+    low: float, high: float, meaning: str = "", *, open_low: bool = False, open_high: bool = False
+) -> Parameter:
     """A number between two others."""
     return Parameter(low=low, high=high, open_low=open_low, open_high=open_high, meaning=meaning)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 __all__ = ["provenance"]
 
@@ -38,8 +37,8 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-def _hardware(mesh: Mesh) -> str:
-    device = mesh.devices.flat[0]
+def _hardware(workers: Sequence[jax.Device]) -> str:
+    device = workers[0]
     name = device.device_kind
     if device.platform == "cpu":
         try:
@@ -47,11 +46,17 @@ def _hardware(mesh: Mesh) -> str:
                 name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
         except (OSError, StopIteration):
             pass
-    return f"{mesh.size} × {name} ({device.platform})"
+    return f"{len(workers)} × {name} ({device.platform})"
 
 
 def provenance(
-    seed: int, method: str, options: Mapping[str, str], trials: int, mesh: Mesh, wall_s: float, compile_s: float
+    seed: int,
+    method: str,
+    options: Mapping[str, str],
+    trials: int,
+    workers: Sequence[jax.Device],
+    wall_s: float,
+    compile_s: float,
 ) -> dict[str, Any]:
     """How a run was made, as plain values for a dataset's attributes."""
     return {
@@ -59,7 +64,7 @@ def provenance(
         "method": method,
         **{f"option_{name}": value for name, value in options.items()},
         "trials_per_cell": trials,
-        "device": _hardware(mesh),
+        "device": _hardware(workers),
         "versions": _versions(),
         "git_commit": _commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -131,6 +131,7 @@ class Store:
 
     def finish(self, result: xr.Dataset, made: Mapping[str, Any]) -> None:
         """Add the finished dataset and how this session went."""
+        result = result.assign_coords({n: c.astype(object) for n, c in result.coords.items() if c.dtype.kind == "U"})
         result.to_zarr(self.path, group="result", mode="w", zarr_format=3, consolidated=False)
         log = self._root.require_group("provenance")
         log.attrs["sessions"] = [*log.attrs.get("sessions", []), dict(made)]

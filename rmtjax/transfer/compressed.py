@@ -12,21 +12,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rmtjax.ensembles.chi import chi
-from rmtjax.ensembles.counter import normal
 from rmtjax.ensembles.corner import depth, resolvent_corner
+from rmtjax.ensembles.counter import normal
 from rmtjax.laws.alpha_ftc import Scalars, Source
 from rmtjax.linalg import small
 from rmtjax.linalg.small import quadratic
 
-__all__ = ["TOLERANCE", "ridge_source", "target_scalars"]
+__all__ = ["TOLERANCE", "resolvent_forms", "ridge_source", "target_scalars", "training_margin"]
 
 TOLERANCE = 1e-12
 """Default truncation error of the continued fraction, relative to the largest value the resolvent can take."""
 
 
-def ridge_source(
-    key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance: float = TOLERANCE
-) -> Source:
+def ridge_source(key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance: float = TOLERANCE) -> Source:
     r"""Draw :math:`\|\tilde w\|^2` and :math:`\tilde w^\top\mu_\beta` of the source's ridge classifier (α-LoRA, eq. 5).
 
     Args:
@@ -87,9 +85,7 @@ def target_scalars(
     mean = (mean_norm, *(zero for _ in range(r - 1)))
     on_mean = b / mean_norm
     residual = small.cholesky(small.from_array(gram - jnp.outer(on_mean, on_mean)))
-    ws = [
-        (on_mean[k], *(residual[k][j] if j <= k else zero for j in range(count)), zero) for k in range(count)
-    ]
+    ws = [(on_mean[k], *(residual[k][j] if j <= k else zero for j in range(count)), zero) for k in range(count)]
 
     h = resolvent_corner(corner_key, gamma, p, n - 1, n, r, depth(gamma, p, n - 1, n, r, tolerance))
     H, H2 = h.resolvent, h.square
@@ -113,3 +109,27 @@ def target_scalars(
     if several:
         return Scalars(m0, jnp.stack(m1), v0, jnp.stack(v1), jnp.stack([jnp.stack(row) for row in v2]))
     return Scalars(m0, m1[0], v0, v1[0], v2[0][0])
+
+
+def training_margin(key: Key[Array, ""], p, n, gamma, mean_norm, tolerance: float = TOLERANCE) -> Float[Array, ""]:
+    r"""Draw the mean training margin :math:`\frac1n\sum_i y_iw^\top x_i` of the target's ridge classifier."""
+    corner_key, normal_key, chi_key = jax.random.split(key, 3)
+    x = (jnp.sqrt(n) * mean_norm + normal(normal_key, 1)[0], chi(chi_key, (p - 1)[None])[0])
+    h = resolvent_corner(corner_key, gamma, p, n - 1, n, 2, depth(gamma, p, n - 1, n, 2, tolerance))
+    q = quadratic(h.resolvent, x, x) / n
+    return q / (1 + q)
+
+
+def resolvent_forms(key: Key[Array, ""], p, n, gamma, mean_norm, tolerance: float = TOLERANCE) -> dict[str, Array]:
+    r"""Draw :math:`a^\top Qa` for the unit vector `a` along :math:`\mu_\beta` and for one orthogonal to it (p ≥ 2)."""
+    corner_key, normal_key, chi_key = jax.random.split(key, 3)
+    entries = normal(normal_key, 2)
+    zero = jnp.zeros_like(gamma)
+    x = (jnp.sqrt(n) * mean_norm + entries[0], entries[1], chi(chi_key, (p - 2)[None])[0])
+    h = resolvent_corner(corner_key, gamma, p, n - 1, n, 3, depth(gamma, p, n - 1, n, 3, tolerance)).resolvent
+    shrink = n + quadratic(h, x, x)
+
+    def form(a):
+        return quadratic(h, a, a) - quadratic(h, a, x) ** 2 / shrink
+
+    return {"along": form((zero + 1, zero, zero)), "across": form((zero, zero + 1, zero))}

@@ -1,0 +1,91 @@
+"""What there is, memory and workers, and what a trial needs of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+
+from rmtjax._errors import InputError
+
+__all__ = ["Needs", "available_memory", "needs", "workers"]
+
+_POOLED = {
+    "cholesky", "eig", "eigh", "ffi_call", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur", "svd",
+    "triangular_solve", "tridiagonal", "tridiagonal_solve",
+}  # fmt: skip
+"""Primitives that XLA's CPU client spreads over its thread pool and waits for. A program runs on a thread of the same pool,
+so two programs at once can use up the pool waiting for each other (seen with jaxlib 0.10)."""
+
+
+def _host_memory() -> float:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        free = float(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:  # a container may be allowed less than the machine has
+        with (
+            open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit,
+            open("/sys/fs/cgroup/memory.current", encoding="ascii") as used,
+        ):
+            free = min(free, float(limit.read()) - float(used.read()))
+    except (OSError, ValueError):
+        pass
+    return free
+
+
+def available_memory(devices: Sequence[jax.Device] | None = None) -> float:
+    """Free bytes on the devices together: the host's where they are processor cores."""
+    devices = jax.local_devices() if devices is None else devices
+    if devices[0].platform == "cpu":
+        return _host_memory()
+    stats = [d.memory_stats() or {} for d in devices]
+    return sum(float(s.get("bytes_limit", 8e9)) - float(s.get("bytes_in_use", 0)) for s in stats)
+
+
+class Needs(NamedTuple):
+    """What tracing tells of a function.
+
+    Attributes:
+        bytes: of the largest array that it makes on the way: a lower bound of the memory it needs.
+        alone: whether programs of it must run one at a time on processors, see `_POOLED`.
+    """
+
+    bytes: int
+    alone: bool
+
+
+def _needs(jaxpr) -> Needs:
+    largest, alone = 0, False
+    for equation in jaxpr.eqns:
+        alone |= equation.primitive.name in _POOLED
+        for variable in equation.outvars:
+            aval = variable.aval
+            largest = max(largest, math.prod(getattr(aval, "shape", ())) * getattr(aval.dtype, "itemsize", 1))
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                below = _needs(inner)
+                largest, alone = max(largest, below.bytes), alone | below.alone
+    return Needs(largest, alone)
+
+
+def needs(function: Callable, *args) -> Needs:
+    """Trace a function and say what it needs, without compiling it."""
+    return _needs(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def workers(devices: Sequence[jax.Device] | None, tiles: int) -> list[jax.Device]:
+    """Devices, one entry for each thread that feeds it: on processors one a core, since a program mostly uses one."""
+    devices = jax.local_devices() if devices is None else list(devices)
+    if not devices:
+        raise InputError("devices is empty: must hold at least one")
+    if devices[0].platform == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        devices = devices * max(1, cores // len(devices))
+    return devices[: max(1, tiles)]
