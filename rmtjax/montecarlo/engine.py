@@ -15,21 +15,20 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jax.sharding import SingleDeviceSharding
 
 from rmtjax._errors import InputError, shown
-from rmtjax.montecarlo.claim import OUTPUT, Claim, Sampler, call_with, whole_width
+from rmtjax.montecarlo.claim import Claim, whole_width
 from rmtjax.montecarlo.grid import Grid
-from rmtjax.montecarlo.keys import cell_keys, check_seed, trial_keys
+from rmtjax.montecarlo.keys import cell_keys, check_seed
+from rmtjax.montecarlo.plan import Plan, check_results_fit, make_plan
+from rmtjax.montecarlo.program import Program, checked_draw, tile_function
 from rmtjax.montecarlo.progress import Progress
 from rmtjax.montecarlo.provenance import provenance
 from rmtjax.montecarlo.resources import available_memory, needs, workers
@@ -39,157 +38,13 @@ from rmtjax.montecarlo.store import Store
 
 __all__ = ["run"]
 
-_CHUNKS = 256
-"""A run is stored in about this many chunks, so a kill costs at most this share of it."""
-
 _DISPATCH_S = 0.2
 """Aim for one call of a program: long against its overhead, short against a watcher's patience."""
 
-_CAPACITY = 64
-"""Most tiles a device takes in one call."""
+_KEPT = 64
+"""Compiled programs that a process keeps."""
 
-_BUFFER = 64 << 20
-"""Most bytes of results in one call, per device."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a run is cut up. Depends on the claim, the grid, the trials and what is kept, on nothing else."""
-
-    grid: Grid
-    outer: Grid
-    points: int
-    outputs: tuple[str, ...]
-    trials: int
-    block: int
-    cells_per_tile: int
-    chunk: tuple[int, int]
-    statistics: tuple[Statistic, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Cells (padded to whole tiles) and blocks."""
-        return -(-self.outer.size // self.cells_per_tile) * self.cells_per_tile, -(-self.trials // self.block)
-
-    def chunks(self) -> Iterator[tuple[slice, slice]]:
-        """The rectangles of (cell, block) that are stored at once."""
-        cells, blocks = self.shape
-        for c, b in itertools.product(range(0, cells, self.chunk[0]), range(0, blocks, self.chunk[1])):
-            yield slice(c, min(c + self.chunk[0], cells)), slice(b, min(b + self.chunk[1], blocks))
-
-    def live(self, cells: slice, blocks: slice) -> int:
-        """Trials in a chunk."""
-        last = min(blocks.stop * self.block, self.trials) - blocks.start * self.block
-        return (min(cells.stop, self.outer.size) - cells.start) * last
-
-
-def make_plan(
-    claim: Claim, sampler: Sampler, cells: Grid, outputs: Sequence[str], trials: int, statistics: tuple[Statistic, ...]
-) -> Plan:
-    """Cut a run into tiles and chunks."""
-    outer, within = cells.split(claim.within)
-    block = min(sampler.block, 1 << (trials - 1).bit_length())
-    # Cells whose block is small share a tile, or the loop over tiles would cost more than what is in them.
-    cells_per_tile = 1 if sampler.static else max(1, min(sampler.block // block, outer.size))
-    blocks = -(-trials // block)
-    tiles = -(-outer.size // cells_per_tile) * blocks
-    per_chunk = max(1, tiles // _CHUNKS)
-    if per_chunk < blocks:
-        chunk = (cells_per_tile, per_chunk)
-    else:
-        chunk = (cells_per_tile * (per_chunk // blocks), blocks)
-    return Plan(cells, outer, within.size, tuple(outputs), trials, block, cells_per_tile, chunk, statistics)
-
-
-def _draw(claim: Claim, sampler: Sampler, outputs: Sequence[str], options: Mapping[str, Any], shape: tuple[int, ...]):
-    """``(key, traced params) -> (outputs, points)`` from the user's function, its answer checked."""
-
-    def draw(key: jax.Array, params: Mapping[str, Any]) -> jax.Array:
-        answer = call_with(sampler.draw, key, skip=1, **params, **options)
-        answer = answer if isinstance(answer, Mapping) else {OUTPUT: answer}
-        if set(answer) != set(outputs):
-            raise InputError(
-                f"claim {claim.name!r}: the sampler returns {shown(sorted(answer))}, the law predicts {shown(sorted(outputs))}"
-            )
-        for name, value in answer.items():
-            if jnp.shape(value) != shape:
-                raise InputError(
-                    f"claim {claim.name!r}: output {name} has shape {jnp.shape(value)}: must be {shape}"
-                    + (f", one entry for each value of {', '.join(claim.within)}" if shape else ", one number a trial")
-                )
-        return jnp.stack([jnp.asarray(answer[name], jnp.float64).reshape(math.prod(shape)) for name in outputs])
-
-    return draw
-
-
-def _tile(draw: Callable, plan: Plan, width: int) -> Callable:
-    """``(params (G,), within, keys (G, 2), first) -> statistics (G, …)`` of one tile."""
-
-    def one_cell(params, within, key, first):
-        keys = trial_keys(key, first, plan.block)
-        of_key = lambda k: draw(k, {**params, **within})  # noqa: E731
-        if width == plan.block:
-            x = jax.vmap(of_key)(keys)
-        else:
-            x = jax.lax.map(of_key, keys, batch_size=width if width > 1 else None)
-        live = first + jnp.arange(plan.block) < plan.trials
-        return {name: v for s in plan.statistics for name, v in s.block(x, live).items()}
-
-    def tile(params, within, keys, first):
-        if plan.cells_per_tile == 1:
-            result = one_cell({k: v[0] for k, v in params.items()}, within, keys[0], first)
-            return jax.tree.map(lambda v: v[None], result)
-        return jax.vmap(one_cell, in_axes=(0, None, 0, None))(params, within, keys, first)
-
-    return tile
-
-
-class _Program:
-    """A tile's function compiled for a device, taking up to `capacity` tiles a call."""
-
-    def __init__(self, tile: Callable, inputs: tuple, within: Mapping[str, np.ndarray], capacity: int):
-        self.capacity = capacity
-        self._within = within
-        self._compiled: dict[jax.Device, Any] = {}
-        self._lock = threading.Lock()
-        self._blank = jax.tree.map(lambda v: np.zeros((capacity, *v.shape[1:]), v.dtype), inputs)
-
-        def several(count, params, keys, first, within):
-            def at(i):
-                return tile(jax.tree.map(lambda v: v[i], params), within, keys[i], first[i])
-
-            empty = jax.tree.map(lambda a: jnp.zeros((capacity, *a.shape), a.dtype), jax.eval_shape(at, 0))
-            return jax.lax.fori_loop(
-                0, count, lambda i, out: jax.tree.map(lambda o, v: o.at[i].set(v), out, at(i)), empty
-            )
-
-        self._function = several
-
-    def on(self, device: jax.Device):
-        """The executable for a device, compiled when first asked for."""
-        with self._lock:
-            if device not in self._compiled:
-                place = SingleDeviceSharding(device)
-                jitted = jax.jit(self._function, in_shardings=place, out_shardings=place)
-                self._compiled[device] = jitted.lower(np.int32(0), *self._blank, self._within).compile()
-            return self._compiled[device]
-
-    def memory(self, device: jax.Device) -> int:
-        """Bytes of working memory that a call takes."""
-        analysis = self.on(device).memory_analysis()
-        return 0 if analysis is None else int(analysis.temp_size_in_bytes)
-
-    def __call__(self, device: jax.Device, inputs: tuple) -> dict[str, np.ndarray]:
-        """Statistics of some tiles, arrays (tiles, …)."""
-        count = inputs[2].shape[0]
-
-        def padded(v, blank):
-            full = np.zeros_like(blank)
-            full[:count] = v
-            return full
-
-        arrays = self.on(device)(np.int32(count), *jax.tree.map(padded, inputs, self._blank), self._within)
-        return {name: np.asarray(v)[:count] for name, v in arrays.items()}
+_PROGRAMS: dict[tuple, Program] = {}
 
 
 class _Engine:
@@ -204,7 +59,7 @@ class _Engine:
         inner = plan.grid.split(claim.within)[1]
         self.shape = tuple(axis.length for axis in inner.axes)
         self.within = {name: v for axis in inner.axes for name, v in axis.values.items()}
-        self.programs: dict[tuple, _Program] = {}
+        self.programs: dict[tuple, Program] = {}
         self.seconds_per_tile: dict[tuple, float] = {}
         self.compile_s = 0.0
         self.lock = threading.Lock()
@@ -221,14 +76,14 @@ class _Engine:
         params = {n: v[cells] for n, v in self.columns.items() if n not in self.sampler.static}
         return params, self.keys[cells], tiles[:, 1] * self.plan.block
 
-    def program(self, static: tuple, tile: tuple[int, int]) -> _Program:
+    def program(self, static: tuple, tile: tuple[int, int]) -> Program:
         """The program for these static parameters, compiled to fit the memory."""
         if static in self.programs:
             return self.programs[static]
         began = time.perf_counter()
         inputs = self.inputs([tile])
         named = dict(zip(self.sampler.static, static, strict=True))
-        draw = _draw(self.claim, self.sampler, self.plan.outputs, {**self.options, **named}, self.shape)
+        draw = checked_draw(self.claim, self.sampler, self.plan.outputs, {**self.options, **named}, self.shape)
         width = self.sampler.width
         width = self.plan.block if width is None else width(**named) if callable(width) else width
         width = whole_width(self.plan.block, min(width, self.plan.block))
@@ -247,12 +102,10 @@ class _Engine:
         if needed.alone and self.workers[0].platform == "cpu":
             del self.workers[1:]
         check(needed.bytes)
-        first = jax.tree.map(lambda v: v[0], inputs)
         while True:
-            tile_function = _tile(draw, self.plan, width)
-            shapes = jax.eval_shape(tile_function, first[0], self.within, *first[1:])
-            size = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(shapes))
-            program = _Program(tile_function, inputs, self.within, int(max(1, min(_CAPACITY, _BUFFER // size))))
+            program = self._cached(
+                static, width, lambda: Program(tile_function(draw, self.plan, width), inputs, self.within)
+            )
             need = program.memory(self.workers[0])
             if need <= self.memory / len(self.workers) or width == 1:
                 break
@@ -261,6 +114,30 @@ class _Engine:
         self.compile_s += time.perf_counter() - began
         self.programs[static] = program
         return program
+
+    def _cached(self, static: tuple, width: int, make: Callable[[], Program]) -> Program:
+        """A program of this process that fits, else a new one."""
+        plan = self.plan
+        shapes = tuple((name, v.shape) for name, v in self.within.items())
+        key = (
+            self.sampler.draw, tuple(sorted(self.options.items())), static, width, shapes, tuple(self.columns),
+            plan.outputs, plan.block, plan.cells_per_tile, plan.statistics,
+        )  # fmt: skip
+        if key not in _PROGRAMS:
+            while len(_PROGRAMS) >= _KEPT:
+                del _PROGRAMS[next(iter(_PROGRAMS))]
+            _PROGRAMS[key] = make()
+        return _PROGRAMS[key]
+
+    def compute(self, device: jax.Device, static: tuple, part: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
+        """Statistics of some tiles with the same static parameters."""
+        try:
+            return self.programs[static](device, self.inputs(part), self.within, self.plan.trials)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise InputError(f"memory: {self.claim.name!r} ran out of memory on {device} ({reason})") from None
 
     def run(self, chunks: Sequence[tuple[slice, slice]], finished: Callable, advance: Callable[[int], None]) -> None:
         """Compute chunks; call ``finished(chunk, statistics)`` for each once, in no particular order."""
@@ -308,7 +185,7 @@ class _Engine:
                 while (taken := take()) is not None:
                     index, static, part = taken
                     began = time.perf_counter()
-                    values = self.programs[static](device, self.inputs(part))
+                    values = self.compute(device, static, part)
                     with self.lock:
                         self.seconds_per_tile[static] = max((time.perf_counter() - began) / len(part), 1e-6)
                         put(index, part, values)
@@ -396,7 +273,7 @@ def run(
 
     law = claim.predict(cells)
     plan = make_plan(claim, sampler, cells, tuple(law), trials, statistics)
-    _check_results_fit(plan, budget)
+    check_results_fit(plan, budget)
     stream = ":".join([claim.name, method, *(f"{k}={v}" for k, v in sorted(chosen.items()))])
     crew = workers(devices, plan.shape[0] // plan.cells_per_tile * plan.shape[1])
     opened = None if store is None else Store.open(store, claim, method, chosen, seed, plan)
@@ -423,21 +300,3 @@ def run(
     if opened is not None:
         opened.finish(result, made)
     return result.assign_attrs(made)
-
-
-def _check_results_fit(plan: Plan, budget: float) -> None:
-    cells, blocks = plan.shape
-    numbers = 5
-    for statistic in plan.statistics:
-        if isinstance(statistic, Comoments):
-            numbers += len(plan.outputs)
-        elif isinstance(statistic, Histogram):
-            numbers += len(statistic.edges) + 1
-        elif isinstance(statistic, Samples):
-            numbers += plan.block
-    need = 8.0 * cells * blocks * len(plan.outputs) * plan.points * numbers
-    if need > budget:
-        raise InputError(
-            f"memory: the results of {plan.grid.size} cells × {plan.trials} trials take {need / 1e9:.3g} GB, more than the"
-            f" {budget / 1e9:.3g} GB allowed; ask for fewer cells, trials or statistics"
-        )

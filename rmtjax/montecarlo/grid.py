@@ -67,18 +67,17 @@ class Grid:
         return {name: v[i] for axis, i in zip(self.axes, index, strict=True) for name, v in axis.values.items()}
 
     def override(self, **values: Values) -> Grid:
-        """The grid with other values for some parameters; one that moved together with others is set free."""
+        """The grid with other values for some parameters.
+
+        Where a parameter moved together with others, those stay at their first value: there is nothing to move with.
+        """
         kept = []
         for axis in self.axes:
             rest = {name: v for name, v in axis.values.items() if name not in values}
-            if not rest:
-                continue
-            if len(rest) < len(axis.values) and axis.length > 1:
-                missing = ", ".join(sorted(set(axis.values) - set(rest)))
-                raise InputError(
-                    f"{missing} moves together with {', '.join(rest)} in the default grid: set all of them or none"
-                )
-            kept.append(Axis(rest, axis.fixed))
+            if len(rest) == len(axis.values):
+                kept.append(axis)
+            elif rest:
+                kept += [Axis({name: v[:1]}, fixed=True) for name, v in rest.items()]
         return Grid((*kept, *grid(**values).axes))
 
     def split(self, names: Sequence[str]) -> tuple[Grid, Grid]:

@@ -12,7 +12,7 @@ from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.statistics import Histogram, merge_blocks
 
 if TYPE_CHECKING:
-    from rmtjax.montecarlo.engine import Plan
+    from rmtjax.montecarlo.plan import Plan
 
 __all__ = ["assemble", "cells_of", "z_score"]
 

@@ -25,7 +25,7 @@ from rmtjax._errors import InputError, shown
 from rmtjax.montecarlo.claim import Claim
 
 if TYPE_CHECKING:
-    from rmtjax.montecarlo.engine import Plan
+    from rmtjax.montecarlo.plan import Plan
 
 __all__ = ["Store", "open_result"]
 

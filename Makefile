@@ -1,0 +1,35 @@
+# Two commands: `make demo` shows what this is, `make test` checks that it works. Both start from a bare machine.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test lint bench clean
+
+$(BIN)/.runs: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rmtjax needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(BIN)/.tests: pyproject.toml $(BIN)/.runs
+	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@
+
+demo: $(BIN)/.runs
+	$(BIN)/rmtjax verify --out report/verify
+	$(BIN)/rmtjax transfer --out report/transfer
+	@echo "The tables and figures are in report/."
+
+lint: $(BIN)/.tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(BIN)/.tests
+	$(BIN)/python benchmarks/transfer.py
+
+clean:
+	rm -rf $(VENV) report

@@ -1,0 +1,85 @@
+"""What every experiment shares: its three arguments, and a figure and a JSON file at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from rmtjax.montecarlo import cells_of
+from rmtjax.report.figures import save
+
+HERE = Path(__file__).parent
+
+
+def parse(argv: list[str] | None, file: str, doc: str, trials: int) -> argparse.Namespace:
+    """`--trials`, `--seed` and `--out`; and the experiment's name, what it reproduces, and when it began.
+
+    Args:
+        argv: the arguments, those of the command line if None.
+        file: the script.
+        doc: the script's docstring, whose first line says what it reproduces.
+        trials: how many by default.
+    """
+    about = doc.splitlines()[0]
+    parser = argparse.ArgumentParser(prog=Path(file).stem, description=about)
+    parser.add_argument("--trials", type=int, default=trials, help="Monte Carlo trials per cell (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for figures/ and results/ (default: this one)")
+    args = parser.parse_args(argv)
+    if args.trials < 2:
+        parser.error(f"--trials {args.trials}: must be at least 2")
+    args.name, args.about, args.began = Path(file).stem, about, time.perf_counter()
+    return args
+
+
+def record(
+    args: argparse.Namespace, figure: Any, numbers: Mapping[str, Any], results: Mapping[str, xr.Dataset]
+) -> None:
+    """Write ``figures/NAME.png`` and ``results/NAME.json``, and print the headline numbers.
+
+    Args:
+        args: from `parse`.
+        figure: what was drawn.
+        numbers: the headline, by name.
+        results: the runs behind it, by name; their cells and provenance are kept.
+    """
+    image = save(figure, args.out / "figures" / f"{args.name}.png")
+    report = {
+        "experiment": args.name,
+        "reproduces": args.about,
+        "seed": args.seed,
+        "wall_s": round(time.perf_counter() - args.began, 2),
+        "numbers": numbers,
+        "runs": {name: {"provenance": dict(run.attrs), "cells": cells_of(run)} for name, run in results.items()},
+    }
+    table = args.out / "results" / f"{args.name}.json"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text(json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    print(json.dumps(_plain(numbers), indent=1, ensure_ascii=False))
+    print(f"{image}\n{table}\n{report['wall_s']} s")
+
+
+def worst_z(result: xr.Dataset) -> float:
+    """The largest |z| of a run."""
+    return float(np.abs(result["z"]).max())
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as lists, numbers at seven digits; what is not finite (a worst α that does not exist) as null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):  # of NumPy or JAX, a scalar or an array
+        value = np.asarray(value).tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value

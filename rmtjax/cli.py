@@ -1,0 +1,190 @@
+"""The command line. Each command is one call of a public function; what takes long to import is imported inside."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rmtjax._errors import InputError
+
+app = typer.Typer(
+    help="Random-matrix laws checked against Monte Carlo at scale, and what they say about fine-tuning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Seed = Annotated[int, typer.Option(help="Whole number; with it every draw is fixed.")]
+Json = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON; - for standard output.")
+]
+
+
+def _console(quiet: bool = False):
+    from rich.console import Console
+
+    return Console(quiet=quiet, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _print_table(console, table) -> None:
+    # Into a file or a pipe a table is as wide as it needs to be; a terminal wraps it.
+    if not console.is_terminal:
+        console.width = max(console.measure(table).maximum, 80)
+    console.print(table)
+
+
+@app.command()
+def claims() -> None:
+    """List every claim with its equation, parameters and samplers."""
+    from rich.text import Text
+
+    from rmtjax.claims import CLAIMS
+    from rmtjax.report.text import plain_equation
+
+    console = _console()
+    for claim in CLAIMS.values():
+        console.print(Text(claim.name, "bold"), Text(f" {claim.source}", "dim"), sep="")
+        console.print(Text(f"  {plain_equation(claim.equation)}"))
+        console.print(Text(f"  parameters: {', '.join(claim.params)}"))
+        console.print(Text(f"  samplers:   {', '.join(claim.samplers)}\n"))
+
+
+@app.command()
+def verify(
+    claim: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CLAIM|FILE.py]...", help="Claims by name, or Python files that define some; all by default."
+        ),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Draws per cell; by default what each sampler says.")] = None,
+    seed: Seed = 0,
+    level: Annotated[float, typer.Option(help="Probability that anything true is refuted.")] = 0.01,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Also write a table and figures into this folder.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Test laws against Monte Carlo. Exit status 1 if one is refuted."""
+    from rmtjax.claims import find_claims
+    from rmtjax.montecarlo import verify
+    from rmtjax.report import verdict as report
+    from rmtjax.report.files import prepare_file, prepare_folder, write_json
+
+    chosen = find_claims(claim or [])
+    folder = None if out is None else prepare_folder("out", out)
+    target = None if json is None else prepare_file("json", json)
+    console = _console(quiet=target == "-")
+    verdict = verify(chosen, trials=trials, seed=seed, level=level)
+    _print_table(console, report.table(verdict))
+    console.print(f"\n{report.summary(verdict)}")
+    if target is not None:
+        write_json(target, report.as_dict(verdict))
+    if folder is not None:
+        written = report.write_report(verdict, chosen, folder)
+        console.print(f"wrote {len(written)} files into {folder}")
+    if not verdict.holds:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    claim: Annotated[str, typer.Argument(help="A claim's name, or a Python file that defines one.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=SPEC", help="Values of a parameter: a number, a,b,c or start:stop:count."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Draws per cell.")] = 10_000,
+    method: Annotated[
+        str | None, typer.Option(help="Sampler: compressed or dense; the claim's first by default.")
+    ] = None,
+    entries: Annotated[
+        str | None, typer.Option(help="Entries of dense matrices: gaussian, rademacher, uniform, student-t, sparse.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A further option of the sampler, such as test=1000.")
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[
+        str | None, typer.Option(metavar="STORE.zarr", help="Store the run chunk by chunk; run again to go on.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Draw a claim's sampler over a grid and set the result beside the law."""
+    from rmtjax.claims import find_claims
+    from rmtjax.montecarlo import cells_of, run
+    from rmtjax.report.files import prepare_file, write_json
+    from rmtjax.report.sweep import table
+
+    found = find_claims([claim])
+    if len(found) > 1:
+        raise InputError(f"claim = {claim}: the file defines {len(found)} claims, sweep takes one")
+    one = found[0]
+    options = _pairs("option", option or [])
+    if entries is not None:
+        options["entries"] = entries
+    if method is None and options:
+        fitting = [name for name, sampler in one.samplers.items() if set(options) <= set(sampler.options)]
+        method = fitting[0] if fitting else None
+    cells = one.grid.override(**_values(one, _pairs("set", set_ or [])))
+    target = None if json is None else prepare_file("json", json)
+    console = _console(quiet=target == "-")
+    result = run(one, cells, trials=trials, seed=seed, method=method, options=options, store=out)
+    rows = cells_of(result)
+    if target is not None:
+        made = {k: v for k, v in result.attrs.items() if k not in ("claim", "wall_s", "compile_s")}
+        write_json(
+            target,
+            {
+                "claim": one.name,
+                "cells": rows,
+                "wall_s": result.attrs["wall_s"],
+                "compile_s": result.attrs["compile_s"],
+                **made,
+            },
+        )
+    _print_table(console, table(rows))
+    console.print(
+        f"\n{len(rows)} cells × {trials:,} trials ({result.attrs['method']}) in {result.attrs['wall_s']:.2f} s,"
+        f" of which {result.attrs['compile_s']:.2f} s to compile"
+    )
+
+
+def _pairs(what: str, texts: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise InputError(f"{what} = {text!r}: must be NAME=VALUE")
+        if name.strip() in pairs:
+            raise InputError(f"{what} = {text!r}: {name.strip()} is given twice")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _values(claim, pairs: dict[str, str]):
+    from rmtjax._errors import unknown
+    from rmtjax.montecarlo.grid import parse_values
+
+    for name in pairs:
+        if name not in claim.params:
+            raise unknown(f"claim {claim.name!r}: parameter", name, claim.params)
+    return {name: parse_values(name, text) for name, text in pairs.items()}
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; a run with --out goes on where it stopped when started again", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The program that computes tiles: the user's function over a block of trials, reduced, compiled for one device."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from rmtjax._errors import InputError, shown
+from rmtjax.montecarlo.claim import OUTPUT, Claim, Sampler, call_with
+from rmtjax.montecarlo.keys import trial_keys
+from rmtjax.montecarlo.plan import Plan
+
+__all__ = ["Inputs", "Program", "checked_draw", "tile_function"]
+
+_CAPACITY = 64
+"""Most tiles in one call."""
+
+_BUFFER = 64 << 20
+"""Most bytes of results in one call."""
+
+Inputs = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
+"""Of some tiles: parameters (tiles, cells), key data (tiles, cells, 2) and first trials (tiles,)."""
+
+
+def checked_draw(
+    claim: Claim, sampler: Sampler, outputs: Sequence[str], options: Mapping[str, Any], shape: tuple[int, ...]
+):
+    """``(key, traced params) -> (outputs, points)`` from the user's function, its answer checked."""
+
+    def draw(key: jax.Array, params: Mapping[str, Any]) -> jax.Array:
+        answer = call_with(sampler.draw, key, skip=1, **params, **options)
+        answer = answer if isinstance(answer, Mapping) else {OUTPUT: answer}
+        if set(answer) != set(outputs):
+            raise InputError(
+                f"claim {claim.name!r}: the sampler returns {shown(sorted(answer))}, the law predicts {shown(sorted(outputs))}"
+            )
+        for name, value in answer.items():
+            if jnp.shape(value) != shape:
+                raise InputError(
+                    f"claim {claim.name!r}: output {name} has shape {jnp.shape(value)}: must be {shape}"
+                    + (f", one entry for each value of {', '.join(claim.within)}" if shape else ", one number a trial")
+                )
+        return jnp.stack([jnp.asarray(answer[name], jnp.float64).reshape(math.prod(shape)) for name in outputs])
+
+    return draw
+
+
+def tile_function(draw: Callable, plan: Plan, width: int) -> Callable:
+    """``(params (G,), within, keys (G, 2), first, trials) -> statistics (G, …)`` of one tile."""
+
+    def one_cell(params, within, key, first, trials):
+        keys = trial_keys(key, first, plan.block)
+        of_key = lambda k: draw(k, {**params, **within})  # noqa: E731
+        if width == plan.block:
+            x = jax.vmap(of_key)(keys)
+        else:
+            x = jax.lax.map(of_key, keys, batch_size=width if width > 1 else None)
+        live = first + jnp.arange(plan.block) < trials
+        return {name: v for s in plan.statistics for name, v in s.block(x, live).items()}
+
+    def tile(params, within, keys, first, trials):
+        if plan.cells_per_tile == 1:
+            result = one_cell({k: v[0] for k, v in params.items()}, within, keys[0], first, trials)
+            return jax.tree.map(lambda v: v[None], result)
+        return jax.vmap(one_cell, in_axes=(0, None, 0, None, None))(params, within, keys, first, trials)
+
+    return tile
+
+
+class Program:
+    """A tile's function, taking up to `capacity` tiles a call, compiled for each device that asks.
+
+    It is a program for one device with the number of tiles and of trials as inputs, so one compilation serves every run
+    of the same shape.
+    """
+
+    def __init__(self, tile: Callable, inputs: Inputs, within: Mapping[str, np.ndarray]) -> None:
+        first = jax.tree.map(lambda v: v[0], inputs)
+        shapes = jax.eval_shape(tile, first[0], within, *first[1:], np.int64(1))
+        size = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(shapes))
+        capacity = self.capacity = int(max(1, min(_CAPACITY, _BUFFER // max(size, 1))))
+        self._compiled: dict[jax.Device, Any] = {}
+        self._lock = threading.Lock()
+        self._blank = jax.tree.map(lambda v: np.zeros((capacity, *v.shape[1:]), v.dtype), inputs)
+        self._within = within
+
+        def several(count, params, keys, first, within, trials):
+            def one_more(i, out):
+                done = tile(jax.tree.map(lambda v: v[i], params), within, keys[i], first[i], trials)
+                return jax.tree.map(lambda o, v: o.at[i].set(v), out, done)
+
+            empty = jax.tree.map(lambda a: jnp.zeros((capacity, *a.shape), a.dtype), shapes)
+            return jax.lax.fori_loop(0, count, one_more, empty)
+
+        self._function = several
+
+    def on(self, device: jax.Device) -> Any:
+        """The executable for a device."""
+        with self._lock:
+            if device not in self._compiled:
+                place = SingleDeviceSharding(device)
+                jitted = jax.jit(self._function, in_shardings=place, out_shardings=place)
+                lowered = jitted.lower(np.int32(0), *self._blank, self._within, np.int64(1))
+                self._compiled[device] = lowered.compile()
+            return self._compiled[device]
+
+    def memory(self, device: jax.Device) -> int:
+        """Bytes of working memory that a call takes."""
+        analysis = self.on(device).memory_analysis()
+        return 0 if analysis is None else int(analysis.temp_size_in_bytes)
+
+    def __call__(
+        self, device: jax.Device, inputs: Inputs, within: Mapping[str, np.ndarray], trials: int
+    ) -> dict[str, np.ndarray]:
+        """Statistics of some tiles, arrays (tiles, …)."""
+        count = inputs[2].shape[0]
+
+        def padded(v, blank):
+            full = np.zeros_like(blank)
+            full[:count] = v
+            return full
+
+        padded_inputs = jax.tree.map(padded, inputs, self._blank)
+        arrays = self.on(device)(np.int32(count), *padded_inputs, within, np.int64(trials))
+        return {name: np.asarray(v)[:count] for name, v in arrays.items()}

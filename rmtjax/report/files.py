@@ -1,0 +1,87 @@
+"""Files that a run leaves: written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmtjax._errors import InputError
+
+__all__ = ["prepare_file", "prepare_folder", "write_json", "write_text"]
+
+
+def prepare_folder(name: str, path: str | os.PathLike) -> Path:
+    """Make a folder to write into, before there is anything to lose.
+
+    Raises:
+        InputError: naming the argument, if it cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{name} = {path}: cannot be a folder to write to ({error.strerror})") from None
+    if not os.access(path, os.W_OK):
+        raise InputError(f"{name} = {path}: the folder cannot be written to")
+    return path
+
+
+def prepare_file(name: str, path: str) -> str:
+    """Check that a file can be written (``-`` is standard output), before there is anything to lose."""
+    if path != "-":
+        if Path(path).is_dir():
+            raise InputError(f"{name} = {path}: is a folder, must be a file or - for standard output")
+        prepare_folder(name, Path(path).resolve().parent)
+    return path
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one; ``-`` is standard output."""
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no NaN or infinity; a consumer gets null.
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write JSON (NaN and ±∞ as null) with `write_text`."""
+    plain = json.loads(json.dumps(content, default=_plain))
+    write_text(path, json.dumps(_finite(plain), indent=1, ensure_ascii=False, allow_nan=False) + "\n")

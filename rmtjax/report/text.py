@@ -1,0 +1,64 @@
+"""Equations and tables for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+
+__all__ = ["markdown_table", "number", "plain_equation"]
+
+
+def _fraction(node, l2tobj):
+    def part(argument):
+        text = l2tobj.nodelist_to_text([argument]).strip()
+        return f"({text})" if re.search(r"[ +\-−/]", text) else text
+
+    over, under = node.nodeargd.argnlist
+    return f"{part(over)}/{part(under)}"
+
+
+@functools.cache
+def _converter():
+    from pylatexenc import latex2text, latexwalker, macrospec
+
+    walker = latexwalker.get_default_latex_context_db()
+    walker.add_context_category(
+        "fractions", macros=[macrospec.MacroSpec(name, "{{") for name in ("frac", "tfrac", "dfrac")], prepend=True
+    )
+    text = latex2text.get_default_latex_context_db()
+    text.add_context_category(
+        "fractions",
+        macros=[
+            *(latex2text.MacroTextSpec(name, _fraction) for name in ("frac", "tfrac", "dfrac")),
+            latex2text.MacroTextSpec("|", "‖"),
+            latex2text.MacroTextSpec("top", "ᵀ"),
+            latex2text.MacroTextSpec("star", "*"),
+        ],
+        prepend=True,
+    )
+    to_text = latex2text.LatexNodes2Text(latex_context=text, math_mode="text")
+    return lambda latex: to_text.nodelist_to_text(
+        latexwalker.LatexWalker(f"${latex}$", latex_context=walker).get_latex_nodes()[0]
+    )
+
+
+def plain_equation(latex: str) -> str:
+    """An equation in LaTeX as one line of plain text, for terminals."""
+    text = _converter()(latex).replace("^ᵀ", "ᵀ").replace("^*", "*").replace("^2", "²").replace("^-1", "⁻¹")
+    for digit, subscript in zip("0123456789", "₀₁₂₃₄₅₆₇₈₉", strict=True):
+        text = text.replace(f"_{digit}", subscript)
+    return " ".join(text.split())
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number with the given significant digits; whole numbers below 10⁶ in full, larger powers of ten short."""
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    return f"{value:.{digits}g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

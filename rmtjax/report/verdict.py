@@ -1,0 +1,109 @@
+"""A verdict as people and programs read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from rmtjax.montecarlo import Claim, Finding, Verdict
+from rmtjax.report.files import write_json, write_text
+from rmtjax.report.text import markdown_table, number, plain_equation
+
+__all__ = ["as_dict", "summary", "table", "write_report"]
+
+
+def _comparison(finding: Finding) -> str:
+    return f"{finding.method} against {'the law' if finding.against == 'law' else finding.against}"
+
+
+def _probability(p: float) -> str:
+    return "1" if p >= 0.995 else f"{p:.2f}" if p >= 0.01 else f"{p:.0e}"
+
+
+def table(verdict: Verdict) -> Table:
+    """The verdict as a table for the terminal, a row a finding."""
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    shown.add_column("claim")
+    shown.add_column("output")
+    shown.add_column("compared")
+    for name in ("cells", "trials", "worst z", "p (Holm)"):
+        shown.add_column(name, justify="right")
+    shown.add_column("verdict")
+    last = None
+    for f in verdict.findings:
+        shown.add_row(
+            "" if f.claim == last else f.claim,
+            f.output,
+            _comparison(f),
+            f"{f.tests}",
+            f"{f.trials:,}",
+            f"{f.z:+.2f}",
+            _probability(f.p),
+            Text("holds", "green") if f.holds else Text("REFUTED", "bold red"),
+        )
+        last = f.claim
+    return shown
+
+
+def summary(verdict: Verdict) -> str:
+    """One sentence for each refuted finding, then one for all."""
+    lines = []
+    for f in (f for f in verdict.findings if not f.holds):
+        cell = ", ".join(f"{name} = {number(v)}" for name, v in f.cell.items())
+        lines.append(
+            f"{f.claim} is refuted ({_comparison(f)}): at {cell} the mean of {f.output} is {f.mean:.6g} ± {f.se:.2g}"
+            f" where {f.expected:.6g} was expected (z = {f.z:+.1f})"
+        )
+    claims = len({f.claim for f in verdict.findings})
+    refuted = len({f.claim for f in verdict.findings if not f.holds})
+    tests = sum(f.tests for f in verdict.findings)
+    lines.append(
+        f"{claims - refuted} of {claims} claims hold in {tests:,} tests at family-wise level {verdict.level:g}"
+        f" ({verdict.wall_s:.1f} s)"
+    )
+    return "\n".join(lines)
+
+
+def as_dict(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as plain values, with the provenance of every run."""
+    return {
+        "holds": verdict.holds,
+        "level": verdict.level,
+        "wall_s": verdict.wall_s,
+        "findings": [asdict(f) for f in verdict.findings],
+        "runs": {f"{claim} ({method})": result.attrs for (claim, method), result in verdict.results.items()},
+    }
+
+
+def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> list[Path]:
+    """Write ``verdict.md``, ``verdict.json`` and a figure for each claim into a folder; return what was written."""
+    from rmtjax.report.figures import law_against_monte_carlo, save
+
+    header = ["claim", "output", "compared", "cells", "trials", "worst z", "p (Holm)", "verdict"]
+    rows = [
+        [
+            f.claim, f.output, _comparison(f), str(f.tests), f"{f.trials:,}", f"{f.z:+.2f}", _probability(f.p),
+            "holds" if f.holds else "**refuted**",
+        ]
+        for f in verdict.findings
+    ]  # fmt: skip
+    first = next(iter(verdict.results.values())).attrs
+    made = f"Seed {first['seed']}; {first['device']}; {first['versions']}."
+    text = [f"# Verdict\n\n{summary(verdict)}.\n\n{made}\n\n{markdown_table(header, rows)}"]
+    written = [folder / "verdict.json", folder / "verdict.md"]
+    for claim in claims:
+        name = f"{claim.name}.png"
+        figure = law_against_monte_carlo(verdict.results[claim.name, claim.sampler()[0]])
+        save(figure, folder / name)
+        written.append(folder / name)
+        text.append(
+            f"\n## {claim.name}\n\n{claim.source}: {plain_equation(claim.equation)}\n\n![{claim.name}]({name})\n"
+        )
+    write_json(written[0], as_dict(verdict))
+    write_text(written[1], "".join(text))
+    return written

@@ -1,0 +1,365 @@
+r"""What the α-FTC laws need to know of real data, estimated from samples.
+
+The model is :math:`x_i = y_i\mu + z_i` with noise :math:`z_i` of mean 0 and covariance Σ; the laws take
+:math:`\Sigma = \sigma^2I`. The obvious estimate :math:`\|\frac1n\sum_iy_ix_i\|^2` of :math:`\|\mu\|^2` is too large by
+:math:`\operatorname{tr}\Sigma/n`, which at p ≫ n is most of it. Here products are taken between different samples only,
+so every estimate of a square is unbiased, whatever Σ is, at the price that it can be negative.
+
+Samples are rows, labels are ±1, and all lengths are in the units of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from rmtjax._errors import InputError, shown
+from rmtjax.laws import alpha_ftc
+from rmtjax.laws.alpha_ftc import Scalars, Source
+
+__all__ = [
+    "TargetMoments",
+    "alignment",
+    "beta",
+    "law_accuracy",
+    "law_alpha",
+    "law_scalars",
+    "mean_norm",
+    "mean_norm2",
+    "mean_norm2_error",
+    "mean_product",
+    "noise_variance",
+    "shrunk_mean_norm2",
+    "target_moments",
+]
+
+_TINY = 1e-9
+"""The least noise variance and the least ridge on the source Gram matrix, as a share of the data's own scale."""
+
+
+class TargetMoments(NamedTuple):
+    r"""Statistics of a target sample and its K source classifiers; leading batch axes are allowed in every field.
+
+    Attributes:
+        eta: aspect ratio p/n.
+        noise: σ², noise variance per feature.
+        mean_norm2: :math:`\|\mu_\beta\|^2` as the law is given it: the unbiased estimate, shrunk (`shrunk_mean_norm2`).
+        mean_norm2_unbiased: the estimate before shrinkage.
+        mean_norm2_error: its standard error.
+        mean_norm2_floor: :math:`b^\top G^{+}b`, what the sources alone say of :math:`\|\mu_\beta\|^2`; a lower bound.
+        alignment: :math:`b = \tilde W\mu_\beta`, shape (K,); the source classifiers are the rows of :math:`\tilde W`.
+        gram: :math:`G = \tilde W\tilde W^\top`, shape (K, K).
+    """
+
+    eta: Float[Array, ...]
+    noise: Float[Array, ...]
+    mean_norm2: Float[Array, ...]
+    mean_norm2_unbiased: Float[Array, ...]
+    mean_norm2_error: Float[Array, ...]
+    mean_norm2_floor: Float[Array, ...]
+    alignment: Float[Array, "... K"]
+    gram: Float[Array, "... K K"]
+
+
+def mean_norm2(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
+    r"""Squared norm of the mean, unbiased.
+
+    .. math::
+        \widehat{\|\mu\|^2} = \frac1{n(n-1)}\sum_{i\ne j}y_iy_jx_i^\top x_j = \frac{\|X^\top y\|^2-\sum_i\|x_i\|^2}{n(n-1)}
+
+    Its standard error is `mean_norm2_error`. It is negative where the mean drowns in noise.
+
+    Args:
+        X: samples, finite, n ≥ 2.
+        y: labels, ±1.
+
+    Raises:
+        InputError: shapes disagree, n < 2, or an entry is not finite or not ±1.
+    """
+    X, y = _checked(X, y)
+    return _mean_norm2(X, y)
+
+
+def mean_norm(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
+    r""":math:`\|\mu\|`, the root of `mean_norm2`, 0 where that is negative. Consistent, though a root is never unbiased.
+
+    Args:
+        X: samples, finite, n ≥ 2.
+        y: labels, ±1.
+
+    Raises:
+        InputError: as `mean_norm2`.
+    """
+    return max(mean_norm2(X, y), 0.0) ** 0.5
+
+
+def mean_norm2_error(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
+    r"""Standard error of `mean_norm2`.
+
+    .. math::
+        \epsilon^2 = \frac{4\sigma^2\|\mu\|^2}n + \frac{2\operatorname{tr}S^2}{n^2}, \qquad S = \Sigma + \mu\mu^\top, \qquad
+        \operatorname{tr}S^2 \simeq \frac1{n(n-1)}\sum_{i\ne j}(x_i^\top x_j)^2
+
+    The trace too is taken over different samples only, so it holds for words, whose noise is far from isotropic. σ² and
+    :math:`\|\mu\|^2 \ge 0` are estimated.
+
+    Args:
+        X: samples, finite, n ≥ 2.
+        y: labels, ±1.
+
+    Raises:
+        InputError: as `mean_norm2`.
+    """
+    X, y = _checked(X, y)
+    s = max(_mean_norm2(X, y), 0.0)
+    return _error(X, s, _noise(X, s), _small_gram(X))
+
+
+def noise_variance(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
+    r"""Noise variance per feature, :math:`\sigma^2 = \operatorname{tr}\Sigma/p`, unbiased.
+
+    .. math::
+        \widehat{\sigma^2} = \frac1p\Big(\frac1n\sum_i\|x_i\|^2 - \widehat{\|\mu\|^2}\Big)
+
+    Args:
+        X: samples, finite, n ≥ 2.
+        y: labels, ±1.
+
+    Raises:
+        InputError: as `mean_norm2`.
+    """
+    X, y = _checked(X, y)
+    return ((X**2).sum() / len(y) - _mean_norm2(X, y)) / X.shape[1]
+
+
+def alignment(X: Float[Array, "n p"], y: Float[Array, n], W: Float[Array, "K p"]) -> Float[Array, K]:
+    r"""Mean margins of source classifiers, :math:`b_k = \tilde w_k^\top\mu_\beta`; unbiased where they have not seen X.
+
+    .. math::
+        \hat b_k = \frac1n\sum_iy_i\tilde w_k^\top x_i
+
+    Args:
+        X: target samples, finite, n ≥ 2.
+        y: labels, ±1.
+        W: source classifiers as rows; one vector (p,) is taken as K = 1.
+
+    Raises:
+        InputError: as `mean_norm2`, or the rows of W are not p finite numbers.
+    """
+    X, y = _checked(X, y)
+    return _weights(W, X.shape[1]) @ (X.T @ y) / len(y)
+
+
+def mean_product(
+    X: Float[Array, "N p"], y: Float[Array, N], other_X: Float[Array, "n p"], other_y: Float[Array, n]
+) -> float:
+    r"""Unbiased :math:`\mu^\top\mu_\beta`: the product of the two sample means, whose noises are independent.
+
+    Args:
+        X: samples of one problem, finite.
+        y: their labels, ±1.
+        other_X: samples of the other problem, none shared.
+        other_y: their labels, ±1.
+
+    Raises:
+        InputError: as `mean_norm2`, or the problems differ in p.
+    """
+    (X, y), (other_X, other_y) = _checked(X, y), _checked(other_X, other_y, "other_X", "other_y")
+    if X.shape[1] != other_X.shape[1]:
+        raise InputError(f"other_X has {other_X.shape[1]} features; allowed: {X.shape[1]}, as X")
+    return float((X.T @ y) @ (other_X.T @ other_y)) / (len(y) * len(other_y))
+
+
+def beta(source_X: Float[Array, "N p"], source_y: Float[Array, N], X: Float[Array, "n p"], y: Float[Array, n]) -> float:
+    r"""Alignment :math:`\beta = \mu^\top\mu_\beta/\|\mu\|^2` of the target's mean with the source's, both parts unbiased.
+
+    The ratio is consistent; with the sample mean's own norm below the line it would be too small by the share
+    :math:`\operatorname{tr}\Sigma/N\|\mu\|^2`. It is ±∞ or NaN where the source's mean is estimated as exactly 0.
+
+    Args:
+        source_X: source samples, N ≥ 2.
+        source_y: their labels, ±1.
+        X: target samples, n ≥ 2.
+        y: their labels, ±1.
+
+    Raises:
+        InputError: as `mean_product`.
+
+    Source:
+        α-LoRA, §3, :math:`\mu_\beta = \beta\mu + \mu^\perp`.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.divide(mean_product(source_X, source_y, X, y), mean_norm2(source_X, source_y)))
+
+
+def shrunk_mean_norm2(unbiased: float, error: float, floor: float) -> float:
+    r"""The unbiased :math:`\|\mu_\beta\|^2` drawn towards what a source classifier says of it.
+
+    The precision-weighted mean of the estimate :math:`s_u\pm\epsilon` and the guess :math:`s_0\pm\max(s_0,\epsilon)`,
+    never below the floor :math:`s_{min}`. The guess :math:`s_0 = 2.5\,s_{min}` supposes a cosine of 0.63 between source
+    classifier and target mean. With n·μ² small :math:`s_u` is as often negative as not, and the law would then put
+    nearly everything on the source; with n large the guess has no weight left. Arrays broadcast.
+
+    Args:
+        unbiased: :math:`s_u`, from `mean_norm2`.
+        error: ε > 0, its standard error, from `mean_norm2_error`.
+        floor: :math:`s_{min} = b^\top G^+b \ge 0`, the squared norm of :math:`\mu_\beta` in the sources' span.
+    """
+    guess = 2.5 * floor
+    trust, guess_trust = 1 / np.square(error), 1 / np.square(np.maximum(guess, error))
+    return np.maximum((trust * unbiased + guess_trust * guess) / (trust + guess_trust), floor)
+
+
+def target_moments(X: Float[Array, "n p"], y: Float[Array, n], W: Float[Array, "K p"]) -> TargetMoments:
+    r"""Everything that the laws need of a target sample and K ≥ 0 source classifiers, from the sample alone.
+
+    Args:
+        X: target samples, finite, n ≥ 2.
+        y: labels, ±1.
+        W: source classifiers as rows, (K, p), independent of X.
+
+    Raises:
+        InputError: as `mean_norm2`, or the rows of W are not p finite numbers.
+    """
+    X, y = _checked(X, y)
+    return _target_moments(X, y, _weights(W, X.shape[1]), _small_gram(X))
+
+
+def law_scalars(moments: TargetMoments, gamma: float) -> Scalars:
+    r"""The five scalars of the law at the estimated moments, in units where the noise has variance 1.
+
+    Dividing the data by σ turns γ into :math:`\gamma/\sigma^2`, :math:`\|\mu_\beta\|` and b into :math:`\|\mu_\beta\|/\sigma` and
+    :math:`b/\sigma`, and α into ασ; the classifier's decisions stay.
+
+    Args:
+        moments: as `target_moments` returns them; batch axes broadcast.
+        gamma: the target's ridge parameter γ > 0, in the units of the data.
+
+    Source:
+        α-LoRA, Theorem 4.2 and Appendix D, by `rmtjax.laws.alpha_ftc.scalars`.
+    """
+    sigma = np.sqrt(moments.noise)
+    source = Source(_regular(moments.gram), moments.alignment / sigma[..., None])
+    # Without any signal the law's ratios are 0/0; a norm that cannot be told from 0 gives their limits.
+    norm = np.maximum(np.sqrt(moments.mean_norm2) / sigma, 1e-12)
+    return _scalars(gamma / moments.noise, moments.eta, norm, source)
+
+
+def law_alpha(moments: TargetMoments, gamma: float) -> Float[Array, "... K"]:
+    r"""The law's :math:`\alpha^\star` at the estimated moments, in the units of the data; 0 where the sources are 0.
+
+    Args:
+        moments: as `target_moments` returns them; batch axes broadcast.
+        gamma: the target's ridge parameter γ > 0.
+
+    Source:
+        α-LoRA, Theorem 4.4 and Appendix D.3.
+    """
+    if moments.alignment.shape[-1] == 0:
+        return np.zeros(moments.alignment.shape)
+    alpha = _optimal_alpha(law_scalars(moments, gamma)) / np.sqrt(moments.noise)[..., None]
+    return np.where(np.isfinite(alpha) & (_scale(moments.gram) > 0)[..., None], alpha, 0.0)
+
+
+def law_accuracy(moments: TargetMoments, gamma: float, alphas: Float[Array, "... K"]) -> Float[Array, ...]:
+    r"""The law's accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})` at the estimated moments.
+
+    Args:
+        moments: as `target_moments` returns them.
+        gamma: the target's ridge parameter γ > 0.
+        alphas: α in the units of the data, the last axis over the K sources; other axes broadcast with the batch.
+
+    Source:
+        α-LoRA, Proposition 4.3.
+    """
+    return _accuracy(law_scalars(moments, gamma), np.asarray(alphas) * np.sqrt(moments.noise)[..., None])
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The law as one program from NumPy to NumPy; step by step, its first call would compile every operation alone."""
+    program = jax.jit(function)
+
+    def run(*arguments):
+        # float64 has to hold where the arrays enter the program, not only inside of it.
+        with jax.enable_x64(True):
+            return jax.tree.map(np.asarray, program(*arguments))
+
+    return run
+
+
+_scalars, _optimal_alpha, _accuracy = map(_compiled, (alpha_ftc.scalars, alpha_ftc.optimal_alpha, alpha_ftc.accuracy))
+
+
+def _checked(X, y, X_name="X", y_name="y") -> tuple[np.ndarray, np.ndarray]:
+    X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
+    if X.ndim != 2 or y.shape != X.shape[:1] or len(y) < 2:
+        raise InputError(
+            f"{X_name} and {y_name} have shapes {X.shape} and {y.shape}; allowed: (n, p) and (n,), n at least 2"
+        )
+    if not np.isfinite(X).all():
+        raise InputError(f"{X_name} holds a NaN or infinite entry; allowed: finite numbers")
+    if not np.isin(y, (-1, 1)).all():
+        raise InputError(f"{y_name} holds the labels {shown(np.unique(y).tolist())}; allowed: -1 and 1")
+    return X, y
+
+
+def _weights(W, p: int, name: str = "W") -> np.ndarray:
+    try:
+        W = np.asarray(W, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} = {shown(W)} is not an array of numbers; allowed: ({p},) or (K, {p})") from None
+    if W.ndim not in (1, 2) or W.shape[-1] != p:
+        raise InputError(f"{name} has shape {W.shape}; allowed: ({p},) or (K, {p}), a weight a feature")
+    if not np.isfinite(W).all():
+        raise InputError(f"{name} holds a NaN or infinite entry; allowed: finite numbers")
+    return W.reshape(-1, p)
+
+
+def _small_gram(X):
+    """X Xᵀ or XᵀX, whichever is smaller; they share their trace and their Frobenius norm."""
+    return X @ X.T if len(X) <= X.shape[1] else X.T @ X
+
+
+def _mean_norm2(X, y):
+    n, total = len(y), X.T @ y
+    return float(total @ total - (X**2).sum()) / (n * (n - 1))
+
+
+def _noise(X, s):
+    each = (X**2).sum() / X.size
+    return max(each - s / X.shape[1], _TINY * each, np.finfo(float).tiny)
+
+
+def _error(X, s, noise, small):
+    n = len(X)
+    trace2 = max(((small**2).sum() - ((X**2).sum(1) ** 2).sum()) / (n * (n - 1)), 0.0)
+    return max(4 * noise * s / n + 2 * trace2 / n**2, np.finfo(float).tiny) ** 0.5
+
+
+def _target_moments(X, y, W, small):
+    n, p = X.shape
+    b, gram = W @ (X.T @ y) / n, W @ W.T
+    unbiased = _mean_norm2(X, y)
+    floor = float(b @ np.linalg.pinv(gram, hermitian=True) @ b) if len(W) else 0.0
+    s = max(unbiased, floor)
+    noise = _noise(X, s)
+    error = _error(X, s, noise, small)
+    shrunk = float(shrunk_mean_norm2(unbiased, error, floor)) if len(W) else max(unbiased, 0.0)
+    return TargetMoments(*map(np.float64, (p / n, noise, shrunk, unbiased, error, floor)), b, gram)
+
+
+def _scale(gram):
+    return np.trace(gram, axis1=-2, axis2=-1)
+
+
+def _regular(gram):
+    """The Gram matrix with a trace of ridge, so that equal or zero sources share α instead of dividing by 0."""
+    k = gram.shape[-1]
+    if k == 0:
+        return gram
+    ridge = np.maximum(_TINY * _scale(gram) / k, np.finfo(float).tiny)
+    return gram + ridge[..., None, None] * np.eye(k) if k > 1 else np.maximum(gram, ridge[..., None, None])

@@ -1,0 +1,136 @@
+"""Words, uniforms and normals: the right law, the right digits, and the same for a trial whatever its batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from rmtjax.ensembles import counter
+
+# False alarms: every KS test here rejects at p < 1e-5 and every moment at 4.5 standard errors (7e-6); some twenty such
+# checks make less than 3e-4 for the file. Seeds are fixed.
+P, Z = 1e-5, 4.5
+
+
+@pytest.fixture(autouse=True)
+def double():
+    """The counters work in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def draws() -> np.ndarray:
+    """Normals of 100,000 trials: (trial, stream, index)."""
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(1), 100_000)
+        return np.stack([np.asarray(jax.jit(jax.vmap(lambda k, s=s: counter.normal(k, 4, s)))(keys)) for s in (0, 1)], 1)
+
+
+def test_normals_are_normal(draws):
+    flat = draws.ravel()
+    assert stats.kstest(flat, "norm").pvalue > P
+    # Moments 1 to 4 of N(0, 1) are 0, 1, 0, 3, of variances 1, 2, 15, 96.
+    for k, (mean, variance) in enumerate([(0, 1), (1, 2), (0, 15), (3, 96)], start=1):
+        assert abs(np.mean(flat**k) - mean) < Z * np.sqrt(variance / flat.size)
+    # The tail: P(|x| > 3.5) = 4.65e-4.
+    tail = 2 * stats.norm.sf(3.5)
+    assert abs(np.sum(np.abs(flat) > 3.5) - flat.size * tail) < Z * np.sqrt(flat.size * tail)
+
+
+def test_normals_of_a_trial_are_uncorrelated(draws):
+    """Neither the two of one Box–Muller pair, nor two pairs, nor two streams, nor two trials; nor do their squares."""
+    x = draws.reshape(draws.shape[0], 8)
+    x = np.concatenate([x, np.roll(x, 1, axis=0)], 1)
+    for y in (x, x**2, np.concatenate([x[:, :8], x[:, :8] ** 2], 1)):
+        correlation = np.corrcoef(y, rowvar=False)
+        # 120 pairs each, so 5.3 standard errors (1e-7) a pair.
+        assert np.max(np.abs(correlation - np.eye(16))) < 5.3 / np.sqrt(x.shape[0])
+
+
+def test_a_batch_of_keys_gives_what_each_key_gives():
+    keys = jax.random.split(jax.random.key(2), 6)
+    single = jax.jit(counter.normal, static_argnums=1)
+    alone = np.stack([single(k, 5, 3) for k in keys])
+    np.testing.assert_array_max_ulp(np.asarray(jax.vmap(lambda k: counter.normal(k, 5, 3))(keys)), alone, 1)
+    nested = jax.vmap(jax.vmap(lambda k: counter.normal(k, 5, 3)))(keys.reshape(2, 3))
+    np.testing.assert_array_max_ulp(np.asarray(nested).reshape(6, 5), alone, 1)
+    mapped = jax.lax.map(lambda k: counter.normal(k, 5, 3), keys)
+    np.testing.assert_array_max_ulp(np.asarray(mapped), alone, 1)
+    one = jax.vmap(lambda _: counter.normal(keys[1], 5, 3))(jnp.arange(2))
+    np.testing.assert_array_max_ulp(np.asarray(one), np.stack([alone[1]] * 2), 1)
+
+
+def test_a_batch_of_streams_gives_what_each_stream_gives():
+    keys, streams = jax.random.split(jax.random.key(3), 4), jnp.arange(4)
+    alone = np.stack([counter.normal(k, 3, s) for k, s in zip(keys, streams, strict=True)])
+    both = jax.vmap(lambda k, s: counter.normal(k, 3, s))(keys, streams)
+    np.testing.assert_array_max_ulp(np.asarray(both), alone, 1)
+    alone = np.stack([counter.normal(keys[0], 3, s) for s in streams])
+    np.testing.assert_array_max_ulp(np.asarray(jax.vmap(lambda s: counter.normal(keys[0], 3, s))(streams)), alone, 1)
+
+
+def test_keys_of_other_generators_are_accepted():
+    x = counter.normal(jax.random.key(0, impl="rbg"), 4)
+    y = counter.normal(jax.random.key(1, impl="rbg"), 4)
+    assert np.all(np.isfinite(x)) and np.all(np.asarray(x) != np.asarray(y))
+
+
+def test_an_odd_count_is_the_length_asked_for():
+    assert counter.normal(jax.random.key(0), 1).shape == (1,)
+    assert counter.normal(jax.random.key(0), 7).shape == (7,)
+
+
+def test_words_are_threefry_of_stream_and_index():
+    """The same bits from JAX's own threefry, and from any starting index."""
+    key = jax.random.key(11)
+    got = counter.words(jax.random.key_data(key)[:, None], jnp.asarray(5), 4)[:, 0]
+    pairs = [
+        jax.extend.random.threefry_2x32(jax.random.key_data(key), jnp.array([5, i], jnp.uint32)).astype(jnp.uint64)
+        for i in range(4)
+    ]
+    np.testing.assert_array_equal(got, [(int(a) << 32) | int(b) for a, b in pairs])
+    later = counter.words(jax.random.key_data(key)[:, None], jnp.asarray(5), 2, 2)[:, 0]
+    np.testing.assert_array_equal(later, got[2:])
+
+
+def test_uniforms_reach_one_but_never_zero():
+    bits = jnp.array([0, 1 << 12, 2**64 - 1, 2**64 - (1 << 12)], jnp.uint64)
+    np.testing.assert_array_equal(counter.unit(bits), [1.0, 1 - 2.0**-52, 2.0**-52, 2.0**-52])
+
+
+def test_uniforms_are_uniform():
+    bits = counter.words(jax.random.key_data(jax.random.key(4))[:, None], jnp.asarray(0), 200_000)
+    assert stats.kstest(np.asarray(counter.unit(bits)).ravel(), "uniform").pvalue > P
+
+
+def test_extreme_words_give_finite_normals():
+    """The largest radius, √(104 ln 2) = 8.49, at every quarter turn: nothing overflows."""
+    low, high = 0, 2**64 - 1
+    x = counter.box_muller(jnp.array([high, high, high, low, low, high, low, low], jnp.uint64))
+    assert np.all(np.isfinite(x))
+    np.testing.assert_allclose(np.max(np.abs(x)), np.sqrt(104 * np.log(2)), rtol=1e-12)
+
+
+def test_logarithm_to_a_few_units_in_the_last_place():
+    rng = np.random.default_rng(5)
+    x = np.concatenate(
+        [
+            rng.uniform(0, 1, 200_000),
+            2.0 ** rng.uniform(-1000, 1000, 100_000),
+            1 + rng.uniform(-1, 1, 100_000) * 2.0 ** rng.uniform(-52, -1, 100_000),  # relative accuracy next to log 1
+            [2.0**-52, 1.0, np.sqrt(0.5), np.nextafter(np.sqrt(0.5), 0), np.sqrt(2), np.nextafter(np.sqrt(2), 2), 2.0],
+        ]
+    )
+    np.testing.assert_array_max_ulp(np.asarray(jax.jit(counter.fast_log)(x)), np.log(x), 4)
+    assert counter.fast_log(jnp.float64(1.0)) == 0
+
+
+def test_sine_and_cosine_of_a_turn():
+    v = np.concatenate([np.random.default_rng(6).uniform(0, 1, 300_000), np.linspace(0, 1, 4097)])
+    exact = v.astype(np.longdouble) * 2 * np.longdouble("3.14159265358979323846264338327950288")
+    cos, sin = jax.jit(counter._cos_sin_turn)(v)
+    np.testing.assert_allclose(cos, np.cos(exact).astype(float), rtol=0, atol=4e-16)
+    np.testing.assert_allclose(sin, np.sin(exact).astype(float), rtol=0, atol=4e-16)
+    np.testing.assert_array_equal(counter.cos_turn(jnp.array([0, 0.25, 0.5, 0.75, 1])), [1, 0, -1, 0, 1])
