@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     compressed = run(
         alpha_ftc, grid(target, **fixed, alpha=np.linspace(-6, 10, 33)), trials=args.trials, seed=args.seed
     )
-    few = max(2, min(args.trials // 100, 40))
+    few = max(2, min(args.trials // 100, 16))
     dense = run(
         alpha_ftc, grid(target, **fixed, alpha=[-3.5, 0.0, 1.0, 5.5]), trials=few, seed=args.seed, method="dense"
     )

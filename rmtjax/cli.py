@@ -25,14 +25,8 @@ Json = Annotated[
 def _console(quiet: bool = False):
     from rich.console import Console
 
-    return Console(quiet=quiet, highlight=False, soft_wrap=not sys.stdout.isatty())
-
-
-def _print_table(console, table) -> None:
     # Into a file or a pipe a table is as wide as it needs to be; a terminal wraps it.
-    if not console.is_terminal:
-        console.width = max(console.measure(table).maximum, 80)
-    console.print(table)
+    return Console(quiet=quiet, highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 @app.command()
@@ -78,7 +72,7 @@ def verify(
     target = None if json is None else prepare_file("json", json)
     console = _console(quiet=target == "-")
     verdict = verify(chosen, trials=trials, seed=seed, level=level)
-    _print_table(console, report.table(verdict))
+    console.print(report.table(verdict))
     console.print(f"\n{report.summary(verdict)}")
     if target is not None:
         write_json(target, report.as_dict(verdict))
@@ -145,7 +139,7 @@ def sweep(
                 **made,
             },
         )
-    _print_table(console, table(rows))
+    console.print(table(rows))
     console.print(
         f"\n{len(rows)} cells × {trials:,} trials ({result.attrs['method']}) in {result.attrs['wall_s']:.2f} s,"
         f" of which {result.attrs['compile_s']:.2f} s to compile"

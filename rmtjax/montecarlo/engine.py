@@ -103,9 +103,7 @@ class _Engine:
             del self.workers[1:]
         check(needed.bytes)
         while True:
-            program = self._cached(
-                static, width, lambda: Program(tile_function(draw, self.plan, width), inputs, self.within)
-            )
+            program = self._program(static, width, draw, inputs)
             need = program.memory(self.workers[0])
             if need <= self.memory / len(self.workers) or width == 1:
                 break
@@ -115,18 +113,17 @@ class _Engine:
         self.programs[static] = program
         return program
 
-    def _cached(self, static: tuple, width: int, make: Callable[[], Program]) -> Program:
+    def _program(self, static: tuple, width: int, draw: Callable, inputs: Inputs) -> Program:
         """A program of this process that fits, else a new one."""
         plan = self.plan
         shapes = tuple((name, v.shape) for name, v in self.within.items())
-        key = (
-            self.sampler.draw, tuple(sorted(self.options.items())), static, width, shapes, tuple(self.columns),
-            plan.outputs, plan.block, plan.cells_per_tile, plan.statistics,
-        )  # fmt: skip
+        choices = tuple(sorted(self.options.items()))
+        made_of = self.sampler.draw, choices, static, width, shapes, tuple(self.columns)
+        key = (*made_of, plan.outputs, plan.block, plan.cells_per_tile, plan.statistics)
         if key not in _PROGRAMS:
             while len(_PROGRAMS) >= _KEPT:
                 del _PROGRAMS[next(iter(_PROGRAMS))]
-            _PROGRAMS[key] = make()
+            _PROGRAMS[key] = Program(tile_function(draw, plan, width), inputs, self.within)
         return _PROGRAMS[key]
 
     def compute(self, device: jax.Device, static: tuple, part: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
@@ -202,9 +199,8 @@ class _Engine:
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer, float)) or value != math.floor(value):
-        raise InputError(f"{name} = {shown(value)}: must be a whole number in [{low}, {high}]")
-    if not low <= value <= high:
+    whole = isinstance(value, (int, float, np.integer)) and not isinstance(value, bool) and value == value // 1
+    if not whole or not low <= value <= high:
         raise InputError(f"{name} = {shown(value)}: must be a whole number in [{low}, {high}]")
     return int(value)
 

@@ -37,11 +37,16 @@ def cell_keys(seed: int, stream: str, cells: Mapping[str, np.ndarray]) -> np.nda
     rows = zip(*cells.values(), strict=True) if cells else [()]
     words = np.stack([_words(stream, dict(zip(cells, row, strict=True))) for row in rows])
     base = jax.random.fold_in(jax.random.key(seed), np.uint32(zlib.crc32(stream.encode())))
+    return np.asarray(_fold(jax.random.key_data(base), jnp.asarray(words)))
 
-    def fold(word):
-        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(base, word[0]), word[1]))
 
-    return np.asarray(jax.jit(jax.vmap(fold))(jnp.asarray(words)))
+@jax.jit
+def _fold(base: jax.Array, words: jax.Array) -> jax.Array:
+    def one(word):
+        key = jax.random.wrap_key_data(base)
+        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, word[0]), word[1]))
+
+    return jax.vmap(one)(words)
 
 
 def trial_keys(cell: jax.Array, first: jax.Array, count: int) -> jax.Array:

@@ -39,9 +39,16 @@ def _host_memory() -> float:
     return free
 
 
+def _chosen(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
+    devices = jax.local_devices() if devices is None else list(devices)
+    if not devices:
+        raise InputError("devices is empty: must hold at least one")
+    return devices
+
+
 def available_memory(devices: Sequence[jax.Device] | None = None) -> float:
     """Free bytes on the devices together: the host's where they are processor cores."""
-    devices = jax.local_devices() if devices is None else devices
+    devices = _chosen(devices)
     if devices[0].platform == "cpu":
         return _host_memory()
     stats = [d.memory_stats() or {} for d in devices]
@@ -82,9 +89,7 @@ def needs(function: Callable, *args) -> Needs:
 
 def workers(devices: Sequence[jax.Device] | None, tiles: int) -> list[jax.Device]:
     """Devices, one entry for each thread that feeds it: on processors one a core, since a program mostly uses one."""
-    devices = jax.local_devices() if devices is None else list(devices)
-    if not devices:
-        raise InputError("devices is empty: must hold at least one")
+    devices = _chosen(devices)
     if devices[0].platform == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         devices = devices * max(1, cores // len(devices))

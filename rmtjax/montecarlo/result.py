@@ -33,7 +33,7 @@ def assemble(claim: Claim, plan: Plan, law: Mapping[str, np.ndarray], blocks: Ma
         # (cells, outputs…, points, rest…) -> (outputs…, grid…, rest…)
         values = np.moveaxis(values, 0, len(lead))
         rest = values.shape[len(lead) + 2 :]
-        return (*lead, *dims), values.reshape(*values.shape[: len(lead)], *shape, *rest), {"units": units, **attrs}
+        return (*lead, *dims), values.reshape((*values.shape[: len(lead)], *shape, *rest)), {"units": units, **attrs}
 
     count = merged["count"]
     trials = np.broadcast_to(count[:, None, None], merged["mean"].shape)

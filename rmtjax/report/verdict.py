@@ -18,7 +18,7 @@ __all__ = ["as_dict", "summary", "table", "write_report"]
 
 
 def _comparison(finding: Finding) -> str:
-    return f"{finding.method} against {'the law' if finding.against == 'law' else finding.against}"
+    return f"{finding.method} / {finding.against}"
 
 
 def _probability(p: float) -> str:
@@ -28,7 +28,7 @@ def _probability(p: float) -> str:
 def table(verdict: Verdict) -> Table:
     """The verdict as a table for the terminal, a row a finding."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
-    shown.add_column("claim")
+    shown.add_column("claim", no_wrap=True)
     shown.add_column("output")
     shown.add_column("compared")
     for name in ("cells", "trials", "worst z", "p (Holm)"):

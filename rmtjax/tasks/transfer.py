@@ -98,6 +98,15 @@ class _Problem:
     def gram(self) -> np.ndarray:
         return _moments._small_gram(self.X)
 
+    @cached_property
+    def mean(self) -> np.ndarray:
+        return self.X.T @ self.y / len(self.y)
+
+    @cached_property
+    def own_moments(self) -> TargetMoments:
+        """Of the whole train split, with no source."""
+        return _moments._target_moments(self.X, self.y, np.empty((0, self.X.shape[1])), self.gram)
+
     def classifier(self, gamma: float) -> np.ndarray:
         return _ridge(self.X, self.y, gamma, self.gram)
 
@@ -445,10 +454,10 @@ def _measure(
             accuracy[k, :, 5], chosen[k, :, 5] = alone, np.inf
             for j in range(len(seeds)):
                 scores[k, j] = split[:, j, 0] * target.test_y, split[:, j, 1 + i] * target.test_y
-            pooled[k] = _pool_moments(target, W[i : i + 1], n)
+            pooled[k] = _pool_moments(target, W[i], n)
             s = sources[pairs[k][0]]
-            product = _moments.mean_product(s.X, s.y, target.X, target.y)
-            betas[:, k] = product / _moments.mean_norm2(s.X, s.y), product / np.sum((s.X.T @ s.y / len(s.y)) ** 2)
+            product = s.mean @ target.mean
+            betas[:, k] = product / s.own_moments.mean_norm2_unbiased, product / (s.mean @ s.mean)
             if step:
                 step(f"{pairs[k][0]}→{name}")
 
@@ -476,11 +485,18 @@ def _measure(
     }
 
 
-def _pool_moments(target: _Problem, W: np.ndarray, n: int) -> TargetMoments:
+def _pool_moments(target: _Problem, w: np.ndarray, n: int) -> TargetMoments:
     """Moments of the whole labelled pool, where they are sharp and need no shrinkage, for a fit on n of its samples."""
-    found = _moments._target_moments(target.X, target.y, W, target.gram)
-    exact = np.maximum(found.mean_norm2_unbiased, found.mean_norm2_floor)
-    return found._replace(eta=np.float64(target.X.shape[1] / n), mean_norm2=exact)
+    own = target.own_moments
+    b, q = w @ target.mean, w @ w
+    floor = b**2 / q
+    return own._replace(
+        eta=np.float64(len(w) / n),
+        mean_norm2=np.maximum(own.mean_norm2_unbiased, floor),
+        mean_norm2_floor=floor,
+        alignment=np.array([b]),
+        gram=np.array([[q]]),
+    )
 
 
 def _stack(many: Sequence[TargetMoments]) -> TargetMoments:

@@ -1,0 +1,169 @@
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from rmtjax import InputError
+from rmtjax.montecarlo import grid, open_result, run
+from rmtjax.montecarlo import plan as plan_module
+from rmtjax.montecarlo import program as program_module
+
+from .helpers import MEAN, TWO
+
+CELLS = dict(n=[1, 2, 3], shift=[0.0, 1.0])
+
+
+def _files(store):
+    """Every file of a store but the record of who made it when."""
+    return {
+        str(f.relative_to(store)): f.read_bytes()
+        for f in sorted(store.rglob("*"))
+        if f.is_file() and f.relative_to(store).parts[0] != "provenance"
+    }
+
+
+def _slow_run(path):
+    """Hundreds of chunks, one tile a call, so that a kill lands between them."""
+    plan_module._CHUNKS = 10_000
+    program_module._CAPACITY = 1
+    run(MEAN, grid(**CELLS), trials=40_000, store=path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The store of a run that nobody killed."""
+    path = tmp_path_factory.mktemp("store") / "whole"
+    process = multiprocessing.get_context("spawn").Process(target=_slow_run, args=(path,))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
+    return path
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, undisturbed):
+    path = tmp_path / "killed"
+    context = multiprocessing.get_context("spawn")
+    wanted = len(list((undisturbed / "blocks/count/c").rglob("*")))
+    cut = 0
+    for share in (0.2, 0.5):
+        process = context.Process(target=_slow_run, args=(path,))
+        process.start()
+        for _ in range(30_000):
+            if len(list((path / "blocks/count/c").rglob("*"))) > share * wanted or not process.is_alive():
+                break
+            time.sleep(0.002)
+        alive = process.is_alive()
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        cut += alive and not (path / "result").exists()
+    assert cut > 0, "no kill came before the end; the test proves nothing"
+    with pytest.raises(InputError, match="not finished"):
+        open_result(path)
+    process = context.Process(target=_slow_run, args=(path,))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
+    # A kill may leave a half-written file under a temporary name, never under its own.
+    killed = {k: v for k, v in _files(path).items() if not k.endswith(".partial")}
+    assert killed == _files(undisturbed)
+
+
+def test_a_finished_store_is_read_not_drawn_again(tmp_path):
+    first = run(TWO, trials=500, store=tmp_path / "s")
+    before = _files(tmp_path / "s")
+    second = run(TWO, trials=500, store=tmp_path / "s")
+    assert first.equals(second)
+    assert second.attrs["compile_s"] == 0
+    assert _files(tmp_path / "s") == before
+    opened = open_result(tmp_path / "s")
+    assert opened.equals(first)
+    assert opened.attrs["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (dict(seed=1), "its seed is 0, here it is 1"),
+        (dict(trials=501), "its trials is 500, here it is 501"),
+        (dict(cells=grid(n=[1.0, 3.0], x=[0.0, 1.0])), "its grid is"),
+        (dict(histogram=[0.0, 1.0]), "its statistics is"),
+        (dict(claim=MEAN, cells=None), "its claim is 'characteristic-function', here it is 'mean'"),
+    ],
+)
+def test_a_store_of_another_run_is_refused_and_kept(tmp_path, change, says):
+    base = dict(claim=TWO, cells=grid(n=[1.0, 2.0], x=[0.0, 1.0]), trials=500, seed=0, store=tmp_path / "s")
+    run(**base)
+    before = _files(tmp_path / "s")
+    with pytest.raises(InputError, match=says):
+        run(**{**base, **change})
+    assert _files(tmp_path / "s") == before
+
+
+def test_what_is_not_a_store_is_refused_and_kept(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(InputError, match="is not a run of rmtjax: it is a file"):
+        run(MEAN, trials=10, store=file)
+    assert file.read_text() == "mine"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="is not a run of rmtjax"):
+        run(MEAN, trials=10, store=folder)
+    assert [f.name for f in folder.iterdir()] == ["thesis.tex"]
+    import zarr
+
+    zarr.create_group(tmp_path / "other", attributes={"format": "something else"})
+    with pytest.raises(InputError, match="its format is 'something else'"):
+        run(MEAN, trials=10, store=tmp_path / "other")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_chunk_is_named(tmp_path, damage):
+    path = tmp_path / "s"
+    run(MEAN, trials=5000, store=path)
+    chunk = next(f for f in sorted((path / "blocks/mean/c").rglob("*")) if f.is_file())
+    data = bytearray(chunk.read_bytes())
+    if damage == "truncate":
+        chunk.write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        data[len(data) // 2] ^= 1
+        chunk.write_bytes(data)
+    else:
+        chunk.write_bytes(b"")
+    with pytest.raises(InputError, match=r"is damaged: a chunk of blocks/mean cannot be read"):
+        run(MEAN, trials=5000, store=path)
+
+
+def test_a_damaged_root_is_named(tmp_path):
+    path = tmp_path / "s"
+    run(MEAN, trials=10, store=path)
+    (path / "zarr.json").write_text((path / "zarr.json").read_text()[:40])
+    with pytest.raises(InputError, match=r"zarr\.json cannot be read"):
+        run(MEAN, trials=10, store=path)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        run(MEAN, trials=10, store=tmp_path / "file" / "s")
+
+
+def test_opening_what_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        open_result(tmp_path / "nothing")
+
+
+def test_missing_chunks_are_drawn_again(tmp_path):
+    path = tmp_path / "s"
+    first = run(MEAN, trials=5000, store=path)
+    whole = _files(path)
+    shutil.rmtree(path / "blocks/count/c/0")
+    again = run(MEAN, trials=5000, store=path)
+    assert first.equals(again)
+    assert _files(path) == whole
+    assert np.isfinite(again["mean"]).all()

@@ -1,0 +1,83 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rmtjax import InputError
+from rmtjax.montecarlo import Claim, holm, real, verify
+
+from .helpers import BOTH, MEAN, TWO
+
+
+def _shifted(by, **changes):
+    given = {f: getattr(MEAN, f) for f in MEAN.__dataclass_fields__}
+    return Claim(**{**given, "name": "shifted", "law": lambda n, shift: shift + by + 0 * n, **changes})
+
+
+def test_holm_against_its_definition():
+    # R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+    assert holm(np.array([0.5])).tolist() == [0.5]
+
+
+def test_true_laws_hold_and_false_ones_do_not():
+    verdict = verify([MEAN, TWO, BOTH], trials=4000)
+    assert verdict.holds
+    assert {f.claim for f in verdict.findings} == {"mean", "characteristic-function", "mean-both"}
+    assert sum(f.against != "law" for f in verdict.findings) == 1
+    # 0.1 is 6.3 standard errors where n = 1 and more elsewhere
+    refuted = verify([MEAN, _shifted(0.1)], trials=4000)
+    assert not refuted.holds
+    assert [f.holds for f in refuted.findings] == [True, False]
+    assert refuted.findings[1].cell["n"] == 16
+
+
+def test_the_family_wise_error_is_the_level():
+    """100 verdicts on 6 true cells each at level 0.2: 20 false alarms expected, 4.5 standard deviations are ±18."""
+    alarms = sum(not verify([MEAN], trials=100, seed=seed, level=0.2).holds for seed in range(100))
+    assert 2 <= alarms <= 38
+
+
+def test_a_stated_bias_is_allowed_and_no_more():
+    assert verify([_shifted(0.1, bias=lambda n, shift: 0.1 + 0 * n)], trials=4000).holds
+    assert not verify([_shifted(0.1, bias=lambda n, shift: 0.02 + 0 * n)], trials=4000).holds
+    assert not verify([_shifted(-0.1, bias=lambda n, shift: 0.02 + 0 * n)], trials=4000).holds
+
+
+def test_samplers_that_disagree_are_found_out():
+    samplers = dict(BOTH.samplers, dense=lambda key, n, shift: shift + 0.2 + jax.random.normal(key) / jnp.sqrt(n))
+    given = {f: getattr(BOTH, f) for f in BOTH.__dataclass_fields__}
+    verdict = verify([Claim(**{**given, "samplers": samplers})], trials=4000)
+    assert [f.holds for f in verdict.findings] == [True, False]
+    assert verdict.findings[1].against == "direct"
+
+
+def test_what_is_not_a_number_refutes():
+    broken = Claim(
+        name="broken", equation="", source="", params=dict(x=real()), law=lambda x: x,
+        samplers=dict(direct=lambda key, x: jnp.sqrt(-1 - x * x)), grid=dict(x=0.0),
+    )  # fmt: skip
+    assert not verify([broken], trials=10).holds
+
+
+def test_a_constant_is_compared_exactly():
+    def constant(law):
+        return Claim(
+            name="constant", equation="", source="", params=dict(x=real()), law=law,
+            samplers=dict(direct=lambda key, x: x), grid=dict(x=[1.0, 2.0]),
+        )  # fmt: skip
+
+    assert verify([constant(lambda x: x * (1 + 1e-15))], trials=10).holds
+    assert not verify([constant(lambda x: x * (1 + 1e-9))], trials=10).holds
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.1, float("nan"), "x"])
+def test_levels_that_cannot_be(level):
+    with pytest.raises(InputError, match=r"^level = "):
+        verify([MEAN], trials=10, level=level)
+
+
+def test_nothing_to_verify():
+    with pytest.raises(InputError, match="claims is empty"):
+        verify([])
