@@ -19,7 +19,7 @@ from _common import HERE, _plain
 
 from rmtjax._errors import InputError
 from rmtjax.report.figures import MUTED, colours, new_figure, save, style
-from rmtjax.tasks.transfer import METHODS, run_transfer, sensitivity
+from rmtjax.tasks.transfer import RULES, run_transfer, sensitivity
 from rmtjax.transfer.estimator import ALPHAS
 
 NAME = "amazon_table1"
@@ -40,18 +40,18 @@ def hardware() -> str:
 
 
 def table_rows(result: xr.Dataset) -> list[dict]:
-    """One row a pair and method: mean, standard deviation and standard error over the draws, and the paper's number."""
+    """One row a pair and rule for α: mean, standard deviation and standard error over the draws, and the paper's number."""
     rows = []
     for pair in result["pair"].values:
-        for method in METHODS:
-            one = result.sel(pair=pair, method=method)
+        for rule in RULES:
+            one = result.sel(pair=pair, rule=rule)
             accuracy = one["accuracy"].values
             rows.append(
                 {
                     "source_gamma": result.attrs["source_gamma"],
                     "source": one["source"].item(),
                     "target": one["target"].item(),
-                    "method": method,
+                    "rule": rule,
                     "accuracy": accuracy.mean(),
                     "sd": accuracy.std(ddof=1),
                     "se": accuracy.std(ddof=1) / len(accuracy) ** 0.5,
@@ -66,18 +66,18 @@ def table_rows(result: xr.Dataset) -> list[dict]:
 def summary(result: xr.Dataset) -> dict:
     """Means over all pairs; differences to α = 1 over the same draws; distance to the paper; what the law foretold."""
     overall = result["accuracy"].mean("pair")
-    gain = overall - overall.sel(method="alpha=1")
+    gain = overall - overall.sel(rule="alpha=1")
     away = (result["accuracy"].mean("seed") - result["paper"]) ** 2
     used = result["alpha"].sel(alpha=slice(0, 4))
     curve = result["curve"].mean("seed").sel(alpha=used)
     return {
-        method: {
-            "accuracy": overall.sel(method=method).mean().item(),
-            "minus_alpha_1": gain.sel(method=method).mean().item(),
-            "minus_alpha_1_se": (gain.sel(method=method).std(ddof=1) / result.sizes["seed"] ** 0.5).item(),
-            "rms_to_paper": (away.sel(method=method).mean(skipna=False) ** 0.5).item(),
+        rule: {
+            "accuracy": overall.sel(rule=rule).mean().item(),
+            "minus_alpha_1": gain.sel(rule=rule).mean().item(),
+            "minus_alpha_1_se": (gain.sel(rule=rule).std(ddof=1) / result.sizes["seed"] ** 0.5).item(),
+            "rms_to_paper": (away.sel(rule=rule).mean(skipna=False) ** 0.5).item(),
         }
-        for method in METHODS
+        for rule in RULES
     } | {
         "rms_of_law_at_alpha_0_to_4": (((result["law"].sel(alpha=used) - curve) ** 2).mean() ** 0.5).item(),
         "bias_of_law_at_alpha_0_to_4": (result["law"].sel(alpha=used) - curve).mean().item(),
@@ -107,24 +107,24 @@ def markdown(results: list[xr.Dataset]) -> str:
         for pair in result["pair"].values:
             one = result.sel(pair=pair)
             cells = [f"{one['beta']:.2f}", _number(one["paper_beta"].item(), 2)]
-            for method in SHOWN:
-                accuracy = one["accuracy"].sel(method=method)
+            for rule in SHOWN:
+                accuracy = one["accuracy"].sel(rule=rule)
                 cells.append(f"{accuracy.mean():.2f} ± {accuracy.std(ddof=1):.2f}")
-            cells.append(f"{one['chosen_alpha'].sel(method='alpha*').median():.2f}")
-            for method in ("alpha=0", "alpha=1"):
-                cells.append(f"{one['paper'].sel(method=method):.2f} ± {one['paper_spread'].sel(method=method):.2f}")
-            cells.append(_number(one["paper"].sel(method="alpha*").item(), 2))
+            cells.append(f"{one['chosen_alpha'].sel(rule='alpha*').median():.2f}")
+            for rule in ("alpha=0", "alpha=1"):
+                cells.append(f"{one['paper'].sel(rule=rule):.2f} ± {one['paper_spread'].sel(rule=rule):.2f}")
+            cells.append(_number(one["paper"].sel(rule="alpha*").item(), 2))
             lines.append(f"| {pair} | " + " | ".join(cells) + " |")
         found = summary(result)
-        means = [f"**{found[method]['accuracy']:.2f}**" for method in SHOWN]
-        paper = [f"{result['paper'].sel(method=method).mean():.2f}" for method in ("alpha=0", "alpha=1")]
+        means = [f"**{found[rule]['accuracy']:.2f}**" for rule in SHOWN]
+        paper = [f"{result['paper'].sel(rule=rule).mean():.2f}" for rule in ("alpha=0", "alpha=1")]
         lines.append("| **mean** | | | " + " | ".join(means) + " | | " + " | ".join(paper) + " | |")
         gains = ", ".join(
-            f"{label} {found[method]['minus_alpha_1']:+.2f} ± {found[method]['minus_alpha_1_se']:.2f}"
-            for method, label in SHOWN.items()
-            if method != "alpha=1"
+            f"{label} {found[rule]['minus_alpha_1']:+.2f} ± {found[rule]['minus_alpha_1_se']:.2f}"
+            for rule, label in SHOWN.items()
+            if rule != "alpha=1"
         )
-        away = ", ".join(f"{SHOWN[method]} {found[method]['rms_to_paper']:.2f}" for method in ("alpha=0", "alpha=1"))
+        away = ", ".join(f"{SHOWN[rule]} {found[rule]['rms_to_paper']:.2f}" for rule in ("alpha=0", "alpha=1"))
         lines += ["", f"Against α = 1 on the same draws (± s.e.): {gains}.", f"Rms distance to the paper: {away}."]
     return "\n".join(lines) + "\n"
 
@@ -143,7 +143,7 @@ def draw(results: list[xr.Dataset]):
                 one = cut.sel(pair=task)
                 mean, se = one["curve"].mean("seed"), one["curve"].std("seed", ddof=1) / cut.sizes["seed"] ** 0.5
                 axes.axvline(1, color=MUTED, lw=1, ls=":", label="α = 1")
-                best = one["chosen_alpha"].sel(method="alpha*").median().item()
+                best = one["chosen_alpha"].sel(rule="alpha*").median().item()
                 axes.axvline(best, color=measured, lw=1, ls=":", label="median α* of the law, from n samples")
                 axes.fill_between(cut["alpha"], mean - 2 * se, mean + 2 * se, color=measured, alpha=0.2, lw=0)
                 axes.plot(cut["alpha"], mean, color=measured, label="measured, ± 2 s.e.")
@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
             "experiment": NAME,
             **about,
             "wall_s": round(table_s, 2),
-            "settings": {key: first.attrs[key] for key in ("n", "gamma", "features", "methods")},
+            "settings": {key: first.attrs[key] for key in ("n", "gamma", "features", "rules")},
             "paper": "alpha=0 and alpha=1 from Table 1; its alpha* column is not in our copy, but for one value",
             "summary": {f"source_gamma={r.attrs['source_gamma']:g}": summary(r) for r in results},
             "pairs": [
@@ -243,9 +243,9 @@ def main(argv: list[str] | None = None) -> None:
             "rows": [
                 {"base_source_gamma": e.attrs["source_gamma"], "choice": one["choice"], "value": one["value"]}
                 | {
-                    f"{name}_{method}": one[name].sel(method=method)
+                    f"{name}_{rule}": one[name].sel(rule=rule)
                     for name in ("accuracy", "spread", "rms")
-                    for method in (
+                    for rule in (
                         ("alpha=0", "alpha=1") if name == "rms" else ("alpha=0", "alpha=1", "alpha*", "loo", "oracle")
                     )
                 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from _common import parse, record, worst_z
@@ -64,17 +65,18 @@ def main(argv: list[str] | None = None) -> None:
     fine, steps = np.linspace(-1, 4, 201), np.linspace(-2, 2, 201)
     curve = several.predict(grid(**model, alpha=fine))["accuracy"]
     losses = perturbed.predict(grid(**FIXED, step=steps))
-    optimal = np.asarray(law.optimal_alpha(_limit(**FIXED)))
-    alone = law.scalars(FIXED["gamma"], 4.0, FIXED["mu_beta"], law.Source(np.ones(3), FIXED["mu_beta"] * COSINES))
+    with jax.enable_x64(True):
+        limit = _limit(**FIXED)
+        optimal, highest = np.asarray(law.optimal_alpha(limit)), float(law.best_accuracy(limit))
+        each = law.Source(np.ones(3), FIXED["mu_beta"] * COSINES)
+        alone = float(law.best_accuracy(law.scalars(FIXED["gamma"], 4.0, FIXED["mu_beta"], each))[0])
 
     with style():
         figure, (left, right) = new_figure(1, 2, size=(9.6, 4.3))
         blue = colours(1)[0]
         left.plot(fine, 100 * curve, color=blue, label="law, all three sources")
         points(left, along["alpha"], 100 * along["mean"][0], 100 * along["se"][0], blue, label="Monte Carlo, ± 2 s.e.")
-        left.axhline(
-            100 * float(law.best_accuracy(alone)[0]), color="#8a8a8a", ls="--", lw=1, label="best with source 1 alone"
-        )
+        left.axhline(100 * alone, color="#8a8a8a", ls="--", lw=1, label="best with source 1 alone")
         left.set(xlabel="scale of the optimal mixture (1 is the optimum)", ylabel="test accuracy, %")
         left.set_title(
             "Along the optimal mixture a* = (" + ", ".join(f"{a:.2f}" for a in optimal).replace("-", "−") + ")"
@@ -93,8 +95,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     left_out = around.sel(step=around["step"] != 0)
     numbers = {
-        "optimal_mixture": optimal, "best_accuracy": law.best_accuracy(_limit(**FIXED)),
-        "best_accuracy_alone": law.best_accuracy(alone),
+        "optimal_mixture": optimal, "best_accuracy": highest,
+        "best_accuracy_with_source_1_alone": alone,
         "least_loss": float(left_out["mean"].min()),
         "least_loss_in_standard_errors": float((left_out["mean"] / left_out["se"]).min()),
         "worst_z_along": worst_z(along), "worst_z_perturbed": worst_z(around),

@@ -29,10 +29,9 @@ def main(argv: list[str] | None = None) -> None:
     compressed = run(
         alpha_ftc, grid(target, **fixed, alpha=np.linspace(-6, 10, 33)), trials=args.trials, seed=args.seed
     )
-    few = max(2, min(args.trials // 100, 16))
-    dense = run(
-        alpha_ftc, grid(target, **fixed, alpha=[-3.5, 0.0, 1.0, 5.5]), trials=few, seed=args.seed, method="dense"
-    )
+    few, alphas = max(2, min(args.trials // 100, 16)), [-3.5, 0.0, 1.0, 5.5]
+    shown = zipped(beta=BETA[1::2], mu_perp=orthogonal_norm(BETA[1::2], MU, MU_BETA))
+    dense = run(alpha_ftc, grid(shown, **fixed, alpha=alphas), trials=few, seed=args.seed, method="dense")
 
     source = law.ridge_source(RIDGE["gamma_source"], SIZES["p"] / SIZES["N"], MU, BETA)
     limit = law.scalars(RIDGE["gamma"], SIZES["p"] / SIZES["n"], MU_BETA, source)
@@ -44,20 +43,12 @@ def main(argv: list[str] | None = None) -> None:
         axes.axhline(0.5, color=MUTED, lw=0.8)
         for i, colour in enumerate(colours(BETA.size)):
             axes.plot(fine, curves[i], color=colour, label=f"β = {BETA[i]:g},  α* = {best[i]:.2f}")
-            mc, drawn = compressed.isel(beta=i, output=0), dense.isel(beta=i, output=0)
+            mc = compressed.isel(beta=i, output=0)
             points(axes, mc["alpha"], mc["mean"], mc["se"], colour, ms=3.2)
-            points(
-                axes,
-                drawn["alpha"],
-                drawn["mean"],
-                drawn["se"],
-                colour,
-                fmt="s",
-                mfc="white",
-                mec=colour,
-                mew=1.2,
-                ms=5.5,
-            )
+            if BETA[i] in dense["beta"]:
+                drawn = dense.sel(beta=BETA[i]).isel(output=0)
+                square = dict(fmt="s", mfc="white", mec=colour, mew=1.2, ms=5.5)
+                points(axes, drawn["alpha"], drawn["mean"], drawn["se"], colour, **square)
             axes.plot(best[i], highest[i], "*", ms=14, color=colour, mec=INK, mew=0.7, zorder=5)
             if fine[0] < worst[i] < fine[-1]:
                 axes.plot(worst[i], 0.5, "v", ms=8, color=colour, mec=INK, mew=0.7, zorder=5)

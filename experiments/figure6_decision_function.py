@@ -1,6 +1,8 @@
 """α-LoRA, Figure 6: the decision function on a finite test set, against the two Gaussians of Theorem 4.2.
 
 One classifier is trained on matrices that are really drawn, and `--trials` test points of each class are put to it.
+It is one training set, so its mean and deviation differ from the limits by O(1/√p); `rmtjax verify alpha-ftc-decision`
+averages over training sets.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def batch_last(function: Callable[..., Array]) -> Callable[..., Array]:
 @functools.cache
 def _normal(count: int) -> Callable[..., Array]:
     even = count + count % 2
-    return batch_last(lambda key_data, stream: box_muller(words(key_data, stream, even))[:count])
+    return batch_last(lambda key_data, stream: box_muller(words(key_data, stream[0], even))[:count])
 
 
 def normal(key: Key[Array, ""], count: int, stream: Int[Array, ""] | int = 0) -> Float[Array, count]:

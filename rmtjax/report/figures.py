@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 import re
+import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ _STYLE = {
     "axes.formatter.use_mathtext": True,
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
-    "figure.titlesize": 12,
+    "figure.titlesize": 11.5,
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "grid.color": "#e4e4e4",
@@ -291,7 +292,7 @@ def law_against_monte_carlo(
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     with style():
-        figure = Figure(figsize=(max(5.6, 3.9 * columns), 4.3 * rows + 0.5))
+        figure = Figure(figsize=(max(6.4, 3.9 * columns), 4.3 * rows + 0.5))
         heights = [ratio for _ in range(rows) for ratio in (3.2, 1.0)]
         axes = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights})
         handles: dict[str, Any] = {}
@@ -310,7 +311,8 @@ def law_against_monte_carlo(
                 one.set_visible(False)
         more = f" ({len(shown)} of {len(places)} panels)" if len(shown) < len(places) else ""
         about = f"{result.attrs.get('claim', '')} — {result.attrs.get('source', '')}".strip(" —")
-        figure.suptitle(_subscripts(about if title is None else title) + more, x=0.01, ha="left")
+        heading = textwrap.fill((about if title is None else title) + more, int(12 * figure.get_figwidth()))
+        figure.suptitle(_subscripts(heading), x=0.01, ha="left")
         _legend(figure, handles)
     return figure
 

@@ -12,7 +12,8 @@ __all__ = ["markdown_table", "number", "plain_equation"]
 def _fraction(node, l2tobj):
     def part(argument):
         text = l2tobj.nodelist_to_text([argument]).strip()
-        return f"({text})" if re.search(r"[ +\-−/]", text) else text
+        whole = re.fullmatch(r"√\([^()]*\)|[^ +\-−/]*", text)
+        return text if whole else f"({text})"
 
     over, under = node.nodeargd.argnlist
     return f"{part(over)}/{part(under)}"

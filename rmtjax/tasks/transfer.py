@@ -27,9 +27,9 @@ from rmtjax.transfer import moments as _moments
 from rmtjax.transfer.estimator import ALPHAS, _grid, _positive, _ridge, _transfer_fit, loo_alpha
 from rmtjax.transfer.moments import TargetMoments
 
-__all__ = ["METHODS", "PAPER_TABLE_1", "SENSITIVITY", "PaperRow", "run_transfer", "sensitivity"]
+__all__ = ["RULES", "PAPER_TABLE_1", "SENSITIVITY", "PaperRow", "run_transfer", "sensitivity"]
 
-METHODS = {
+RULES = {
     "alpha=0": "target samples only",
     "alpha=1": "the usual fine-tuning: the source as it is",
     "alpha*": "the law's α* at moments estimated from the n target samples",
@@ -146,15 +146,15 @@ def run_transfer(
         progress: called as ``progress(done, total, what)`` after every step.
 
     Returns:
-        Dataset over ``pair``, ``seed``, ``method`` (the keys of `METHODS`) and ``alpha``. Accuracies are in percent of the
+        Dataset over ``pair``, ``seed``, ``rule`` (the keys of `RULES`) and ``alpha``. Accuracies are in percent of the
         test split.
 
-        - ``accuracy`` (pair, seed, method), ``chosen_alpha`` (pair, seed, method; ∞ for the source alone)
+        - ``accuracy`` (pair, seed, rule), ``chosen_alpha`` (pair, seed, rule; ∞ for the source alone)
         - ``curve`` (pair, seed, alpha): measured accuracy
         - ``predicted`` (pair, seed, alpha): the law at moments estimated from the n samples
         - ``law`` (pair, alpha), ``law_alpha`` (pair): the law at moments estimated from the whole labelled pool
         - ``beta``, ``beta_naive`` (pair): alignment from both train splits, unbiased and with the sample mean's norm
-        - on Amazon ``paper`` (pair, method), ``paper_spread`` and ``paper_beta``: `PAPER_TABLE_1`, NaN where there is none
+        - on Amazon ``paper`` (pair, rule), ``paper_spread`` and ``paper_beta``: `PAPER_TABLE_1`, NaN where there is none
 
     Raises:
         InputError: an argument is out of its range; domains are asked for and no Amazon folder is found; or as
@@ -197,7 +197,7 @@ def run_transfer(
             "source": ("pair", [s for s, _ in chosen]),
             "target": ("pair", [t for _, t in chosen]),
             "seed": list(seeds),
-            "method": list(METHODS),
+            "rule": list(RULES),
             "alpha": grid,
         },
     )
@@ -212,7 +212,7 @@ def run_transfer(
         "n": n,
         "gamma": gamma,
         "source_gamma": source_gamma,
-        "methods": "; ".join(f"{key}: {meaning}" for key, meaning in METHODS.items()),
+        "rules": "; ".join(f"{key}: {meaning}" for key, meaning in RULES.items()),
         "versions": ", ".join(
             f"{package} {version(package)}" for package in ("rmtjax", "jax", "numpy", "scikit-learn")
         ),
@@ -247,7 +247,7 @@ def sensitivity(
         progress: called as ``progress(done, total, what)`` after every setting.
 
     Returns:
-        Dataset over ``setting`` (with coordinates ``choice`` and ``value``, both text) and ``method``, in percent:
+        Dataset over ``setting`` (with coordinates ``choice`` and ``value``, both text) and ``rule``, in percent:
         ``accuracy``, the mean over pairs and seeds; ``spread``, the standard deviation over seeds, averaged over pairs;
         ``rms``, the root mean square distance of the 12 means to the paper's (NaN where the paper has no column).
 
@@ -278,7 +278,7 @@ def sensitivity(
     pairs = list(PAPER_TABLE_1)
     paper = _paper_variables(pairs)["paper"][1]
     step = _Steps(progress, len(settings))
-    accuracy, spread, rms = (np.full((len(settings), len(METHODS)), np.nan) for _ in range(3))
+    accuracy, spread, rms = (np.full((len(settings), len(RULES)), np.nan) for _ in range(3))
 
     # The settings of one feature space share its arrays and Gram matrices, which cost more than all the fits.
     def space(k):
@@ -306,14 +306,14 @@ def sensitivity(
         del domains
     result = xr.Dataset(
         {
-            "accuracy": (("setting", "method"), accuracy, {"units": "%"}),
-            "spread": (("setting", "method"), spread, {"units": "%"}),
-            "rms": (("setting", "method"), rms, {"units": "%"}),
+            "accuracy": (("setting", "rule"), accuracy, {"units": "%"}),
+            "spread": (("setting", "rule"), spread, {"units": "%"}),
+            "rms": (("setting", "rule"), rms, {"units": "%"}),
         },
         coords={
             "choice": ("setting", [choice for choice, _, _ in settings]),
             "value": ("setting", [str(value) for _, value, _ in settings]),
-            "method": list(METHODS),
+            "rule": list(RULES),
         },
     )
     result.attrs = {**base, "seeds": list(seeds)}
@@ -425,7 +425,7 @@ def _measure(
             )
     classifiers = {name: sources[name].classifier(source_gamma) for name in {s for s, _ in pairs}}
     shape = (len(pairs), len(seeds))
-    accuracy, chosen = np.empty((*shape, len(METHODS))), np.empty((*shape, len(METHODS)))
+    accuracy, chosen = np.empty((*shape, len(RULES))), np.empty((*shape, len(RULES)))
     curve = np.empty((*shape, len(grid)))
     betas = np.empty((2, len(pairs)))
     sampled: dict[tuple[int, int], TargetMoments] = {}
@@ -472,7 +472,7 @@ def _measure(
         chosen[k, j, 4], accuracy[k, j, 4] = grid[best[len(best) // 2]], curve[k, j].max()
         accuracy[k, j, :4] = _margins_won(*scores[k, j], chosen[k, j, :4])
     pool = _stack([pooled[k] for k in range(shape[0])])
-    over_seeds = ("pair", "seed", "method")
+    over_seeds = ("pair", "seed", "rule")
     return {
         "accuracy": (over_seeds, accuracy),
         "chosen_alpha": (over_seeds, chosen),
@@ -516,14 +516,14 @@ def _percent(right: np.ndarray) -> float:
 
 
 def _paper_variables(pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-    mean, spread = np.full((2, len(pairs), len(METHODS)), np.nan)
+    mean, spread = np.full((2, len(pairs), len(RULES)), np.nan)
     for k, pair in enumerate(pairs):
         row = PAPER_TABLE_1[pair]
         (mean[k, 0], spread[k, 0]), (mean[k, 1], spread[k, 1]) = row.zero, row.one
         mean[k, 2] = np.nan if row.optimal is None else row.optimal
     beta = np.array([PAPER_TABLE_1[pair].beta for pair in pairs], float)
     return {
-        "paper": (("pair", "method"), mean),
-        "paper_spread": (("pair", "method"), spread),
+        "paper": (("pair", "rule"), mean),
+        "paper_spread": (("pair", "rule"), spread),
         "paper_beta": (("pair",), beta),
     }

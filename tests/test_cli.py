@@ -1,0 +1,250 @@
+"""The command line as a user meets it: what it prints, what it leaves, how it ends."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rmtjax.cli import main
+
+LAW = """
+import jax, jax.numpy as jnp
+from rmtjax import Claim, positive, size
+
+mean = Claim(
+    name="mean", equation=r"E\\bar x = \\mu", source="mine",
+    params=dict(n=size(), mu=positive()),
+    law=lambda n, mu: {shift} + mu + 0 * n,
+    samplers=dict(direct=lambda key, n, mu: mu + jax.random.normal(key) / jnp.sqrt(n)),
+    grid=dict(n=[1, 100], mu=[1.0, 2.0]),
+)
+"""
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process: (exit status, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rmtjax", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def law(tmp_path):
+    """A user's file with a claim that is off by `shift`."""
+
+    def write(shift=0.0, name="mylaw.py"):
+        path = tmp_path / name
+        path.write_text(LAW.replace("{shift}", str(shift)))
+        return path
+
+    return write
+
+
+def test_help_needs_no_jax():
+    code = "import sys; sys.argv = ['rmtjax', '--help']\nfrom rmtjax.cli import main\n"
+    code += "try: main()\nexcept SystemExit: assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_claims_lists_every_claim(run):
+    from rmtjax import CLAIMS
+
+    status, out, _ = run("claims")
+    assert status == 0
+    for claim in CLAIMS.values():
+        assert claim.name in out
+        assert claim.source in out
+        assert all(sampler in out for sampler in claim.samplers)
+    assert "acc(α) = Φ((m₀ + α m₁)/√(v₀ + 2α v₁ + α² v₂))" in out
+
+
+def test_a_users_law_that_holds(run, law, tmp_path):
+    status, out, _ = run("verify", law(), "--trials", 2000, "--json", tmp_path / "v.json", "--out", tmp_path / "report")
+    assert status == 0
+    assert "1 of 1 claims hold" in out
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert found["holds"] is True
+    assert found["findings"][0]["claim"] == "mean"
+    assert {f.name for f in (tmp_path / "report").iterdir()} == {"verdict.md", "verdict.json", "mean.png"}
+    assert "| mean |" in (tmp_path / "report/verdict.md").read_text()
+
+
+def test_a_users_law_that_fails(run, law):
+    status, out, _ = run("verify", law(0.1), "--trials", 2000)
+    assert status == 1
+    assert "REFUTED" in out
+    assert "mean is refuted (direct / law): at n = 100, mu = " in out
+
+
+def test_sweep_writes_what_scripts_rely_on(run, law, tmp_path):
+    status, out, _ = run(
+        "sweep", law(), "--set", "n=4", "--set", "mu=1:3:5", "--trials", 500, "--seed", 3, "--json", tmp_path / "s.json",
+        "--out", tmp_path / "s.zarr",
+    )  # fmt: skip
+    assert status == 0
+    assert "5 cells × 500 trials" in out
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found["claim"] == "mean"
+    assert found["wall_s"] > 0
+    assert "compile_s" in found
+    assert [cell["mu"] for cell in found["cells"]] == [1, 1.5, 2, 2.5, 3]
+    for cell in found["cells"]:
+        assert set(cell) == {"n", "mu", "trials", "mean", "se", "law", "z"}
+        assert cell["z"] == pytest.approx((cell["mean"] - cell["law"]) / cell["se"], abs=1e-9)
+    again, _, _ = run(
+        "sweep", law(), "--set", "n=4", "--set", "mu=1:3:5", "--trials", 500, "--seed", 3, "--json", "-",
+        "--out", tmp_path / "s.zarr",
+    )  # fmt: skip
+    assert again == 0
+
+
+def test_sweep_to_standard_output_is_json_alone(run, law):
+    status, out, _ = run("sweep", law(), "--trials", 100, "--json", "-")
+    assert status == 0
+    assert len(json.loads(out)["cells"]) == 4
+
+
+def test_alpha_ftc_by_its_names(run, tmp_path):
+    sets = ["p=1e6", "n=5e5", "N=2e6", "beta=0.8", "mu=1", "mu_perp=0.6", "gamma=1", "gamma_source=1", "alpha=-3:6:4"]
+    status, _, _ = run(
+        "sweep", "alpha-ftc", *(a for s in sets for a in ("--set", s)), "--trials", 2000, "--json", tmp_path / "a.json"
+    )
+    assert status == 0
+    cells = json.loads((tmp_path / "a.json").read_text())["cells"]
+    assert [c["alpha"] for c in cells] == [-3, 0, 3, 6]
+    assert all(abs(c["z"]) < 4.5 for c in cells)
+
+
+def test_entries_choose_the_sampler_that_has_them(run, tmp_path):
+    sets = ["p=20", "n=10", "N=40", "alpha=0,1"]
+    arguments = [*(a for s in sets for a in ("--set", s)), "--trials", "64", "--json", tmp_path / "d.json"]
+    status, _, _ = run("sweep", "alpha-ftc", *arguments, "--entries", "rademacher")
+    assert status == 0
+    made = json.loads((tmp_path / "d.json").read_text())
+    assert made["method"] == "dense"
+    assert made["option_entries"] == "rademacher"
+
+
+SWEEP = ("sweep", "alpha-ftc")
+SMALL = ("--set", "p=20", "--set", "n=10", "--set", "N=40", "--trials", "4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("verify", "alpha-ftx"), "claim 'alpha-ftx' is unknown; did you mean 'alpha-ftc'?"),
+        (("verify", "nowhere.py"), "claims file nowhere.py does not exist"),
+        (("verify", "--level", "2"), "level = 2.0: must be a number in (0, 1)"),
+        (("verify", "--trials", "0"), "trials = 0: must be a whole number in [2, 4294967296]"),
+        (("verify", "--seed", "-1"), "seed = -1: must be a whole number in [0, 2³²)"),
+        (("sweep", "alfa-ftc"), "claim 'alfa-ftc' is unknown; did you mean 'alpha-ftc'?"),
+        ((*SWEEP, "--set", "gama=1"), "parameter 'gama' is unknown; did you mean 'gamma'?"),
+        ((*SWEEP, "--set", "gamma"), "set = 'gamma': must be NAME=VALUE"),
+        ((*SWEEP, "--set", "gamma="), "set = 'gamma=': must be NAME=VALUE"),
+        ((*SWEEP, "--set", "gamma=1", "--set", "gamma=2"), "gamma is given twice"),
+        ((*SWEEP, "--set", "gamma=one"), "gamma = 'one': must be a number, a,b,c or start:stop:count"),
+        ((*SWEEP, "--set", "alpha=0:1:0"), "alpha = '0:1:0': the count must be at least 1"),
+        ((*SWEEP, "--set", "p=0"), "p = 0: must be a whole number ≥ 1"),
+        ((*SWEEP, "--set", "p=-5"), "p = -5: must be a whole number ≥ 1"),
+        ((*SWEEP, "--set", "p=2.5"), "p = 2.5: must be a whole number ≥ 1"),
+        ((*SWEEP, "--set", "n=0"), "n = 0: must be a whole number ≥ 1"),
+        ((*SWEEP, "--set", "N=0"), "N = 0: must be a whole number ≥ 1"),
+        ((*SWEEP, "--set", "mu=0"), "mu = 0: must be a finite number > 0"),
+        ((*SWEEP, "--set", "mu=-1"), "mu = -1: must be a finite number > 0"),
+        ((*SWEEP, "--set", "mu_perp=-1"), "mu_perp = -1: must be a finite number ≥ 0"),
+        ((*SWEEP, "--set", "mu_perp=0", "--set", "beta=0"), "one must differ from 0"),
+        ((*SWEEP, "--set", "p=1"), "mu_perp = 0.6: must be 0 where p = 1"),
+        ((*SWEEP, "--set", "gamma=0"), "gamma = 0: must be a finite number > 0"),
+        ((*SWEEP, "--set", "gamma=-1"), "gamma = -1: must be a finite number > 0"),
+        ((*SWEEP, "--set", "gamma_source=0"), "gamma_source = 0: must be a finite number > 0"),
+        ((*SWEEP, "--set", "beta=nan"), "beta = nan: must be a finite number"),
+        ((*SWEEP, "--set", "alpha=inf"), "alpha = inf: must be a finite number"),
+        ((*SWEEP, "--set", "alpha=1,nan"), "alpha = nan: must be a finite number"),
+        (("sweep", "alpha-star", "--set", "beta=1.5"), "beta = 1.5: must be within ±mu_beta/mu = ±1"),
+        (("sweep", "alpha-star", "--set", "beta=-1.5"), "beta = -1.5: must be within ±mu_beta/mu = ±1"),
+        (("sweep", "alpha-ftc-arbitrary", "--set", "cosine=1.5"), "cosine = 1.5: must be a finite number in [-1, 1]"),
+        (("sweep", "alpha-ftc-sources", "--set", "p=3"), "p = 3: must be a whole number ≥ 4"),
+        ((*SWEEP, "--trials", "1"), "trials = 1: must be a whole number in [2, 4294967296]"),
+        ((*SWEEP, "--seed", "4294967296"), "seed = 4294967296: must be a whole number in [0, 2³²)"),
+        ((*SWEEP, "--method", "compresed"), "method 'compresed' is unknown; did you mean 'compressed'?"),
+        ((*SWEEP, *SMALL, "--entries", "gausian"), "entries 'gausian' is unknown; did you mean 'gaussian'?"),
+        ((*SWEEP, *SMALL, "--entries", "student-t:2"), "entries = 'student-t:2': must be student-t:number"),
+        ((*SWEEP, *SMALL, "--entries", "sparse:0"), "entries = 'sparse:0': must be sparse:number"),
+        (
+            (*SWEEP, "--method", "compressed", "--entries", "uniform"),
+            "entries = 'uniform': this sampler has no such option",
+        ),
+        ((*SWEEP, *SMALL, "--option", "test=none"), "test = 'none': must be 'exact' or the number of test points"),
+        ((*SWEEP, *SMALL, "--option", "tets=3"), "tets = '3': this sampler has no such option"),
+        (
+            (*SWEEP, "--method", "dense", "--set", "p=1e6", "--set", "n=5e5", "--set", "N=2e6"),
+            "memory: 'alpha-ftc' at p = 1e+06, n = 500000, N = 2e+06 needs",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(run, arguments, says):
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = 1\n", "defines no claim"),
+        ("import nosuchmodule\n", "line 1: ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("x = 1\ny = (\n", "SyntaxError"),
+        ("x = 1\n\n1/0\n", "line 3: ZeroDivisionError"),
+        (LAW.replace("{shift}", "0").replace("mu=[1.0, 2.0]", "mu=[0.0]"), "mu = 0: must be a finite number > 0"),
+    ],
+)
+def test_files_that_define_no_claim(run, tmp_path, text, says):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    status, _, err = run("verify", path)
+    assert status == 2
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_what_was_there_stays(run, law, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/thesis.tex").write_text("mine")
+    status, _, err = run("sweep", law(), "--trials", 10, "--out", tmp_path / "notes")
+    assert status == 2
+    assert "is not a run of rmtjax" in err
+    assert [f.name for f in (tmp_path / "notes").iterdir()] == ["thesis.tex"]
+    store = tmp_path / "s.zarr"
+    assert run("sweep", law(), "--trials", 10, "--out", store)[0] == 0
+    before = {f: f.read_bytes() for f in store.rglob("*") if f.is_file()}
+    status, _, err = run("sweep", law(), "--trials", 10, "--seed", 1, "--out", store)
+    assert status == 2
+    assert "holds another run: its seed is 0, here it is 1" in err
+    assert {f: f.read_bytes() for f in store.rglob("*") if f.is_file()} == before
+
+
+def test_results_that_cannot_be_written_are_known_before_the_run(run, law, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = run("sweep", law(), "--json", tmp_path / "file" / "x.json")
+    assert status == 2
+    assert "json = " in err
+    status, _, err = run("verify", law(), "--out", tmp_path / "file")
+    assert status == 2
+    assert "out = " in err
+    status, _, err = run("sweep", law(), "--json", tmp_path)
+    assert status == 2
+    assert "is a folder" in err
