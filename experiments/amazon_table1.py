@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
         "reproduces": __doc__.splitlines()[0],
         "hardware": hardware(),
         "versions": first.attrs["versions"],
-        "seeds": first["seed"],
+        "seeds": first["seed"].values,
     }
     folder = args.out / "results"
     rows = [row for result in results for row in table_rows(result)]
@@ -216,10 +216,14 @@ def main(argv: list[str] | None = None) -> None:
             "paper": "alpha=0 and alpha=1 from Table 1; its alpha* column is not in our copy, but for one value",
             "summary": {f"source_gamma={r.attrs['source_gamma']:g}": summary(r) for r in results},
             "pairs": [
-                {name: first[name].sel(pair=pair) for name in ("source", "target", "beta", "beta_naive", "paper_beta")}
+                {
+                    name: first[name].sel(pair=pair).item()
+                    for name in ("source", "target", "beta", "beta_naive", "paper_beta")
+                }
                 | {
                     "law_alpha": {
-                        f"source_gamma={r.attrs['source_gamma']:g}": r["law_alpha"].sel(pair=pair) for r in results
+                        f"source_gamma={r.attrs['source_gamma']:g}": r["law_alpha"].sel(pair=pair).item()
+                        for r in results
                     }
                 }
                 for pair in first["pair"].values
@@ -241,9 +245,13 @@ def main(argv: list[str] | None = None) -> None:
             "wall_s": round(time.perf_counter() - began, 2),
             "base": [{k: e.attrs[k] for k in ("features", "words", "n", "gamma", "source_gamma")} for e in effects],
             "rows": [
-                {"base_source_gamma": e.attrs["source_gamma"], "choice": one["choice"], "value": one["value"]}
+                {
+                    "base_source_gamma": e.attrs["source_gamma"],
+                    "choice": one["choice"].item(),
+                    "value": one["value"].item(),
+                }
                 | {
-                    f"{name}_{rule}": one[name].sel(rule=rule)
+                    f"{name}_{rule}": one[name].sel(rule=rule).item()
                     for name in ("accuracy", "spread", "rms")
                     for rule in (
                         ("alpha=0", "alpha=1") if name == "rms" else ("alpha=0", "alpha=1", "alpha*", "loo", "oracle")

@@ -14,10 +14,10 @@ from rmtjax.montecarlo import grid, run, zipped
 from rmtjax.report.figures import MUTED, colours, new_figure, points, style
 from rmtjax.transfer.claims import alpha_ftc
 
-P = np.array([1e2, 2e2, 5e2, 1e3, 2e3, 5e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9])
-ALPHA = [-1.0, 0.0, 2.0]
+P = np.array([1e2, 2e2, 4e2, 8e2, 1.6e3, 3.2e3, 1e4, 1e5, 1e7, 1e9])
+ALPHA = [-0.5, 0.0, 1.0]
 # Where the bias stands out most from the scatter of one trial: many target samples, so that little else is random.
-FIXED = dict(beta=0.15, mu=2.4, mu_perp=1.4, gamma=0.5, gamma_source=1.0)
+FIXED = dict(beta=0.15, mu=2.4, mu_perp=1.4, gamma=0.25, gamma_source=0.4)
 
 
 def slope(p: np.ndarray, bias: np.ndarray, se: np.ndarray) -> tuple[float, float]:
@@ -41,7 +41,7 @@ def power_law(p: np.ndarray, bias: np.ndarray, se: np.ndarray) -> tuple[float, f
 
 def main(argv: list[str] | None = None) -> None:
     """Draw the figure."""
-    args = parse(argv, __file__, __doc__, trials=100_000)
+    args = parse(argv, __file__, __doc__, trials=120_000)
     sizes = zipped(p=P, n=8 * P, N=P)
     result = run(alpha_ftc, grid(sizes, **FIXED, alpha=ALPHA), trials=args.trials, seed=args.seed)
     numbers = {
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
                 numbers[name].append(value)
         panels[0].set_ylabel("|mean accuracy − law|")
         figure.suptitle(
-            f"Finite-size bias of the accuracy:  {args.trials:,} trials a size, β = 0.15, ‖μ‖ = 2.4, ‖μ⊥‖ = 1.4, γ = 0.5, γ̃ = 1",
+            f"Finite-size bias of the accuracy:  {args.trials:,} trials a size, β = 0.15, ‖μ‖ = 2.4, ‖μ⊥‖ = 1.4, γ = 0.25, γ̃ = 0.4",
             x=0.01, ha="left", fontsize=10.5,
         )  # fmt: skip
     large = result.sel(p=P[P >= 1e5])

@@ -78,9 +78,9 @@ class Scalars(NamedTuple):
 
 @float64
 def delta(gamma: Float[Array, ...], eta: Float[Array, ...]) -> Float[Array, ...]:
-    r"""δ, the positive root of :math:`\gamma\delta^2 + (1 + \gamma - \eta)\delta - \eta = 0`; :math:`\delta\simeq\frac1n\operatorname{tr}Q`.
+    r"""δ, the positive root of :math:`\gamma\delta^2 + (1 + \gamma - \eta)\delta - \eta = 0`.
 
-    Source: α-LoRA, Lemma 3.5.
+    It is the limit of :math:`\frac1n\operatorname{tr}Q`. Source: α-LoRA, Lemma 3.5.
 
     Args:
         gamma: ridge parameter γ > 0.
@@ -137,7 +137,7 @@ def training_margin(
 def resolvent_forms(
     gamma: Float[Array, ...], eta: Float[Array, ...], mean_norm: Float[Array, ...]
 ) -> dict[str, Float[Array, ...]]:
-    r""":math:`a^\top\bar Qa` for the unit vector `a` along :math:`\mu_\beta`, :math:`(1+\delta)/D`, and across it, :math:`1/\tau`."""
+    r""":math:`a^\top\bar Qa` for a unit vector `a`: :math:`(1+\delta)/D` along :math:`\mu_\beta` and :math:`1/\tau` across it."""
     d = delta(gamma, eta)
     s = mean_norm**2
     return {"along": (1 + d) / (1 + gamma * (1 + d) + s), "across": (1 + d) / (1 + gamma * (1 + d)) + 0 * s}
@@ -151,9 +151,9 @@ def _gamma_derivative(function, gamma):
 def ridge_source(
     gamma: Float[Array, ...], eta: Float[Array, ...], mu: Float[Array, ...], beta: Float[Array, ...]
 ) -> Source:
-    r"""The ridge classifier trained on the source: :math:`\|\tilde w\|^2 = -\tilde t'(\tilde\gamma)`, :math:`b = \beta\|\mu\|^2/\tilde D`.
+    r"""The ridge classifier trained on the source.
 
-    Source: α-LoRA, eq. (5) and Appendix B.
+    :math:`\|\tilde w\|^2 = -\tilde t'(\tilde\gamma)` and :math:`b = \beta\|\mu\|^2/\tilde D`. Source: α-LoRA, eq. (5) and Appendix B.
 
     Args:
         gamma: the source's ridge parameter γ̃ > 0.

@@ -77,54 +77,58 @@ class _Engine:
         return params, self.keys[cells], tiles[:, 1] * self.plan.block
 
     def program(self, static: tuple, tile: tuple[int, int]) -> Program:
-        """The program for these static parameters, compiled to fit the memory."""
+        """The program for these static parameters: one that this process has and that fits, else a new one."""
         if static in self.programs:
             return self.programs[static]
-        began = time.perf_counter()
-        inputs = self.inputs([tile])
+        plan = self.plan
+        shapes = tuple((name, v.shape) for name, v in self.within.items())
+        made_of = self.sampler.draw, tuple(sorted(self.options.items())), static, shapes, tuple(self.columns)
+        key = (*made_of, plan.outputs, plan.block, plan.cells_per_tile, plan.statistics)
+        program = _PROGRAMS.get(key)
+        if program is None or program.memory(self.workers[0]) > self.share(program.alone):
+            began = time.perf_counter()
+            program = self.compiled(static, self.inputs([tile]))
+            self.compile_s += time.perf_counter() - began
+            while len(_PROGRAMS) >= _KEPT:
+                del _PROGRAMS[next(iter(_PROGRAMS))]
+            _PROGRAMS[key] = program
+        self.programs[static] = program
+        return program
+
+    def share(self, alone: bool) -> float:
+        """Bytes that a program may take; one that must run alone on processors may take all."""
+        if alone and self.workers[0].platform == "cpu":
+            del self.workers[1:]
+        return self.memory / len(self.workers)
+
+    def compiled(self, static: tuple, inputs: Inputs) -> Program:
+        """Compile a program that fits the memory, drawing fewer trials at once if it must."""
         named = dict(zip(self.sampler.static, static, strict=True))
         draw = checked_draw(self.claim, self.sampler, self.plan.outputs, {**self.options, **named}, self.shape)
         width = self.sampler.width
         width = self.plan.block if width is None else width(**named) if callable(width) else width
         width = whole_width(self.plan.block, min(width, self.plan.block))
-        at = f" at {', '.join(f'{k} = {v:g}' for k, v in named.items())}" if named else ""
+        one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
+        needed = needs(lambda p, k, w: draw(jax.random.wrap_key_data(k), {**p, **w}), *one, self.within)
+        share = self.share(needed.alone)
 
         def check(need):
-            share = self.memory / len(self.workers)
             if need > share:
+                at = f" at {', '.join(f'{k} = {v:g}' for k, v in named.items())}" if named else ""
                 raise InputError(
                     f"memory: {self.claim.name!r}{at} needs {need / 1e9:.3g} GB for one trial, more than the"
                     f" {share / 1e9:.3g} GB that a worker may use"
                 )
 
-        one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
-        needed = needs(lambda p, k, w: draw(jax.random.wrap_key_data(k), {**p, **w}), *one, self.within)
-        if needed.alone and self.workers[0].platform == "cpu":
-            del self.workers[1:]
         check(needed.bytes)
         while True:
-            program = self._program(static, width, draw, inputs)
+            program = Program(tile_function(draw, self.plan, width), inputs, self.within, needed.alone)
             need = program.memory(self.workers[0])
-            if need <= self.memory / len(self.workers) or width == 1:
+            if need <= share or width == 1:
                 break
             width //= 2
         check(need)
-        self.compile_s += time.perf_counter() - began
-        self.programs[static] = program
         return program
-
-    def _program(self, static: tuple, width: int, draw: Callable, inputs: Inputs) -> Program:
-        """A program of this process that fits, else a new one."""
-        plan = self.plan
-        shapes = tuple((name, v.shape) for name, v in self.within.items())
-        choices = tuple(sorted(self.options.items()))
-        made_of = self.sampler.draw, choices, static, width, shapes, tuple(self.columns)
-        key = (*made_of, plan.outputs, plan.block, plan.cells_per_tile, plan.statistics)
-        if key not in _PROGRAMS:
-            while len(_PROGRAMS) >= _KEPT:
-                del _PROGRAMS[next(iter(_PROGRAMS))]
-            _PROGRAMS[key] = Program(tile_function(draw, plan, width), inputs, self.within)
-        return _PROGRAMS[key]
 
     def compute(self, device: jax.Device, static: tuple, part: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
         """Statistics of some tiles with the same static parameters."""

@@ -59,10 +59,7 @@ def make_plan(
     blocks = -(-trials // block)
     tiles = -(-outer.size // cells_per_tile) * blocks
     per_chunk = max(1, tiles // _CHUNKS)
-    if per_chunk < blocks:
-        chunk = (cells_per_tile, per_chunk)
-    else:
-        chunk = (cells_per_tile * (per_chunk // blocks), blocks)
+    chunk = (cells_per_tile * max(1, per_chunk // blocks), min(per_chunk, blocks))
     return Plan(cells, outer, within.size, tuple(outputs), trials, block, cells_per_tile, chunk, statistics)
 
 

@@ -58,10 +58,8 @@ def tile_function(draw: Callable, plan: Plan, width: int) -> Callable:
     def one_cell(params, within, key, first, trials):
         keys = trial_keys(key, first, plan.block)
         of_key = lambda k: draw(k, {**params, **within})  # noqa: E731
-        if width == plan.block:
-            x = jax.vmap(of_key)(keys)
-        else:
-            x = jax.lax.map(of_key, keys, batch_size=width if width > 1 else None)
+        at_once = None if width == 1 else width
+        x = jax.vmap(of_key)(keys) if width == plan.block else jax.lax.map(of_key, keys, batch_size=at_once)
         live = first + jnp.arange(plan.block) < trials
         return {name: v for s in plan.statistics for name, v in s.block(x, live).items()}
 
@@ -78,10 +76,11 @@ class Program:
     """A tile's function, taking up to `capacity` tiles a call, compiled for each device that asks.
 
     It is a program for one device with the number of tiles and of trials as inputs, so one compilation serves every run
-    of the same shape.
+    of the same shape. Where `alone` is true, no other may run at the same time on processors (see `resources`).
     """
 
-    def __init__(self, tile: Callable, inputs: Inputs, within: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, tile: Callable, inputs: Inputs, within: Mapping[str, np.ndarray], alone: bool) -> None:
+        self.alone = alone
         first = jax.tree.map(lambda v: v[0], inputs)
         shapes = jax.eval_shape(tile, first[0], within, *first[1:], np.int64(1))
         size = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(shapes))

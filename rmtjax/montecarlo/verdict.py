@@ -148,17 +148,17 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
         z, p = _p_values((b["mean"] - a["mean"]).values, se, np.nan_to_num(freedom, nan=1.0), a["mean"].values)
         tests.append(
             _Tests(
-                claim,
-                str(name),
-                first.attrs["method"],
-                other.attrs["method"],
-                other.attrs["trials_per_cell"],
-                b["mean"],
-                b["se"].copy(data=se),
-                a["mean"],
-                z,
-                p,
-            )  # fmt: skip
+                claim=claim,
+                output=str(name),
+                against=first.attrs["method"],
+                method=other.attrs["method"],
+                trials=other.attrs["trials_per_cell"],
+                mean=b["mean"],
+                se=b["se"].copy(data=se),
+                expected=a["mean"],
+                z=z,
+                p=p,
+            )
         )
     return tests
 

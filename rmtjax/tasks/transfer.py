@@ -27,7 +27,7 @@ from rmtjax.transfer import moments as _moments
 from rmtjax.transfer.estimator import ALPHAS, _grid, _positive, _ridge, _transfer_fit, loo_alpha
 from rmtjax.transfer.moments import TargetMoments
 
-__all__ = ["RULES", "PAPER_TABLE_1", "SENSITIVITY", "PaperRow", "run_transfer", "sensitivity"]
+__all__ = ["PAPER_TABLE_1", "RULES", "SENSITIVITY", "PaperRow", "run_transfer", "sensitivity"]
 
 RULES = {
     "alpha=0": "target samples only",

@@ -67,6 +67,7 @@ _MODEL = dict(
 )
 _ALPHA = dict(alpha=real("scale α of the source classifier"))
 
+_ALPHAS = np.linspace(-3, 6, 19)
 _LARGE = zipped(p=[1e4, 1e6, 1e9], n=[5e3, 5e5, 5e8], N=[2e4, 2e6, 2e9])
 _SMALL = zipped(p=[30, 12], n=[15, 40], N=[60, 30])
 _ONE = dict(mu=1.0, gamma=1.0, gamma_source=1.0)
@@ -150,7 +151,7 @@ alpha_ftc = Claim(
         compressed=Sampler(_compressed_accuracy, options=dict(test=_TEST)),
         dense=_dense(_dense_accuracy, test=_TEST),
     ),
-    grid=grid(_LARGE, beta=[0.2, 0.5, 0.8], mu_perp=0.6, **_ONE, alpha=np.linspace(-3, 6, 10)),
+    grid=grid(_LARGE, beta=[0.2, 0.5, 0.8], mu_perp=0.6, **_ONE, alpha=_ALPHAS),
     within=("alpha",),
     check=_check_means,
     bias=_limit(1.0),
@@ -222,7 +223,7 @@ def _dense_arbitrary(key, p, n, norm, cosine, mu_beta, gamma, alpha, entries, dt
 
 arbitrary = Claim(
     name="alpha-ftc-arbitrary",
-    equation=r"\mathrm{acc}(\alpha) = \Phi(m_\alpha/\sqrt{v_\alpha}),\quad b = \tilde w^\top\mu_\beta,\ \|\tilde w\|\ \text{given}",
+    equation=r"\mathrm{acc}(\alpha) = \Phi(m_\alpha/\sqrt{v_\alpha}),\quad b = \tilde w^\top\mu_\beta",
     source="α-LoRA, Appendix C: any source classifier w̃",
     params=dict(
         p=_SIZES["p"],
@@ -250,7 +251,7 @@ arbitrary = Claim(
         cosine=[-0.5, 0.0, 0.7],
         mu_beta=1.0,
         gamma=1.0,
-        alpha=np.linspace(-3, 6, 10),
+        alpha=_ALPHAS,
     ),
     within=("alpha",),
     check=_check_cosine,
@@ -261,7 +262,7 @@ arbitrary = Claim(
         cosine=[0.0, 0.7],
         mu_beta=1.0,
         gamma=1.0,
-        alpha=np.linspace(-3, 6, 10),
+        alpha=_ALPHAS,
     ),
 )
 

@@ -188,18 +188,6 @@ def test_bound_bounds(zoo):
             assert np.all(np.max(observed, 0) <= np.asarray(bound) + ROUNDING), (gamma, ratio, cols, levels)
 
 
-def test_bound_is_within_reach(zoo):
-    """A bound far above what happens would be of no use: with every edge in place it is worth three levels or fewer."""
-    for (gamma, ratio, cols), (_, error) in zoo.items():
-        rows, n = round(ratio * cols), cols + 1
-        if cols < 1e9 or gamma < 0.03:
-            continue
-        for levels in (3, 5, 8):
-            later = _bound(*map(jnp.float64, (gamma, rows, cols, n, 2 * (levels + 3) - (rows <= cols))))
-            now = np.max(error[levels], 0)
-            assert np.all((now >= np.asarray(later)) | (now < ROUNDING)), (gamma, ratio, levels)
-
-
 @pytest.mark.parametrize("tolerance", TOLERANCES)
 @pytest.mark.parametrize("gamma", [1e-3, 0.1, 1.0, 10.0])
 @pytest.mark.parametrize("ratio", [0.1, 1.0, 10.0])
@@ -229,7 +217,8 @@ def test_a_batch_of_sizes_gives_what_each_size_gives():
     """Sizes and ridges along the batch, hence depths too: no trial notices whom it is drawn with."""
 
     def one(key, gamma, rows):
-        corner = resolvent_corner(key, gamma, rows, 40.0, 41.0, 2, depth(gamma, rows, 40.0, 41.0, 2, 1e-12))
+        cols, n = jnp.float64(40), jnp.float64(41)
+        corner = resolvent_corner(key, gamma, rows, cols, n, 2, depth(gamma, rows, cols, n, 2, 1e-12))
         return jnp.stack([small.to_array(corner.resolvent), small.to_array(corner.square)])
 
     keys, gammas, rows = jax.random.split(jax.random.key(6), 3), jnp.array([1.0, 0.1, 30.0]), jnp.array([30.0, 90.0, 4.0])
