@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import xarray as xr
 
 from rmtjax.montecarlo import cells_of
+from rmtjax.montecarlo.provenance import provenance
 from rmtjax.report.figures import save
 
 HERE = Path(__file__).parent
@@ -51,12 +53,13 @@ def record(
         numbers: the headline, by name.
         results: the runs behind it, by name; their cells and provenance are kept.
     """
+    wall_s = round(time.perf_counter() - args.began, 2)
+    compile_s = sum(run.attrs["compile_s"] for run in results.values())
     image = save(figure, args.out / "figures" / f"{args.name}.png")
     report = {
         "experiment": args.name,
         "reproduces": args.about,
-        "seed": args.seed,
-        "wall_s": round(time.perf_counter() - args.began, 2),
+        "provenance": provenance(args.seed, "experiment", {}, args.trials, jax.local_devices(), wall_s, compile_s),
         "numbers": numbers,
         "runs": {name: {"provenance": dict(run.attrs), "cells": cells_of(run)} for name, run in results.items()},
     }
@@ -64,7 +67,7 @@ def record(
     table.parent.mkdir(parents=True, exist_ok=True)
     table.write_text(json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     print(json.dumps(_plain(numbers), indent=1, ensure_ascii=False))
-    print(f"{image}\n{table}\n{report['wall_s']} s")
+    print(f"{image}\n{table}\n{wall_s} s")
 
 
 def worst_z(result: xr.Dataset) -> float:

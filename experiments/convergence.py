@@ -31,11 +31,12 @@ def slope(p: np.ndarray, bias: np.ndarray, se: np.ndarray) -> tuple[float, float
 
 
 def power_law(p: np.ndarray, bias: np.ndarray, se: np.ndarray) -> tuple[float, float]:
-    """Exponent of c·pˢ fitted to every size, resolved or not, and its standard error."""
+    """Exponent of c·pˢ fitted to every size, resolved or not, and its standard error; nan where no fit is found."""
     start = (bias[0], -1.0)
-    best, covariance = curve_fit(
-        lambda p, c, s: c * (p / P[0]) ** s, p, bias, start, se, absolute_sigma=True, maxfev=9999
-    )
+    try:
+        best, covariance = curve_fit(lambda p, c, s: c * (p / P[0]) ** s, p, bias, start, se, absolute_sigma=True)
+    except RuntimeError:  # with very few trials nothing but scatter is left to fit
+        return np.nan, np.nan
     return float(best[1]), float(covariance[1, 1] ** 0.5)
 
 
@@ -68,13 +69,15 @@ def main(argv: list[str] | None = None) -> None:
             )
             axes.plot(P, scale / P, color=colour, label=f"{scale:.2g} / p")
             axes.set(xscale="log", yscale="log", xlabel="dimension p  (n = 8p, N = p)")
-            axes.set_title(f"α = {alpha:g}:  slope {fit:.2f} ± {fit_se:.2f}".replace("-", "−"))
+            fits = f"α = {alpha:g}\nslope {fit:.2f} ± {fit_se:.2f},  all sizes {whole:.2f} ± {whole_se:.2f}"
+            axes.set_title(fits.replace("-", "−"))
             axes.legend(loc="lower left")
             for name, value in zip(list(numbers)[1:], (fit, fit_se, int(seen.sum()), whole, whole_se), strict=True):
                 numbers[name].append(value)
         panels[0].set_ylabel("|mean accuracy − law|")
         figure.suptitle(
-            f"Finite-size bias of the accuracy:  {args.trials:,} trials a size, β = 0.15, ‖μ‖ = 2.4, ‖μ⊥‖ = 1.4, γ = 0.25, γ̃ = 0.4",
+            f"Finite-size bias of the accuracy:  {args.trials:,} trials a size, "
+            "β = 0.15, ‖μ‖ = 2.4, ‖μ⊥‖ = 1.4, γ = 0.25, γ̃ = 0.4",
             x=0.01, ha="left", fontsize=10.5,
         )  # fmt: skip
     large = result.sel(p=P[P >= 1e5])

@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
         axes.set_title(f"one setting: falls by {drop:.2f}, z = {drop / drop_se:.0f}")
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.0))
         figure.suptitle(
-            "α* against alignment: blue never falls, orange does.  Right: p = 10⁴, n = p/2, N = 2p, ‖μ‖ = 2, ‖μ⊥‖ = 0.3, γ, γ̃ = 1",
+            "α* against alignment: blue never falls, orange does.  "
+            "Right: p = 10⁴, n = p/2, N = 2p, ‖μ‖ = 2, ‖μ⊥‖ = 0.3, γ = γ̃ = 1",
             x=0.01, ha="left", fontsize=10.5,
         )  # fmt: skip
     numbers = {

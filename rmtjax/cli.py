@@ -146,6 +146,51 @@ def sweep(
     )
 
 
+@app.command()
+def transfer(
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the Amazon reviews; found, or else digits, by default.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Source domain alone: books, dvd, electronics or kitchen.")] = None,
+    target: Annotated[str | None, typer.Option(help="Target domain alone.")] = None,
+    n: Annotated[int | None, typer.Option("-n", "--samples", help="Target samples; 100 reviews or 8 digits.")] = None,
+    gamma: Annotated[float, typer.Option(help="Ridge parameter of the target.")] = 1.0,
+    source_gamma: Annotated[float, typer.Option(help="Ridge parameter of the source.")] = 1.0,
+    features: Annotated[str, typer.Option(help="counts, log, binary or tfidf.")] = "counts",
+    words: Annotated[int, typer.Option(help="Most frequent words kept, 1 to 5000.")] = 5000,
+    seeds: Annotated[int, typer.Option(help="Draws of the target samples.")] = 5,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Also write the table and a figure into this folder.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Transfer a classifier between Amazon review domains: Table 1 and Figure 3 of the α-LoRA paper."""
+    from rmtjax.montecarlo.progress import Progress
+    from rmtjax.report import transfer as report
+    from rmtjax.report.files import prepare_file, prepare_folder, write_json
+    from rmtjax.tasks.transfer import run_transfer
+
+    folder = None if out is None else prepare_folder("out", out)
+    file = None if json is None else prepare_file("json", json)
+    console = _console(quiet=file == "-")
+    with Progress(1, "transfer", unit="steps") as bar:
+        result = run_transfer(
+            data, source=source, target=target, n=n, gamma=gamma, source_gamma=source_gamma, features=features,
+            words=words, seeds=seeds, progress=lambda done, total, _: bar.show(done, total),
+        )  # fmt: skip
+    if result.attrs["data"] != "amazon":
+        console.print(
+            "No folder of Amazon reviews was found (--data DIR); these are scikit-learn's handwritten digits.\n"
+        )
+    console.print(report.table(result))
+    console.print(f"\n{report.gains(result)}")
+    if file is not None:
+        write_json(file, report.as_dict(result))
+    if folder is not None:
+        written = report.write_report(result, folder)
+        console.print(f"wrote {len(written)} files into {folder}")
+
+
 def _pairs(what: str, texts: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:

@@ -15,9 +15,10 @@ class Progress:
         total: trials in all.
         label: what is running.
         shown: whether to draw it; None draws it on a terminal only.
+        unit: what is counted.
     """
 
-    def __init__(self, total: int, label: str, shown: bool | None = None) -> None:
+    def __init__(self, total: int, label: str, shown: bool | None = None, unit: str = "trials") -> None:
         self._bar = None
         if sys.stderr.isatty() if shown is None else shown:
             from rich.console import Console
@@ -28,7 +29,7 @@ class Progress:
             class Rate(ProgressColumn):
                 def render(self, task):
                     speed = task.finished_speed or task.speed
-                    return Text(f"{speed:,.0f} trials/s" if speed else "compiling …")
+                    return Text(f"{speed:,.0f} {unit}/s" if speed else "starting …")
 
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -54,3 +55,8 @@ class Progress:
         """Count finished trials."""
         if self._bar is not None:
             self._bar.advance(self._task, trials)
+
+    def show(self, done: int, total: int) -> None:
+        """Set what is finished, and of how much."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)

@@ -214,6 +214,14 @@ def _axis_label(result: xr.Dataset, dim: str) -> str:
     return f"{label}   ({', '.join(along)})" if along else label
 
 
+def _at(cells: xr.Dataset, dim: str, index: int) -> str:
+    """Where on an axis: its value, or those of all that move together where the first alone does not tell."""
+    names = [dim]
+    if np.unique(cells[dim].values).size < cells.sizes[dim]:
+        names += [str(n) for n, c in cells.coords.items() if c.dims == (dim,) and n != dim]
+    return ", ".join(f"{symbol(n)} = {_number(float(cells[n].values[index]))}" for n in names)
+
+
 def _choose_axes(table: xr.Dataset, x: str | None, hue: str | None) -> tuple[str | None, str | None]:
     """The axes for x and hue: as asked, else the longest and the second longest."""
     dims = [str(d) for d in table["mean"].dims if d != "output"]
@@ -301,7 +309,7 @@ def law_against_monte_carlo(
             above, below = axes[2 * row : 2 * row + 2, column]
             above.sharex(below)
             _panel(above, below, table.isel(place), x, hue, chosen[place["output"]], claim, handles)
-            label = [f"{symbol(d)} = {_number(float(table[d].values[place[d]]))}" for d in rest if table.sizes[d] > 1]
+            label = [_at(table, d, place[d]) for d in rest if table.sizes[d] > 1]
             above.set_title(", ".join(label))
             above.set_ylabel(chosen[place["output"]].replace("_", " ") if column == 0 or len(chosen) > 1 else "")
             below.set_ylabel("z" if column == 0 else "")
@@ -334,7 +342,7 @@ def _panel(above, below, cells: xr.Dataset, x: str, hue: str | None, output: str
     for colour, index in zip(colours(len(lines), ordered=len(lines) > 3), lines, strict=True):
         one = cells if hue is None else cells.isel({hue: index})
         curve_x, curve = (at, one["law"].values) if by_place or x == "cell" else _curve(claim, one, x, output)
-        marker = {"marker": "_", "ms": 22, "mew": 1.6} if curve_x.size == 1 else {}
+        marker = {"marker": "_", "ms": 22, "mew": 1.6, "ls": ""} if by_place or curve_x.size == 1 else {}
         above.plot(curve_x, curve, color=colour, zorder=2, **marker)
         points(above, at, one["mean"].values, one["se"].values, colour)
         z = one["z"].values
@@ -343,7 +351,7 @@ def _panel(above, below, cells: xr.Dataset, x: str, hue: str | None, output: str
         beyond = np.isinf(z)
         below.plot(at[beyond], np.sign(z[beyond]) * limit * 0.92, "^", ms=5, color=colour, zorder=3)
         if hue is not None:
-            handles.setdefault(f"{symbol(hue)} = {_number(float(cells[hue].values[index]))}", colour)
+            handles.setdefault(_at(cells, hue, index), colour)
     below.set_ylim(-limit, limit)
     above.tick_params(labelbottom=False)
     if by_place:

@@ -77,7 +77,7 @@ def random_settings(count: int, sources: int, seed: int):
 
 
 def matrices(scalars: law.Scalars) -> tuple[np.ndarray, np.ndarray]:
-    """m and M of K sources as NumPy arrays."""
+    """The vector m and the matrix M of K sources as NumPy arrays."""
     m0, m1, v0, v1, v2 = map(np.asarray, scalars)
     m = np.concatenate([m0[..., None], m1], -1)
     top = np.concatenate([v0[..., None], v1], -1)
@@ -353,15 +353,21 @@ def test_gradient_in_double_precision(finite_differences):
 
 
 def test_gradient_in_a_single_precision_program(finite_differences):
-    """The arguments are float32, and so are the gradients; what lies between is not. Alone, under jit, and under vmap."""
+    """The arguments are float32, and so are the gradients; what lies between is not. Eager, under jit, and under vmap."""
     arguments = tuple(map(jnp.float32, POINT))
     gradient = jax.grad(everything, argnums=tuple(range(6)))
-    plain = gradient(*arguments)
+    plain = jax.jit(gradient)(*arguments)
     assert {g.dtype for g in plain} == {jnp.dtype("float32")}
     np.testing.assert_allclose(plain, finite_differences, rtol=3e-6)
-    np.testing.assert_allclose(jax.jit(gradient)(*arguments), plain, rtol=1e-6)
     batch = tuple(jnp.stack([a, a, a]) for a in arguments)
-    np.testing.assert_allclose(jax.jit(jax.vmap(gradient))(*batch), np.repeat(np.stack(plain)[:, None], 3, 1), rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(gradient))(*batch), np.repeat(np.stack(plain)[:, None], 3, 1), rtol=1e-6
+    )
+    eager = jax.grad(law.delta)(arguments[0], arguments[1])
+    assert eager.dtype == jnp.float32
+    # δ' = −δ(1 + δ)/(2γδ + 1 + γ − η), from the quadratic itself.
+    d, gamma, eta = float(law.delta(*arguments[:2])), *map(float, arguments[:2])
+    np.testing.assert_allclose(eager, -d * (1 + d) / (2 * gamma * d + 1 + gamma - eta), rtol=1e-6)
 
 
 def several(gamma, eta, mean, w, alpha):
@@ -374,7 +380,9 @@ def test_gradient_for_several_sources():
     w, alpha = np.array([[0.5, -0.2], [0.3, 0.7], [-0.6, 0.4]]), np.array([0.3, -0.8])
     with jax.enable_x64(True):
         function = jax.jit(several)
-        gradient = jax.jit(jax.grad(several, argnums=(0, 1, 2, 3, 4)))(0.4, 1.7, 1.1, jnp.asarray(w), jnp.asarray(alpha))
+        gradient = jax.jit(jax.grad(several, argnums=(0, 1, 2, 3, 4)))(
+            0.4, 1.7, 1.1, jnp.asarray(w), jnp.asarray(alpha)
+        )
         flat = np.concatenate([np.ravel(g) for g in gradient])
         point = np.concatenate([[0.4, 1.7, 1.1], w.ravel(), alpha])
 

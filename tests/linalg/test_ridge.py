@@ -49,6 +49,6 @@ def test_single_precision_stays(p, n):
     wanted = np.linalg.inv(x @ x.T / n + 0.1 * np.eye(p)) @ b
     for double in (False, True):
         with jax.enable_x64(double):
-            got = ridge_solve(jnp.asarray(x), jnp.float32(0.1), jnp.asarray(b))
+            got = solve(jnp.asarray(x), jnp.float32(0.1), jnp.asarray(b))
             assert got.dtype == jnp.float32
             np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4 * np.max(np.abs(wanted)))

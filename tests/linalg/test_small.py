@@ -32,12 +32,10 @@ def batched(function):
 def factor(a: small.Matrix) -> small.Matrix:
     """The factor itself: `cholesky` without the reciprocal pivots that ride along."""
     zero = jnp.zeros_like(a[0][0])
-    return tuple(
-        tuple(row[j] if j <= i else zero for j in range(len(a))) for i, row in enumerate(small.cholesky(a))
-    )
+    return tuple(tuple(row[j] if j <= i else zero for j in range(len(a))) for i, row in enumerate(small.cholesky(a)))
 
 
-@pytest.mark.parametrize("r", [1, 2, 3, 6])
+@pytest.mark.parametrize("r", [1, 2, 4])
 def test_against_numpy(r):
     a = definite(r)
     rng = np.random.default_rng(1)

@@ -1,0 +1,90 @@
+"""Fill the README's tables from the files of results: `python experiments/readme.py [--check]`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+
+def mylaw() -> str:
+    """The user's file, as it is tested."""
+    return f"```python\n{(ROOT / 'docs/mylaw.py').read_text(encoding='utf-8')}```"
+
+
+def table1() -> str:
+    """Table 1 as the experiment wrote it, without its heading."""
+    text = (HERE / "results/amazon_table1.md").read_text(encoding="utf-8")
+    return text[text.index("## ") :].replace("## ", "### ").strip()
+
+
+def sensitivity() -> str:
+    """One line for each choice: mean accuracies over the twelve pairs and the distance to the paper."""
+    found = json.loads((HERE / "results/amazon_sensitivity.json").read_text(encoding="utf-8"))
+    lines = ["| choice | value | α = 0 | α = 1 | α* | best α on the test split | rms to the paper, α = 1 |"]
+    lines.append("| --- | --- | --: | --: | --: | --: | --: |")
+    rows = [row for row in found["rows"] if row["base_source_gamma"] == found["rows"][0]["base_source_gamma"]]
+    for row in rows:
+        values = [row[f"accuracy_{rule}"] for rule in ("alpha=0", "alpha=1", "alpha*", "oracle")] + [row["rms_alpha=1"]]
+        lines.append(
+            f"| {row['choice']} | {row['value']} | "
+            + " | ".join(f"{v:.1f}" for v in values[:-1])
+            + f" | {values[-1]:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def measured() -> str:
+    """The transfer benchmark against its targets."""
+    files = sorted((ROOT / "benchmarks/results").glob("transfer-*.json"))
+    found = json.loads(files[-1].read_text(encoding="utf-8"))
+    c, d, n, big = found["compressed"], found["draws"], found["dense"], found["large"]
+    rows = [
+        ("compressed sweep, p = 10⁹, 41 α × 10,000 trials, after compilation", f"{c['p_1e9']['median_s']:.2f} s", "≤ 1 s"),
+        ("the same at p = 10³, ratio", f"{c['p_1e3_over_p_1e9']:.2f}", "0.8 to 1.25"),
+        ("largest |bias| at p = 10⁹, and |z|", f"{c['largest_bias_p_1e9']:.0e}, {c['largest_z_p_1e9']:.1f}", "< 10⁻⁶, ≤ 4"),
+        ("a million χ draws: `jax.random.gamma` over ours", f"{d['over_jax_random_gamma']:.1f} ×", ""),
+        ("dense trial, p = 1000, n = 500, N = 2000", f"{n['rmtjax']['s_per_trial'] * 1e3:.0f} ms", ""),
+        ("the best NumPy over ours", f"{n['numpy_over_rmtjax']:.2f} ×", "≥ 1"),
+        ("dense over compressed, a trial", f"{n['dense_over_compressed_per_trial']:,.0f} ×", "≥ 1000"),
+        ("10⁶ compressed trials: memory, compilation", f"{big['peak_memory_gb']:.2f} GB, {big['compile_s']:.1f} s", "< 1.5 GB, < 15 s"),
+        ("`rmtjax --help`", f"{found['help']['median_s']:.2f} s", "< 1 s"),
+    ]  # fmt: skip
+    table = "\n".join(f"| {what} | {value} | {target} |" for what, value, target in rows)
+    return f"On {found['hardware']}, {found['date']}:\n\n| what | measured | target |\n| --- | --: | --: |\n{table}"
+
+
+def experiments() -> str:
+    """The first line of every script's docstring."""
+    lines = []
+    for file in sorted(HERE.glob("*.py")):
+        if file.name not in ("_common.py", "readme.py"):
+            about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))).splitlines()[0]
+            lines.append(f"| [{file.name}](experiments/{file.name}) | {about} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Rewrite the README, or say whether it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if something would change")
+    check = parser.parse_args(argv).check
+    readme = ROOT / "README.md"
+    old = new = readme.read_text(encoding="utf-8")
+    for part in (mylaw, table1, sensitivity, measured, experiments):
+        name = part.__name__
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        new = re.sub(pattern, lambda m, part=part: f"{m[1]}{part()}\n{m[2]}", new, flags=re.S)
+    if check:
+        sys.exit(old != new and "README.md is not what the results say: run python experiments/readme.py")
+    readme.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Every experiment runs, and leaves a figure and finite numbers; any result can be drawn."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rmtjax._errors import InputError
+from rmtjax.montecarlo import Claim, grid, real, run, zipped
+from rmtjax.report.figures import law_against_monte_carlo, save, symbol
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+NAMES = [
+    "appendix_c_arbitrary_source",
+    "appendix_d_three_sources",
+    "convergence",
+    "figure1_accuracy_vs_alpha",
+    "figure2_optimal_alpha_vs_beta",
+    "figure6_decision_function",
+    "monotonicity",
+]
+
+
+def numbers(value) -> list[float]:
+    """Every number in a JSON value."""
+    if isinstance(value, dict):
+        return [n for v in value.values() for n in numbers(v)]
+    if isinstance(value, list):
+        return [n for v in value for n in numbers(v)]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_experiment_leaves_a_figure_and_finite_numbers(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module(name)
+    assert module.__doc__.startswith("α-LoRA, ")
+
+    module.main(["--trials", "16", "--seed", "3", "--out", str(tmp_path)])
+
+    image = (tmp_path / "figures" / f"{name}.png").read_bytes()
+    assert image.startswith(b"\x89PNG") and 10_000 < len(image) < 150_000
+    report = json.loads((tmp_path / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert report["experiment"] == name
+    assert report["provenance"]["seed"] == 3 and report["provenance"]["versions"] and report["provenance"]["device"]
+    found = numbers(report["numbers"])
+    assert found and all(map(math.isfinite, found))
+    for one in report["runs"].values():
+        assert one["provenance"]["seed"] == 3
+        for cell in one["cells"]:
+            for output in cell.get("outputs", {"": cell}).values():
+                assert math.isfinite(output["mean"]) and math.isfinite(output["se"]) and math.isfinite(output["law"])
+
+
+def test_monotonicity_counts_what_the_theory_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    importlib.import_module("monotonicity").main(["--trials", "64", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "results" / "monotonicity.json").read_text(encoding="utf-8"))["numbers"]
+    assert found["violations_at_fixed_mu_beta"] == 0
+    assert found["violations_at_fixed_mu_perp"] > found["settings"] / 3
+    assert found["example"]["z_of_drop"] > 10
+
+
+def test_arguments_that_cannot_be_used_are_named(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    with pytest.raises(SystemExit):
+        importlib.import_module("convergence").main(["--trials", "1"])
+    assert "--trials 1: must be at least 2" in capsys.readouterr().err
+
+
+def test_slope_is_recovered_from_exact_powers(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    convergence = importlib.import_module("convergence")
+    bias = 3.0 / convergence.P
+    fit, error = convergence.slope(convergence.P, bias, 0.01 * bias)
+    assert fit == pytest.approx(-1, abs=1e-12) and 0 < error < 0.01
+    fit, _ = convergence.power_law(convergence.P, bias, 0.01 * bias)
+    assert fit == pytest.approx(-1, abs=1e-6)
+
+
+SHAPES = {
+    "scalar only": grid(a=1.0, b=2.0, c=3.0),
+    "one value on an axis": grid(a=[1.0], b=2.0, c=3.0),
+    "one axis": grid(a=np.linspace(0, 1, 7), b=2.0, c=3.0),
+    "one axis over decades": grid(a=[1.0, 1e3, 1e9], b=2.0, c=3.0),
+    "axes that move together": grid(zipped(a=[1.0, 1e3, 1e6], b=[2.0, 2e3, 2e6]), c=3.0),
+    "an axis that repeats and turns back": grid(zipped(a=[3.0, 1.0, 3.0], b=[1.0, 2.0, 3.0]), c=[0.0, 1.0]),
+    "two axes": grid(a=np.linspace(0, 1, 7), b=[1.0, 2.0, 3.0], c=3.0),
+    "three axes, more panels than fit": grid(a=np.linspace(0, 1, 9), b=np.linspace(0, 1, 8), c=np.linspace(0, 1, 7)),
+}
+
+
+def normal_claim(outputs: tuple[str, ...], scatter: float = 1.0) -> Claim:
+    """Normal variables of mean a + b + c."""
+
+    def law(a, b, c):
+        return {name: i + a + b + c for i, name in enumerate(outputs)}
+
+    def draw(key, a, b, c):
+        return {name: value + scatter * jax.random.normal(key) for name, value in law(a, b, c).items()}
+
+    params = dict(a=real("alignment β of μ_β"), b=real(), c=real("c"))
+    return Claim("normal", "x", "nowhere", params, law, {"direct": draw}, grid(a=0.0, b=0.0, c=0.0))
+
+
+@pytest.mark.parametrize("outputs", [("value",), ("m0", "m1", "v0", "v1", "v2", "v3", "v4")], ids=["one", "seven"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_any_result_can_be_drawn(shape, outputs, tmp_path):
+    claim = normal_claim(outputs)
+    result = run(claim, SHAPES[shape], trials=16)
+    figure = law_against_monte_carlo(result, claim=claim)
+    seen = [axes for axes in figure.axes if axes.get_visible()]
+    panels = result["mean"].sizes["output"] * int(
+        np.prod(sorted(s for d, s in result.sizes.items() if d != "output")[:-2])
+    )
+    assert len(seen) == 2 * min(6, panels)
+    assert save(figure, tmp_path / "new" / "figure.png").stat().st_size > 5_000
+
+
+def test_points_and_lines_are_the_result():
+    claim = normal_claim(("value",))
+    result = run(claim, SHAPES["one axis"], trials=64)
+    above, below = law_against_monte_carlo(result).axes
+    line, points = above.get_lines()[0], above.containers[0][0]
+    np.testing.assert_allclose(line.get_ydata(), result["law"].values[0])
+    np.testing.assert_allclose(points.get_ydata(), result["mean"].values[0])
+    half = above.containers[0][2][0].get_segments()[0]
+    assert half[1, 1] - half[0, 1] == pytest.approx(4 * float(result["se"][0, 0]))
+    assert any(
+        np.allclose(drawn.get_ydata(), result["z"].values[0])
+        for drawn in below.get_lines()
+        if len(drawn.get_ydata()) == 7
+    )
+
+
+def test_axes_and_output_are_chosen():
+    result = run(normal_claim(("m0", "m1")), SHAPES["two axes"], trials=16)
+    figure = law_against_monte_carlo(result, "b", "a", output="m1", title="chosen")
+    above = figure.axes[0]
+    assert figure.get_suptitle() == "chosen" and above.get_ylabel() == "m1" and len(above.containers) == 7
+
+
+def test_a_law_that_is_wrong_without_scatter_is_drawn_at_the_edge():
+    claim = normal_claim(("value",), scatter=0.0)
+    result = run(claim, SHAPES["one axis"], trials=16)
+    result["z"][0, 3] = np.inf
+    below = law_against_monte_carlo(result).axes[1]
+    assert any(drawn.get_marker() == "^" and len(drawn.get_xdata()) == 1 for drawn in below.get_lines())
+
+
+def test_the_worst_panel_is_among_those_shown():
+    result = run(normal_claim(("value",)), SHAPES["three axes, more panels than fit"], trials=16)
+    result["z"][0, 2, 3, 3] = 40.0  # the axis of panels is the third
+    titles = [axes.get_title(loc="left") for axes in law_against_monte_carlo(result).axes]
+    assert "$c$ = 0.5" in titles
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (dict(x="aa"), "x: axis 'aa' is unknown; did you mean 'a'"),
+        (dict(hue="d"), "hue: axis 'd' is unknown"),
+        (dict(x="a", hue="a"), "must be two different axes"),
+        (dict(output="valu"), "output 'valu' is unknown; did you mean 'value'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(asked, message):
+    result = run(normal_claim(("value",)), SHAPES["two axes"], trials=2)
+    with pytest.raises(InputError, match=message.replace("?", r"\?")):
+        law_against_monte_carlo(result, **asked)
+
+
+def test_a_figure_is_the_same_file_twice_and_needs_a_known_suffix(tmp_path):
+    result = run(normal_claim(("value",)), SHAPES["one axis"], trials=2)
+    files = [save(law_against_monte_carlo(result), tmp_path / f"{i}.png").read_bytes() for i in range(2)]
+    assert files[0] == files[1]
+    with pytest.raises(InputError, match="the suffix must be one of"):
+        save(law_against_monte_carlo(result), tmp_path / "figure.doc")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("alpha", r"$\alpha$"),
+        ("gamma_source", r"$\gamma_{\mathrm{source}}$"),
+        ("mu_perp", r"$\mu_{\perp}$"),
+        ("alpha_star", r"$\alpha^\star$"),
+        ("N", "$N$"),
+        ("cosine", r"$\mathrm{cosine}$"),
+    ],
+)
+def test_symbols(name, expected):
+    assert symbol(name) == expected
