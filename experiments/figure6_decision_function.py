@@ -8,6 +8,7 @@ averages over training sets.
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from _common import parse, record
 from scipy.stats import kstest, norm
@@ -27,8 +28,8 @@ def draw(seed: int, points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with jax.enable_x64(True):
         source_key, target_key, test_key = jax.random.split(jax.random.key(seed), 3)
         mean, target_mean = dense.means(P, MU, BETA, MU_PERP)
-        source = dense.fit_source(source_key, N_SOURCE, mean, np.float64(GAMMA_SOURCE), "gaussian")
-        fitted = dense.fit_target(target_key, N_TARGET, target_mean, np.float64(GAMMA), source[:, None], "gaussian")
+        source = dense.fit_source(source_key, N_SOURCE, mean, jnp.asarray(GAMMA_SOURCE), "gaussian")
+        fitted = dense.fit_target(target_key, N_TARGET, target_mean, jnp.asarray(GAMMA), source[:, None], "gaussian")
         labels = np.repeat([-1.0, 1.0], points)
         x = entries(test_key, (P, 2 * points), "gaussian", target_mean.dtype) + target_mean[:, None] * labels
         return np.asarray(fitted.w @ x), np.asarray(fitted.u[:, 0] @ x), labels

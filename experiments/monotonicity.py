@@ -13,7 +13,7 @@ from rmtjax.montecarlo import grid, run, zipped
 from rmtjax.report.figures import MUTED, PALETTE, new_figure, points, style
 from rmtjax.transfer.claims import mean_norm, optimum
 
-SETTINGS = 2_000
+SETTINGS, SHOWN = 2_000, 16
 EXAMPLE = dict(mu=2.0, gamma=1.0, gamma_source=1.0)
 MU_PERP = 0.3
 SIZES = dict(p=1e4, n=5e3, N=2e4)
@@ -59,13 +59,11 @@ def main(argv: list[str] | None = None) -> None:
         for axes, curves, (name, bad), label in zip(
             panels, (fixed_total, fixed_rest), falls.items(), labels, strict=False
         ):
-            for row in range(40):
-                axes.plot(
-                    t, curves[row] / curves[row].max(), color=PALETTE[1] if bad[row] else PALETTE[0], lw=0.9, alpha=0.7
-                )
+            for row in range(SHOWN):
+                axes.plot(t, curves[row] / curves[row].max(), color=PALETTE[1] if bad[row] else PALETTE[0], lw=0.9)
             axes.set_title(f"{name}: falls in {bad.sum()} of {SETTINGS}")
             axes.set_xlabel(label)
-        panels[0].set_ylabel("α* / its largest value,  40 of the settings")
+        panels[0].set_ylabel(f"α* / its largest value,  {SHOWN} of the settings")
         axes = panels[2]
         axes.plot(fine, line["alpha_star"], color=PALETTE[1], label="law")
         points(axes, beta, one["mean"], one["se"], label=f"Monte Carlo, {args.trials} trials")

@@ -53,7 +53,8 @@ def measured() -> str:
         ("dense trial, p = 1000, n = 500, N = 2000", f"{n['rmtjax']['s_per_trial'] * 1e3:.0f} ms", ""),
         ("the best NumPy over ours", f"{n['numpy_over_rmtjax']:.2f} ×", "≥ 1"),
         ("dense over compressed, a trial", f"{n['dense_over_compressed_per_trial']:,.0f} ×", "≥ 1000"),
-        ("10⁶ compressed trials: memory, compilation", f"{big['peak_memory_gb']:.2f} GB, {big['compile_s']:.1f} s", "< 1.5 GB, < 15 s"),
+        ("10⁶ compressed trials: memory", f"{big['peak_memory_gb']:.2f} GB", "< 1.5 GB"),
+        ("10⁶ compressed trials: compilation", f"{big['compile_s']:.1f} s", "< 15 s"),
         ("`rmtjax --help`", f"{found['help']['median_s']:.2f} s", "< 1 s"),
     ]  # fmt: skip
     table = "\n".join(f"| {what} | {value} | {target} |" for what, value, target in rows)

@@ -57,7 +57,7 @@ def _chi(key_data, stream, dof):
 _batched = batch_last(_chi)
 
 
-def chi(key: Key[Array, ""], dof: Float[Array, m], stream: Int[Array, ""] | int = 0) -> Float[Array, m]:
+def chi(key: Key[Array, ""], dof: Float[Array, "m"], stream: Int[Array, ""] | int = 0) -> Float[Array, "m"]:
     r"""Independent draws :math:`x_i \sim \chi_{k_i}`, the norm of a standard Gaussian vector of length :math:`k_i`.
 
     Marsaglia & Tsang, *A simple method for generating gamma variables*, ACM TOMS 26 (2000): exact, with the power-of-a-

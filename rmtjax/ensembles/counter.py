@@ -33,13 +33,13 @@ def words(key_data: Array, stream: Int[Array, ""], count: int, start=0) -> UInt6
     return (high.astype(jnp.uint64) << 32) | low.astype(jnp.uint64)
 
 
-def unit(bits: UInt64[Array, ...]) -> Float[Array, ...]:
+def unit(bits: UInt64[Array, "..."]) -> Float[Array, "..."]:
     """Uniform on (0, 1] with 52 random bits: never 0, so its logarithm is finite."""
     one_to_two = (bits >> np.uint64(12)) | np.uint64(0x3FF0000000000000)
     return 2.0 - jax.lax.bitcast_convert_type(one_to_two, jnp.float64)
 
 
-def fast_log(x: Float[Array, ...]) -> Float[Array, ...]:
+def fast_log(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Log x of a positive normal float64 to a few units in the last place, as plain arithmetic (XLA's is a call)."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint64)
     exponent = (bits - np.uint64(0x3FE6A09E667F3BCD)).astype(jnp.int64) >> 52  # mantissa in [1/√2, √2)
@@ -52,7 +52,7 @@ def fast_log(x: Float[Array, ...]) -> Float[Array, ...]:
     return exponent.astype(jnp.float64) * math.log(2) + s * series
 
 
-def _cos_sin_turn(v: Float[Array, ...]) -> tuple[Float[Array, ...], Float[Array, ...]]:
+def _cos_sin_turn(v: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Cos 2πv and sin 2πv for v in [0, 1]: a quarter-turn reduction and two Taylor polynomials."""
     quarter = jnp.round(4 * v)
     x = (math.pi / 2) * (4 * v - quarter)  # |x| ≤ π/4
@@ -76,7 +76,7 @@ def box_muller(bits: UInt64[Array, "two_m ..."]) -> Float[Array, "two_m ..."]:
     return jnp.stack([r * c, r * s]).reshape(bits.shape)
 
 
-def cos_turn(v: Float[Array, ...]) -> Float[Array, ...]:
+def cos_turn(v: Float[Array, "..."]) -> Float[Array, "..."]:
     """Cos 2πv for v in [0, 1]."""
     return _cos_sin_turn(v)[0]
 
@@ -114,7 +114,7 @@ def _normal(count: int) -> Callable[..., Array]:
     return batch_last(lambda key_data, stream: box_muller(words(key_data, stream[0], even))[:count])
 
 
-def normal(key: Key[Array, ""], count: int, stream: Int[Array, ""] | int = 0) -> Float[Array, count]:
+def normal(key: Key[Array, ""], count: int, stream: Int[Array, ""] | int = 0) -> Float[Array, "count"]:
     """`count` independent N(0, 1) draws in float64 from one stream of a key.
 
     Args:

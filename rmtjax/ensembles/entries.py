@@ -21,7 +21,7 @@ from rmtjax.ensembles.counter import box_muller, cos_turn, fast_log, unit
 __all__ = ["ENTRIES", "entries", "parse_entries"]
 
 
-def bulk_words(key: Key[Array, ""], count: int) -> UInt64[Array, count]:
+def bulk_words(key: Key[Array, ""], count: int) -> UInt64[Array, "count"]:
     """`count` words of 64 random bits from a typed key. Under `vmap` keys are served one after the other."""
 
     @sequential_vmap
@@ -92,7 +92,9 @@ def parse_entries(law: str) -> Callable[[Key[Array, ""], int], Array]:
     return lambda key, count: function(key, count, value)
 
 
-def entries(key: Key[Array, ""], shape: tuple[int, ...], law: str = "gaussian", dtype=jnp.float64) -> Float[Array, ...]:
+def entries(
+    key: Key[Array, ""], shape: tuple[int, ...], law: str = "gaussian", dtype=jnp.float64
+) -> Float[Array, "..."]:
     """A matrix of independent entries of mean 0 and variance 1.
 
     Args:

@@ -58,8 +58,8 @@ class Source(NamedTuple):
         alignment: :math:`b = \tilde w^\top\mu_\beta`, shape ``(...)``; or :math:`\tilde W^\top\mu_\beta`, ``(..., K)``.
     """
 
-    gram: Float[Array, ...]
-    alignment: Float[Array, ...]
+    gram: Float[Array, "..."]
+    alignment: Float[Array, "..."]
 
 
 class Scalars(NamedTuple):
@@ -69,15 +69,15 @@ class Scalars(NamedTuple):
     K sources `m1` and `v1` end in an axis of length K and `v2` in two.
     """
 
-    m0: Float[Array, ...]
-    m1: Float[Array, ...]
-    v0: Float[Array, ...]
-    v1: Float[Array, ...]
-    v2: Float[Array, ...]
+    m0: Float[Array, "..."]
+    m1: Float[Array, "..."]
+    v0: Float[Array, "..."]
+    v1: Float[Array, "..."]
+    v2: Float[Array, "..."]
 
 
 @float64
-def delta(gamma: Float[Array, ...], eta: Float[Array, ...]) -> Float[Array, ...]:
+def delta(gamma: Float[Array, "..."], eta: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""δ, the positive root of :math:`\gamma\delta^2 + (1 + \gamma - \eta)\delta - \eta = 0`.
 
     It is the limit of :math:`\frac1n\operatorname{tr}Q`. Source: α-LoRA, Lemma 3.5.
@@ -94,13 +94,15 @@ def delta(gamma: Float[Array, ...], eta: Float[Array, ...]) -> Float[Array, ...]
 
 
 @float64
-def tau(gamma: Float[Array, ...], eta: Float[Array, ...]) -> Float[Array, ...]:
+def tau(gamma: Float[Array, "..."], eta: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""τ = γ + 1/(1+δ): the inverse of Q̄ in every direction orthogonal to :math:`\mu_\beta`."""
     return gamma + 1 / (1 + delta(gamma, eta))
 
 
 @float64
-def resolvent_equivalent(gamma: Float[Array, ""], eta: Float[Array, ""], mean: Float[Array, p]) -> Float[Array, "p p"]:
+def resolvent_equivalent(
+    gamma: Float[Array, ""], eta: Float[Array, ""], mean: Float[Array, "p"]
+) -> Float[Array, "p p"]:
     r"""The deterministic equivalent :math:`\bar Q = \big(\frac{I + \mu_\beta\mu_\beta^\top}{1+\delta} + \gamma I\big)^{-1}` of Q.
 
     Source: α-LoRA, Lemma 3.5.
@@ -117,8 +119,8 @@ def resolvent_equivalent(gamma: Float[Array, ""], eta: Float[Array, ""], mean: F
 
 @float64
 def training_margin(
-    gamma: Float[Array, ...], eta: Float[Array, ...], mean_norm: Float[Array, ...]
-) -> Float[Array, ...]:
+    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."]
+) -> Float[Array, "..."]:
     r"""Mean margin :math:`y_iw^\top x_i` on a training point, :math:`t(\gamma) = (m_0 + \delta)/(1 + \delta)`.
 
     Its γ-derivative is :math:`-\|w\|^2`, which makes it the generating function of the variance.
@@ -135,8 +137,8 @@ def training_margin(
 
 @float64
 def resolvent_forms(
-    gamma: Float[Array, ...], eta: Float[Array, ...], mean_norm: Float[Array, ...]
-) -> dict[str, Float[Array, ...]]:
+    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."]
+) -> dict[str, Float[Array, "..."]]:
     r""":math:`a^\top\bar Qa` for a unit vector `a`: :math:`(1+\delta)/D` along :math:`\mu_\beta` and :math:`1/\tau` across it."""
     d = delta(gamma, eta)
     s = mean_norm**2
@@ -149,11 +151,13 @@ def _gamma_derivative(function, gamma):
 
 @float64
 def ridge_source(
-    gamma: Float[Array, ...], eta: Float[Array, ...], mu: Float[Array, ...], beta: Float[Array, ...]
+    gamma: Float[Array, "..."], eta: Float[Array, "..."], mu: Float[Array, "..."], beta: Float[Array, "..."]
 ) -> Source:
     r"""The ridge classifier trained on the source.
 
-    :math:`\|\tilde w\|^2 = -\tilde t'(\tilde\gamma)` and :math:`b = \beta\|\mu\|^2/\tilde D`. Source: α-LoRA, eq. (5) and Appendix B.
+    :math:`\|\tilde w\|^2 = -\tilde t'(\tilde\gamma)` and :math:`b = \beta\|\mu\|^2/\tilde D`.
+
+    Source: α-LoRA, eq. (5) and Appendix B.
 
     Args:
         gamma: the source's ridge parameter γ̃ > 0.
@@ -168,13 +172,15 @@ def ridge_source(
 
 
 @float64
-def orthogonal_source(norm: Float[Array, ...]) -> Source:
+def orthogonal_source(norm: Float[Array, "..."]) -> Source:
     r"""The uninformative source: a classifier of the given norm with :math:`\tilde w^\top\mu_\beta = 0`."""
     return Source(norm**2, jnp.zeros_like(norm))
 
 
 @float64
-def scalars(gamma: Float[Array, ...], eta: Float[Array, ...], mean_norm: Float[Array, ...], source: Source) -> Scalars:
+def scalars(
+    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: Source
+) -> Scalars:
     r"""The five scalars of Theorem 4.2 for any source: ridge, arbitrary (Appendix C), or K at once (Appendix D).
 
     With :math:`s = \|\mu_\beta\|^2`, :math:`D = 1 + \gamma(1+\delta) + s`, primes for d/dγ:
@@ -221,7 +227,7 @@ def _several(law: Scalars) -> bool:
 
 
 @float64
-def accuracy(law: Scalars, alpha: Float[Array, ...]) -> Float[Array, ...]:
+def accuracy(law: Scalars, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""Test accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`. Source: α-LoRA, Proposition 4.3.
 
     Args:
@@ -238,7 +244,7 @@ def accuracy(law: Scalars, alpha: Float[Array, ...]) -> Float[Array, ...]:
 
 
 @float64
-def optimal_alpha(law: Scalars) -> Float[Array, ...]:
+def optimal_alpha(law: Scalars) -> Float[Array, "..."]:
     r"""The α that maximises the accuracy, :math:`\alpha^\star = (m_1v_0 - m_0v_1)/(m_0v_2 - m_1v_1)`.
 
     With K sources the vector :math:`a_{1\dots K}/a_0`, :math:`a = M^{-1}m`. Both are maxima, never minima, because
@@ -257,7 +263,7 @@ def optimal_alpha(law: Scalars) -> Float[Array, ...]:
 
 
 @float64
-def worst_alpha(law: Scalars) -> Float[Array, ...]:
+def worst_alpha(law: Scalars) -> Float[Array, "..."]:
     r"""The α of accuracy ½, :math:`\bar\alpha = -m_0/m_1`; ±∞ for an uninformative source, which has none.
 
     Source: α-LoRA, Appendix B.3. Defined for one source; with K sources the worst α is a hyperplane.
@@ -266,6 +272,6 @@ def worst_alpha(law: Scalars) -> Float[Array, ...]:
 
 
 @float64
-def best_accuracy(law: Scalars) -> Float[Array, ...]:
+def best_accuracy(law: Scalars) -> Float[Array, "..."]:
     r"""Accuracy at :math:`\alpha^\star`, :math:`\Phi(\sqrt{m^\top M^{-1}m})`."""
     return accuracy(law, optimal_alpha(law))

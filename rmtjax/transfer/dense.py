@@ -26,11 +26,11 @@ class Classifiers(NamedTuple):
         u: :math:`\gamma Q\tilde w` of each source, shape (p, K).
     """
 
-    w: Float[Array, p]
+    w: Float[Array, "p"]
     u: Float[Array, "p K"]
 
 
-def means(p: int, mu, beta, mu_perp, dtype=jnp.float64) -> tuple[Float[Array, p], Float[Array, p]]:
+def means(p: int, mu, beta, mu_perp, dtype=jnp.float64) -> tuple[Float[Array, "p"], Float[Array, "p"]]:
     r""":math:`\mu` and :math:`\mu_\beta = \beta\mu + \mu^\perp` along the first two axes.
 
     The first two axes are as good as any for Gaussian noise. For other entries the two are spread over all coordinates,
@@ -43,14 +43,14 @@ def means(p: int, mu, beta, mu_perp, dtype=jnp.float64) -> tuple[Float[Array, p]
     return (mu * one).astype(dtype), (beta * mu * one + mu_perp * two).astype(dtype)
 
 
-def fit_source(key: Key[Array, ""], N: int, mean: Float[Array, p], gamma, law: str) -> Float[Array, p]:
+def fit_source(key: Key[Array, ""], N: int, mean: Float[Array, "p"], gamma, law: str) -> Float[Array, "p"]:
     r"""Draw a source data set and train its ridge classifier :math:`\tilde w` (α-LoRA, eq. 5)."""
     x = draw_entries(key, (mean.size, N), law, mean.dtype) + mean[:, None]
     return ridge_solve(x, gamma.astype(mean.dtype), x.sum(1, keepdims=True) / N)[:, 0]
 
 
 def fit_target(
-    key: Key[Array, ""], n: int, mean: Float[Array, p], gamma, sources: Float[Array, "p K"], law: str
+    key: Key[Array, ""], n: int, mean: Float[Array, "p"], gamma, sources: Float[Array, "p K"], law: str
 ) -> Classifiers:
     r"""Draw a target data set and train on it (α-LoRA, eq. α-FTC), for all α at once."""
     gamma = gamma.astype(mean.dtype)
@@ -60,7 +60,7 @@ def fit_target(
     return Classifiers(solution[:, 0], solution[:, 1:])
 
 
-def conditional_scalars(fitted: Classifiers, mean: Float[Array, p], *, several: bool = False) -> Scalars:
+def conditional_scalars(fitted: Classifiers, mean: Float[Array, "p"], *, several: bool = False) -> Scalars:
     r"""The scalars of the conditional mean and variance of the decision function, in float64.
 
     Exact for Gaussian noise, where :math:`w_\alpha^\top x` is Gaussian given the training data.
@@ -70,14 +70,14 @@ def conditional_scalars(fitted: Classifiers, mean: Float[Array, p], *, several: 
     return law if several else Scalars(law.m0, law.m1[0], law.v0, law.v1[0], law.v2[0, 0])
 
 
-def source_moments(source: Float[Array, p], mean: Float[Array, p]) -> Source:
+def source_moments(source: Float[Array, "p"], mean: Float[Array, "p"]) -> Source:
     r""":math:`\|\tilde w\|^2` and :math:`\tilde w^\top\mu_\beta` of a given classifier."""
     return Source(source @ source, source @ mean)
 
 
 def accuracy_on_points(
-    key: Key[Array, ""], fitted: Classifiers, mean: Float[Array, p], alpha: Float[Array, A], size: int, law: str
-) -> Float[Array, A]:
+    key: Key[Array, ""], fitted: Classifiers, mean: Float[Array, "p"], alpha: Float[Array, "A"], size: int, law: str
+) -> Float[Array, "A"]:
     """Share of a fresh test set of `size` points that is classified correctly, for one source and every α."""
     x = draw_entries(key, (mean.size, size), law, mean.dtype) + mean[:, None]
     margin = (fitted.w @ x)[None] + alpha[:, None].astype(mean.dtype) * (fitted.u[:, 0] @ x)[None]

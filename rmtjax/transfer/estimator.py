@@ -47,13 +47,13 @@ class TransferFit(NamedTuple):
         moments: the sample's statistics.
     """
 
-    target: Float[Array, p]
+    target: Float[Array, "p"]
     transferred: Float[Array, "K p"]
     loo: Float[Array, "1+K n"]
     moments: TargetMoments
 
 
-def transfer_fit(X: Float[Array, "n p"], y: Float[Array, n], W: Float[Array, "K p"], gamma: float) -> TransferFit:
+def transfer_fit(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p"], gamma: float) -> TransferFit:
     r"""Fit both parts of the classifier by one Cholesky factorisation of order min(p, n).
 
     With :math:`B = (\frac1nXX^\top + \gamma)^{-1}` (n×n), the margin on sample i of the classifier that has not seen it is
@@ -73,7 +73,7 @@ def transfer_fit(X: Float[Array, "n p"], y: Float[Array, n], W: Float[Array, "K 
     return _transfer_fit(X, y, _moments._weights(W, X.shape[1]), _positive("gamma", gamma))
 
 
-def ridge_classifier(X: Float[Array, "n p"], y: Float[Array, n], gamma: float) -> Float[Array, p]:
+def ridge_classifier(X: Float[Array, "n p"], y: Float[Array, "n"], gamma: float) -> Float[Array, "p"]:
     r"""The ridge classifier :math:`\frac1n(\frac1nX^\top X+\gamma)^{-1}X^\top y`, by one factorisation of order min(p, n).
 
     Args:
@@ -91,7 +91,7 @@ def ridge_classifier(X: Float[Array, "n p"], y: Float[Array, n], gamma: float) -
     return _ridge(X, y, _positive("gamma", gamma), _moments._small_gram(X))
 
 
-def loo_alpha(loo: Float[Array, "1+K n"]) -> Float[Array, K]:
+def loo_alpha(loo: Float[Array, "1+K n"]) -> Float[Array, "K"]:
     r"""The α whose leave-one-out margins have the largest ratio of mean to standard deviation.
 
     .. math::
@@ -222,7 +222,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         self._gamma = gamma
         return self
 
-    def decision_function(self, X) -> Float[Array, m]:
+    def decision_function(self, X) -> Float[Array, "m"]:
         """Scores, (m,); positive for the second class.
 
         Args:
@@ -255,7 +255,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "transferred_coef_")
         return self.target_coef_ + self._alphas(alphas) @ self.transferred_coef_
 
-    def predicted_accuracy(self, alphas=None) -> Float[Array, m]:
+    def predicted_accuracy(self, alphas=None) -> Float[Array, "m"]:
         r"""The law's accuracy on fresh target points at the estimated moments, :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`.
 
         It trusts the model: Gaussian classes of one isotropic covariance. On other data it orders the α better than it

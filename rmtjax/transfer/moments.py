@@ -55,17 +55,17 @@ class TargetMoments(NamedTuple):
         gram: :math:`G = \tilde W\tilde W^\top`, shape (K, K).
     """
 
-    eta: Float[Array, ...]
-    noise: Float[Array, ...]
-    mean_norm2: Float[Array, ...]
-    mean_norm2_unbiased: Float[Array, ...]
-    mean_norm2_error: Float[Array, ...]
-    mean_norm2_floor: Float[Array, ...]
+    eta: Float[Array, "..."]
+    noise: Float[Array, "..."]
+    mean_norm2: Float[Array, "..."]
+    mean_norm2_unbiased: Float[Array, "..."]
+    mean_norm2_error: Float[Array, "..."]
+    mean_norm2_floor: Float[Array, "..."]
     alignment: Float[Array, "... K"]
     gram: Float[Array, "... K K"]
 
 
-def mean_norm2(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
+def mean_norm2(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     r"""Squared norm of the mean, unbiased.
 
     .. math::
@@ -84,7 +84,7 @@ def mean_norm2(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
     return _mean_norm2(X, y)
 
 
-def mean_norm(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
+def mean_norm(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     r""":math:`\|\mu\|`, the root of `mean_norm2`, 0 where that is negative. Consistent, though a root is never unbiased.
 
     Args:
@@ -97,7 +97,7 @@ def mean_norm(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
     return max(mean_norm2(X, y), 0.0) ** 0.5
 
 
-def mean_norm2_error(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
+def mean_norm2_error(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     r"""Standard error of `mean_norm2`.
 
     .. math::
@@ -119,7 +119,7 @@ def mean_norm2_error(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
     return _error(X, s, _noise(X, s), _small_gram(X))
 
 
-def noise_variance(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
+def noise_variance(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     r"""Noise variance per feature, :math:`\sigma^2 = \operatorname{tr}\Sigma/p`, unbiased.
 
     .. math::
@@ -136,7 +136,7 @@ def noise_variance(X: Float[Array, "n p"], y: Float[Array, n]) -> float:
     return ((X**2).sum() / len(y) - _mean_norm2(X, y)) / X.shape[1]
 
 
-def alignment(X: Float[Array, "n p"], y: Float[Array, n], W: Float[Array, "K p"]) -> Float[Array, K]:
+def alignment(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p"]) -> Float[Array, "K"]:
     r"""Mean margins of source classifiers, :math:`b_k = \tilde w_k^\top\mu_\beta`; unbiased where they have not seen X.
 
     .. math::
@@ -155,7 +155,7 @@ def alignment(X: Float[Array, "n p"], y: Float[Array, n], W: Float[Array, "K p"]
 
 
 def mean_product(
-    X: Float[Array, "N p"], y: Float[Array, N], other_X: Float[Array, "n p"], other_y: Float[Array, n]
+    X: Float[Array, "N p"], y: Float[Array, "N"], other_X: Float[Array, "n p"], other_y: Float[Array, "n"]
 ) -> float:
     r"""Unbiased :math:`\mu^\top\mu_\beta`: the product of the two sample means, whose noises are independent.
 
@@ -174,7 +174,9 @@ def mean_product(
     return float((X.T @ y) @ (other_X.T @ other_y)) / (len(y) * len(other_y))
 
 
-def beta(source_X: Float[Array, "N p"], source_y: Float[Array, N], X: Float[Array, "n p"], y: Float[Array, n]) -> float:
+def beta(
+    source_X: Float[Array, "N p"], source_y: Float[Array, "N"], X: Float[Array, "n p"], y: Float[Array, "n"]
+) -> float:
     r"""Alignment :math:`\beta = \mu^\top\mu_\beta/\|\mu\|^2` of the target's mean with the source's, both parts unbiased.
 
     The ratio is consistent; with the sample mean's own norm below the line it would be too small by the share
@@ -215,7 +217,7 @@ def shrunk_mean_norm2(unbiased: float, error: float, floor: float) -> float:
     return np.maximum((trust * unbiased + guess_trust * guess) / (trust + guess_trust), floor)
 
 
-def target_moments(X: Float[Array, "n p"], y: Float[Array, n], W: Float[Array, "K p"]) -> TargetMoments:
+def target_moments(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p"]) -> TargetMoments:
     r"""Everything that the laws need of a target sample and K ≥ 0 source classifiers, from the sample alone.
 
     Args:
@@ -266,7 +268,7 @@ def law_alpha(moments: TargetMoments, gamma: float) -> Float[Array, "... K"]:
     return np.where(np.isfinite(alpha) & (_scale(moments.gram) > 0)[..., None], alpha, 0.0)
 
 
-def law_accuracy(moments: TargetMoments, gamma: float, alphas: Float[Array, "... K"]) -> Float[Array, ...]:
+def law_accuracy(moments: TargetMoments, gamma: float, alphas: Float[Array, "... K"]) -> Float[Array, "..."]:
     r"""The law's accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})` at the estimated moments.
 
     Args:
