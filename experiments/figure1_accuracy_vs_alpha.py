@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     compressed = run(
         alpha_ftc, grid(target, **fixed, alpha=np.linspace(-6, 10, 33)), trials=args.trials, seed=args.seed
     )
-    few, alphas = max(2, min(args.trials // 100, 8)), [-3.5, 0.0, 1.0, 5.5]
+    few, alphas = max(2, min(args.trials // 100, 16)), [-3.5, 0.0, 1.0, 5.5]
     shown = zipped(beta=BETA[1::2], mu_perp=orthogonal_norm(BETA[1::2], MU, MU_BETA))
     dense = run(alpha_ftc, grid(shown, **fixed, alpha=alphas), trials=few, seed=args.seed, method="dense")
 

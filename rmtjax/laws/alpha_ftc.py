@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
@@ -36,6 +35,7 @@ __all__ = [
     "best_accuracy",
     "delta",
     "optimal_alpha",
+    "optimal_mixture",
     "orthogonal_source",
     "resolvent_equivalent",
     "resolvent_forms",
@@ -123,7 +123,7 @@ def training_margin(
 ) -> Float[Array, "..."]:
     r"""Mean margin :math:`y_iw^\top x_i` on a training point, :math:`t(\gamma) = (m_0 + \delta)/(1 + \delta)`.
 
-    Its γ-derivative is :math:`-\|w\|^2`, which makes it the generating function of the variance.
+    Its γ-derivative is :math:`-\|w\|^2 = -v_0`.
 
     Args:
         gamma: ridge parameter γ > 0.
@@ -145,8 +145,24 @@ def resolvent_forms(
     return {"along": (1 + d) / (1 + gamma * (1 + d) + s), "across": (1 + d) / (1 + gamma * (1 + d)) + 0 * s}
 
 
-def _gamma_derivative(function, gamma):
-    return jax.jvp(function, (gamma,), (jnp.ones_like(gamma),))[1]
+class _Common(NamedTuple):
+    """What the scalars share, each a sum or product of positive terms."""
+
+    delta: Float[Array, "..."]
+    g: Float[Array, "..."]
+    D: Float[Array, "..."]
+    tau: Float[Array, "..."]
+    S: Float[Array, "..."]
+
+
+def _common(gamma, eta, s) -> _Common:
+    d = delta(gamma, eta)
+    g = gamma * (1 + d)
+    return _Common(d, g, 1 + g + s, gamma + 1 / (1 + d), jnp.sqrt((1 + gamma - eta) ** 2 + 4 * gamma * eta))
+
+
+def _variance(c: _Common, eta, s):
+    return (s * c.tau / c.D + eta) / (c.D * c.S)
 
 
 @float64
@@ -166,9 +182,8 @@ def ridge_source(
         beta: alignment β of the target mean with the source mean.
     """
     gamma, eta, mu, beta = jnp.broadcast_arrays(gamma, eta, mu, beta)
-    norm2 = -_gamma_derivative(lambda g: training_margin(g, eta, mu), gamma)
-    alignment = beta * mu**2 / (1 + gamma * (1 + delta(gamma, eta)) + mu**2)
-    return Source(norm2, alignment)
+    c = _common(gamma, eta, mu**2)
+    return Source(_variance(c, eta, mu**2), beta * mu**2 / c.D)
 
 
 @float64
@@ -183,11 +198,13 @@ def scalars(
 ) -> Scalars:
     r"""The five scalars of Theorem 4.2 for any source: ridge, arbitrary (Appendix C), or K at once (Appendix D).
 
-    With :math:`s = \|\mu_\beta\|^2`, :math:`D = 1 + \gamma(1+\delta) + s`, primes for d/dγ:
+    With :math:`s = \|\mu_\beta\|^2`, :math:`g = \gamma(1+\delta)`, :math:`D = 1 + g + s` and
+    :math:`S^2 = (1+\gamma-\eta)^2 + 4\gamma\eta`, the γ-derivatives work out (``docs/derivations.md``) to
 
     .. math::
-        m_0 = s/D, \quad m_1 = \gamma(1+\delta)b/D, \quad v_0 = -t', \quad v_1 = -\gamma(1/D)'b, \quad
-        v_2 = -\gamma^2\big[(1/\tau)'G - (1/(D\tau))'bb^\top\big].
+        m_0 = \frac sD, \quad m_1 = \frac{gb}D, \quad v_0 = \frac{s\tau/D + \eta}{DS}, \quad
+        v_1 = \frac{\gamma(1+g)}{D^2S}\,b, \quad
+        v_2 = \frac{\gamma^2(1+g)}{\tau^2S}\Big[G - \frac{D+\tau}{D^2}bb^\top\Big].
 
     Args:
         gamma: target ridge parameter γ > 0.
@@ -202,24 +219,16 @@ def scalars(
     if not several:
         gamma, eta, mean_norm, gram, b = jnp.broadcast_arrays(gamma, eta, mean_norm, gram, b)
     s = mean_norm**2
-
-    def primitives(g):
-        d = delta(g, eta)
-        denominator = 1 + g * (1 + d) + s
-        t = g + 1 / (1 + d)
-        return training_margin(g, eta, mean_norm), 1 / denominator, 1 / t, 1 / (denominator * t)
-
-    (_, inv_d, _, _), (dt, d_inv_d, d_inv_tau, d_inv_dtau) = jax.jvp(primitives, (gamma,), (jnp.ones_like(gamma),))
-    m1 = gamma * (1 + delta(gamma, eta)) * inv_d
-    v1 = -gamma * d_inv_d
+    c = _common(gamma, eta, s)
     if several:
         vector, matrix = (lambda x: x[..., None]), (lambda x: x[..., None, None])
         outer = b[..., :, None] * b[..., None, :]
     else:
         vector = matrix = lambda x: x
         outer = b**2
-    v2 = matrix(-(gamma**2)) * (matrix(d_inv_tau) * gram - matrix(d_inv_dtau) * outer)
-    return Scalars(s * inv_d, vector(m1) * b, -dt, vector(v1) * b, v2)
+    v1 = gamma * (1 + c.g) / (c.D**2 * c.S)
+    v2 = matrix(gamma**2 * (1 + c.g) / (c.tau**2 * c.S)) * (gram - matrix((c.D + c.tau) / c.D**2) * outer)
+    return Scalars(s / c.D, vector(c.g / c.D) * b, _variance(c, eta, s), vector(v1) * b, v2)
 
 
 def _several(law: Scalars) -> bool:
@@ -248,8 +257,8 @@ def optimal_alpha(law: Scalars) -> Float[Array, "..."]:
     r"""The α that maximises the accuracy, :math:`\alpha^\star = (m_1v_0 - m_0v_1)/(m_0v_2 - m_1v_1)`.
 
     With K sources the vector :math:`a_{1\dots K}/a_0`, :math:`a = M^{-1}m`. Both are maxima, never minima, because
-    :math:`m_0v_2 - m_1v_1 > 0` for every admissible setting (proved in ``docs/derivations.md``).
-    Source: α-LoRA, Theorem 4.4 and Appendix D.3.
+    :math:`m_0v_2 - m_1v_1 > 0` for every admissible setting (proved in ``docs/derivations.md``), where the limit is
+    found in closed form too, see `optimal_mixture`. Source: α-LoRA, Theorem 4.4 and Appendix D.3.
     """
     m0, m1, v0, v1, v2 = law
     if not _several(law):
@@ -260,6 +269,32 @@ def optimal_alpha(law: Scalars) -> Float[Array, "..."]:
     schur = v0 - jnp.einsum("...k,...k", v1, inner[..., 1])
     a0 = a0 / schur
     return (inner[..., 0] - a0[..., None] * inner[..., 1]) / a0[..., None]
+
+
+@float64
+def optimal_mixture(
+    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: Source
+) -> Float[Array, "..."]:
+    r"""α* of the limit in closed form, without passing through the scalars.
+
+    .. math::
+        \alpha^\star = \frac{\eta\tau\,b}{\gamma\,[DsG - (s+\tau)b^2]}, \qquad
+        \alpha^\star = \frac{\eta\tau}{\gamma}\,\frac{G^{-1}b}{Ds - (s+\tau)\,b^\top G^{-1}b} \in \mathbb R^K .
+
+    The denominator is positive. At fixed :math:`s` and :math:`G` it increases with b: the paper's monotonicity, at fixed
+    :math:`\|\mu_\beta\|`. Ours; derived in ``docs/derivations.md``.
+
+    Args:
+        gamma, eta, mean_norm, source: as in `scalars`.
+    """
+    gram, b = source
+    s = mean_norm**2
+    c = _common(gamma, eta, s)
+    if gram.ndim == b.ndim + 1:
+        direction = jnp.linalg.solve(gram, b[..., None])[..., 0]
+        projection = jnp.einsum("...k,...k", b, direction)
+        return (eta * c.tau / gamma / (c.D * s - (s + c.tau) * projection))[..., None] * direction
+    return eta * c.tau * b / (gamma * (c.D * s * gram - (s + c.tau) * b**2))
 
 
 @float64
