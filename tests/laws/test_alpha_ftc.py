@@ -156,7 +156,7 @@ def test_ridge_source_against_eighty_digits():
     np.testing.assert_allclose(got.gram, reference, rtol=1e-8)
     # b = w̃ᵀμ_β with w̃ ≃ μ/D̃: β times what the source itself would call m₀.
     m0 = law.scalars(gamma, eta, mu, law.Source(1.0, 0.0)).m0
-    np.testing.assert_allclose(got.alignment, -0.6 * m0, rtol=1e-12)
+    np.testing.assert_allclose(got.alignment, -0.6 * np.asarray(m0), rtol=1e-12)
 
 
 def test_training_margin_is_the_generating_function_of_the_norm():
