@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from rmtjax._precision import float64
 from rmtjax.ensembles.counter import batch_last, box_muller, fast_log, unit, words
 
 __all__ = ["chi"]
@@ -27,7 +28,6 @@ def _marsaglia_tsang(normal, uniform, d):
 
 def _chi(key_data, stream, dof):
     count, even = dof.shape[0], dof.shape[0] + dof.shape[0] % 2
-    stream = stream[0]
     shape = jnp.maximum(dof, 0) / 2
     small = shape < 1
     d = jnp.broadcast_to(jnp.where(small, shape + 1, shape) - 1 / 3, (count, key_data.shape[-1]))
@@ -57,6 +57,7 @@ def _chi(key_data, stream, dof):
 _batched = batch_last(_chi)
 
 
+@float64(keep=("key", "stream"))
 def chi(key: Key[Array, ""], dof: Float[Array, "m"], stream: Int[Array, ""] | int = 0) -> Float[Array, "m"]:
     r"""Independent draws :math:`x_i \sim \chi_{k_i}`, the norm of a standard Gaussian vector of length :math:`k_i`.
 

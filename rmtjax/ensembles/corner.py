@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from rmtjax._precision import float64
 from rmtjax.ensembles.chi import chi
 from rmtjax.ensembles.counter import normal
 from rmtjax.linalg import small
@@ -42,6 +43,7 @@ class Corner(NamedTuple):
     square: small.Matrix
 
 
+@float64(keep=("r", "tolerance"))
 def depth(
     gamma: Float[Array, ""],
     rows: Float[Array, ""],
@@ -76,7 +78,7 @@ def _chebyshev_terms(gamma, rows, cols, n):
     lower = jnp.maximum(jnp.sqrt(big) - jnp.sqrt(little) - _DEVIATION, 0.0) ** 2 / n
     half_width = jnp.maximum((upper - lower) / 2, 1e-300)
     a = ((upper + lower) / 2 + gamma) / half_width
-    root = jnp.sqrt((a - 1) * (a + 1))
+    root = jnp.sqrt((lower + gamma) / half_width * (a + 1))  # a − 1 without cancellation
     return upper, half_width, a, root, 1 / (a + root)
 
 
@@ -103,6 +105,7 @@ def _chebyshev_degree(gamma, rows, cols, n, tolerance):
     return jnp.ceil(degree) + 1
 
 
+@float64(keep=("key", "r", "levels"))
 def resolvent_corner(
     key: Key[Array, ""],
     gamma: Float[Array, ""],

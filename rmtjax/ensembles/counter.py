@@ -19,10 +19,12 @@ from jax.custom_batching import custom_vmap
 from jax.extend.random import threefry2x32_p
 from jaxtyping import Array, Float, Int, Key, UInt64
 
+from rmtjax._precision import float64
+
 __all__ = ["batch_last", "box_muller", "cos_turn", "fast_log", "normal", "unit", "words"]
 
 
-def words(key_data: Array, stream: Int[Array, ""], count: int, start=0) -> UInt64[Array, "count batch"]:
+def words(key_data: Array, stream: Int[Array, "..."], count: int, start=0) -> UInt64[Array, "count batch"]:
     """64 random bits at the indices start…start+count−1 of a stream under each of a batch of threefry keys (2, batch)."""
     shape = (count, key_data.shape[-1])
     stream = jnp.broadcast_to(jnp.asarray(stream).astype(jnp.uint32), shape)
@@ -111,9 +113,10 @@ def batch_last(function: Callable[..., Array]) -> Callable[..., Array]:
 @functools.cache
 def _normal(count: int) -> Callable[..., Array]:
     even = count + count % 2
-    return batch_last(lambda key_data, stream: box_muller(words(key_data, stream[0], even))[:count])
+    return batch_last(lambda key_data, stream: box_muller(words(key_data, stream, even))[:count])
 
 
+@float64(keep=("key", "count", "stream"))
 def normal(key: Key[Array, ""], count: int, stream: Int[Array, ""] | int = 0) -> Float[Array, "count"]:
     """`count` independent N(0, 1) draws in float64 from one stream of a key.
 

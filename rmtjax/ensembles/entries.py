@@ -16,6 +16,7 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Key, UInt64
 
 from rmtjax._errors import InputError, unknown
+from rmtjax._precision import float64
 from rmtjax.ensembles.counter import box_muller, cos_turn, fast_log, unit
 
 __all__ = ["ENTRIES", "entries", "parse_entries"]
@@ -92,6 +93,7 @@ def parse_entries(law: str) -> Callable[[Key[Array, ""], int], Array]:
     return lambda key, count: function(key, count, value)
 
 
+@float64(keep=("key", "shape", "law", "dtype"))
 def entries(
     key: Key[Array, ""], shape: tuple[int, ...], law: str = "gaussian", dtype=jnp.float64
 ) -> Float[Array, "..."]:

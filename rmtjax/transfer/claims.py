@@ -350,10 +350,10 @@ decision = Claim(
 
 
 def _dense_forms(key, p, n, gamma, mu_beta, entries_, dtype):
-    _, mean = dense.means(p, 1.0, mu_beta, 0.0, dtype)
-    across, _ = dense.means(p, 1.0, 0.0, 1.0, dtype)[::-1]
+    along, across = dense.means(p, 1.0, 0.0, 1.0, dtype)
+    mean = mu_beta.astype(along.dtype) * along
     x = entries(key, (p, n), entries_, dtype) + mean[:, None]
-    unit = jnp.stack([mean / mu_beta.astype(mean.dtype), across], 1)
+    unit = jnp.stack([along, across], 1)
     forms = jnp.sum(unit * ridge_solve(x, gamma.astype(mean.dtype), unit), 0)
     return {"along": forms[0], "across": forms[1]}
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from rmtjax._precision import float64
 from rmtjax.ensembles.chi import chi
 from rmtjax.ensembles.corner import depth, resolvent_corner
 from rmtjax.ensembles.counter import normal
@@ -24,6 +25,7 @@ TOLERANCE = 1e-12
 """Default truncation error of the continued fraction, relative to the largest value the resolvent can take."""
 
 
+@float64(keep=("key", "tolerance"))
 def ridge_source(key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance: float = TOLERANCE) -> Source:
     r"""Draw :math:`\|\tilde w\|^2` and :math:`\tilde w^\top\mu_\beta` of the source's ridge classifier (α-LoRA, eq. 5).
 
@@ -48,6 +50,7 @@ def ridge_source(key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance:
     return Source(norm2, beta * mu * on_mu + mu_perp * off * direction / length)
 
 
+@float64(keep=("key", "tolerance"))
 def target_scalars(
     key: Key[Array, ""], p, n, gamma, mean_norm, source: Source, tolerance: float = TOLERANCE
 ) -> Scalars:
@@ -111,6 +114,7 @@ def target_scalars(
     return Scalars(m0, m1[0], v0, v1[0], v2[0][0])
 
 
+@float64(keep=("key", "tolerance"))
 def training_margin(key: Key[Array, ""], p, n, gamma, mean_norm, tolerance: float = TOLERANCE) -> Float[Array, ""]:
     r"""Draw the mean training margin :math:`\frac1n\sum_i y_iw^\top x_i` of the target's ridge classifier."""
     corner_key, normal_key, chi_key = jax.random.split(key, 3)
@@ -120,6 +124,7 @@ def training_margin(key: Key[Array, ""], p, n, gamma, mean_norm, tolerance: floa
     return q / (1 + q)
 
 
+@float64(keep=("key", "tolerance"))
 def resolvent_forms(key: Key[Array, ""], p, n, gamma, mean_norm, tolerance: float = TOLERANCE) -> dict[str, Array]:
     r"""Draw :math:`a^\top Qa` for the unit vector `a` along :math:`\mu_\beta` and for one orthogonal to it (p ≥ 2)."""
     corner_key, normal_key, chi_key = jax.random.split(key, 3)

@@ -31,10 +31,10 @@ class Classifiers(NamedTuple):
 
 
 def means(p: int, mu, beta, mu_perp, dtype=jnp.float64) -> tuple[Float[Array, "p"], Float[Array, "p"]]:
-    r""":math:`\mu` and :math:`\mu_\beta = \beta\mu + \mu^\perp` along the first two axes.
+    r""":math:`\mu` and :math:`\mu_\beta = \beta\mu + \mu^\perp` with :math:`\mu \perp \mu^\perp`.
 
-    The first two axes are as good as any for Gaussian noise. For other entries the two are spread over all coordinates,
-    as the universality that one wants to test assumes delocalised means: +1/√p, and ±1/√p in alternation.
+    Any two orthogonal directions do for Gaussian noise. Those taken are spread over all coordinates, because the
+    universality that one wants to test with other entries assumes delocalised means: 1/√p, and ±1/√p on the two halves.
     """
     one = jnp.full(p, p**-0.5, dtype)
     two = one * jnp.where(jnp.arange(p) < (p // 2), 1.0, -1.0).astype(dtype)

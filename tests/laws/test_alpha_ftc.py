@@ -263,6 +263,18 @@ def test_best_accuracy_is_that_of_the_best_direction(sources):
         np.testing.assert_allclose(law.best_accuracy(flat), bound, atol=1e-9)
 
 
+@pytest.mark.parametrize("sources", [1, 3])
+def test_closed_form_of_the_optimum(sources):
+    """The same α* without passing through the scalars, one source or several; solving with M costs a few digits."""
+    gamma, eta, mean, source = random_settings(500, sources, seed=10)
+    if sources == 1:
+        source = law.Source(source.gram[:, 0, 0], source.alignment[:, 0])
+    star = np.asarray(law.optimal_alpha(law.scalars(gamma, eta, mean, source)))
+    np.testing.assert_allclose(
+        law.optimal_mixture(gamma, eta, mean, source), star, rtol=1e-6, atol=1e-9 * np.abs(star).max()
+    )
+
+
 @given(
     gamma=log_uniform(1e-4, 1e4),
     eta=log_uniform(1e-3, 1e3),

@@ -35,7 +35,7 @@ def factor(a: small.Matrix) -> small.Matrix:
     return tuple(tuple(row[j] if j <= i else zero for j in range(len(a))) for i, row in enumerate(small.cholesky(a)))
 
 
-@pytest.mark.parametrize("r", [1, 2, 4])
+@pytest.mark.parametrize("r", [1, 2, 3])
 def test_against_numpy(r):
     a = definite(r)
     rng = np.random.default_rng(1)
