@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     if chosen.part == "large":
         large()
         return
-    repeats = 1 if chosen.quick else 9
+    repeats = 1 if chosen.quick else 5
     own = subprocess.run([sys.executable, __file__, "--part", "large"], capture_output=True, text=True, check=True)
     content = {"large": json.loads(own.stdout.splitlines()[-1]), "help": start_up(repeats)}
     for part in (compressed, draws, dense):

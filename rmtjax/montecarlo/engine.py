@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, shown
 from rmtjax.montecarlo.claim import Claim, whole_width
@@ -110,7 +111,8 @@ class _Engine:
         width = whole_width(self.plan.block, min(width, self.plan.block))
         one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
         needed = needs(lambda p, k, w: draw(jax.random.wrap_key_data(k), {**p, **w}), *one, self.within)
-        share = self.share(needed.alone)
+        alone = needed.batched or (needed.pooled and width > 1)
+        share = self.share(alone)
 
         def check(need):
             if need > share:
@@ -122,7 +124,7 @@ class _Engine:
 
         check(needed.bytes)
         while True:
-            program = Program(tile_function(draw, self.plan, width), inputs, self.within, needed.alone)
+            program = Program(tile_function(draw, self.plan, width), inputs, self.within, alone)
             need = program.memory(self.workers[0])
             if need <= share or width == 1:
                 break
@@ -287,7 +289,9 @@ def run(
         for name, v in values.items():
             blocks.setdefault(name, np.empty((*plan.shape, *v.shape[2:]), v.dtype))[chunk] = v
 
-    with jax.enable_x64(True), Progress(plan.outer.size * trials, claim.name, progress) as bar:
+    # LAPACK's own threads and XLA's get in each other's way; the workers keep the cores busy.
+    one_thread = threadpool_limits(1, user_api="blas")
+    with jax.enable_x64(True), one_thread, Progress(plan.outer.size * trials, claim.name, progress) as bar:
         engine = _Engine(claim, sampler, plan, cell_keys(seed, stream, plan.outer.cells()), chosen, crew, budget)
         missing = [chunk for chunk in plan.chunks() if opened is None or not opened.has(chunk)]
         bar.advance(plan.outer.size * trials - sum(plan.live(*chunk) for chunk in missing))

@@ -17,8 +17,8 @@ _POOLED = {
     "cholesky", "eig", "eigh", "ffi_call", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur", "svd",
     "triangular_solve", "tridiagonal", "tridiagonal_solve",
 }  # fmt: skip
-"""Primitives that XLA's CPU client spreads over its thread pool and waits for. A program runs on a thread of the same pool,
-so two programs at once can use up the pool waiting for each other (seen with jaxlib 0.10)."""
+"""Primitives whose batches XLA's CPU client spreads over its thread pool and waits for. A program runs on a thread of the
+same pool, so two programs at once can use up the pool waiting for each other (seen with jaxlib 0.10)."""
 
 
 def _host_memory() -> float:
@@ -60,17 +60,21 @@ class Needs(NamedTuple):
 
     Attributes:
         bytes: of the largest array that it makes on the way: a lower bound of the memory it needs.
-        alone: whether programs of it must run one at a time on processors, see `_POOLED`.
+        pooled: whether it calls primitives of `_POOLED`.
+        batched: whether it calls them on batches, so that its programs must run one at a time on processors.
     """
 
     bytes: int
-    alone: bool
+    pooled: bool
+    batched: bool
 
 
 def _needs(jaxpr) -> Needs:
-    largest, alone = 0, False
+    largest, pooled, batched = 0, False, False
     for equation in jaxpr.eqns:
-        alone |= equation.primitive.name in _POOLED
+        if equation.primitive.name in _POOLED:
+            pooled = True
+            batched |= any(len(getattr(v.aval, "shape", ())) > 2 for v in equation.invars)
         for variable in equation.outvars:
             aval = variable.aval
             largest = max(largest, math.prod(getattr(aval, "shape", ())) * getattr(aval.dtype, "itemsize", 1))
@@ -78,8 +82,8 @@ def _needs(jaxpr) -> Needs:
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 below = _needs(inner)
-                largest, alone = max(largest, below.bytes), alone | below.alone
-    return Needs(largest, alone)
+                largest, pooled, batched = max(largest, below.bytes), pooled | below.pooled, batched | below.batched
+    return Needs(largest, pooled, batched)
 
 
 def needs(function: Callable, *args) -> Needs:

@@ -82,7 +82,7 @@ def _width(p=1, n=1, N=1):
 
 
 def _dense(draw, static=("p", "n", "N"), **options):
-    return Sampler(draw, static=static, options={**_DENSE_OPTIONS, **options}, block=32, width=_width, trials=2_000)
+    return Sampler(draw, static=static, options={**_DENSE_OPTIONS, **options}, block=8, width=_width, trials=2_000)
 
 
 def _limit(constant):
