@@ -220,6 +220,9 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder taken away: what a store holds by then stays good
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; a run with --out goes on where it stopped when started again", file=sys.stderr)
         sys.exit(130)

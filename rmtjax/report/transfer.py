@@ -201,7 +201,7 @@ def figure(results: Sequence[xr.Dataset], pairs: Sequence[str] | None = None, up
                 axes.plot(cut["alpha"], mean, color=measured, label="measured, ± 2 s.e.")
                 axes.plot(cut["alpha"], one["law"], color=foretold, ls="--", label="law, moments of the whole pool")
                 axes.set_title(f"{pair.replace('→', ' → ')},  γ̃ = {result.attrs['source_gamma']:g}")
-                axes.set_xlim(0, end)
+                axes.set_xlim(0, cut["alpha"].values[-1])  # the grid of α may stop short of `end`
             row[0].set_ylabel("test accuracy (%)")
         for axes in panels[-1]:
             axes.set_xlabel("α")
