@@ -295,7 +295,12 @@ def run(
         engine = _Engine(claim, sampler, plan, cell_keys(seed, stream, plan.outer.cells()), chosen, crew, budget)
         missing = [chunk for chunk in plan.chunks() if opened is None or not opened.has(chunk)]
         bar.advance(plan.outer.size * trials - sum(plan.live(*chunk) for chunk in missing))
-        engine.run(missing, finished, bar.advance)
+        try:
+            engine.run(missing, finished, bar.advance)
+        except InputError:
+            if opened is not None:
+                opened.discard()
+            raise
     if opened is not None:
         blocks = opened.read()
     result = assemble(claim, plan, law, blocks)

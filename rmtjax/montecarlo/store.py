@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,8 @@ def _specification(claim: Claim, method: str, options: Mapping[str, str], seed: 
 class Store:
     """One run on disk. Get it from `Store.open`."""
 
-    def __init__(self, path: Path, root: zarr.Group, plan: Plan) -> None:
-        self.path, self.plan = path, plan
+    def __init__(self, path: Path, root: zarr.Group, plan: Plan, new: bool) -> None:
+        self.path, self.plan, self._new = path, plan, new
         self._root = root
         self._blocks = root.require_group("blocks")
         self._arrays = {name: array for name, array in self._blocks.arrays()}
@@ -72,8 +73,9 @@ class Store:
             InputError: where something else is there; it is left as it was.
         """
         path = Path(path)
+        new = not path.exists() or (path.is_dir() and not any(path.iterdir()))
         wanted = _specification(claim, method, options, seed, plan)
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if not new:
             root, found = _read_root(path)
             for key, value in wanted.items():
                 if found.get(key) != value:
@@ -87,7 +89,12 @@ class Store:
                 root = zarr.create_group(path, attributes=wanted, zarr_format=3)
             except OSError as error:
                 raise InputError(f"store {path} cannot be made: {error.strerror or error}") from None
-        return cls(path, root, plan)
+        return cls(path, root, plan, new)
+
+    def discard(self) -> None:
+        """Remove a store that this process made and that holds no chunk, so that a mended run can take its place."""
+        if self._new and not self._done:
+            shutil.rmtree(self.path)
 
     def _found(self) -> set[tuple[int, int]]:
         """Which chunks are complete: those whose `count`, written last, is there."""

@@ -153,6 +153,21 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         run(MEAN, trials=10, store=tmp_path / "file" / "s")
 
 
+def test_a_run_that_cannot_be_leaves_no_store(tmp_path):
+    from rmtjax.montecarlo import Claim
+
+    given = {f: getattr(MEAN, f) for f in MEAN.__dataclass_fields__}
+    wrong = Claim(**{**given, "samplers": dict(direct=lambda key, n, shift: {"other": n})})
+    with pytest.raises(InputError, match="the sampler returns"):
+        run(wrong, trials=10, store=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    run(MEAN, trials=10, store=tmp_path / "s")
+    before = _files(tmp_path / "s")
+    with pytest.raises(InputError, match="holds another run"):
+        run(MEAN, trials=11, store=tmp_path / "s")
+    assert _files(tmp_path / "s") == before
+
+
 def test_opening_what_is_not_there(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         open_result(tmp_path / "nothing")
