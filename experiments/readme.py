@@ -48,7 +48,8 @@ def measured() -> str:
     rows = [
         ("compressed sweep, p = 10⁹, 41 α × 10,000 trials, after compilation", f"{c['p_1e9']['median_s']:.2f} s", "≤ 1 s"),
         ("the same at p = 10³, ratio", f"{c['p_1e3_over_p_1e9']:.2f}", "0.8 to 1.25"),
-        ("p = 10⁹: largest bias and largest z, without sign", f"{c['largest_bias_p_1e9']:.0e}, {c['largest_z_p_1e9']:.1f}", "< 10⁻⁶, ≤ 4"),
+        ("p = 10⁹: largest bias, without sign", f"{c['largest_bias_p_1e9']:.0e}", "< 10⁻⁶"),
+        ("p = 10⁹: largest z, without sign", f"{c['largest_z_p_1e9']:.1f}", "≤ 4"),
         ("a million χ draws: `jax.random.gamma` over ours", f"{d['over_jax_random_gamma']:.1f} ×", ""),
         ("dense trial, p = 1000, n = 500, N = 2000", f"{n['rmtjax']['s_per_trial'] * 1e3:.0f} ms", ""),
         ("the best NumPy over ours", f"{n['numpy_over_rmtjax']:.2f} ×", "≥ 1"),
