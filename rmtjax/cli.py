@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
+import zlib
 from typing import Annotated
 
 import typer
@@ -213,8 +216,25 @@ def _values(claim, pairs: dict[str, str]):
     return {name: parse_values(name, text) for name, text in pairs.items()}
 
 
+def _keep_programs() -> None:
+    """Let JAX keep what it compiles for the next command, unless the user has said where it should.
+
+    A program is only good for the processor it was compiled for, and a home folder may be shared between several.
+    """
+    from platformdirs import user_cache_dir
+
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
+            features = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        features = platform.processor()
+    kind = f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(user_cache_dir("rmtjax"), "xla", kind))
+
+
 def main() -> None:
     """Run the command line; bad input ends with one line and exit status 2."""
+    _keep_programs()
     try:
         app()
     except InputError as error:

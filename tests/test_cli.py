@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, what it leaves, how it ends."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -28,6 +29,7 @@ def run(monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["rmtjax", *map(str, arguments)])
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # main sets it where it is not set
         try:
             main()
             status = 0
@@ -55,6 +57,28 @@ def test_help_needs_no_jax():
     code = "import sys; sys.argv = ['rmtjax', '--help']\nfrom rmtjax.cli import main\n"
     code += "try: main()\nexcept SystemExit: assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_compiled_programs_are_kept_for_the_next_command(law, tmp_path, chosen):
+    """In the user's cache folder, or where JAX was told to keep them; and they give the same numbers again."""
+    elsewhere = tmp_path / "elsewhere"
+    environment = {
+        **{k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"},
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **({"JAX_COMPILATION_CACHE_DIR": str(elsewhere)} if chosen else {}),
+    }
+    code = "from rmtjax.cli import main; main()"
+    command = [sys.executable, "-c", code, "sweep", law(), "--trials", "50", "--json", "-"]
+    once, again = (
+        json.loads(subprocess.run(command, env=environment, timeout=100, check=True, capture_output=True).stdout)
+        for _ in range(2)
+    )
+    assert once["cells"] == again["cells"]
+    kept = elsewhere if chosen else tmp_path / "cache"
+    assert any("several" in path.name for path in kept.rglob("*-cache"))
+    assert chosen == elsewhere.exists()
 
 
 def test_claims_lists_every_claim(run):

@@ -98,7 +98,9 @@ def batch_last(function: Callable[..., Array]) -> Callable[..., Array]:
     def rule(size, batched, key_data, *args):
         key_batched, *args_batched = batched
         key_data = key_data.T if key_batched else jnp.broadcast_to(key_data[:, None], (2, size))
-        args = (jnp.moveaxis(a, 0, -1) if b else a[..., None] for a, b in zip(args, args_batched, strict=True))
+        args = (
+            jnp.moveaxis(a, 0, -1) if b else jnp.asarray(a)[..., None] for a, b in zip(args, args_batched, strict=True)
+        )
         return jnp.moveaxis(function(key_data, *args), -1, 0), True
 
     def of_key(key: Key[Array, ""], *args):

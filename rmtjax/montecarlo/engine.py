@@ -37,7 +37,7 @@ from rmtjax.montecarlo.result import assemble
 from rmtjax.montecarlo.statistics import Comoments, Histogram, Moments, Samples, Statistic
 from rmtjax.montecarlo.store import Store
 
-__all__ = ["run"]
+__all__ = ["Run", "run"]
 
 _DISPATCH_S = 0.2
 """Aim for one call of a program: long against its overhead, short against a watcher's patience."""
@@ -46,6 +46,7 @@ _KEPT = 64
 """Compiled programs that a process keeps."""
 
 _PROGRAMS: dict[tuple, Program] = {}
+_PROGRAMS_LOCK = threading.Lock()
 
 
 class _Engine:
@@ -90,9 +91,10 @@ class _Engine:
             began = time.perf_counter()
             program = self.compiled(static, self.inputs([tile]))
             self.compile_s += time.perf_counter() - began
-            while len(_PROGRAMS) >= _KEPT:
-                del _PROGRAMS[next(iter(_PROGRAMS))]
-            _PROGRAMS[key] = program
+            with _PROGRAMS_LOCK:
+                while len(_PROGRAMS) >= _KEPT:
+                    del _PROGRAMS[next(iter(_PROGRAMS))]
+                _PROGRAMS[key] = program
         self.programs[static] = program
         return program
 
@@ -105,7 +107,7 @@ class _Engine:
     def compiled(self, static: tuple, inputs: Inputs) -> Program:
         """Compile a program that fits the memory, drawing fewer trials at once if it must."""
         named = dict(zip(self.sampler.static, static, strict=True))
-        draw = checked_draw(self.claim, self.sampler, self.plan.outputs, {**self.options, **named}, self.shape)
+        draw = jax.jit(checked_draw(self.claim, self.sampler, self.plan.outputs, {**self.options, **named}, self.shape))
         width = self.sampler.width
         width = self.plan.block if width is None else width(**named) if callable(width) else width
         width = whole_width(self.plan.block, min(width, self.plan.block))
@@ -142,6 +144,12 @@ class _Engine:
             reason = str(error).splitlines()[0]
             raise InputError(f"memory: {self.claim.name!r} ran out of memory on {device} ({reason})") from None
 
+    def compile(self, chunks: Sequence[tuple[slice, slice]]) -> None:
+        """Make every program that the chunks need: every error of the input shows before anything runs."""
+        group = self.plan.cells_per_tile
+        for cell in sorted({cell for cells, _ in chunks for cell in range(cells.start, cells.stop, group)}):
+            self.program(self.static_of(cell), (cell, 0))
+
     def run(self, chunks: Sequence[tuple[slice, slice]], finished: Callable, advance: Callable[[int], None]) -> None:
         """Compute chunks; call ``finished(chunk, statistics)`` for each once, in no particular order."""
         plan, group = self.plan, self.plan.cells_per_tile
@@ -150,8 +158,6 @@ class _Engine:
             tiles = [(c, b) for c in range(cells.start, cells.stop, group) for b in range(blocks.start, blocks.stop)]
             for static, members in itertools.groupby(tiles, key=lambda tile: self.static_of(tile[0])):
                 queue.append((index, static, list(members)))
-        for _, static, members in queue:
-            self.program(static, members[0])  # every error of the input shows before anything runs
         open_chunks: dict[int, tuple[int, dict[str, np.ndarray]]] = {}
 
         def take():
@@ -211,6 +217,106 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
     return int(value)
 
 
+class Run:
+    """A run in its three steps: made and checked, compiled, executed. The arguments are those of `run`.
+
+    Compilation takes one core and execution all of them, so whoever has several runs compiles them side by side and
+    executes one after the other.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        cells: Grid | None = None,
+        *,
+        trials: int = 10_000,
+        seed: int = 0,
+        method: str | None = None,
+        options: Mapping[str, str] | None = None,
+        covariance: bool = False,
+        histogram: Sequence[float] | None = None,
+        keep_samples: bool = False,
+        store: str | os.PathLike | None = None,
+        memory: float | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        self.seconds = -time.perf_counter()
+        self.claim = claim
+        self.trials = _whole("trials", trials, 2, 2**32)
+        self.seed = check_seed(seed)
+        self.method, sampler = claim.sampler(method)
+        self.options = sampler.choose(options)
+        cells = claim.resolve(claim.grid if cells is None else cells)
+        statistics: tuple[Statistic, ...] = (Moments(),)
+        if covariance:
+            statistics += (Comoments(),)
+        if histogram is not None:
+            edges = np.asarray(histogram, np.float64)
+            if edges.ndim != 1 or edges.size < 2 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
+                raise InputError(f"histogram = {shown(histogram)}: must be at least two finite increasing bin edges")
+            statistics += (Histogram(tuple(edges.tolist())),)
+        if keep_samples:
+            statistics += (Samples(),)
+        budget = available_memory(devices) * 0.6 if memory is None else float(memory)
+        if not budget > 0:
+            raise InputError(f"memory = {shown(memory)}: must be a number of bytes > 0")
+
+        self.law = claim.predict(cells)
+        plan = self.plan = make_plan(claim, sampler, cells, tuple(self.law), self.trials, statistics)
+        check_results_fit(plan, budget)
+        stream = ":".join([claim.name, self.method, *(f"{k}={v}" for k, v in sorted(self.options.items()))])
+        crew = workers(devices, plan.shape[0] // plan.cells_per_tile * plan.shape[1])
+        keys = cell_keys(self.seed, stream, plan.outer.cells())
+        self.store = None if store is None else Store.open(store, claim, self.method, self.options, self.seed, plan)
+        self.engine = _Engine(claim, sampler, plan, keys, self.options, crew, budget)
+        self.missing = [chunk for chunk in plan.chunks() if self.store is None or not self.store.has(chunk)]
+        self.seconds += time.perf_counter()
+
+    def compile(self) -> None:
+        """Compile what is needed and not yet compiled."""
+        began = time.perf_counter()
+        try:
+            with jax.enable_x64(True):
+                self.engine.compile(self.missing)
+        except InputError:
+            if self.store is not None:
+                self.store.discard()
+            raise
+        self.seconds += time.perf_counter() - began
+
+    def execute(self, progress: bool | None = None) -> xr.Dataset:
+        """Draw what is missing, after `compile`, and give the result of all."""
+        began = time.perf_counter()
+        plan, opened = self.plan, self.store
+        total = plan.outer.size * self.trials
+        blocks: dict[str, np.ndarray] = {}
+
+        def finished(chunk: tuple[slice, slice], values: Mapping[str, np.ndarray]) -> None:
+            if opened is not None:
+                opened.write(chunk, values)
+                return
+            for name, v in values.items():
+                blocks.setdefault(name, np.empty((*plan.shape, *v.shape[2:]), v.dtype))[chunk] = v
+
+        # LAPACK's own threads and XLA's get in each other's way; the workers keep the cores busy.
+        one_thread = threadpool_limits(1, user_api="blas")
+        with jax.enable_x64(True), one_thread, Progress(total, self.claim.name, progress) as bar:
+            bar.advance(total - sum(plan.live(*chunk) for chunk in self.missing))
+            try:
+                self.engine.run(self.missing, finished, bar.advance)
+            except InputError:
+                if opened is not None:
+                    opened.discard()
+                raise
+        result = assemble(self.claim, plan, self.law, blocks if opened is None else opened.read())
+        wall = self.seconds + time.perf_counter() - began
+        crew, compile_s = self.engine.workers, self.engine.compile_s
+        made = provenance(self.seed, self.method, self.options, self.trials, crew, wall, compile_s)
+        if opened is not None:
+            opened.finish(result, made)
+        return result.assign_attrs(made)
+
+
 def run(
     claim: Claim,
     cells: Grid | None = None,
@@ -253,59 +359,20 @@ def run(
     Raises:
         InputError: for anything that cannot be run, before anything is compiled or written.
     """
-    began = time.perf_counter()
-    trials = _whole("trials", trials, 2, 2**32)
-    seed = check_seed(seed)
-    method, sampler = claim.sampler(method)
-    chosen = sampler.choose(options)
-    cells = claim.resolve(claim.grid if cells is None else cells)
-    statistics: tuple[Statistic, ...] = (Moments(),)
-    if covariance:
-        statistics += (Comoments(),)
-    if histogram is not None:
-        edges = np.asarray(histogram, np.float64)
-        if edges.ndim != 1 or edges.size < 2 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
-            raise InputError(f"histogram = {shown(histogram)}: must be at least two finite increasing bin edges")
-        statistics += (Histogram(tuple(edges.tolist())),)
-    if keep_samples:
-        statistics += (Samples(),)
-    budget = available_memory(devices) * 0.6 if memory is None else float(memory)
-    if not budget > 0:
-        raise InputError(f"memory = {shown(memory)}: must be a number of bytes > 0")
-
-    law = claim.predict(cells)
-    plan = make_plan(claim, sampler, cells, tuple(law), trials, statistics)
-    check_results_fit(plan, budget)
-    stream = ":".join([claim.name, method, *(f"{k}={v}" for k, v in sorted(chosen.items()))])
-    crew = workers(devices, plan.shape[0] // plan.cells_per_tile * plan.shape[1])
-    opened = None if store is None else Store.open(store, claim, method, chosen, seed, plan)
-
-    blocks: dict[str, np.ndarray] = {}
-
-    def finished(chunk: tuple[slice, slice], values: Mapping[str, np.ndarray]) -> None:
-        if opened is not None:
-            opened.write(chunk, values)
-            return
-        for name, v in values.items():
-            blocks.setdefault(name, np.empty((*plan.shape, *v.shape[2:]), v.dtype))[chunk] = v
-
-    # LAPACK's own threads and XLA's get in each other's way; the workers keep the cores busy.
-    one_thread = threadpool_limits(1, user_api="blas")
-    with jax.enable_x64(True), one_thread, Progress(plan.outer.size * trials, claim.name, progress) as bar:
-        engine = _Engine(claim, sampler, plan, cell_keys(seed, stream, plan.outer.cells()), chosen, crew, budget)
-        missing = [chunk for chunk in plan.chunks() if opened is None or not opened.has(chunk)]
-        bar.advance(plan.outer.size * trials - sum(plan.live(*chunk) for chunk in missing))
-        try:
-            engine.run(missing, finished, bar.advance)
-        except InputError:
-            if opened is not None:
-                opened.discard()
-            raise
-    if opened is not None:
-        blocks = opened.read()
-    result = assemble(claim, plan, law, blocks)
-    wall = time.perf_counter() - began
-    made = provenance(seed, method, chosen, trials, engine.workers, wall, engine.compile_s)
-    if opened is not None:
-        opened.finish(result, made)
-    return result.assign_attrs(made)
+    one = Run(
+        claim,
+        cells,
+        trials=trials,
+        seed=seed,
+        method=method,
+        options=options,
+        covariance=covariance,
+        histogram=histogram,
+        keep_samples=keep_samples,
+        store=store,
+        memory=memory,
+        devices=devices,
+    )
+    with Progress(1, f"{claim.name}: compiling", progress):
+        one.compile()
+    return one.execute(progress)

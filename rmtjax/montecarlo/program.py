@@ -81,6 +81,7 @@ class Program:
 
     def __init__(self, tile: Callable, inputs: Inputs, within: Mapping[str, np.ndarray], alone: bool) -> None:
         self.alone = alone
+        tile = jax.jit(tile)  # traced once for its shapes and for the program
         first = jax.tree.map(lambda v: v[0], inputs)
         shapes = jax.eval_shape(tile, first[0], within, *first[1:], np.int64(1))
         size = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(shapes))

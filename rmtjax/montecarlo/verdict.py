@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +14,10 @@ from scipy import stats
 
 from rmtjax._errors import InputError, shown
 from rmtjax.montecarlo.claim import Claim
-from rmtjax.montecarlo.engine import run
+from rmtjax.montecarlo.engine import Run
 from rmtjax.montecarlo.grid import Grid
+from rmtjax.montecarlo.progress import Progress
+from rmtjax.montecarlo.resources import workers
 from rmtjax.montecarlo.result import z_score
 
 __all__ = ["Finding", "Verdict", "holm", "verify"]
@@ -163,6 +166,19 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
     return tests
 
 
+def _runs(claim: Claim, trials: int | None, seed: int, how: dict[str, Any]) -> list[Run]:
+    """The run of a claim's first sampler on its grid; on the grid of comparison, if there is one; and those of the others."""
+    method, sampler = claim.sampler()
+    count = sampler.trials if trials is None else trials
+    first = Run(claim, trials=count, seed=seed, method=method, **how)
+    if claim.compare is None or len(claim.samplers) == 1:
+        return [first]
+    runs = [first, Run(claim, claim.compare, trials=count, seed=seed, method=method, **how)]
+    for name, other in list(claim.samplers.items())[1:]:
+        runs.append(Run(claim, claim.compare, trials=min(count, other.trials), seed=seed, method=name, **how))
+    return runs
+
+
 def verify(
     claims: Sequence[Claim],
     *,
@@ -198,22 +214,26 @@ def verify(
     began = time.perf_counter()
     tests: list[_Tests] = []
     results: dict[tuple[str, str], xr.Dataset] = {}
-    for claim in claims:
-        first, sampler = claim.sampler()
-        count = sampler.trials if trials is None else trials
-        cells = claim.resolve(claim.grid)
-        result = run(claim, cells, trials=count, seed=seed, method=first, progress=progress, **how)
-        results[claim.name, first] = result
-        tests += _against_law(claim, cells, result)
-        if claim.compare is not None and len(claim.samplers) > 1:
-            base = run(claim, claim.compare, trials=count, seed=seed, method=first, progress=progress, **how)
-            for method, other in list(claim.samplers.items())[1:]:
-                least = min(count, other.trials)
-                drawn = run(claim, claim.compare, trials=least, seed=seed, method=method, progress=progress, **how)
-                results[claim.name, method] = drawn
-                tests += _against_each_other(claim, base, drawn)
-        if done is not None:
-            done(claim)
+    plans = [_runs(claim, trials, seed, how) for claim in claims]
+    # One claim's programs compile on one core; several claims fill the others, and the bars show which is awaited.
+    with ThreadPoolExecutor(len(workers(how.get("devices"), len(claims)))) as pool:
+        compiled = [pool.submit(lambda runs: [one.compile() for one in runs], runs) for runs in plans]
+        try:
+            for claim, (first, *compared), ready in zip(claims, plans, compiled, strict=True):
+                with Progress(1, f"{claim.name}: compiling", progress):
+                    ready.result()
+                result = first.execute(progress)
+                results[claim.name, first.method] = result
+                tests += _against_law(claim, claim.resolve(claim.grid), result)
+                if compared:
+                    reference = compared[0].execute(progress)
+                    for other in compared[1:]:
+                        results[claim.name, other.method] = drawn = other.execute(progress)
+                        tests += _against_each_other(claim, reference, drawn)
+                if done is not None:
+                    done(claim)
+        finally:
+            pool.shutdown(cancel_futures=True)
     adjusted = np.split(holm(np.concatenate([t.p.ravel() for t in tests])), np.cumsum([t.p.size for t in tests])[:-1])
     findings = tuple(t.finding(a, level) for t, a in zip(tests, adjusted, strict=True))
     return Verdict(findings, results, level, time.perf_counter() - began)
