@@ -272,3 +272,29 @@ def test_results_that_cannot_be_written_are_known_before_the_run(run, law, tmp_p
     status, _, err = run("sweep", law(), "--json", tmp_path)
     assert status == 2
     assert "is a folder" in err
+
+
+def test_a_full_disk_is_one_line_and_the_store_stays_good(run, law, tmp_path, monkeypatch):
+    import errno
+
+    from rmtjax.montecarlo.store import Store
+
+    write, left = Store.write, [2]
+
+    def full(self, *arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, *arguments)
+
+    monkeypatch.setattr(Store, "write", full)
+    asked = "sweep", law(), "--set", "n=1:600:600", "--trials", 3000, "--out", tmp_path / "a.zarr", "--json"
+    status, out, err = run(*asked, tmp_path / "none.json")
+    assert status == 1
+    assert err == "error: [Errno 28] No space left on device\n"
+    assert not out
+    monkeypatch.setattr(Store, "write", write)
+    assert run(*asked, tmp_path / "a.json")[0] == 0
+    assert run(*asked[:-3], "--json", tmp_path / "b.json")[0] == 0
+    ours, undisturbed = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert ours["cells"] == undisturbed["cells"]

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 __all__ = ["markdown_table", "number", "plain_equation"]
 
+_NUMBERS = re.compile(r"[-+−±–.,%×*\d\s]*")
+
 
 def _fraction(node, l2tobj):
     def part(argument):
@@ -60,6 +62,8 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    """A Markdown table; columns of numbers are aligned to the right."""
+    rows = [list(row) for row in rows]
+    numbers = [all(_NUMBERS.fullmatch(cell) for cell in column) for column in zip(*rows, strict=True)]
+    rule = ["--:" if right else "---" for right in numbers or [False] * len(header)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows)) + "\n"
