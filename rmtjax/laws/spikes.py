@@ -1,0 +1,364 @@
+r"""Spiked random matrices: where the outlier is, how it is aligned and how much it fluctuates (BBP transition).
+
+Four models, noise of variance σ² = 1 unless it is named, θ > 0 the strength of the spike, u and v unit vectors:
+
+- symmetric, :math:`W + \theta uu^\top`, W Wigner of variance 1/N: threshold 1, edge 2;
+- rectangular, :math:`W + \theta uv^\top`, W n×m of variance 1/m, :math:`c = n/m`: threshold :math:`c^{1/4}`, edge
+  :math:`1 + \sqrt c`, for singular values;
+- sample covariance with one population eigenvalue ℓ, :math:`c = p/n`: threshold :math:`1 + \sqrt c`, edge
+  :math:`(1+\sqrt c)^2`;
+- square i.i.d., the *eigenvalues* of :math:`W + \theta uv^\top`: outlier :math:`\theta v^\top u` where its modulus is above 1.
+
+Below its threshold a spike leaves no outlier: the largest value sits at the edge and its vector forgets the spike. Several
+orthogonal spikes of different strength act each for itself, so every function works elementwise on arrays of strengths;
+degenerate or oblique ones act through the singular values of the whole update. All functions broadcast, run in float64
+and are differentiable away from the threshold; there the derivative from below is taken.
+
+Sources: Baik, Ben Arous & Péché (Ann. Probab. 33, 2005); Péché (PTRF 134, 2006); Paul (Statist. Sinica 17, 2007);
+Benaych-Georges & Nadakuditi (Adv. Math. 227, 2011; J. Multivariate Anal. 111, 2012); Tao (PTRF 155, 2013);
+*Intruder Dimensions*, §II-B and §IV, with its errata.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rmtjax._precision import float64
+
+__all__ = [
+    "covariance_outlier",
+    "covariance_overlap",
+    "covariance_strength",
+    "covariance_threshold",
+    "covariance_variance",
+    "iid_eigenvalue_outlier",
+    "rectangular_outlier",
+    "rectangular_overlap_left",
+    "rectangular_overlap_right",
+    "rectangular_strength",
+    "rectangular_threshold",
+    "rectangular_variance",
+    "spectral_measure_atom",
+    "spectral_measure_cdf",
+    "spectral_measure_pdf",
+    "spectral_measure_stieltjes",
+    "wigner_outlier",
+    "wigner_overlap",
+    "wigner_strength",
+    "wigner_threshold",
+    "wigner_variance",
+]
+
+_Array = Float[Array, "..."]
+
+
+@float64
+def wigner_threshold(sigma=1.0) -> _Array:
+    r"""The strength σ above which a symmetric spike has an outlier."""
+    return sigma
+
+
+@float64
+def wigner_outlier(theta, sigma=1.0) -> _Array:
+    r"""The largest eigenvalue :math:`\theta + \sigma^2/\theta` for θ > σ, else the edge 2σ.
+
+    Args:
+        theta: strength θ > 0.
+        sigma: :math:`\sigma^2/N` is the variance of the entries.
+
+    Source:
+        *Intruder Dimensions*, §IV-B; Péché 2006.
+    """
+    strong = jnp.maximum(theta, sigma)
+    return strong + sigma**2 / strong
+
+
+@float64
+def wigner_overlap(theta, sigma=1.0) -> _Array:
+    r"""The squared overlap :math:`1 - \sigma^2/\theta^2` of the top eigenvector with the spike; 0 below the threshold.
+
+    Args:
+        theta: strength θ > 0.
+        sigma: as in `wigner_outlier`.
+    """
+    return jnp.where(theta > sigma, 1 - (sigma / jnp.maximum(theta, sigma)) ** 2, 0.0)
+
+
+@float64
+def wigner_variance(theta, beta=1.0, sigma=1.0) -> _Array:
+    r"""The limit :math:`\frac2\beta\sigma^2(1 - \sigma^2/\theta^2)` of N times the outlier's variance; NaN at and below σ.
+
+    For Gaussian W, or a spike spread over many coordinates. At the threshold the fluctuation changes to the larger scale
+    :math:`N^{-2/3}` of Tracy and Widom.
+
+    Args:
+        theta: strength θ > σ.
+        beta: 1 for real, 2 for complex, 4 for quaternion entries.
+        sigma: as in `wigner_outlier`.
+    """
+    return jnp.where(theta > sigma, 2 / beta * sigma**2 * (1 - (sigma / jnp.maximum(theta, sigma)) ** 2), jnp.nan)
+
+
+@float64
+def wigner_strength(outlier, sigma=1.0) -> _Array:
+    r"""The strength θ > σ that an outlier :math:`\lambda > 2\sigma` shows: the inverse of `wigner_outlier`; NaN below 2σ."""
+    half = outlier / 2
+    return half + jnp.sqrt((half - sigma) * (half + sigma))
+
+
+@float64
+def rectangular_threshold(c, sigma=1.0) -> _Array:
+    r"""The strength :math:`\sigma c^{1/4}` above which a spike of a rectangular matrix has an outlier.
+
+    Args:
+        c: aspect ratio n/m of rows to columns.
+        sigma: :math:`\sigma^2/m` is the variance of the entries.
+    """
+    return sigma * c**0.25
+
+
+@float64
+def rectangular_outlier(theta, c, sigma=1.0) -> _Array:
+    r"""The largest singular value :math:`\sqrt{(\sigma^2+\theta^2)(c\sigma^2+\theta^2)}/\theta` above the threshold.
+
+    Else the edge :math:`\sigma(1+\sqrt c)`. For c = 1 it is :math:`\theta + \sigma^2/\theta`.
+
+    Args:
+        theta: strength θ > 0.
+        c, sigma: as in `rectangular_threshold`.
+
+    Source:
+        Benaych-Georges & Nadakuditi 2012; *Intruder Dimensions*, §IV-C, for c = 1.
+    """
+    strong = jnp.maximum(theta / sigma, c**0.25)
+    return sigma * jnp.sqrt((1 + strong**2) * (c + strong**2)) / strong
+
+
+@float64
+def rectangular_overlap_left(theta, c, sigma=1.0) -> _Array:
+    r""":math:`|\langle u,\hat u\rangle|^2 \to 1 - \frac{c(1+\theta^2)}{\theta^2(\theta^2+c)}`, σ = 1; 0 below the threshold.
+
+    Args:
+        theta: strength θ > 0.
+        c, sigma: as in `rectangular_threshold`.
+    """
+    t2 = jnp.maximum(theta / sigma, c**0.25) ** 2
+    return jnp.where(theta > sigma * c**0.25, (t2**2 - c) / (t2 * (t2 + c)), 0.0)
+
+
+@float64
+def rectangular_overlap_right(theta, c, sigma=1.0) -> _Array:
+    r""":math:`|\langle v,\hat v\rangle|^2 \to 1 - \frac{c+\theta^2}{\theta^2(\theta^2+1)}`, σ = 1; 0 below the threshold.
+
+    Args:
+        theta: strength θ > 0.
+        c, sigma: as in `rectangular_threshold`.
+    """
+    t2 = jnp.maximum(theta / sigma, c**0.25) ** 2
+    return jnp.where(theta > sigma * c**0.25, (t2**2 - c) / (t2 * (t2 + 1)), 0.0)
+
+
+@float64
+def rectangular_variance(theta, c, beta=1.0, sigma=1.0) -> _Array:
+    r"""The limit of m times the variance of the outlying singular value :math:`\lambda`; NaN at and below the threshold.
+
+    .. math::
+        \frac{\sigma^2}\beta\Big(1 - \frac{c}{\theta^4}\Big)\frac{\theta^2 + \frac{1+c}2}{\lambda^2}, \qquad
+        \lambda^2 = \frac{(1+\theta^2)(c+\theta^2)}{\theta^2} \quad(\theta, \lambda \text{ in units of } \sigma)
+
+    Ours: first-order fluctuations carried through the tridiagonal recursion, ``docs/derivations.md``.
+
+    Args:
+        theta: strength :math:`\theta > \sigma c^{1/4}`.
+        c, sigma: as in `rectangular_threshold`.
+        beta: 1 for real, 2 for complex entries.
+    """
+    t2 = jnp.maximum(theta / sigma, c**0.25) ** 2
+    limit = (1 - c / t2**2) * (t2 + (1 + c) / 2) * t2 / ((1 + t2) * (c + t2))
+    return jnp.where(theta > sigma * c**0.25, sigma**2 / beta * limit, jnp.nan)
+
+
+@float64
+def rectangular_strength(outlier, c, sigma=1.0) -> _Array:
+    r"""The strength θ that an outlying singular value shows, the inverse of `rectangular_outlier`; NaN below the edge.
+
+    :math:`\theta^2 = \frac12\big(q + \sqrt{q^2 - 4c}\big)`, :math:`q = \lambda^2 - 1 - c`, in units of σ.
+    """
+    q = (outlier / sigma) ** 2 - 1 - c
+    root = 2 * jnp.sqrt(c)
+    return sigma * jnp.sqrt((q + jnp.sqrt(jnp.where(q < root, jnp.nan, (q - root) * (q + root)))) / 2)
+
+
+@float64
+def covariance_threshold(c, sigma=1.0) -> _Array:
+    r"""The population eigenvalue :math:`\sigma^2(1+\sqrt c)` above which the sample covariance has an outlier.
+
+    Args:
+        c: dimension over samples, p/n.
+        sigma: :math:`\sigma^2` is every other population eigenvalue.
+    """
+    return sigma**2 * (1 + jnp.sqrt(c))
+
+
+@float64
+def covariance_outlier(ell, c, sigma=1.0) -> _Array:
+    r"""The largest eigenvalue :math:`\ell\big(1 + \frac{c\sigma^2}{\ell-\sigma^2}\big)` above the threshold.
+
+    Else the edge :math:`\sigma^2(1+\sqrt c)^2`.
+
+    Args:
+        ell: population eigenvalue ℓ > 0.
+        c, sigma: as in `covariance_threshold`.
+
+    Source:
+        Baik & Silverstein, J. Multivariate Anal. 97 (2006).
+    """
+    strong = jnp.maximum(ell / sigma**2, 1 + jnp.sqrt(c))
+    return sigma**2 * strong * (1 + c / (strong - 1))
+
+
+@float64
+def covariance_overlap(ell, c, sigma=1.0) -> _Array:
+    r"""The squared overlap :math:`\big(1 - \frac c{(\ell-1)^2}\big)/\big(1 + \frac c{\ell-1}\big)`, σ = 1.
+
+    0 below the threshold.
+
+    Args:
+        ell: population eigenvalue ℓ > 0.
+        c, sigma: as in `covariance_threshold`.
+
+    Source:
+        Paul 2007.
+    """
+    above = jnp.maximum(ell / sigma**2 - 1, jnp.sqrt(c))
+    return jnp.where(ell / sigma**2 - 1 > jnp.sqrt(c), (1 - c / above**2) / (1 + c / above), 0.0)
+
+
+@float64
+def covariance_variance(ell, c, beta=1.0, sigma=1.0) -> _Array:
+    r"""The limit :math:`\frac2\beta\ell^2\big(1 - \frac c{(\ell-1)^2}\big)` of n times the outlier's variance, σ = 1.
+
+    NaN at and below the threshold.
+
+    Args:
+        ell: population eigenvalue ℓ.
+        c, sigma: as in `covariance_threshold`.
+        beta: 1 for real, 2 for complex data.
+
+    Source:
+        Paul 2007.
+    """
+    above = jnp.maximum(ell / sigma**2 - 1, jnp.sqrt(c))
+    limit = 2 / beta * ell**2 * (1 - c / above**2)
+    return jnp.where(ell / sigma**2 - 1 > jnp.sqrt(c), limit, jnp.nan)
+
+
+@float64
+def covariance_strength(outlier, c, sigma=1.0) -> _Array:
+    r"""The population eigenvalue ℓ that an outlier shows, the inverse of `covariance_outlier`; NaN below the edge."""
+    q = outlier / sigma**2 - 1 - c
+    root = 2 * jnp.sqrt(c)
+    above = (q + jnp.sqrt(jnp.where(q < root, jnp.nan, (q - root) * (q + root)))) / 2
+    return sigma**2 * (1 + above)
+
+
+@float64
+def iid_eigenvalue_outlier(theta, cosine, sigma=1.0) -> _Array:
+    r"""Modulus of the outlying eigenvalue :math:`\theta v^\top u` of a square i.i.d. matrix plus :math:`\theta uv^\top`.
+
+    Else the radius σ of the circular law. There is no shift, unlike for singular values.
+
+    Args:
+        theta: strength θ > 0.
+        cosine: :math:`v^\top u`.
+        sigma: :math:`\sigma^2/N` is the variance of the entries.
+
+    Source:
+        Tao 2013.
+    """
+    return jnp.maximum(jnp.abs(theta * cosine), sigma)
+
+
+@float64
+def spectral_measure_atom(theta) -> _Array:
+    r"""The mass :math:`1 - 1/\theta^2` of the spectral measure at :math:`\theta + 1/\theta`; 0 for :math:`|\theta| \le 1`.
+
+    Source:
+        *Intruder Dimensions*, eq. (1), whose condition :math:`|\theta| \ge \sqrt{\lambda_+}` is corrected; Noiry 2020.
+    """
+    return jnp.where(jnp.abs(theta) > 1, 1 - 1 / jnp.maximum(jnp.abs(theta), 1.0) ** 2, 0.0)
+
+
+@float64
+def spectral_measure_pdf(x, theta) -> _Array:
+    r"""Density of the spectral measure of :math:`W + \theta uu^\top` at u inside the bulk, :math:`|x| < 2`.
+
+    .. math::
+        \frac{\sqrt{4-x^2}}{2\pi(\theta^2+1-\theta x)}
+
+    Args:
+        x: where.
+        theta: strength, of either sign.
+
+    Source:
+        *Intruder Dimensions*, eq. (1).
+    """
+    inside = jnp.abs(x) < 2
+    y = jnp.where(inside, x, 0.0)
+    # θ² + 1 − θx vanishes only at the edge for |θ| = 1, where the density diverges like a square root's inverse.
+    return jnp.where(inside, jnp.sqrt((2 - y) * (2 + y)) / (2 * jnp.pi * (theta**2 + 1 - theta * y)), 0.0)
+
+
+@float64
+def spectral_measure_cdf(x, theta) -> _Array:
+    r"""Distribution function of the spectral measure of :math:`W + \theta uu^\top` at u, the atom included.
+
+    With :math:`x = 2\cos\varphi` and t whichever of θ and 1/θ is at most 1 in modulus, the mass in (x, 2) is
+
+    .. math::
+        \frac{\min(1, \theta^{-2})}\pi\Big[\varphi + L - \frac{L - t\sin\varphi}{t^2}\Big], \qquad
+        L = \arctan\frac{t\sin\varphi}{1 - t\cos\varphi} = \sum_{k\ge1}\frac{t^k\sin k\varphi}k .
+
+    Args:
+        x: where.
+        theta: strength, of either sign.
+
+    Source:
+        The integral of *Intruder Dimensions*, eq. (1); ours.
+    """
+    strong = jnp.abs(theta) > 1
+    t = jnp.where(strong, 1 / jnp.where(strong, theta, 1.0), theta)
+    phi = jnp.arccos(jnp.clip(x / 2, -1.0, 1.0))
+    small = jnp.abs(t) < 0.05
+    whole = jnp.where(small, 0.5, t)
+    series = jnp.arctan2(whole * jnp.sin(phi), 1 - whole * jnp.cos(phi))
+    terms = [jnp.sin(k * phi) / k for k in range(1, 13)]
+    head = sum(t**k * term for k, term in enumerate(terms, 1))
+    first = jnp.where(small, head, series)
+    second = jnp.where(
+        small,
+        sum(t**k * term for k, term in enumerate(terms[1:])),
+        (series - whole * jnp.sin(phi)) / whole**2,
+    )
+    above = jnp.where(strong, t**2, 1.0) / jnp.pi * (phi + first - second)
+    atom = jnp.where(strong, 1 - t**2, 0.0)
+    at = jnp.where(strong, theta + t, 0.0)
+    return (1 - atom - above) + jnp.where(strong & (x >= at), atom, 0.0)
+
+
+@float64
+def spectral_measure_stieltjes(x, y, theta) -> tuple[_Array, _Array]:
+    r"""Real and imaginary part of :math:`\int\frac{\mu_\theta(\mathrm d\lambda)}{z-\lambda} = \frac1{z-\theta-m(z)}`.
+
+    m is the semicircle's transform, :math:`1/m = z - m`, and :math:`z = x + \mathrm iy`.
+
+    Args:
+        x: real part of z.
+        y: imaginary part, > 0.
+        theta: strength, of either sign.
+    """
+    z = x + 1j * y
+    m = 2 / (z * (1 + jnp.sqrt(1 - 4 / z**2)))
+    transform = 1 / (z - theta - m)
+    return transform.real, transform.imag
