@@ -9,12 +9,17 @@ from pathlib import Path
 
 from rmtjax._errors import InputError, unknown
 from rmtjax.montecarlo import Claim
+from rmtjax.spectra.claims import CLAIMS as SPECTRA
+from rmtjax.spectra.errata import CLAIMS as ERRATA
 from rmtjax.transfer.claims import CLAIMS as TRANSFER
 
-__all__ = ["CLAIMS", "find_claims", "load_claims"]
+__all__ = ["CLAIMS", "GROUPS", "find_claims", "load_claims"]
 
-CLAIMS: dict[str, Claim] = {claim.name: claim for claim in TRANSFER}
-"""Every claim that comes with the package."""
+GROUPS: dict[str, tuple[Claim, ...]] = {"transfer": TRANSFER, "spectra": SPECTRA, "errata": ERRATA}
+"""The claims that come with the package, by what they are about. A group's name stands for all of it."""
+
+CLAIMS: dict[str, Claim] = {claim.name: claim for group in GROUPS.values() for claim in group}
+"""Every claim that comes with the package, by name."""
 
 
 def load_claims(path: str | Path) -> list[Claim]:
@@ -54,15 +59,17 @@ def _frames(error: BaseException):
 
 
 def find_claims(names: Sequence[str]) -> list[Claim]:
-    """The claims with these names, those of files (names that end in ``.py``) included; all of them for no name."""
+    """The claims with these names, of groups and of files (names that end in ``.py``) too; all of them for no name."""
     if not names:
         return list(CLAIMS.values())
     found: list[Claim] = []
     for name in names:
         if name.endswith(".py"):
             found += load_claims(name)
+        elif name in GROUPS:
+            found += GROUPS[name]
         elif name in CLAIMS:
             found.append(CLAIMS[name])
         else:
-            raise unknown("claim", name, CLAIMS)
+            raise unknown("claim", name, [*CLAIMS, *GROUPS])
     return found

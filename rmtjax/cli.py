@@ -53,7 +53,8 @@ def verify(
     claim: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CLAIM|FILE.py]...", help="Claims by name, or Python files that define some; all by default."
+            metavar="[CLAIM|GROUP|FILE.py]...",
+            help="Claims by name, groups (transfer, spectra, errata), or Python files that define some; all by default.",
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Draws per cell; by default what each sampler says.")] = None,

@@ -17,6 +17,22 @@ from rmtjax.montecarlo.parameter import Parameter
 
 __all__ = ["Claim", "Option", "Sampler"]
 
+RESERVED = (
+    "mean",
+    "se",
+    "law",
+    "z",
+    "variance",
+    "min",
+    "max",
+    "trials",
+    "covariance",
+    "histogram",
+    "samples",
+    "output",
+)
+"""Names in a result that no parameter can have."""
+
 OUTPUT = "value"
 """Name of the output of a claim that has one and does not name it."""
 
@@ -106,6 +122,7 @@ class Claim:
         bias: ``bias(**params)``: how far the law may be from the exact mean because it is a limit, an array or a dict
             by output name. A verdict counts only what exceeds it. None: the law is exact.
         compare: a grid on which `verify` compares the samplers with each other, where there are several.
+        erratum: whether the law is a known error, such as a misprint, that the data are to refute.
     """
 
     name: str
@@ -119,8 +136,12 @@ class Claim:
     check: Callable[..., None] | None = None
     bias: Callable[..., Any] | None = None
     compare: Grid | None = None
+    erratum: bool = False
 
     def __post_init__(self) -> None:
+        for name in self.params:
+            if name in RESERVED:
+                raise InputError(f"claim {self.name!r}: parameter {name!r}: must not be one of {', '.join(RESERVED)}")
         if not self.samplers:
             raise InputError(f"claim {self.name!r} has no sampler: give at least one")
         samplers = {n: s if isinstance(s, Sampler) else Sampler(s) for n, s in self.samplers.items()}

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 import jax
@@ -45,7 +45,7 @@ _DISPATCH_S = 0.2
 _KEPT = 64
 """Compiled programs that a process keeps."""
 
-_PROGRAMS: dict[tuple, Program] = {}
+_PROGRAMS: dict[tuple, Future[Program]] = {}
 _PROGRAMS_LOCK = threading.Lock()
 
 
@@ -86,16 +86,30 @@ class _Engine:
         shapes = tuple((name, v.shape) for name, v in self.within.items())
         made_of = self.sampler.draw, tuple(sorted(self.options.items())), static, shapes, tuple(self.columns)
         key = (*made_of, plan.outputs, plan.block, plan.cells_per_tile, plan.statistics)
-        program = _PROGRAMS.get(key)
-        if program is None or program.memory(self.workers[0]) > self.share(program.alone):
-            began = time.perf_counter()
-            program = self.compiled(static, self.inputs([tile]))
-            self.compile_s += time.perf_counter() - began
-            with _PROGRAMS_LOCK:
-                while len(_PROGRAMS) >= _KEPT:
+        with _PROGRAMS_LOCK:
+            shared = _PROGRAMS.get(key)
+            if mine := shared is None:
+                shared = _PROGRAMS[key] = Future()
+                while len(_PROGRAMS) > _KEPT:
                     del _PROGRAMS[next(iter(_PROGRAMS))]
-                _PROGRAMS[key] = program
+        if mine:
+            try:
+                shared.set_result(self.timed(static, tile))
+            except BaseException as error:
+                _PROGRAMS.pop(key, None)
+                shared.set_exception(error)
+                raise
+        program = shared.result()  # of another thread, perhaps, that is compiling it just now
+        if program.memory(self.workers[0]) > self.share(program.alone):
+            program = self.timed(static, tile)
         self.programs[static] = program
+        return program
+
+    def timed(self, static: tuple, tile: tuple[int, int]) -> Program:
+        """A new program, its compilation timed."""
+        began = time.perf_counter()
+        program = self.compiled(static, self.inputs([tile]))
+        self.compile_s += time.perf_counter() - began
         return program
 
     def share(self, alone: bool) -> float:

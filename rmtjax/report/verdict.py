@@ -25,6 +25,12 @@ def _probability(p: float) -> str:
     return "1" if p >= 0.995 else f"{p:.2f}" if p >= 0.01 else f"{p:.0e}"
 
 
+def _verdict(finding: Finding) -> str:
+    if finding.erratum:
+        return "NOT REFUTED" if finding.holds else "an error, refuted"
+    return "holds" if finding.holds else "REFUTED"
+
+
 def table(verdict: Verdict) -> Table:
     """The verdict as a table for the terminal, a row a finding."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
@@ -44,7 +50,7 @@ def table(verdict: Verdict) -> Table:
             f"{f.trials:,}",
             f"{f.z:+.2f}",
             _probability(f.p),
-            Text("holds", "green") if f.holds else Text("REFUTED", "bold red"),
+            Text(_verdict(f), "green" if f.as_it_should else "bold red"),
         )
         last = f.claim
     return shown
@@ -53,18 +59,23 @@ def table(verdict: Verdict) -> Table:
 def summary(verdict: Verdict) -> str:
     """One sentence for each refuted finding, then one for all."""
     lines = []
-    for f in (f for f in verdict.findings if not f.holds):
+    for f in (f for f in verdict.findings if not f.as_it_should):
         cell = ", ".join(f"{name} = {number(v)}" for name, v in f.cell.items())
-        lines.append(
-            f"{f.claim} is refuted ({_comparison(f)}): at {cell} the mean of {f.output} is {f.mean:.6g} ± {f.se:.2g}"
-            f" where {f.expected:.6g} was expected (z = {f.z:+.1f})"
-        )
-    claims = len({f.claim for f in verdict.findings})
-    refuted = len({f.claim for f in verdict.findings if not f.holds})
+        found = f"the mean of {f.output} is {f.mean:.6g} ± {f.se:.2g}"
+        if f.erratum:
+            lines.append(f"{f.claim} is an error and is not refuted: at {cell} {found}, it says {f.expected:.6g}")
+        else:
+            lines.append(
+                f"{f.claim} is refuted ({_comparison(f)}): at {cell} {found} where {f.expected:.6g} was expected"
+                f" (z = {f.z:+.1f})"
+            )
+    claims, errata = ({f.claim for f in verdict.findings if f.erratum == kind} for kind in (False, True))
+    amiss = {f.claim for f in verdict.findings if not f.as_it_should}
     tests = sum(f.tests for f in verdict.findings)
+    counts = [f"{len(claims - amiss)} of {len(claims)} claims hold"] if claims else []
+    counts += [f"{len(errata - amiss)} of {len(errata)} known errors are refuted"] if errata else []
     lines.append(
-        f"{claims - refuted} of {claims} claims hold in {tests:,} tests at family-wise level {verdict.level:g}"
-        f" ({verdict.wall_s:.1f} s)"
+        f"{' and '.join(counts)} in {tests:,} tests at family-wise level {verdict.level:g} ({verdict.wall_s:.1f} s)"
     )
     return "\n".join(lines)
 
@@ -88,7 +99,7 @@ def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> lis
     rows = [
         [
             f.claim, f.output, _comparison(f), str(f.tests), f"{f.trials:,}", f"{f.z:+.2f}", _probability(f.p),
-            "holds" if f.holds else "**refuted**",
+            _verdict(f) if f.as_it_should else f"**{_verdict(f)}**",
         ]
         for f in verdict.findings
     ]  # fmt: skip
