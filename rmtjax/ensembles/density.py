@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from rmtjax._precision import float64
 from rmtjax.ensembles.counter import batch_last
-from rmtjax.ensembles.outlier import _GROUP, TOLERANCE, covariance_rows, outlier_depth, wigner_rows
+from rmtjax.ensembles.outlier import _GROUP, TOLERANCE, _Number, covariance_rows, outlier_depth, wigner_rows
 
 __all__ = ["hermite_cdf", "laguerre_cdf", "spectral_measure"]
 
@@ -50,7 +50,7 @@ _hermite_batched = batch_last(_hermite)
 
 @float64(keep=("key",))
 def hermite_cdf(
-    key: Key[Array, ""], N: Float[Array, ""], points: Float[Array, "m"], beta: float = 1.0
+    key: Key[Array, ""], N: Float[Array, ""], points: Float[Array, "m"], beta: _Number = 1.0
 ) -> Float[Array, "m"]:
     r"""Draw the share of eigenvalues at or below each point, of the Gaussian β-ensemble with edge 2.
 
@@ -91,7 +91,7 @@ _laguerre_batched = batch_last(_laguerre)
 
 @float64(keep=("key",))
 def laguerre_cdf(
-    key: Key[Array, ""], p: Float[Array, ""], n: Float[Array, ""], points: Float[Array, "m"], beta: float = 1.0
+    key: Key[Array, ""], p: Float[Array, ""], n: Float[Array, ""], points: Float[Array, "m"], beta: _Number = 1.0
 ) -> Float[Array, "m"]:
     r"""Draw the share of eigenvalues of :math:`XX^\top/n` at or below each point, X p×n standard Gaussian.
 
@@ -138,8 +138,8 @@ def spectral_measure(
     theta: Float[Array, ""],
     x: Float[Array, ""],
     y: Float[Array, ""],
-    beta: float = 1.0,
-    tolerance: float = TOLERANCE,
+    beta: _Number = 1.0,
+    tolerance: _Number = TOLERANCE,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     r"""Draw real and imaginary part of :math:`u^\top(z - W - \theta uu^\top)^{-1}u` at :math:`z = x + \mathrm iy`.
 

@@ -50,6 +50,8 @@ _GROUP = 4
 _PASSES = 200
 """A pass at least halves the bracket, and a Taylor step does far better: never reached."""
 
+_Number = Float[Array, ""] | float
+
 Series = tuple[Array, Array, Array, Array]
 """Taylor coefficients of order 0 to 3 in z, each (batch,)."""
 
@@ -188,7 +190,7 @@ def _solve(
     return jnp.where(state[4], state[5], jnp.nan), state[6]
 
 
-def _from_last(levels: Array, rows: Callable[[Array], tuple], step: Callable, start):
+def _from_last(levels: Array | int, rows: Callable[[Array], tuple], step: Callable, start):
     """Fold `step` over the rows from the last to the first: ``step(state, row number from 1, row)``."""
     groups = (levels + _GROUP - 1) // _GROUP
 
@@ -262,7 +264,11 @@ _wigner_batched = batch_last(_wigner)
 
 @float64(keep=("key",))
 def wigner_outlier(
-    key: Key[Array, ""], N: Float[Array, ""], theta: Float[Array, ""], beta: float = 1.0, tolerance: float = TOLERANCE
+    key: Key[Array, ""],
+    N: Float[Array, ""],
+    theta: Float[Array, ""],
+    beta: _Number = 1.0,
+    tolerance: _Number = TOLERANCE,
 ) -> Outlier:
     r"""Draw the largest eigenvalue of :math:`W + \theta uu^\top` and :math:`|\langle u,\hat v\rangle|^2` of its eigenvector.
 
@@ -407,7 +413,11 @@ _rectangular_batched = batch_last(_rectangular)
 
 @float64(keep=("key",))
 def rectangular_outlier(
-    key: Key[Array, ""], n: Float[Array, ""], m: Float[Array, ""], theta: Float[Array, ""], tolerance: float = TOLERANCE
+    key: Key[Array, ""],
+    n: Float[Array, ""],
+    m: Float[Array, ""],
+    theta: Float[Array, ""],
+    tolerance: _Number = TOLERANCE,
 ) -> RectangularOutlier:
     r"""Draw the largest singular value of :math:`W + \theta uv^\top` and its vectors' squared overlaps with u and v.
 
@@ -486,8 +496,8 @@ def covariance_outlier(
     p: Float[Array, ""],
     n: Float[Array, ""],
     ell: Float[Array, ""],
-    beta: float = 1.0,
-    tolerance: float = TOLERANCE,
+    beta: _Number = 1.0,
+    tolerance: _Number = TOLERANCE,
 ) -> Outlier:
     r"""Draw the largest eigenvalue of a spiked sample covariance matrix and its squared overlap with the spike.
 
