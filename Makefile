@@ -17,7 +17,7 @@ $(BIN)/.tests: pyproject.toml $(BIN)/.runs
 	touch $@
 
 demo: $(BIN)/.runs
-	$(BIN)/rmtjax verify --out report/verify
+	$(BIN)/rmtjax verify transfer bbp-wigner --out report/verify
 	$(BIN)/rmtjax transfer --out report/transfer
 	@echo "The tables and figures are in report/."
 
@@ -30,6 +30,7 @@ test: lint
 
 bench: $(BIN)/.tests
 	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/spectra.py
 
 clean:
 	rm -rf $(VENV) report

@@ -150,11 +150,16 @@ def _at(f: Series, x: Array) -> Array:
 
 
 def _solve(
-    evaluate: Callable[[Array], tuple[Sequence[Series], Array]], start: Array, spread: Array, shape: tuple[int, ...]
+    evaluate: Callable[[Array], tuple[Sequence[Series], Array]],
+    start: Array,
+    spread: Array,
+    shape: tuple[int, ...],
+    order: int = 3,
 ) -> tuple[Array, Array]:
     """The largest root of some increasing concave functions, and the slope there of the one whose root it is.
 
-    ``evaluate(z)`` gives their series at z and whether z lies above their last pole; below it they may be anything.
+    ``evaluate(z)`` gives their series at z, to the given order, and whether z lies above their last pole; below it they
+    may be anything.
     """
     start, spread = jnp.broadcast_to(start, shape), jnp.broadcast_to(spread, shape)
 
@@ -167,10 +172,10 @@ def _solve(
         short = ~(above_pole & (f[0] >= 0))
         low, high = jnp.where(short, jnp.maximum(low, z), low), jnp.where(short, high, jnp.minimum(high, z))
         move = _step(f)
-        # The approximant's error is of fourth order in move/(distance to the poles); the slope's, of third.
+        # The approximant's error is of one order more than the series in move/(distance to the poles).
         ratio = jnp.abs(move) * (jnp.abs(f[2] / f[1]) + jnp.sqrt(jnp.abs(f[3] / f[1])))
         resolution = 2e-16 * jnp.maximum(jnp.abs(z), 1e-3)
-        found = above_pole & (jnp.abs(move) * ratio**3 <= resolution) & (ratio < 1e-3)
+        found = above_pole & (jnp.abs(move) * ratio**order <= resolution) & (ratio < 1e-3)
         for other in all_f:
             found &= _at(other, move) >= -4 * resolution * f[1]
         tight = high - low <= 4 * resolution
@@ -195,10 +200,9 @@ def _from_last(levels: Array | int, rows: Callable[[Array], tuple], step: Callab
     groups = (levels + _GROUP - 1) // _GROUP
 
     def group(j, state):
-        first = (groups - 1 - j) * _GROUP
         drawn = rows(groups - 1 - j)
         for i in reversed(range(_GROUP)):
-            state = step(state, first + i + 1, tuple(v[i] for v in drawn))
+            state = step(state, (groups - 1 - j) * _GROUP + i + 1, tuple(v[i] for v in drawn))
         return state
 
     return jax.lax.fori_loop(0, groups, group, start)
@@ -289,36 +293,66 @@ def wigner_outlier(
     return Outlier(drawn[0], drawn[1])
 
 
-def edge_levels(N: int, beta: float, tolerance: float) -> int:
+def edge_levels(N: int, beta: float | int, tolerance: float) -> int:
     """Rows that `wigner_edge` needs, as a Python number."""
     with jax.ensure_compile_time_eval():
         _, _, rate2 = wigner_start(jnp.float64(N), jnp.float64(0), jnp.float64(beta))
         return int(outlier_depth(rate2, 4 / N, float(N), tolerance))
 
 
+def _trace_series(rows, z, N, levels):
+    r"""Series of :math:`h = 1/\sum_i(z - \lambda_i)^{-1}` at z, and whether z lies above its last pole.
+
+    The sum, over the eigenvalues of the rows, is the logarithmic derivative of the product of all pivots.
+    """
+
+    def step(state, k, row):
+        pivot, inverse, sums, negative = state
+        diagonal, off2 = row
+        exists = k <= N
+        pivot = _affine(z - diagonal, inverse, off2)
+        inverse = _reciprocal(pivot)
+        slope = pivot[1], 2 * pivot[2], 3 * pivot[3]
+        added = [sum(slope[i] * inverse[m - i] for i in range(m + 1)) for m in range(3)]
+        sums = tuple(jnp.where(exists, t + v, t) for t, v in zip(sums, added, strict=True))
+        inverse = tuple(jnp.where(exists, v, 0.0) for v in inverse)
+        return pivot, inverse, sums, negative + (exists & (pivot[0] < 0))
+
+    nothing = tuple(jnp.zeros(z.shape) for _ in range(4))
+    start = (nothing, nothing, nothing[:3], jnp.zeros(z.shape, jnp.int32))
+    _, _, sums, negative = _from_last(levels, rows, step, start)
+    h = _reciprocal((*sums, nothing[0]))[:3]
+    # Between its last pole and its root h is negative and one eigenvalue is above z. The third coefficient is that of a
+    # function with one pole, which makes a step Halley's.
+    return (*h, h[2] ** 2 / h[1]), (negative == 0) | ((negative == 1) & (sums[0] < 0))
+
+
 @functools.cache
 def _edge(levels: int) -> Callable:
+    """The sampler for so many rows."""
+
     def sample(key_data, N, beta):
         groups = jnp.arange((levels + _GROUP - 1) // _GROUP)
         _, stored = jax.lax.scan(lambda _, group: (None, wigner_rows(key_data, group, N, beta)), None, groups)
         rows = lambda group: tuple(v[group] for v in stored)  # noqa: E731
-        start, spread, _ = wigner_start(N, jnp.zeros_like(N), beta)
+        scale = N ** (-2 / 3)
 
         def evaluate(z):
-            g, above = wigner_series(rows, z, N, levels)
-            return [g], above
+            h, above = _trace_series(rows, z, N, levels)
+            return [h], above
 
-        return _solve(evaluate, start, spread, key_data.shape[-1:])[0][None]
+        return _solve(evaluate, 2 - 1.2 * scale, 1.3 * scale, key_data.shape[-1:], order=2)[0][None]
 
     return batch_last(sample)
 
 
 @float64(keep=("key", "N", "beta", "tolerance"))
-def wigner_edge(key: Key[Array, ""], N: int, beta: float = 1.0, tolerance: float = TOLERANCE) -> Float[Array, ""]:
+def wigner_edge(key: Key[Array, ""], N: int, beta: float | int = 1.0, tolerance: float = TOLERANCE) -> Float[Array, ""]:
     r"""Draw the largest eigenvalue of the Gaussian β-ensemble with edge 2, as `wigner_outlier` does for θ = 0.
 
     At the edge many passes over many rows are needed, about :math:`16N^{1/3}` for β = 1, so here they are drawn once and
-    remembered. Their number shapes the program: N is static.
+    remembered. Their number shapes the program: N is static. Nor does the first pivot serve here, whose root and last pole
+    all but coincide: the eigenvalue is found as the root of one over the trace of the resolvent.
 
     Args:
         key: a typed PRNG key.

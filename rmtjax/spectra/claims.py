@@ -64,8 +64,8 @@ def _dense_wigner(key, N, theta, entries):
 
 def _wigner_bias(N, theta):
     return {
-        "outlier": 3 * _window(N, theta - 1),
-        "overlap": 3 * _overlap_window(N, theta - 1),
+        "outlier": 1.5 * _window(N, theta - 1),
+        "overlap": _overlap_window(N, theta - 1),
     }
 
 

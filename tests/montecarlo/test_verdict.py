@@ -81,3 +81,27 @@ def test_levels_that_cannot_be(level):
 def test_nothing_to_verify():
     with pytest.raises(InputError, match="claims is empty"):
         verify([])
+
+
+def test_a_known_error_is_to_be_refuted():
+    wrong = _shifted(0.1, name="wrong", erratum=True)
+    verdict = verify([MEAN, wrong], trials=4000)
+    assert verdict.holds
+    assert [(f.erratum, f.holds, f.as_it_should) for f in verdict.findings] == [
+        (False, True, True),
+        (True, False, True),
+    ]
+    right = _shifted(0.0, name="right", erratum=True)
+    verdict = verify([MEAN, right], trials=4000)
+    assert not verdict.holds
+    assert not verdict.findings[1].as_it_should
+
+
+def test_what_a_verdict_says_of_known_errors():
+    from rmtjax.report.verdict import summary
+
+    said = summary(verify([MEAN, _shifted(0.1, name="wrong", erratum=True)], trials=4000))
+    assert said.startswith("1 of 1 claims hold and 1 of 1 known errors are refuted in 12 tests")
+    said = summary(verify([_shifted(0.0, name="right", erratum=True)], trials=4000)).splitlines()
+    assert said[0].startswith("right is an error and is not refuted: at ")
+    assert said[1].startswith("0 of 1 known errors are refuted in 6 tests")
