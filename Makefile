@@ -26,7 +26,7 @@ lint: $(BIN)/.tests
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: $(BIN)/.tests
 	$(BIN)/python benchmarks/transfer.py

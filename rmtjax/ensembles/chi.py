@@ -37,7 +37,7 @@ def _chi(key_data, stream, dof):
 
     def redraw(state):
         round_, gamma, accepted = state
-        at = jnp.argmin(accepted, axis=0)
+        at = jax.lax.argmin(accepted, 0, jnp.int32)
         here = (jnp.arange(count)[:, None] == at) & ~accepted
         bits = words(key_data, stream, 3, used + 3 * round_)
         again, ok = _marsaglia_tsang(box_muller(bits[:2])[0], unit(bits[2]), jnp.sum(jnp.where(here, d, 0), 0))

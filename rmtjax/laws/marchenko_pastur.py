@@ -63,10 +63,10 @@ _NEWTON = 8
 
 
 def _gaps(c):
-    """:math:`r` and the signless :math:`1 - r`, with all its digits."""
+    """The smaller of √c and 1/√c, called r, and 1 − r with all its digits."""
     root = jnp.sqrt(c)
     r = jnp.where(c <= 1, root, 1 / root)
-    return r, jnp.where(c <= 1, 1 - c, 1 - 1 / c) / (1 + r)
+    return r, jnp.where(c <= 1, 1 - c, (c - 1) / c) / (1 + r)
 
 
 def _rate(angle, r, gap):
@@ -255,7 +255,7 @@ def _place(angle, r, gap, c, singular):
     """The eigenvalue or singular value at an angle from one end, σ = 1."""
     sine, scale = jnp.sin(angle / 2), jnp.where(c <= 1, 1.0, c)
     if singular:
-        # r is negative when counted from the right, where both terms are at least 2 in the sum.
+        # From the left (r > 0) both terms may be too small to be squared; from the right gap > 1, and they are not.
         left = jnp.hypot(gap, 2 * jnp.sqrt(jnp.maximum(r, 0)) * sine)
         return jnp.sqrt(scale) * jnp.where(r > 0, left, jnp.sqrt(gap**2 + 4 * r * sine**2))
     return scale * (gap**2 + 4 * r * sine**2)

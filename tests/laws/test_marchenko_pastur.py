@@ -415,9 +415,8 @@ def test_eigenvalues_and_singular_values_of_dense_matrices(shape):
     """Mean shares below x and mean moments over 100 matrices.
 
     A sum of f over the k = min(p, n) eigenvalues is off by (f(λ₋) + f(λ₊))/4 − (1/2π)∫f dφ (Bai & Silverstein, *Ann. Prob.*
-    32, 2004, eq. 1.9, for real entries). Law and correction are met to 4.5 standard errors, a false alarm in 3e-4 for the 39
-    checks of the three shapes, and 0.1/k. A variance or an aspect ratio that is off by 3 % fails in every shape, and so
-    does the density without its c.
+    32, 2004, for real entries). Law and correction are met to 4.5 standard errors, a false alarm in 3e-4 for the 39
+    checks of the three shapes, and 0.1/k. A variance or an aspect ratio that is off by 3 % fails in every shape.
     """
     (p, n), count = shape, 100
     c, k = p / n, min(shape)
