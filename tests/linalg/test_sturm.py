@@ -241,7 +241,7 @@ def test_gradients_are_squares_of_eigenvectors():
     np.testing.assert_allclose(da, v**2, rtol=0, atol=1e-7)
     np.testing.assert_allclose(db, 2 * v[1:] * v[:-1], rtol=0, atol=1e-7)
     with jax.enable_x64(True):
-        values, slopes = jax.jvp(sturm.eigenvalues, (a, b), (a, np.ones(79)))
+        _, slopes = jax.jvp(sturm.eigenvalues, (a, b), (a, np.ones(79)))
         _, vectors = np.linalg.eigh(dense(a, b))
         wanted = (vectors**2 * a[:, None]).sum(0) + 2 * (vectors[1:] * vectors[:-1]).sum(0)
         np.testing.assert_allclose(slopes, wanted, atol=1e-9)
