@@ -326,16 +326,16 @@ def _positions(indices: Any, n: int) -> Array:
 
 
 @jax.jit
-def _eigenvalues(diagonal: Array, off_diagonal: Array, index: Array, tolerance: ArrayLike) -> Array:
+def _eigenvalues(diagonal: Array, off_diagonal: Array, index: Array, tolerance: Array) -> Array:
     index = jnp.where(index < 0, index + diagonal.shape[-1], index)
-    tolerance = jnp.asarray(tolerance, diagonal.dtype)[None]
-    result = _of_batch(_selected, diagonal, off_diagonal, jnp.atleast_1d(index), tolerance)
+    result = _of_batch(_selected, diagonal, off_diagonal, jnp.atleast_1d(index), tolerance[None])
     return result if index.ndim else result[..., 0]
 
 
-def _checked_tolerance(tolerance: ArrayLike) -> None:
+def _width(tolerance: ArrayLike) -> Array:
     if _known(tolerance) and not (jnp.ndim(tolerance) == 0 and tolerance >= 0):
         raise InputError(f"tolerance = {shown(np.asarray(tolerance))}: must be one number ≥ 0")
+    return jnp.asarray(tolerance, jnp.float64)
 
 
 @float64(keep=("indices",))
@@ -364,8 +364,7 @@ def eigenvalues(
         InputError: as `count_below`, and for an index that does not exist.
     """
     _checked(diagonal, off_diagonal)
-    _checked_tolerance(tolerance)
-    return _eigenvalues(diagonal, off_diagonal, _positions(indices, diagonal.shape[-1]), tolerance)
+    return _eigenvalues(diagonal, off_diagonal, _positions(indices, diagonal.shape[-1]), _width(tolerance))
 
 
 def _how_many(count: int, n: int) -> Array:
@@ -393,8 +392,7 @@ def largest(
         InputError: as `count_below`, and for a count that is not in 1…N.
     """
     _checked(diagonal, off_diagonal)
-    _checked_tolerance(tolerance)
-    return _eigenvalues(diagonal, off_diagonal, _how_many(count, diagonal.shape[-1]), tolerance)
+    return _eigenvalues(diagonal, off_diagonal, _how_many(count, diagonal.shape[-1]), _width(tolerance))
 
 
 def _golub_kahan(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array]:
@@ -419,7 +417,7 @@ def _singular_histogram(diagonal: Array, off_diagonal: Array, edges: Array) -> A
 
 
 @jax.jit
-def _singular_values(diagonal: Array, off_diagonal: Array, index: Array, tolerance: ArrayLike) -> Array:
+def _singular_values(diagonal: Array, off_diagonal: Array, index: Array, tolerance: Array) -> Array:
     n = diagonal.shape[-1]
     values = _eigenvalues(
         *_golub_kahan(diagonal, off_diagonal), jnp.where(index < 0, index + 2 * n, index + n), tolerance
@@ -487,5 +485,4 @@ def singular_values(
         InputError: as `eigenvalues`.
     """
     _checked(diagonal, off_diagonal)
-    _checked_tolerance(tolerance)
-    return _singular_values(diagonal, off_diagonal, _positions(indices, diagonal.shape[-1]), tolerance)
+    return _singular_values(diagonal, off_diagonal, _positions(indices, diagonal.shape[-1]), _width(tolerance))
