@@ -251,7 +251,7 @@ def covariance_variance(ell, c, beta=1.0, sigma=1.0) -> _Array:
     """
     above = jnp.maximum(ell / sigma**2 - 1, jnp.sqrt(c))
     limit = 2 / beta * ell**2 * (1 - c / above**2)
-    return jnp.where(ell / sigma**2 - 1 > jnp.sqrt(c), limit, jnp.nan)
+    return jnp.where(ell > sigma**2 * (1 + jnp.sqrt(c)), limit, jnp.nan)  # as `covariance_threshold` rounds
 
 
 @float64

@@ -261,16 +261,19 @@ def _vectors(u, gap) -> Array:
 
 @functools.partial(jax.jit, static_argnames="vectors")
 def _updated(values, U, theta, vectors: bool):
-    d, rotation = values, None
-    shifts = jnp.zeros_like(values)
-    for k in range(theta.size):
-        u = U[:, k] if rotation is None else rotation.T @ U[:, k]
-        d, shift, gap = _rank_one(d, u, theta[k])
-        shifts = shifts + shift
-        if vectors or k + 1 < theta.size:
-            turn = _vectors(u, gap)
-            rotation = turn if rotation is None else rotation @ turn
-    return d, rotation, shifts
+    if theta.size == 1:
+        new, shifts, gap = _rank_one(values, U[:, 0], theta[0])
+        return new, _vectors(U[:, 0], gap) if vectors else None, shifts
+
+    def one_more(state, k):
+        d, U, rotation = state
+        new, shift, gap = _rank_one(d, U[:, k], theta[k])
+        turn = _vectors(U[:, k], gap)
+        return (new, turn.T @ U, rotation @ turn if vectors else None), shift
+
+    start = values, U, jnp.eye(values.size) if vectors else None
+    (new, _, rotation), shifts = lax.scan(one_more, start, jnp.arange(theta.size))
+    return new, rotation, jnp.sum(shifts, 0)
 
 
 def _diagonal_update(values: Array, U: Array, theta: Array, distinct: bool) -> tuple[Array, Array, Array]:

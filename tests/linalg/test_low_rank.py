@@ -163,15 +163,15 @@ def test_rank_three_with_both_signs():
 
 
 def test_overlaps_of_the_outlier_with_the_old_eigenvectors():
-    """In the eigenbasis of a GOE: N|⟨w_j, v̂⟩|² → (θ² − 1)/(λ_out − λ_j)², averaged over 40 updates to 10 %.
+    """In the eigenbasis of a GOE: N|⟨w_j, v̂⟩|² → (θ² − 1)/(λ_out − λ_j)², averaged over 20 updates to 10 %.
 
-    Each overlap is a squared normal; the mean over the middle half of 400 of them and 40 updates has a standard error of
-    1.6 %, so 10 % is a false alarm in 1e-9.
+    Each overlap is a squared normal; the mean over the middle half of 400 of them and 20 updates has a standard error of
+    2.2 %, so 10 % is a false alarm in 1e-5.
     """
     rng = np.random.default_rng(6)
     n, theta = 400, 1.8
     d = np.linalg.eigvalsh(goe(rng, n))
-    directions = rng.normal(size=(40, n))
+    directions = rng.normal(size=(20, n))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     new = jax.vmap(lambda u: low_rank.update_eigh(d, u, theta))(directions)
     out = np.asarray(new.values[:, -1:])
@@ -180,9 +180,8 @@ def test_overlaps_of_the_outlier_with_the_old_eigenvectors():
     assert abs(out.mean() - theta - 1 / theta) < 0.02
 
 
-@pytest.mark.parametrize("theta", [1.3, -0.8])
-def test_gradients(theta):
-    rng = np.random.default_rng(7)
+def test_gradients():
+    rng, theta = np.random.default_rng(7), -0.8
     d, u = np.sort(rng.normal(size=5)), rng.normal(size=5)
     check_grads(low_rank.update_eigenvalues, (d, u, theta), order=1)
     check_grads(lambda *a: low_rank.update_eigh(*a).vectors ** 2, (d, u, theta), order=1, modes=["rev"])
