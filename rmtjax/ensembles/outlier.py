@@ -381,7 +381,7 @@ def rectangular_start(n, m, theta):
     return start, spread + scale, _arccosh2(cosh)
 
 
-def _growth(n, m):
+def rectangular_growth(n, m):
     """κ of `outlier_depth` for a rectangular matrix."""
     return (1 + jnp.sqrt(n / m)) ** 2 / n
 
@@ -423,7 +423,9 @@ def rectangular_series(rows, z, n, m, levels):
 
 def _rectangular(key_data, n, m, theta, tolerance):
     start, spread, rate2 = rectangular_start(n, m, theta)
-    levels = outlier_depth(jnp.min(rate2), jnp.max(_growth(n, m)), jnp.max(jnp.maximum(n, m)), jnp.min(tolerance))
+    levels = outlier_depth(
+        jnp.min(rate2), jnp.max(rectangular_growth(n, m)), jnp.max(jnp.maximum(n, m)), jnp.min(tolerance)
+    )
     shape = jnp.broadcast_shapes(key_data.shape[-1:], theta.shape)
     rows = lambda group: rectangular_rows(key_data, group, n, m)  # noqa: E731
 
@@ -507,7 +509,9 @@ def covariance_series(rows, z, levels):
 
 def _covariance(key_data, p, n, ell, beta, tolerance):
     start, spread, rate2 = covariance_start(p, n, ell, beta)
-    levels = outlier_depth(jnp.min(rate2), jnp.max(_growth(p, n)), jnp.max(jnp.minimum(p, n)), jnp.min(tolerance))
+    levels = outlier_depth(
+        jnp.min(rate2), jnp.max(rectangular_growth(p, n)), jnp.max(jnp.minimum(p, n)), jnp.min(tolerance)
+    )
     shape = jnp.broadcast_shapes(key_data.shape[-1:], ell.shape)
     rows = lambda group: covariance_rows(key_data, group, p, n, beta)  # noqa: E731
 

@@ -288,6 +288,15 @@ def _given_values(name: str, values: Any) -> np.ndarray:
 # -- a spectrum against a law ------------------------------------------------------------------------------------------
 
 
+@jax.jit
+def _steps(values):
+    """Values in order, and their empirical distribution function at and just below them."""
+    x, n = jnp.sort(values, -1), values.shape[-1]
+    flat = x.reshape(-1, n)
+    sides = (jax.vmap(functools.partial(jnp.searchsorted, side=side))(flat, flat) for side in ("right", "left"))
+    return x, *(rank.reshape(x.shape).astype(x.dtype) / n for rank in sides)
+
+
 @float64(keep=("cdf",))
 def esd_distance(
     values: Float[Array, "... N"], cdf: Callable[[Float[Array, "..."]], Float[Array, "..."]]
@@ -305,12 +314,7 @@ def esd_distance(
         InputError: for no value or one that is not finite.
     """
     _checked_values("values", values)
-    x, n = jnp.sort(values, -1), values.shape[-1]
-    flat = x.reshape(-1, n)
-    at, below = (
-        jax.vmap(functools.partial(jnp.searchsorted, side=side))(flat, flat).reshape(x.shape).astype(x.dtype) / n
-        for side in ("right", "left")
-    )
+    x, at, below = _steps(values)
     # The float before 0 is one that processors may take for 0.
     before = cdf(jnp.where(x == 0, -jnp.finfo(x.dtype).tiny, jnp.nextafter(x, -jnp.inf)))
     return jnp.max(jnp.maximum(jnp.abs(at - cdf(x)), jnp.abs(below - before)), -1)
@@ -340,8 +344,8 @@ _QUANTILES = 1024
 """Most quantiles at which distribution functions are compared."""
 
 
-@functools.partial(jax.jit, static_argnames=("singular", "n", "m", "draws", "fit"))
-def _null(key, u, quantiles, beta, singular: bool, n: int, m: int, draws: int, fit: bool):
+@functools.partial(jax.jit, static_argnames=("singular", "n", "m", "draws"))
+def _null(key, u, quantiles, beta, fit, singular: bool, n: int, m: int, draws: int):
     """The statistic of spectra drawn, each by as many Sturm counts as there are quantiles."""
     from rmtjax.ensembles.wigner import hermite
     from rmtjax.ensembles.wishart import laguerre
@@ -356,7 +360,7 @@ def _null(key, u, quantiles, beta, singular: bool, n: int, m: int, draws: int, f
         else:
             (a, b), count = hermite(key, n, beta), sturm.count_below
             second = jnp.sum(a**2) + 2 * jnp.sum(b**2)
-        spread = jnp.sqrt(second / _second_moment(singular, n, m, beta)) if fit else 1.0
+        spread = jnp.where(fit, jnp.sqrt(second / _second_moment(singular, n, m, beta)), 1.0)
         return jnp.max(jnp.abs(count(a, b, quantiles * spread) / k - u))
 
     together = max(1, 2**21 // (n + u.size))
@@ -462,7 +466,7 @@ def _named_test(values, law, shape, sigma, beta, draws, key) -> EsdTest:
         quantiles, distance = semicircle.ppf(u), esd_distance(values / fitted, semicircle.cdf)
     counts = np.searchsorted(np.sort(values / fitted), np.asarray(quantiles), side="left")
     statistic = float(np.max(np.abs(counts / k - u)))
-    null = np.asarray(_null(key, u, quantiles, beta, singular, n, m, draws, sigma is None))
+    null = np.asarray(_null(key, u, quantiles, beta, sigma is None, singular, n, m, draws))
     return EsdTest(float(distance), _p_value(statistic, null), statistic, null, fitted)
 
 
