@@ -48,7 +48,7 @@ def _chi(key_data, stream, dof):
     def boosted(gamma):
         # Gamma(a) is Gamma(a + 1)·U^{1/a}: Marsaglia and Tsang's way below shape 1.
         uniform = unit(words(key_data, stream, count, even + count))
-        boost = jnp.exp(fast_log(uniform) / jnp.where(small & (shape > 0), shape, 1.0))
+        boost = jnp.exp(jnp.log(uniform) / jnp.where(small & (shape > 0), shape, 1.0))
         return jnp.where(shape > 0, jnp.where(small, gamma * boost, gamma), 0.0)
 
     return jnp.sqrt(2 * jax.lax.cond(jnp.any(small), boosted, lambda gamma: gamma, gamma))

@@ -28,13 +28,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real
 
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
 from rmtjax.ensembles.counter import normal
-from rmtjax.ensembles.entries import positive, whole
+from rmtjax.ensembles.entries import whole
 from rmtjax.ensembles.haar import unit_vector
 from rmtjax.ensembles.wigner import goe, hermite
 from rmtjax.ensembles.wishart import iid, laguerre
@@ -60,9 +61,9 @@ class Intruder(NamedTuple):
     """The largest eigenvalue of :math:`W + θuu^⊤` and what its vector has in common with the eigenvectors of W.
 
     Attributes:
-        outlier: the eigenvalue λ.
-        cosine: :math:`\\max_j|⟨w_j, v̂⟩|`.
-        intruder: 1 if that is below ε, else 0.
+        outlier: the eigenvalue λ, of the shape of θ.
+        cosine: :math:`\\max_j|⟨w_j, v̂⟩|`, likewise.
+        intruder: 1 if that is below ε, else 0; of the shape of θ and ε together.
     """
 
     outlier: Float[Array, "..."]
@@ -83,42 +84,30 @@ class RectangularIntruder(NamedTuple):
     intruder_right: Float[Array, "..."]
 
 
-def _tolerance(eps):
-    value = positive("eps", eps)
-    if not isinstance(eps, jax.core.Tracer) and float(eps) >= 1:
-        raise InputError(f"eps = {shown(eps)}: must be between 0 and 1")
-    return value
+def _spike(theta, eps):
+    """θ and ε as float64 arrays, checked unless they are traced."""
+    for name, value, high, allowed in (
+        ("theta", theta, np.inf, "a finite number > 0"),
+        ("eps", eps, 1.0, "between 0 and 1"),
+    ):
+        if not isinstance(value, jax.core.Tracer):
+            given = np.asarray(value, np.float64)
+            bad = ~((given > 0) & (given < high))
+            if np.any(bad):
+                raise InputError(f"{name} = {shown(float(given[bad][0]))}: must be {allowed}")
+    return jnp.asarray(theta, jnp.float64), jnp.asarray(eps, jnp.float64)
 
 
 def _judged(cosine, eps):
     return (cosine < eps).astype(jnp.float64)
 
 
-@float64(keep=("key", "N", "theta", "eps"))
-def wigner_intruder(key: Key[Array, ""], N: int, theta: Real[ArrayLike, ""], eps: Real[ArrayLike, ""]) -> Intruder:
-    r"""One draw for :math:`W + \theta uu^\top`, W from the GOE of order N (variance 1/N), u Haar. Exact in law.
-
-    Args:
-        key: a typed PRNG key.
-        N: order of the matrix, at least 2, static.
-        theta: strength θ > 0, may be traced.
-        eps: tolerance ε in (0, 1), may be traced.
-
-    Raises:
-        InputError: for arguments that are not admissible.
-    """
-    N = whole("N", N, 2)
-    return _wigner_intruder(key, N, positive("theta", theta), _tolerance(eps))
-
-
-@functools.partial(jax.jit, static_argnums=1, inline=True)
-def _wigner_intruder(key, N, theta, eps):
-    spectrum_key, direction_key = jax.random.split(key)
-    matrix = hermite(spectrum_key, N)
-    eigenvalues = sturm.eigenvalues(matrix.diagonal, matrix.off_diagonal)[::-1]
+@jax.jit
+@functools.partial(jnp.vectorize, signature="(n),(n),()->(),()")
+def _wigner_secular(eigenvalues, t, theta):
+    """Outlier and largest cosine of :math:`Λ + θtt^⊤/|t|^2`, the eigenvalues descending."""
     below = eigenvalues[0] - eigenvalues
-    share = normal(direction_key, N) ** 2
-    share = share / jnp.sum(share)
+    share = t**2 / jnp.sum(t**2)
 
     def step(state):
         count, x, _ = state
@@ -132,50 +121,15 @@ def _wigner_intruder(key, N, theta, eps):
     start = jnp.maximum(theta * share[0], 1e-300)
     _, x, _ = jax.lax.while_loop(lambda s: (s[0] < _STEPS) & ~s[2], step, (0, start, jnp.zeros((), bool)))
     overlap = share / (x + below) ** 2
-    cosine = jnp.sqrt(jnp.max(overlap) / jnp.sum(overlap))
-    return Intruder(eigenvalues[0] + x, cosine, _judged(cosine, eps))
+    return eigenvalues[0] + x, jnp.sqrt(jnp.max(overlap) / jnp.sum(overlap))
 
 
-@float64(keep=("key", "N", "theta", "eps"))
-def dense_wigner_intruder(
-    key: Key[Array, ""], N: int, theta: Real[ArrayLike, ""], eps: Real[ArrayLike, ""]
-) -> Intruder:
-    """`wigner_intruder` from the matrices themselves: two eigendecompositions. Arguments and errors as there."""
-    N, theta, eps = whole("N", N, 2), positive("theta", theta), _tolerance(eps)
-    base_key, direction_key = jax.random.split(key)
-    base, u = goe(base_key, N), unit_vector(direction_key, N)
-    values, vectors = jnp.linalg.eigh(base + theta * jnp.outer(u, u))
-    cosine = jnp.max(jnp.abs(jnp.linalg.eigh(base)[1].T @ vectors[:, -1]))
-    return Intruder(values[-1], cosine, _judged(cosine, eps))
-
-
-@float64(keep=("key", "n", "m", "theta", "eps"))
-def rectangular_intruder(
-    key: Key[Array, ""], n: int, m: int, theta: Real[ArrayLike, ""], eps: Real[ArrayLike, ""]
-) -> RectangularIntruder:
-    r"""One draw for :math:`W + \theta uv^\top`, W n×m Gaussian of variance 1/m, u and v independent and Haar. Exact in law.
-
-    Args:
-        key: a typed PRNG key.
-        n, m: rows and columns, at least 2, static.
-        theta: strength θ > 0, may be traced.
-        eps: tolerance ε in (0, 1), may be traced.
-
-    Raises:
-        InputError: for arguments that are not admissible.
-    """
-    n, m = whole("n", n, 2), whole("m", m, 2)
-    return _rectangular_intruder(key, n, m, positive("theta", theta), _tolerance(eps))
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
-def _rectangular_intruder(key, n, m, theta, eps):
-    spectrum_key, left_key, right_key = jax.random.split(key, 3)
-    r = min(n, m)
-    matrix = laguerre(spectrum_key, r, max(n, m), sigma=jnp.sqrt(max(n, m) / m))
-    s = sturm.singular_values(matrix.diagonal, matrix.subdiagonal)[::-1]
+@jax.jit
+@functools.partial(jnp.vectorize, signature="(r),(n),(m),()->(),(),()")
+def _rectangular_secular(s, a, b, theta):
+    """Largest singular value and cosines of :math:`S + θab^⊤/|a||b|`, S n×m with s on its diagonal, descending."""
+    r = s.shape[0]
     below = s[0] - s
-    a, b = normal(left_key, n), normal(right_key, m)
     a, b = a / jnp.linalg.norm(a), b / jnp.linalg.norm(b)
     free_a, free_b = jnp.sum(a[r:] ** 2), jnp.sum(b[r:] ** 2)
     a, b = a[:r], b[:r]
@@ -210,19 +164,91 @@ def _rectangular_intruder(key, n, m, theta, eps):
     right = ((sigma * alpha * b + s * beta * a) * inverse) ** 2
     cosine_left = jnp.sqrt(jnp.max(left) / (jnp.sum(left) + (beta / sigma) ** 2 * free_a))
     cosine_right = jnp.sqrt(jnp.max(right) / (jnp.sum(right) + (alpha / sigma) ** 2 * free_b))
-    return RectangularIntruder(sigma, cosine_left, cosine_right, _judged(cosine_left, eps), _judged(cosine_right, eps))
+    return sigma, cosine_left, cosine_right
+
+
+@float64(keep=("key", "N", "theta", "eps"))
+def wigner_intruder(
+    key: Key[Array, ""], N: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
+) -> Intruder:
+    r"""One draw for :math:`W + \theta uu^\top`, W from the GOE of order N (variance 1/N), u Haar. Exact in law.
+
+    Args:
+        key: a typed PRNG key.
+        N: order of the matrix, at least 2, static.
+        theta: strengths θ > 0, may be traced. All of an array are tried on the same W and u.
+        eps: tolerances ε in (0, 1), likewise; broadcast with θ.
+
+    Raises:
+        InputError: for arguments that are not admissible.
+    """
+    N = whole("N", N, 2)
+    return _wigner_intruder(key, N, *_spike(theta, eps))
+
+
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def _wigner_intruder(key, N, theta, eps):
+    spectrum_key, direction_key = jax.random.split(key)
+    matrix = hermite(spectrum_key, N)
+    eigenvalues = sturm.eigenvalues(matrix.diagonal, matrix.off_diagonal)[::-1]
+    outlier, cosine = _wigner_secular(eigenvalues, normal(direction_key, N), theta)
+    return Intruder(outlier, cosine, _judged(cosine, eps))
+
+
+@float64(keep=("key", "N", "theta", "eps"))
+def dense_wigner_intruder(
+    key: Key[Array, ""], N: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
+) -> Intruder:
+    """`wigner_intruder` from the matrices themselves, by eigendecompositions. Arguments and errors as there."""
+    N = whole("N", N, 2)
+    theta, eps = _spike(theta, eps)
+    base_key, direction_key = jax.random.split(key)
+    base, u = goe(base_key, N), unit_vector(direction_key, N)
+    values, vectors = jnp.linalg.eigh(base + theta[..., None, None] * jnp.outer(u, u))
+    cosine = jnp.max(jnp.abs(vectors[..., -1] @ jnp.linalg.eigh(base)[1]), -1)
+    return Intruder(values[..., -1], cosine, _judged(cosine, eps))
+
+
+@float64(keep=("key", "n", "m", "theta", "eps"))
+def rectangular_intruder(
+    key: Key[Array, ""], n: int, m: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
+) -> RectangularIntruder:
+    r"""One draw for :math:`W + \theta uv^\top`, W n×m Gaussian of variance 1/m, u and v independent and Haar. Exact in law.
+
+    Args:
+        key: a typed PRNG key.
+        n, m: rows and columns, at least 2, static.
+        theta: strengths θ > 0, may be traced. All of an array are tried on the same W, u and v.
+        eps: tolerances ε in (0, 1), likewise; broadcast with θ.
+
+    Raises:
+        InputError: for arguments that are not admissible.
+    """
+    n, m = whole("n", n, 2), whole("m", m, 2)
+    return _rectangular_intruder(key, n, m, *_spike(theta, eps))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _rectangular_intruder(key, n, m, theta, eps):
+    spectrum_key, left_key, right_key = jax.random.split(key, 3)
+    matrix = laguerre(spectrum_key, min(n, m), max(n, m), sigma=jnp.sqrt(max(n, m) / m))
+    s = sturm.singular_values(matrix.diagonal, matrix.subdiagonal)[::-1]
+    sigma, left, right = _rectangular_secular(s, normal(left_key, n), normal(right_key, m), theta)
+    return RectangularIntruder(sigma, left, right, _judged(left, eps), _judged(right, eps))
 
 
 @float64(keep=("key", "n", "m", "theta", "eps"))
 def dense_rectangular_intruder(
-    key: Key[Array, ""], n: int, m: int, theta: Real[ArrayLike, ""], eps: Real[ArrayLike, ""]
+    key: Key[Array, ""], n: int, m: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> RectangularIntruder:
-    """`rectangular_intruder` from the matrices themselves: two SVDs. Arguments and errors as there."""
-    n, m, theta, eps = whole("n", n, 2), whole("m", m, 2), positive("theta", theta), _tolerance(eps)
+    """`rectangular_intruder` from the matrices themselves, by SVDs. Arguments and errors as there."""
+    n, m = whole("n", n, 2), whole("m", m, 2)
+    theta, eps = _spike(theta, eps)
     base_key, left_key, right_key = jax.random.split(key, 3)
     base = iid(base_key, n, m)
-    tuned = base + theta * jnp.outer(unit_vector(left_key, n), unit_vector(right_key, m))
+    spike = jnp.outer(unit_vector(left_key, n), unit_vector(right_key, m))
     U, _, Vt = jnp.linalg.svd(base, full_matrices=False)
-    u, s, vt = jnp.linalg.svd(tuned, full_matrices=False)
-    left, right = jnp.max(jnp.abs(U.T @ u[:, 0])), jnp.max(jnp.abs(Vt @ vt[0]))
-    return RectangularIntruder(s[0], left, right, _judged(left, eps), _judged(right, eps))
+    u, s, vt = jnp.linalg.svd(base + theta[..., None, None] * spike, full_matrices=False)
+    left = jnp.max(jnp.abs(u[..., 0] @ U), -1)
+    right = jnp.max(jnp.abs(vt[..., 0, :] @ Vt.T), -1)
+    return RectangularIntruder(s[..., 0], left, right, _judged(left, eps), _judged(right, eps))
