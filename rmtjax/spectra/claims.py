@@ -16,44 +16,13 @@ from rmtjax.ensembles.wigner import wigner
 from rmtjax.laws import marchenko_pastur, semicircle, spikes, tracy_widom
 from rmtjax.montecarlo import Claim, Sampler, grid, positive, real, size
 from rmtjax.montecarlo.claim import Option
+from rmtjax.spectra._shared import ASPECT, COLUMNS, check_above, check_rows, dense, overlap_window, window
 
 __all__ = ["CLAIMS"]
 
 _N = size("dimension")
-_COLUMNS = size("columns; there are cN rows")
 _THETA = positive("strength θ of the spike")
-_ASPECT = positive("aspect ratio c of rows to columns; cN is whole")
 _ENTRIES = Option("gaussian", tuple(ENTRIES), parse_entries)
-
-
-def _check_rows(N, c):
-    rows = c * N
-    if rows < 1 - 1e-9 or abs(rows - round(rows)) > 1e-9 * rows:
-        raise InputError(f"c = {c:g}: c·N must be a whole number ≥ 1, it is {rows:g} for N = {N:g}")
-
-
-def _check_above(name, value, threshold):
-    if value <= threshold:
-        raise InputError(f"{name} = {value:g}: must be above the threshold {threshold:g}, there is no outlier at it")
-
-
-def _width(N=1, c=1.0, **_):
-    """Matrices drawn at once."""
-    return max(1, int(2**20 // (N * N * max(c, 1.0))))
-
-
-def _dense(draw, *static, trials=2_000, **options):
-    return Sampler(draw, static=static, options=options, block=8, width=_width, trials=trials)
-
-
-def _window(size_, distance):
-    """How the largest eigenvalue's bias falls with the distance from the threshold, in units of size^(−2/3)."""
-    return size_ ** (-2 / 3) / (1 + size_ ** (1 / 3) * np.maximum(distance, 0.0))
-
-
-def _overlap_window(size_, distance):
-    """Likewise for overlaps, whose transition is smeared over size^(−1/3)."""
-    return size_ ** (-1 / 3) / (1 + size_ ** (2 / 3) * distance**2)
 
 
 def _dense_wigner(key, N, theta, entries):
@@ -64,8 +33,8 @@ def _dense_wigner(key, N, theta, entries):
 
 def _wigner_bias(N, theta):
     return {
-        "outlier": 1.5 * _window(N, theta - 1),
-        "overlap": _overlap_window(N, theta - 1),
+        "outlier": 1.5 * window(N, theta - 1),
+        "overlap": overlap_window(N, theta - 1),
     }
 
 
@@ -79,7 +48,7 @@ bbp_wigner = Claim(
     law=lambda theta: {"outlier": spikes.wigner_outlier(theta), "overlap": spikes.wigner_overlap(theta)},
     samplers=dict(
         compressed=lambda key, N, theta: outlier.wigner_outlier(key, N, theta)._asdict(),
-        dense=_dense(_dense_wigner, "N", entries=_ENTRIES),
+        dense=dense(_dense_wigner, "N", entries=_ENTRIES),
     ),
     grid=_SUPERCRITICAL,
     bias=_wigner_bias,
@@ -111,7 +80,7 @@ fluctuation = Claim(
     law=lambda theta, beta: {"variance": spikes.wigner_variance(theta, beta)},
     samplers=dict(compressed=_fluctuation),
     grid=grid(N=[1e5, 1e9], theta=[1.5, 3.0], beta=[1, 2, 4]),
-    check=lambda theta: _check_above("theta", theta, 1.0),
+    check=lambda theta: check_above("theta", theta, 1.0),
     bias=lambda N, theta, beta: 20 / (N * beta * (theta - 1) ** 3),
 )
 
@@ -129,8 +98,8 @@ def _dense_rectangular(key, N, c, theta, entries_):
 
 def _rectangular_bias(N, c, theta):
     smaller, distance = np.minimum(N, c * N), theta / c**0.25 - 1
-    overlap = 4 * _overlap_window(smaller, distance)
-    return {"outlier": 4 * (1 + c) * _window(smaller, distance), "overlap_left": overlap, "overlap_right": overlap}
+    overlap = 4 * overlap_window(smaller, distance)
+    return {"outlier": 4 * (1 + c) * window(smaller, distance), "overlap_left": overlap, "overlap_right": overlap}
 
 
 bbp_rectangular = Claim(
@@ -138,7 +107,7 @@ bbp_rectangular = Claim(
     equation=r"\sigma_{out} = \sqrt{(1+\theta^2)(c+\theta^2)}/\theta,\quad |\langle u,\hat u\rangle|^2 = 1 - "
     r"\frac{c(1+\theta^2)}{\theta^2(\theta^2+c)},\quad |\langle v,\hat v\rangle|^2 = 1 - \frac{c+\theta^2}{\theta^2(\theta^2+1)}",
     source="Benaych-Georges & Nadakuditi 2012; Intruder Dimensions, §IV-C, for c = 1",
-    params=dict(N=_COLUMNS, c=_ASPECT, theta=_THETA),
+    params=dict(N=COLUMNS, c=ASPECT, theta=_THETA),
     law=lambda c, theta: {
         "outlier": spikes.rectangular_outlier(theta, c),
         "overlap_left": spikes.rectangular_overlap_left(theta, c),
@@ -146,12 +115,12 @@ bbp_rectangular = Claim(
     },
     samplers=dict(
         compressed=lambda key, N, c, theta: outlier.rectangular_outlier(key, jnp.round(c * N), N, theta)._asdict(),
-        dense=_dense(
+        dense=dense(
             lambda key, N, c, theta, entries: _dense_rectangular(key, N, c, theta, entries), "N", "c", entries=_ENTRIES
         ),
     ),
     grid=grid(N=[1e3, 1e6, 1e9], c=[0.25, 1.0, 4.0], theta=[1.6, 2.0, 3.0]),
-    check=_check_rows,
+    check=check_rows,
     bias=_rectangular_bias,
     compare=grid(N=[20], c=[0.5, 1.0, 2.0], theta=[0.5, 2.0]),
 )
@@ -173,7 +142,7 @@ rectangular_fluctuation = Claim(
         }
     ),
     grid=grid(N=[1e6], c=[0.25, 1.0, 4.0], theta=[1.6, 3.0]),
-    check=lambda N, c, theta: (_check_rows(N, c), _check_above("theta", theta, c**0.25))[0],
+    check=lambda N, c, theta: (check_rows(N, c), check_above("theta", theta, c**0.25))[0],
     bias=lambda N, c, theta: 50 * (1 + c) / (N * np.minimum(c, 1) * (theta / c**0.25 - 1) ** 3),
 )
 
@@ -190,8 +159,8 @@ def _dense_covariance(key, N, c, theta, entries_):
 def _covariance_bias(N, c, theta):
     smaller, distance = np.minimum(N, c * N), (theta - 1) / np.sqrt(c) - 1
     return {
-        "outlier": 6 * (1 + c) * theta * _window(smaller, distance),
-        "overlap": 4 * _overlap_window(smaller, distance),
+        "outlier": 6 * (1 + c) * theta * window(smaller, distance),
+        "overlap": 4 * overlap_window(smaller, distance),
     }
 
 
@@ -200,19 +169,19 @@ bbp_covariance = Claim(
     equation=r"\lambda_{out} = \ell\Big(1 + \frac c{\ell-1}\Big),\quad |\langle u,\hat v\rangle|^2 = "
     r"\frac{1 - c/(\ell-1)^2}{1 + c/(\ell-1)}",
     source="Baik, Ben Arous & Péché 2005; Paul 2007; Intruder Dimensions, §II-B",
-    params=dict(N=_COLUMNS, c=_ASPECT, theta=positive("population eigenvalue ℓ of the spike; all others are 1")),
+    params=dict(N=COLUMNS, c=ASPECT, theta=positive("population eigenvalue ℓ of the spike; all others are 1")),
     law=lambda c, theta: {
         "outlier": spikes.covariance_outlier(theta, c),
         "overlap": spikes.covariance_overlap(theta, c),
     },
     samplers=dict(
         compressed=lambda key, N, c, theta: outlier.covariance_outlier(key, jnp.round(c * N), N, theta)._asdict(),
-        dense=_dense(
+        dense=dense(
             lambda key, N, c, theta, entries: _dense_covariance(key, N, c, theta, entries), "N", "c", entries=_ENTRIES
         ),
     ),
     grid=grid(N=[1e3, 1e6, 1e9], c=[0.25, 1.0, 4.0], theta=[4.0, 6.0]),
-    check=_check_rows,
+    check=check_rows,
     bias=_covariance_bias,
     compare=grid(N=[20], c=[0.5, 1.0, 2.0], theta=[0.5, 4.0]),
 )
@@ -234,7 +203,7 @@ covariance_fluctuation = Claim(
         }
     ),
     grid=grid(N=[1e6], c=[0.25, 1.0, 4.0], theta=[4.0, 6.0], beta=[1, 2]),
-    check=lambda N, c, theta: (_check_rows(N, c), _check_above("theta", theta, 1 + c**0.5))[0],
+    check=lambda N, c, theta: (check_rows(N, c), check_above("theta", theta, 1 + c**0.5))[0],
     bias=lambda N, c, theta: 50 * (1 + c) * theta**2 / (N * np.minimum(c, 1) * ((theta - 1) / c**0.5 - 1) ** 3),
 )
 
@@ -272,7 +241,7 @@ bulk = Claim(
     law=lambda x: {"cdf": semicircle.cdf(x)},
     samplers=dict(
         compressed=Sampler(lambda key, N, x: {"cdf": density.hermite_cdf(key, N, x)}, block=128, trials=1_000),
-        dense=_dense(_dense_share, "N", entries=_ENTRIES),
+        dense=dense(_dense_share, "N", entries=_ENTRIES),
     ),
     grid=grid(N=[1e3, 1e4], x=np.linspace(-2.1, 2.1, 13)),
     within=("x",),
@@ -293,17 +262,17 @@ wishart_bulk = Claim(
     equation=r"\rho(x) = \frac{\sqrt{(x-\lambda_-)(\lambda_+-x)}}{2\pi c x} + \max(1 - 1/c, 0)\,\delta_0,\quad "
     r"\lambda_\pm = (1\pm\sqrt c)^2",
     source="Intruder Dimensions, §II-A2 and eq. (2), with the c that (2) leaves out",
-    params=dict(N=_COLUMNS, c=_ASPECT, x=real("where the distribution function is taken")),
+    params=dict(N=COLUMNS, c=ASPECT, x=real("where the distribution function is taken")),
     law=lambda c, x: {"cdf": marchenko_pastur.cdf(x, c)},
     samplers=dict(
         compressed=Sampler(
             lambda key, N, c, x: {"cdf": density.laguerre_cdf(key, jnp.round(c * N), N, x)}, block=128, trials=1_000
         ),
-        dense=_dense(lambda key, N, c, x, entries: _dense_sample(key, N, c, x, entries), "N", "c", entries=_ENTRIES),
+        dense=dense(lambda key, N, c, x, entries: _dense_sample(key, N, c, x, entries), "N", "c", entries=_ENTRIES),
     ),
     grid=grid(N=[1e3, 1e4], c=[0.25, 1.0, 4.0], x=[0.0, 0.1, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0, 9.5]),
     within=("x",),
-    check=_check_rows,
+    check=check_rows,
     bias=lambda N, c, x: 0.5 / (c * N) + 0 * x,
     compare=grid(N=[20], c=[0.5, 1.0, 2.0], x=[0.0, 0.2, 1.0, 3.0]),
 )
@@ -378,7 +347,7 @@ def _universal(law: str, kurtosis: float) -> Claim:
         source=f"Intruder Dimensions, §II-A3: {ENTRIES[law].split(';')[0]}",
         params=bbp_wigner.params,
         law=bbp_wigner.law,
-        samplers=dict(dense=_dense(lambda key, N, theta: _dense_wigner(key, N, theta, law), "N")),
+        samplers=dict(dense=dense(lambda key, N, theta: _dense_wigner(key, N, theta, law), "N")),
         grid=grid(N=[100], theta=[1.5, 2.5]),
         bias=bias,
     )

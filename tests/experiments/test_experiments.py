@@ -16,15 +16,19 @@ from rmtjax.montecarlo import Claim, grid, real, run, zipped
 from rmtjax.report.figures import law_against_monte_carlo, save, symbol
 
 FOLDER = Path(__file__).parents[2] / "experiments"
-NAMES = [
-    "appendix_c_arbitrary_source",
-    "appendix_d_three_sources",
-    "convergence",
-    "figure1_accuracy_vs_alpha",
-    "figure2_optimal_alpha_vs_beta",
-    "figure6_decision_function",
-    "monotonicity",
-]
+TRIALS = {
+    "appendix_c_arbitrary_source": 16,
+    "appendix_d_three_sources": 16,
+    "convergence": 16,
+    "figure1_accuracy_vs_alpha": 16,
+    "figure2_optimal_alpha_vs_beta": 16,
+    "figure6_decision_function": 16,
+    "intruder_figure1_outlier": 16,
+    "intruder_figure2_profile": 3,
+    "intruder_figure3_similarity": 3,
+    "monotonicity": 16,
+    "rank_against_strength": 2,
+}
 
 
 def numbers(value) -> list[float]:
@@ -36,13 +40,13 @@ def numbers(value) -> list[float]:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRIALS)
 def test_experiment_leaves_a_figure_and_finite_numbers(name, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     module = importlib.import_module(name)
-    assert module.__doc__.startswith("α-LoRA, ")
+    assert module.__doc__.startswith(("α-LoRA, ", "Intruder Dimensions, "))
 
-    module.main(["--trials", "16", "--seed", "3", "--out", str(tmp_path)])
+    module.main(["--trials", f"{TRIALS[name]}", "--seed", "3", "--out", str(tmp_path)])
 
     image = (tmp_path / "figures" / f"{name}.png").read_bytes()
     assert image.startswith(b"\x89PNG") and 10_000 < len(image) < 150_000

@@ -1,0 +1,41 @@
+"""What the claims about spectra share: sizes, how many matrices to draw at once, and how biases fall."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rmtjax._errors import InputError
+from rmtjax.montecarlo import Sampler, positive, size
+
+COLUMNS = size("columns; there are cN rows")
+ASPECT = positive("aspect ratio c of rows to columns; cN is whole")
+
+
+def check_rows(N, c):
+    rows = c * N
+    if rows < 1 - 1e-9 or abs(rows - round(rows)) > 1e-9 * rows:
+        raise InputError(f"c = {c:g}: c·N must be a whole number ≥ 1, it is {rows:g} for N = {N:g}")
+
+
+def check_above(name, value, threshold):
+    if value <= threshold:
+        raise InputError(f"{name} = {value:g}: must be above the threshold {threshold:g}, there is no outlier at it")
+
+
+def _width(N=1, c=1.0, **_):
+    """Matrices drawn at once."""
+    return max(1, int(2**20 // (N * N * max(c, 1.0))))
+
+
+def dense(draw, *static, trials=2_000, **options):
+    return Sampler(draw, static=static, options=options, block=8, width=_width, trials=trials)
+
+
+def window(size_, distance):
+    """How the largest eigenvalue's bias falls with the distance from the threshold, in units of size^(−2/3)."""
+    return size_ ** (-2 / 3) / (1 + size_ ** (1 / 3) * np.maximum(distance, 0.0))
+
+
+def overlap_window(size_, distance):
+    """Likewise for overlaps, whose transition is smeared over size^(−1/3)."""
+    return size_ ** (-1 / 3) / (1 + size_ ** (2 / 3) * distance**2)
