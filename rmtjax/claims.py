@@ -11,11 +11,18 @@ from rmtjax._errors import InputError, unknown
 from rmtjax.montecarlo import Claim
 from rmtjax.spectra.claims import CLAIMS as SPECTRA
 from rmtjax.spectra.errata import CLAIMS as ERRATA
+from rmtjax.spectra.intruders import CLAIMS as INTRUDERS
+from rmtjax.spectra.updates import CLAIMS as UPDATES
 from rmtjax.transfer.claims import CLAIMS as TRANSFER
 
 __all__ = ["CLAIMS", "GROUPS", "find_claims", "load_claims"]
 
-GROUPS: dict[str, tuple[Claim, ...]] = {"transfer": TRANSFER, "spectra": SPECTRA, "errata": ERRATA}
+GROUPS: dict[str, tuple[Claim, ...]] = {
+    "transfer": TRANSFER,
+    "spectra": SPECTRA,
+    "updates": UPDATES + INTRUDERS,
+    "errata": ERRATA,
+}
 """The claims that come with the package, by what they are about. A group's name stands for all of it."""
 
 CLAIMS: dict[str, Claim] = {claim.name: claim for group in GROUPS.values() for claim in group}

@@ -24,7 +24,8 @@ __all__ = ["batch_last", "box_muller", "cos_turn", "fast_log", "normal", "unit",
 
 
 def threefry2x32(
-    key_data: tuple[UInt32[Array, "..."], UInt32[Array, "..."]], counter: tuple[UInt32[Array, "..."], UInt32[Array, "..."]]
+    key_data: tuple[UInt32[Array, "..."], UInt32[Array, "..."]],
+    counter: tuple[UInt32[Array, "..."], UInt32[Array, "..."]],
 ) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:
     """Threefry-2x32 of 20 rounds (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC11).
 

@@ -26,9 +26,14 @@ TRIALS = {
     "intruder_figure1_outlier": 16,
     "intruder_figure2_profile": 3,
     "intruder_figure3_similarity": 3,
+    "intruder_law": 16,
     "monotonicity": 16,
     "rank_against_strength": 2,
 }
+SMALLER = {
+    "intruder_law": dict(sizes={(64,): 1.0, (40, 80): 1.0}, strengths=np.array([1.0, 2.0])),
+}
+"""Keywords for `main`, where fewer trials alone do not make an experiment small."""
 
 
 def numbers(value) -> list[float]:
@@ -46,7 +51,7 @@ def test_experiment_leaves_a_figure_and_finite_numbers(name, tmp_path, monkeypat
     module = importlib.import_module(name)
     assert module.__doc__.startswith(("α-LoRA, ", "Intruder Dimensions, "))
 
-    module.main(["--trials", f"{TRIALS[name]}", "--seed", "3", "--out", str(tmp_path)])
+    module.main(["--trials", f"{TRIALS[name]}", "--seed", "3", "--out", str(tmp_path)], **SMALLER.get(name, {}))
 
     image = (tmp_path / "figures" / f"{name}.png").read_bytes()
     assert image.startswith(b"\x89PNG") and 10_000 < len(image) < 150_000
