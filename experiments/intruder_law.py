@@ -361,17 +361,10 @@ def figure_of(runs: dict[str, Any], numbers: dict[str, Any], sizes: dict[Shape, 
     return figure
 
 
-def main(
-    argv: list[str] | None = None, sizes: dict[Shape, float] | None = None, strengths: np.ndarray = STRENGTHS
-) -> None:
-    """Draw the figure, and write the table where the results are the package's own.
-
-    Args:
-        argv: the arguments, those of the command line if None.
-        sizes, strengths: other matrices and θ, for tests.
-    """
+def main(argv: list[str] | None = None) -> None:
+    """Draw the figure, and write the table where the results are the package's own."""
     args = parse(argv, __file__, __doc__, trials=64_000)
-    sizes = SIZES if sizes is None else sizes
+    sizes, strengths = SIZES, STRENGTHS
     path = args.out / "results" / f"{args.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     earlier, runs, numbers, window = kept(path, args, strengths), {}, {}, windows()

@@ -31,9 +31,10 @@ TRIALS = {
     "rank_against_strength": 2,
 }
 SMALLER = {
-    "intruder_law": dict(sizes={(64,): 1.0, (40, 80): 1.0}, strengths=np.array([1.0, 2.0])),
+    "intruder_law": dict(SIZES={(64,): 1.0}, STRENGTHS=np.array([1.0, 2.0]), PARTS=(), windows=dict),
+    "rank_against_strength": dict(ROWS=64, COLUMNS=64, RANKS=(1, 4)),
 }
-"""Keywords for `main`, where fewer trials alone do not make an experiment small."""
+"""What is replaced in an experiment that fewer trials alone do not make small."""
 
 
 def numbers(value) -> list[float]:
@@ -51,7 +52,10 @@ def test_experiment_leaves_a_figure_and_finite_numbers(name, tmp_path, monkeypat
     module = importlib.import_module(name)
     assert module.__doc__.startswith(("α-LoRA, ", "Intruder Dimensions, "))
 
-    module.main(["--trials", f"{TRIALS[name]}", "--seed", "3", "--out", str(tmp_path)], **SMALLER.get(name, {}))
+    for attribute, value in SMALLER.get(name, {}).items():
+        monkeypatch.setattr(module, attribute, value)
+
+    module.main(["--trials", f"{TRIALS[name]}", "--seed", "3", "--out", str(tmp_path)])
 
     image = (tmp_path / "figures" / f"{name}.png").read_bytes()
     assert image.startswith(b"\x89PNG") and 10_000 < len(image) < 150_000
