@@ -62,6 +62,45 @@ def measured() -> str:
     return f"On {found['hardware']}, {found['date']}:\n\n| what | measured | target |\n| --- | --: | --: |\n{table}"
 
 
+def _z(z: float) -> str:
+    return f"{z:+.1f}" if abs(z) < 1000 else f"{z:+.0e}".replace("e+0", "e").replace("e+", "e")
+
+
+def statements() -> str:
+    """Every claim: where it comes from, what it says, and what the data said when all were verified together."""
+    from rmtjax.claims import GROUPS
+
+    found = json.loads((HERE / "results/verify.json").read_text(encoding="utf-8"))
+    verdicts: dict[str, list[dict]] = {}
+    for finding in found["findings"]:
+        if finding["against"] == "law":
+            verdicts.setdefault(finding["claim"], []).append(finding)
+    lines = []
+    for title, names in (
+        ("*Intruder Dimensions*", ("spectra", "updates")),
+        ("*α-LoRA*", ("transfer",)),
+        ("Errata of both, as printed and corrected", ("errata",)),
+    ):
+        lines += [f"| **{title}** | | | |"]
+        for claim in (claim for name in names for claim in GROUPS[name]):
+            of = verdicts[claim.name]
+            worst = max(of, key=lambda f: abs(f["z"]))
+            holds = all(f["holds"] for f in of)
+            word = "holds" if holds else "refuted"
+            count = sum(f["tests"] for f in of)
+            source = claim.source.replace("Intruder Dimensions, ", "").replace("α-LoRA, ", "")
+            equation = claim.equation.replace(r"\|", r"\Vert ").replace("|", r"\vert ")
+            said = f"{word}, {count} tests, z {_z(worst['z'])}" if count > 1 else f"{word}, z {_z(worst['z'])}"
+            lines.append(f"| `{claim.name}` | {source} | $`{equation}`$ | {said} |")
+    made = next(iter(found["runs"].values()))
+    head = (
+        f"{len(verdicts)} claims verified together at family-wise level {found['level']:g}, seed {made['seed']}, "
+        f"{made['device']}. z: by how many standard errors a mean lies beyond its law and the bias that the claim states, "
+        "where it does so most.\n\n| claim | source | equation | verdict |\n| --- | --- | --- | --- |\n"
+    )
+    return head + "\n".join(lines)
+
+
 def experiments() -> str:
     """The first line of every script's docstring."""
     lines = []
@@ -79,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     check = parser.parse_args(argv).check
     readme = ROOT / "README.md"
     old = new = readme.read_text(encoding="utf-8")
-    for part in (mylaw, table1, sensitivity, measured, experiments):
+    for part in (mylaw, statements, table1, sensitivity, measured, experiments):
         name = part.__name__
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         new = re.sub(pattern, lambda m, part=part: f"{m[1]}{part()}\n{m[2]}", new, flags=re.S)

@@ -151,18 +151,30 @@ def resolvent_corner(
         right = tuple(tuple(diagonal[r + a] if a == b else upper.get((a, b), zero) for b in range(r)) for a in range(r))
         return left, right
 
-    def level(corner, gamma, left, right):
-        inner = small.congruence(corner, right)
-        inner = tuple(tuple(x + 1 if a == b else x for b, x in enumerate(row)) for a, row in enumerate(inner))
-        schur = small.gram(small.solve_lower(small.cholesky(inner), tuple(zip(*left, strict=True))))
-        return small.inverse(
-            tuple(tuple(x + gamma if a == b else x for b, x in enumerate(row)) for a, row in enumerate(schur))
-        )
+    once = jnp.minimum(levels, 1)
+
+    def apart(function, *args):
+        """Call a function in a loop of one turn. XLA fuses everything within a loop and repeats cheap operations freely:
+        for r = 5 the level in one piece is compiled to 47,000 instructions, in three to 22,000 that run faster too.
+        """
+        empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(function, *args))
+        return jax.lax.fori_loop(0, once, lambda *_: function(*args), empty)
+
+    def plus(matrix, value):
+        return tuple(tuple(x + value if a == b else x for b, x in enumerate(row)) for a, row in enumerate(matrix))
+
+    def inner(corner, right):
+        return small.cholesky(plus(small.congruence(corner, right), 1.0))
+
+    def schur(factor, left):
+        return small.gram(small.solve_lower(factor, tuple(zip(*left, strict=True))))
 
     def body(j, state):
         left, right = blocks(levels - 1 - j)
-        step = lambda h, g: level(h, g, left, right)  # noqa: E731
-        return jax.jvp(step, (state[0], gamma), (state[1], jnp.ones_like(gamma)))
+        pair = apart(lambda h, dh: jax.jvp(lambda x: inner(x, right), (h,), (dh,)), *state)
+        pair = apart(lambda f, df: jax.jvp(lambda x: schur(x, left), (f,), (df,)), *pair)
+        ones = jnp.ones_like(gamma)
+        return apart(lambda m, dm: jax.jvp(lambda x, g: small.inverse(plus(x, g)), (m, gamma), (dm, ones)), *pair)
 
     # Cutting off the rows beyond the last level (tail 0) leaves a spectrum inside the full one where rows ≤ cols;
     # cutting off the columns (tail 1/γ) does where rows > cols. Both are exact once the matrix is used up.

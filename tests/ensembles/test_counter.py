@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import threefry_2x32
 from scipy import stats
 
 from rmtjax.ensembles import counter
@@ -102,8 +103,7 @@ def test_words_are_threefry_of_stream_and_index():
     key = jax.random.key(11)
     got = counter.words(jax.random.key_data(key)[:, None], jnp.asarray(5), 4)[:, 0]
     pairs = [
-        jax.extend.random.threefry_2x32(jax.random.key_data(key), jnp.array([5, i], jnp.uint32)).astype(jnp.uint64)
-        for i in range(4)
+        threefry_2x32(jax.random.key_data(key), jnp.array([5, i], jnp.uint32)).astype(jnp.uint64) for i in range(4)
     ]
     np.testing.assert_array_equal(got, [(int(a) << 32) | int(b) for a, b in pairs])
     later = counter.words(jax.random.key_data(key)[:, None], jnp.asarray(5), 2, 2)[:, 0]

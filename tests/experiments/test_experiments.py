@@ -32,6 +32,7 @@ TRIALS = {
 }
 SMALLER = {
     "intruder_law": dict(SIZES={(64,): 1.0}, STRENGTHS=np.array([1.0, 2.0]), PARTS=(), windows=dict),
+    "intruder_figure2_profile": dict(ROWS=60, COLUMNS=120, FIRST=20),
     "rank_against_strength": dict(ROWS=64, COLUMNS=64, RANKS=(1, 4)),
 }
 """What is replaced in an experiment that fewer trials alone do not make small."""
