@@ -11,7 +11,7 @@ Four models, noise of variance σ² = 1 unless it is named, θ > 0 the strength 
 
 Below its threshold a spike leaves no outlier: the largest value sits at the edge and its vector forgets the spike. Several
 orthogonal spikes of different strength act each for itself, so every function works elementwise on arrays of strengths;
-degenerate or oblique ones act through the singular values of the whole update. All functions broadcast, run in float64
+degenerate or oblique ones act through the singular values of the whole update, `update_strengths`. All functions broadcast, run in float64
 and are differentiable away from the threshold; there the derivative from below is taken.
 
 Sources: Baik, Ben Arous & Péché (Ann. Probab. 33, 2005); Péché (PTRF 134, 2006); Paul (Statist. Sinica 17, 2007);
@@ -24,6 +24,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rmtjax._errors import InputError
 from rmtjax._precision import float64
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "spectral_measure_cdf",
     "spectral_measure_pdf",
     "spectral_measure_stieltjes",
+    "update_strengths",
     "wigner_outlier",
     "wigner_overlap",
     "wigner_strength",
@@ -278,6 +280,34 @@ def iid_eigenvalue_outlier(theta, cosine, sigma=1.0) -> _Array:
         Tao 2013.
     """
     return jnp.maximum(jnp.abs(theta * cosine), sigma)
+
+
+@float64
+def update_strengths(
+    theta: Float[Array, "r"], left: Float[Array, "n k"], right: Float[Array, "m l"] | None = None
+) -> Float[Array, "r"]:
+    r"""The strengths with which an update of rank r acts, whatever its directions are, in descending order.
+
+    The singular values of :math:`\sum_k\theta_ku_kv_k^\top`, to which the laws of the rectangular matrix apply one by one; without
+    `right` the eigenvalues of :math:`\sum_k\theta_ku_ku_k^\top`, for those of the symmetric one. For orthonormal directions they
+    are the :math:`|\theta_k|`, or the :math:`\theta_k`. No n×m matrix is formed.
+
+    Args:
+        theta: θ of either sign.
+        left: the columns u_k; neither orthogonality nor unit norms are asked for.
+        right: the columns v_k.
+
+    Raises:
+        InputError: for shapes that do not fit, or a rank above the dimension.
+    """
+    r = theta.shape[0]
+    for name, columns in (("left", left), ("right", right)):
+        if columns is not None and (columns.shape[1] != r or columns.shape[0] < r):
+            raise InputError(f"{name} has shape {columns.shape}: must be (n, {r}), n ≥ {r}, a column for each strength")
+    first = jnp.linalg.qr(left, "r") * theta
+    if right is None:
+        return jnp.linalg.eigvalsh(first @ jnp.linalg.qr(left, "r").T)[::-1]
+    return jnp.linalg.svd(first @ jnp.linalg.qr(right, "r").T, compute_uv=False)
 
 
 @float64

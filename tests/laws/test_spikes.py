@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
+from rmtjax._errors import InputError
 from rmtjax.laws import spikes
 
 THETAS = np.array([0.3, 0.99, 1.0, 1.01, 1.5, 4.0, 50.0])
@@ -124,3 +125,16 @@ def test_outlying_eigenvalue_of_a_matrix_that_is_not_symmetric():
 
 def test_single_precision_callers_get_double_precision():
     assert spikes.wigner_outlier(np.float32(1.5)).dtype == np.float64
+
+
+def test_strengths_of_an_update_are_its_singular_values():
+    rng = np.random.default_rng(7)
+    theta, u, v = np.array([2.0, -1.5, 0.3]), rng.normal(size=(9, 3)), rng.normal(size=(5, 3))
+    full = np.linalg.svd(u * theta @ v.T, compute_uv=False)[:3]
+    np.testing.assert_allclose(spikes.update_strengths(theta, u, v), full, rtol=1e-12)
+    symmetric = np.linalg.eigvalsh(u * theta @ u.T)
+    np.testing.assert_allclose(spikes.update_strengths(theta, u), symmetric[[8, 7, 0]], rtol=1e-12)
+    with pytest.raises(InputError, match=r"left has shape \(2, 3\): must be \(n, 3\), n ≥ 3"):
+        spikes.update_strengths(theta, u[:2], v)
+    with pytest.raises(InputError, match="right has shape"):
+        spikes.update_strengths(theta, u, v[:, :2])
