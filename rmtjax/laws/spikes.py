@@ -11,8 +11,8 @@ Four models, noise of variance σ² = 1 unless it is named, θ > 0 the strength 
 
 Below its threshold a spike leaves no outlier: the largest value sits at the edge and its vector forgets the spike. Several
 orthogonal spikes of different strength act each for itself, so every function works elementwise on arrays of strengths;
-degenerate or oblique ones act through the singular values of the whole update, `update_strengths`. All functions broadcast, run in float64
-and are differentiable away from the threshold; there the derivative from below is taken.
+degenerate or oblique ones act through the singular values of the whole update, `update_strengths`. All functions broadcast,
+run in float64 and are differentiable away from the threshold; there the derivative from below is taken.
 
 Sources: Baik, Ben Arous & Péché (Ann. Probab. 33, 2005); Péché (PTRF 134, 2006); Paul (Statist. Sinica 17, 2007);
 Benaych-Georges & Nadakuditi (Adv. Math. 227, 2011; J. Multivariate Anal. 111, 2012); Tao (PTRF 155, 2013);
@@ -288,9 +288,9 @@ def update_strengths(
 ) -> Float[Array, "r"]:
     r"""The strengths with which an update of rank r acts, whatever its directions are, in descending order.
 
-    The singular values of :math:`\sum_k\theta_ku_kv_k^\top`, to which the laws of the rectangular matrix apply one by one; without
-    `right` the eigenvalues of :math:`\sum_k\theta_ku_ku_k^\top`, for those of the symmetric one. For orthonormal directions they
-    are the :math:`|\theta_k|`, or the :math:`\theta_k`. No n×m matrix is formed.
+    The singular values of :math:`\sum_k\theta_ku_kv_k^\top`, to which the laws of the rectangular matrix apply one by one;
+    without `right` the eigenvalues of :math:`\sum_k\theta_ku_ku_k^\top`, for those of the symmetric one. For orthonormal
+    directions they are the :math:`|\theta_k|`, or the :math:`\theta_k`. No n×m matrix is formed.
 
     Args:
         theta: θ of either sign.
