@@ -245,7 +245,8 @@ def _angle(p, c):
     def newton(_, angle):
         angle = jnp.minimum(angle, 0.999 * jnp.pi)
         mass = _mass(angle, r, gap)
-        return angle * jnp.exp(mass * jnp.log(goal / mass) / (angle * _rate(angle, r, gap)))
+        # Not mass·log(goal/mass)/…, nor a quotient that XLA would turn into it: the product may be too small for a float.
+        return angle * jnp.exp(jnp.log(goal / mass) * (mass / (angle * _rate(angle, r, gap))))
 
     angle = jax.lax.fori_loop(0, _NEWTON, newton, jax.lax.stop_gradient(start))
     return left, jnp.where(positive, angle, 0.0), r, gap
