@@ -25,12 +25,11 @@ RANGE = (-2.15, 2.75)
 def main(argv: list[str] | None = None) -> None:
     """Draw the figure."""
     args = parse(argv, __file__, __doc__, trials=2_000)
-    order = N if args.trials >= 100 else 20_000  # a quick look needs no million
     edges = np.linspace(*RANGE, BINS + 1)
-    numbers = {"N": order}
+    numbers = {"N": N}
     matrix_key, draw_key = jax.random.split(jax.random.key(args.seed))
     with jax.enable_x64(True):
-        matrix = hermite(matrix_key, order)
+        matrix = hermite(matrix_key, N)
         keys = jax.random.split(draw_key, args.trials)
         draw = jax.jit(jax.vmap(outlier.wigner_outlier, in_axes=(0, None, None)))
         counts = jax.jit(sturm.histogram)
@@ -39,14 +38,14 @@ def main(argv: list[str] | None = None) -> None:
             figure, panels = new_figure(2, 2, size=(10.4, 6.2), sharex=True, sharey=True)
             for axes, theta in zip(panels.flat, THETA, strict=True):
                 diagonal = matrix.diagonal.at[0].add(theta)
-                density = np.asarray(counts(diagonal, matrix.off_diagonal, jnp.asarray(edges))) / order * BINS
+                density = np.asarray(counts(diagonal, matrix.off_diagonal, jnp.asarray(edges))) / N * BINS
                 density = density / (RANGE[1] - RANGE[0])
                 axes.stairs(density, edges, fill=True, color=PALETTE[0], alpha=0.35, label="eigenvalues of one matrix")
                 x = np.linspace(-2, 2, 400)
                 axes.plot(x, semicircle.pdf(x), color=PALETTE[0], label="semicircle")
                 largest = float(top(diagonal, matrix.off_diagonal))
                 law, share = float(spikes.wigner_outlier(theta)), float(spikes.wigner_overlap(theta))
-                drawn = draw(keys, float(order), theta)
+                drawn = draw(keys, float(N), theta)
                 mean, sd = float(np.mean(drawn.outlier)), float(np.std(drawn.outlier))
                 axes.plot([largest], [0.015], "v", color=PALETTE[1], ms=8, label="its largest eigenvalue")
                 axes.axvline(law, color=PALETTE[1], lw=1, ls="--", label="law of the outlier, or the edge")
@@ -67,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
             handles, labels = panels[0, 0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=4)
             figure.suptitle(
-                f"W + θuuᵀ, W from the GOE of order {order:,}: where an eigenvalue leaves the bulk",
+                f"W + θuuᵀ, W from the GOE of order {N:,}: where an eigenvalue leaves the bulk",
                 x=0.01, ha="left", fontsize=10.5,
             )  # fmt: skip
     record(args, figure, numbers, {})

@@ -143,9 +143,8 @@ def _first_pivot(blocks: Callable, first: Callable, z, levels):
     def row(k, inverse, slope, change):
         A, C, exists = blocks(k)
         A, C = change(A)[:, :, None], C[:, :, None]
-        place = (
-            z + jnp.where(exists, 0.0, 1e3)[:, None]
-        )  # a coordinate that does not exist: alone, and below everything
+        # A coordinate that does not exist is alone, and its eigenvalue below everything.
+        place = z + jnp.where(exists, 0.0, 1e3)[:, None]
         X = _product(inverse, _adjoint(C))
         return place[:, None] * identity - A - _product(C, X), identity + _product(_adjoint(X), _product(slope, X))
 

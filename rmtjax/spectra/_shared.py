@@ -11,10 +11,10 @@ COLUMNS = size("columns; there are cN rows")
 ASPECT = positive("aspect ratio c of rows to columns; cN is whole")
 
 
-def check_rows(N, c):
+def check_rows(N, c, at_least=1):
     rows = c * N
-    if rows < 1 - 1e-9 or abs(rows - round(rows)) > 1e-9 * rows:
-        raise InputError(f"c = {c:g}: c·N must be a whole number ≥ 1, it is {rows:g} for N = {N:g}")
+    if rows < at_least - 1e-9 or abs(rows - round(rows)) > 1e-9 * rows:
+        raise InputError(f"c = {c:g}: c·N must be a whole number ≥ {at_least}, it is {rows:g} for N = {N:g}")
 
 
 def check_above(name, value, threshold):

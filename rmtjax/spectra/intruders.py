@@ -9,10 +9,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from rmtjax._errors import InputError
 from rmtjax.ensembles import intruder
 from rmtjax.laws import intruders
 from rmtjax.montecarlo import Claim, Sampler, between, grid, positive, size
+from rmtjax.spectra._shared import ASPECT, check_rows
 
 __all__ = ["CLAIMS"]
 
@@ -45,12 +45,6 @@ wigner = Claim(
 )
 
 
-def _check_rows(N, c):
-    n = c * N
-    if abs(n - round(n)) > 1e-9 * n or n < intruders.SMALLEST - 0.5:
-        raise InputError(f"c = {c:g}: c·N must be a whole number ≥ {intruders.SMALLEST}, it is {n:g} for N = {N:g}")
-
-
 def _rectangular_law(N, c, theta, eps):
     n = jnp.round(c * N)
     return {
@@ -79,7 +73,7 @@ rectangular = Claim(
     source=wigner.source,
     params=dict(
         N=size("columns; there are cN rows", at_least=intruders.SMALLEST),
-        c=positive("aspect ratio c of rows to columns; cN is whole"),
+        c=ASPECT,
         theta=_THETA,
         eps=_EPS,
     ),
@@ -94,7 +88,7 @@ rectangular = Claim(
     ),
     grid=grid(N=[256], c=[0.25], theta=[0.7, 0.85, 1.1], eps=[0.5, 0.7]),
     within=("theta", "eps"),
-    check=_check_rows,
+    check=lambda N, c: check_rows(N, c, intruders.SMALLEST),
     bias=_rectangular_bias,
 )
 

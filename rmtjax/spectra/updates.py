@@ -243,7 +243,7 @@ full = Claim(
     samplers=dict(dense=dense(_rotated, "N", trials=_VECTORS)),
     grid=grid(N=[201], delta=[0.3, 0.6], x=np.linspace(-1.5, 1.5, 7)),
     within=("x",),
-    bias=lambda N, delta, x: 2 / (N * delta**2) + 0 * x,
+    bias=lambda N, delta, x: 0.2 / (N * delta**2) + 0 * x,
 )
 
 planted = Claim(

@@ -31,6 +31,7 @@ TRIALS = {
     "rank_against_strength": 2,
 }
 SMALLER = {
+    "intruder_figure1_outlier": dict(N=20_000),
     "intruder_law": dict(SIZES={(64,): 1.0}, STRENGTHS=np.array([1.0, 2.0]), PARTS=(), windows=dict),
     "intruder_figure2_profile": dict(ROWS=60, COLUMNS=120, FIRST=20),
     "rank_against_strength": dict(ROWS=64, COLUMNS=64, RANKS=(1, 4)),

@@ -268,3 +268,16 @@ def test_same_name_means_same_draws_only_for_the_same_claim():
     cells = grid(n=1, shift=0.0)
     assert float(run(MEAN, cells, trials=10)["mean"].squeeze()) != float(run(other, cells, trials=10)["mean"].squeeze())
     assert MEAN.samplers["direct"].draw is mean_draw
+
+
+def test_a_compiler_without_the_option_is_asked_again(monkeypatch):
+    """What is only a matter of speed may be unknown to another version of XLA; any other refusal is an error."""
+    from rmtjax.montecarlo import program
+
+    monkeypatch.setattr(program, "_OPTIONS", {"cpu": {"xla_cpu_no_such_option": True}})
+    lowered = jax.jit(lambda x: 2 * x).lower(1.0)
+    assert program._compiled(lowered, "cpu")(1.0) == 2
+    assert program._OPTIONS == {}
+    monkeypatch.setattr(program, "_OPTIONS", {"cpu": {"xla_cpu_use_fusion_emitters": False}})
+    assert program._compiled(lowered, "cpu")(3.0) == 6
+    assert "cpu" in program._OPTIONS
