@@ -32,7 +32,7 @@ def _wigner(draw):
 wigner = Claim(
     name="intruder",
     equation=r"P(\max_j|\langle w_j,\hat v\rangle| < \varepsilon) = P_N(\theta, \varepsilon)",
-    source="ours (docs/intruder-law.md); Intruder Dimensions, §V, gives no probability",
+    source="ours (docs/intruder-law.md); Intruder Dimensions gives no probability",
     params=dict(N=size("order of the matrix", at_least=intruders.SMALLEST), theta=_THETA, eps=_EPS),
     law=lambda N, theta, eps: {"intruder": intruders.intruder_probability(N, theta, eps)},
     samplers=dict(

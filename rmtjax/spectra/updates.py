@@ -110,7 +110,7 @@ def _orthogonal(rank: int) -> Claim:
         params=dict(N=COLUMNS, c=ASPECT, scale=positive("scale a of the update")),
         law=lambda c, scale: {"outlier": spikes.rectangular_outlier(np.asarray(scale) / rank, c)},
         samplers=dict(compressed=Sampler(draw, block=256, trials=1_000)),
-        grid=grid(zipped(N=[1e6, 1e6, 2e3], scale=[1.2 * rank, 2.0 * rank, 0.5 * rank]), c=[1.0]),
+        grid=grid(zipped(scale=[1.2 * rank, 2.0 * rank, 0.5 * rank], N=[1e6, 1e6, 2e3]), c=[1.0]),
         check=check_rows,
         bias=bias,
     )
