@@ -66,10 +66,10 @@ def verify(
     json: Json = None,
 ) -> None:
     """Test laws against Monte Carlo. Exit status 1 if one is refuted."""
+    from rmtjax._files import prepare_file, prepare_folder, write_json
     from rmtjax.claims import find_claims
     from rmtjax.montecarlo import verify
     from rmtjax.report import verdict as report
-    from rmtjax.report.files import prepare_file, prepare_folder, write_json
 
     chosen = find_claims(claim or [])
     folder = None if out is None else prepare_folder("out", out)
@@ -111,9 +111,9 @@ def sweep(
     json: Json = None,
 ) -> None:
     """Draw a claim's sampler over a grid and set the result beside the law."""
+    from rmtjax._files import prepare_file, write_json
     from rmtjax.claims import find_claims
     from rmtjax.montecarlo import cells_of, run
-    from rmtjax.report.files import prepare_file, write_json
     from rmtjax.report.sweep import table
 
     found = find_claims([claim])
@@ -169,9 +169,9 @@ def transfer(
     json: Json = None,
 ) -> None:
     """Transfer a classifier between Amazon review domains: Table 1 and Figure 3 of the α-LoRA paper."""
+    from rmtjax._files import prepare_file, prepare_folder, write_json
     from rmtjax.montecarlo.progress import Progress
     from rmtjax.report import transfer as report
-    from rmtjax.report.files import prepare_file, prepare_folder, write_json
     from rmtjax.tasks.transfer import run_transfer
 
     folder = None if out is None else prepare_folder("out", out)

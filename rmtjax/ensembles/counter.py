@@ -16,29 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float, Int, Key, UInt32, UInt64
+from jaxtyping import Array, Float, Int, Key, UInt64
 
 from rmtjax._precision import float64
+from rmtjax._threefry import threefry2x32
 
 __all__ = ["batch_last", "box_muller", "cos_turn", "fast_log", "normal", "unit", "words"]
-
-
-def threefry2x32(
-    key_data: tuple[UInt32[Array, "..."], UInt32[Array, "..."]],
-    counter: tuple[UInt32[Array, "..."], UInt32[Array, "..."]],
-) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:
-    """Threefry-2x32 of 20 rounds (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC11).
-
-    The bits of JAX's own primitive, which on processors is a nest of loops and takes four times as long to compile.
-    """
-    schedule = *key_data, key_data[0] ^ key_data[1] ^ np.uint32(0x1BD11BDA)
-    x, y = counter[0] + schedule[0], counter[1] + schedule[1]
-    for group in range(5):
-        for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
-            x = x + y
-            y = x ^ ((y << np.uint32(turn)) | (y >> np.uint32(32 - turn)))
-        x, y = x + schedule[(group + 1) % 3], y + schedule[(group + 2) % 3] + np.uint32(group + 1)
-    return x, y
 
 
 def words(key_data: Array, stream: Int[Array, "..."], count: int, start=0) -> UInt64[Array, "count batch"]:

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 
+from rmtjax._files import write_json, write_text
 from rmtjax.report.figures import MUTED, colours, new_figure, save, style
-from rmtjax.report.files import write_json, write_text
 from rmtjax.report.text import markdown_table
 
 __all__ = ["as_dict", "figure", "markdown", "summary", "table", "table_rows", "write_report"]

@@ -10,8 +10,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from rmtjax._files import write_json, write_text
 from rmtjax.montecarlo import Claim, Finding, Verdict
-from rmtjax.report.files import write_json, write_text
 from rmtjax.report.text import markdown_table, number, plain_equation
 
 __all__ = ["as_dict", "summary", "table", "write_report"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from rmtjax._errors import InputError
 
-__all__ = ["prepare_file", "prepare_folder", "write_json", "write_text"]
+__all__ = ["prepare_file", "prepare_folder", "write_bytes", "write_json", "write_text"]
 
 
 def prepare_folder(name: str, path: str | os.PathLike) -> Path:
@@ -45,12 +45,17 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one; ``-`` is standard output."""
     if str(path) == "-":
         sys.stdout.write(text)
-        return
+    else:
+        write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one."""
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(handle, "wb") as file:
+            file.write(content)
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException:

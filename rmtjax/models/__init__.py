@@ -1,0 +1,19 @@
+"""Encoders in Flax NNX: BERT and RoBERTa, their checkpoints and tokenisers."""
+
+from rmtjax.models.checkpoint import LoadReport, load_classifier, load_encoder, model_folder, save_model
+from rmtjax.models.classifier import SequenceClassifier
+from rmtjax.models.config import EncoderConfig
+from rmtjax.models.encoder import Encoder
+from rmtjax.models.functional import Noise
+
+__all__ = [
+    "Encoder",
+    "EncoderConfig",
+    "LoadReport",
+    "Noise",
+    "SequenceClassifier",
+    "load_classifier",
+    "load_encoder",
+    "model_folder",
+    "save_model",
+]

@@ -1,0 +1,100 @@
+"""Texts to tokens, by Hugging Face's `tokenizers`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32
+
+from rmtjax._errors import InputError, shown
+from rmtjax.models.config import EncoderConfig
+
+__all__ = ["Tokenizer"]
+
+
+def _settings(folder: Path) -> dict:
+    try:
+        values = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _read(folder: Path):
+    """The fast tokeniser of a folder: `tokenizer.json`, or built from the vocabulary files of older ones."""
+    from tokenizers import Tokenizer as Fast
+    from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
+    from tokenizers.processors import RobertaProcessing
+
+    if (folder / "tokenizer.json").is_file():
+        return Fast.from_file(str(folder / "tokenizer.json"))
+    settings = _settings(folder)
+    if (folder / "vocab.txt").is_file():
+        return BertWordPieceTokenizer(
+            str(folder / "vocab.txt"),
+            lowercase=settings.get("do_lower_case", True),
+            strip_accents=settings.get("strip_accents"),
+            handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        )
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        fast = ByteLevelBPETokenizer(
+            str(folder / "vocab.json"),
+            str(folder / "merges.txt"),
+            add_prefix_space=settings.get("add_prefix_space", False),
+        )
+        fast.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+        end, start = (("</s>", fast.token_to_id("</s>")), ("<s>", fast.token_to_id("<s>")))
+        fast._tokenizer.post_processor = RobertaProcessing(end, start, add_prefix_space=False)
+        return fast
+    raise InputError(f"model = {folder}: holds no tokenizer.json, no vocab.txt, and no vocab.json with merges.txt")
+
+
+class Tokenizer:
+    """Turns texts, or pairs of them, into the tokens that an encoder was trained on.
+
+    Args:
+        folder: of the model.
+        config: of the model; its vocabulary must hold every token.
+
+    Raises:
+        InputError: if the folder has no tokeniser, it cannot be read, or does not fit the model.
+    """
+
+    def __init__(self, folder: str | os.PathLike, config: EncoderConfig) -> None:
+        folder = Path(folder)
+        try:
+            self._fast = _read(folder)
+        except InputError:
+            raise
+        except Exception as error:  # tokenizers raises plain Exception, and panics, on a broken file
+            raise InputError(f"model = {folder}: the tokeniser cannot be read ({shown(str(error))})") from None
+        size = self._fast.get_vocab_size(with_added_tokens=True)
+        if size > config.vocab_size:
+            raise InputError(
+                f"model = {folder}: the tokeniser knows {size} tokens, the model's vocabulary has {config.vocab_size}"
+            )
+        self._fast.no_padding()
+        self._types = config.type_vocab_size
+        self._longest = config.max_length
+        self.pad = config.pad_token_id
+
+    def __call__(
+        self, first: Sequence[str], second: Sequence[str] | None = None, max_length: int = 128
+    ) -> tuple[list[Int32[np.ndarray, " length"]], list[Int32[np.ndarray, " length"]]]:
+        """Tokens and token types of each text or pair; what is longer than `max_length` is cut, the longer text first.
+
+        Raises:
+            InputError: if `max_length` is below 3 or above what the model has positions for.
+        """
+        if not 3 <= max_length <= self._longest:
+            raise InputError(f"max_length = {max_length}: must be 3 to {self._longest}, the model's positions")
+        self._fast.enable_truncation(max_length, strategy="longest_first")
+        pairs = list(first) if second is None else list(zip(first, second, strict=True))
+        encoded = self._fast.encode_batch(pairs)
+        ids = [np.asarray(e.ids, np.int32) for e in encoded]
+        types = [np.minimum(np.asarray(e.type_ids, np.int32), self._types - 1) for e in encoded]
+        return ids, types
