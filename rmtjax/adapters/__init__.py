@@ -1,0 +1,25 @@
+"""Adapters for any NNX model: LoRA and its relatives, α on top of any of them, and the optax transformations they need."""
+
+from rmtjax.adapters.apply import TRAINABLE, Count, adapt, count_parameters, merged
+from rmtjax.adapters.linear import AdaptedLinear, merge, unmerge
+from rmtjax.adapters.optimise import AlphaUpdaterState, alpha_updater, stiefel
+from rmtjax.adapters.variables import AdapterConstant, AdapterParam, AlphaParam, OrthogonalParam, TrainedParam
+
+__all__ = [
+    "TRAINABLE",
+    "AdaptedLinear",
+    "AdapterConstant",
+    "AdapterParam",
+    "AlphaParam",
+    "AlphaUpdaterState",
+    "Count",
+    "OrthogonalParam",
+    "TrainedParam",
+    "adapt",
+    "alpha_updater",
+    "count_parameters",
+    "merge",
+    "merged",
+    "stiefel",
+    "unmerge",
+]

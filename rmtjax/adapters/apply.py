@@ -1,0 +1,215 @@
+"""Putting adapters on a model, taking them off, and counting what trains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rmtjax._errors import InputError, shown, unknown
+from rmtjax.adapters.linear import AdaptedLinear
+from rmtjax.adapters.updates import METHODS, Dense, update
+from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
+
+__all__ = ["SHARING", "TRAINABLE", "Count", "Pattern", "adapt", "count_parameters", "merged"]
+
+Pattern = str | Sequence[str]
+Model = TypeVar("Model", bound=nnx.Module)
+
+TRAINABLE = nnx.Any(AdapterParam, TrainedParam)
+"""What an optimiser trains, without α."""
+
+SHARING = {"module": 0, "self": 1, "attention": 2}
+"""How many layers share one α: each its own; all below one parent (query and value); all below its parent (attention)."""
+
+
+def _matcher(pattern: Pattern) -> Callable[[str], bool]:
+    """As PEFT's `target_modules`: a string is a regular expression for the whole path, a list are ends of paths."""
+    if isinstance(pattern, str):
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"target = {pattern!r}: is no regular expression ({error})") from None
+        return lambda path: compiled.fullmatch(path) is not None
+    ends = tuple(pattern)
+    return lambda path: any(path == end or path.endswith(f".{end}") for end in ends)
+
+
+def _dotted(path: Sequence) -> str:
+    return ".".join(map(str, path))
+
+
+def dense_layers(model: nnx.Module) -> dict[tuple, nnx.Linear]:
+    """The dense layers of a model by path, in the order of its attributes."""
+    found = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, nnx.Linear)}
+    return dict(sorted(found.items(), key=lambda item: [(isinstance(p, str), p) for p in item[0]]))
+
+
+def _selected(model: nnx.Module, pattern: Pattern, argument: str) -> dict[tuple, nnx.Linear]:
+    layers, matches = dense_layers(model), _matcher(pattern)
+    chosen = {path: layer for path, layer in layers.items() if matches(_dotted(path))}
+    if not chosen:
+        kinds: dict[str, str] = {}
+        for path in layers:
+            named = [str(p) for p in path if isinstance(p, str)]
+            kinds.setdefault(".".join(named[-2:]), _dotted(path))
+        there = ", ".join(f"{kind} (as {path})" for kind, path in kinds.items())
+        raise InputError(f"{argument} = {shown(pattern)}: matches no dense layer; there are {there or 'none'}")
+    return chosen
+
+
+def _place(model: nnx.Module, path: Sequence, module: nnx.Module) -> None:
+    parent = model
+    for step in path[:-1]:
+        parent = parent[step] if isinstance(step, int) else getattr(parent, step)
+    if isinstance(path[-1], int):
+        parent[path[-1]] = module
+    else:
+        setattr(parent, path[-1], module)
+
+
+def _train(model: nnx.Module, matches: Callable[[str], bool]) -> int:
+    """Make plain weights train whose module's path matches, or lies below one that does."""
+    count = 0
+    for path, module in list(nnx.iter_modules(model)):
+        if isinstance(module, AdaptedLinear) or any(isinstance(p, AdaptedLinear) for p in _above(model, path)):
+            continue
+        names = [_dotted(path[:i]) for i in range(1, len(path) + 1)]
+        if any(map(matches, names)) or matches(""):
+            for name, value in list(vars(module).items()):
+                if type(value) is nnx.Param:
+                    setattr(module, name, TrainedParam(value[...]))
+                    count += 1
+    return count
+
+
+def _above(model: nnx.Module, path: Sequence) -> list[nnx.Module]:
+    found, at = [], model
+    for step in path[:-1]:
+        at = at[step] if isinstance(step, int) else getattr(at, step)
+        found.append(at)
+    return found
+
+
+def adapt(
+    model: Model,
+    method: str = "lora",
+    *,
+    target: Pattern = ("query", "value"),
+    rank: int = 8,
+    scale: float | None = None,
+    alpha: bool = False,
+    alpha_target: Pattern | None = None,
+    alpha_share: str = "module",
+    train: Pattern | None = None,
+    seed: int = 0,
+) -> Model:
+    """Freeze a model and give its dense layers adapters, in place.
+
+    What trains is marked by type: `AdapterParam` for the adapters' weights, `TrainedParam` for the model's own that train
+    along, `AlphaParam` for α. All else is frozen because no filter selects it.
+
+    Args:
+        model: any NNX module.
+        method: lora, rslora, dora, orthogonal, spectral-additive, spectral-rotational; full trains every weight;
+            alpha-lora is lora with `alpha`.
+        target: layers that get an update, as PEFT's `target_modules`: a regular expression for the whole dotted path, or
+            a list of ends of paths.
+        rank: r.
+        scale: a, of the factor a/r (a/√r for rslora), r by default; PEFT's `lora_alpha`. Spectral methods have none.
+        alpha: scale the frozen rows by α, from 1.
+        alpha_target: layers that α scales; `target` by default.
+        alpha_share: which layers share one α: module (none), self (those below the same parent, such as query and value)
+            or attention (those below their grandparent).
+        train: modules whose own weights train along, such as a new head.
+        seed: of the adapters' start.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: if a pattern matches nothing, the rank does not fit a layer, layers that share α differ in outputs,
+            or the model is adapted already.
+    """
+    if method == "alpha-lora":
+        method, alpha = "lora", True
+    if method != "full" and method not in METHODS:
+        raise unknown("method", method, [*METHODS, "full", "alpha-lora"])
+    if alpha_share not in SHARING:
+        raise unknown("alpha_share", alpha_share, SHARING)
+    if any(isinstance(module, AdaptedLinear) for _, module in nnx.iter_modules(model)):
+        raise InputError("model: holds adapters already; merge them first")
+    full = method == "full"
+    targets = {} if full and not alpha else _selected(model, target, "target")
+    scaled = {}
+    if alpha:
+        scaled = targets if alpha_target is None else _selected(model, alpha_target, "alpha_target")
+        if full:
+            targets = scaled
+    if train is not None and not any(map(_matcher(train), (_dotted(path) for path, _ in nnx.iter_modules(model)))):
+        raise InputError(f"train = {shown(train)}: matches no module of the model")
+    vectors: dict[tuple, AlphaParam] = {}
+    for path, layer in scaled.items():
+        group, outputs = path[: len(path) - SHARING[alpha_share]], layer.out_features
+        vector = vectors.setdefault(group, AlphaParam(jnp.ones(outputs)))
+        if vector.shape != (outputs,):
+            raise InputError(
+                f"alpha_share = {alpha_share}: {_dotted(path)} has {outputs} outputs, a layer that it shares α with"
+                f" {vector.shape[0]}"
+            )
+    a, key = float(rank) if scale is None else float(scale), jax.random.key(seed)
+    adapted = {}
+    for i, path in enumerate(dict.fromkeys([*targets, *scaled])):
+        layer, own = targets.get(path, scaled.get(path)), None
+        if path in targets:
+            kernel, fold = layer.kernel[...], jax.random.fold_in(key, i)
+            own = Dense(kernel) if full else update(method, kernel, rank, a, fold, _dotted(path))
+        vector = vectors[path[: len(path) - SHARING[alpha_share]]] if path in scaled else None
+        adapted[path] = AdaptedLinear(layer, own, vector)
+    for path, layer in adapted.items():
+        _place(model, path, layer)
+    if full:
+        _train(model, lambda path: path == "")
+    elif train is not None:
+        _train(model, _matcher(train))
+    return model
+
+
+def merged(model: Model) -> Model:
+    """A copy of a model with every adapter folded into a plain dense layer and no weight marked as training."""
+    model = nnx.clone(model)
+    modules = list(nnx.iter_modules(model))
+    for path, module in modules:
+        if isinstance(module, AdaptedLinear):
+            plain = module.plain()
+            if not path:
+                return plain
+            _place(model, path, plain)
+    for _, module in nnx.iter_modules(model):
+        for name, value in list(vars(module).items()):
+            if type(value) is TrainedParam:
+                setattr(module, name, nnx.Param(value[...]))
+    return model
+
+
+class Count(NamedTuple):
+    """Numbers of parameters: those that train, α among them, and all."""
+
+    trainable: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.trainable:,} trainable of {self.total:,}"
+
+
+def count_parameters(model: nnx.Module) -> Count:
+    """How many numbers of a model train, and how many there are; shared ones count once, constants not at all."""
+
+    def size(state) -> int:
+        return sum(x.size for x in jax.tree.leaves(state))
+
+    return Count(size(nnx.state(model, nnx.Any(TRAINABLE, AlphaParam))), size(nnx.state(model, nnx.Param)))

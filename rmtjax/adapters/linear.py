@@ -1,0 +1,84 @@
+"""A dense layer with an adapter."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rmtjax.adapters.updates import Update
+from rmtjax.adapters.variables import AdapterConstant, AlphaParam
+
+__all__ = ["AdaptedLinear"]
+
+
+class AdaptedLinear(nnx.Module):
+    """`nnx.Linear` with its kernel frozen and updated: diag(α) W + ΔW (α-LoRA, eq. 10).
+
+    Args:
+        base: the layer itself.
+        update: what is added; None adds nothing.
+        alpha: the factor of each row of W, which several layers may share; None leaves W alone.
+    """
+
+    def __init__(self, base: nnx.Linear, update: Update | None = None, alpha: AlphaParam | None = None) -> None:
+        self.base = base
+        self.update = nnx.data(update)
+        self.alpha = nnx.data(alpha)
+        self.merged = nnx.data(None)
+
+    def _scaled(self, kernel: Array) -> Array:
+        return kernel if self.alpha is None else kernel * self.alpha[...].astype(kernel.dtype)
+
+    def kernel(self) -> Float[Array, "inputs outputs"]:
+        """The kernel that the layer now stands for, in the base's dtype."""
+        kernel = self._scaled(self.base.kernel[...].astype(jnp.float32))
+        kernel = kernel if self.update is None else self.update.kernel(kernel)
+        return kernel.astype(self.base.kernel.dtype)
+
+    def merge(self) -> None:
+        """Compute with one kernel from now on. The base stays as it is, so `unmerge` restores it exactly."""
+        self.merged = nnx.data(AdapterConstant(self.kernel()))
+
+    def unmerge(self) -> None:
+        """Compute with base and update again."""
+        self.merged = nnx.data(None)
+
+    def plain(self) -> nnx.Linear:
+        """A dense layer with the merged kernel."""
+        layer = nnx.clone(self.base)
+        layer.kernel = nnx.Param(self.kernel())
+        return layer
+
+    def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        base = self.base
+        kernel = self.merged[...] if self.merged is not None else base.kernel[...]
+        bias = None if base.bias is None else base.bias[...]
+        x, kernel, bias = base.promote_dtype((inputs, kernel, bias), dtype=base.dtype)
+        if self.merged is not None:
+            y = x @ kernel
+        else:
+            kernel = self._scaled(kernel)
+            y = x @ kernel if self.update is None else self.update(x, kernel)
+        return y if bias is None else y + bias
+
+
+def adapted_layers(model: nnx.Module) -> dict[str, AdaptedLinear]:
+    """The adapted layers of a model by their dotted paths."""
+    return {
+        ".".join(map(str, path)): module
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, AdaptedLinear)
+    }
+
+
+def merge(model: nnx.Module) -> None:
+    """Fold every adapter into one kernel, in place; `unmerge` takes it back to the bit."""
+    for layer in adapted_layers(model).values():
+        layer.merge()
+
+
+def unmerge(model: nnx.Module) -> None:
+    """Undo `merge`."""
+    for layer in adapted_layers(model).values():
+        layer.unmerge()

@@ -1,0 +1,145 @@
+"""Optax transformations for adapters: the α-updater, and the constraint of orthonormal columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from rmtjax._errors import InputError, shown
+
+__all__ = ["AlphaUpdaterState", "alpha_updater", "stiefel"]
+
+
+class AlphaUpdaterState(NamedTuple):
+    """State of `alpha_updater`.
+
+    Attributes:
+        count: steps of training so far.
+        inner: state of α's own optimiser, which changes only when α does.
+    """
+
+    count: Int[Array, ""]
+    inner: optax.OptState
+
+
+def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> optax.GradientTransformationExtraArgs:
+    r"""Move α once every T steps by its own optimiser (α-LoRA, Algorithm 1), and not at all in between.
+
+    With :math:`g_t` the gradient with respect to α over a batch that is fresh at step :math:`t`,
+
+    .. math::
+
+        \alpha_{t} = \begin{cases} \alpha_{t-1} + \mathrm{optimizer}(g_t) & T \mid t \\ \alpha_{t-1} & \text{otherwise.}\end{cases}
+
+    In steps between, neither α nor moments, schedules or weight decay of its optimiser move, and the gradient is not
+    computed where it is given as a function.
+
+    Args:
+        optimizer: α's own, such as `optax.adam(5e-3)`. Its schedules count moves of α, not steps.
+        every: T ≥ 1.
+
+    Returns:
+        A `GradientTransformationExtraArgs`. Its `update` takes a keyword `alpha_gradient`, a function without arguments
+        that returns the gradient over the fresh batch (a tree like `updates`, or in `optax.partition` like all of the
+        gradients); it is called within `jax.lax.cond`. Without it `updates` themselves are the gradient.
+
+    Raises:
+        InputError: if `every` is no whole number of 1 or more.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> tx = alpha_updater(optax.sgd(0.1), every=2)
+        >>> alpha = jnp.ones(2)
+        >>> state = tx.init(alpha)
+        >>> for step in range(2):
+        ...     updates, state = tx.update(jnp.zeros(2), state, alpha, alpha_gradient=lambda: jnp.ones(2))
+        ...     print(updates)
+        [0. 0.]
+        [-0.1 -0.1]
+
+    References:
+        *α-LoRA: Effective fine-tuning via base model rescaling*, §5.2 and Appendix E.
+    """
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise InputError(f"every = {shown(every)}: must be a whole number, 1 or more")
+    inner = optax.with_extra_args_support(optimizer)
+
+    def init(params: optax.Params) -> AlphaUpdaterState:
+        return AlphaUpdaterState(jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(
+        updates: optax.Updates,
+        state: AlphaUpdaterState,
+        params: optax.Params | None = None,
+        *,
+        alpha_gradient: Callable[[], optax.Updates] | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, AlphaUpdaterState]:
+        def move():
+            gradient = updates
+            if alpha_gradient is not None:  # in a partition, keep the parts that are ours
+                gradient = jax.tree.map(
+                    lambda ours, g: ours if isinstance(ours, optax.MaskedNode) else g.astype(ours.dtype),
+                    updates,
+                    alpha_gradient(),
+                    is_leaf=lambda x: isinstance(x, optax.MaskedNode),
+                )
+            return inner.update(gradient, state.inner, params, **extra)
+
+        def stay():
+            return jax.tree.map(jnp.zeros_like, updates), state.inner
+
+        count = optax.safe_increment(state.count)
+        moved, inner_state = jax.lax.cond(count % every == 0, move, stay)
+        return moved, AlphaUpdaterState(count, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def orthonormal(x: Float[Array, "n r"], turns: int = 12) -> Float[Array, "n r"]:
+    """The nearest matrix with orthonormal columns, x (xᵀx)^(−1/2), by Newton–Schulz steps on the r × r matrix.
+
+    Only products, so it costs nothing beside a step of training and runs alike everywhere. Exact to rounding if the
+    condition number of x is below 30, which a step from an orthonormal matrix that is not wild never exceeds.
+    """
+    gram = x.T @ x
+    bound = jnp.max(jnp.sum(jnp.abs(gram), axis=0))  # at least the largest eigenvalue
+    y, z, eye = gram / bound, jnp.eye(x.shape[1]), jnp.eye(x.shape[1])
+    for _ in range(turns):  # y → (gram/bound)^(1/2), z → its inverse
+        t = 1.5 * eye - 0.5 * z @ y
+        y, z = y @ t, t @ z
+    x = x @ z / jnp.sqrt(bound)
+    return x @ (1.5 * eye - 0.5 * x.T @ x)  # the last digits
+
+
+def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    r"""Let an optimiser move matrices with orthonormal columns so that they stay so.
+
+    The gradient is first projected on the tangent space of the Stiefel manifold, :math:`G - X\,\mathrm{sym}(X^\top G)`,
+    and the step :math:`U` that the optimiser makes of it is replaced by :math:`R(X + U) - X` with the polar retraction
+    :math:`R(Y) = Y(Y^\top Y)^{-1/2}`, the nearest such matrix. No penalty is involved.
+
+    Args:
+        optimizer: for parameters of which all leaves are matrices (n, r) with orthonormal columns, r ≤ n.
+
+    References:
+        Absil, Mahony & Sepulchre, *Optimization Algorithms on Matrix Manifolds* (2008), §3.6.1 and §4.1.1.
+    """
+    inner = optax.with_extra_args_support(optimizer)
+
+    def project(gradient, x):
+        along = x.T @ gradient
+        return gradient - x @ (along + along.T) / 2
+
+    def update(updates, state, params=None, **extra):
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
+        steps, state = inner.update(jax.tree.map(project, updates, params), state, params, **extra)
+        return jax.tree.map(lambda u, x: orthonormal(x + u) - x, steps, params), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)

@@ -1,0 +1,220 @@
+r"""The updates: what each method adds to a frozen weight.
+
+A Hugging Face weight W is (outputs, inputs); a kernel of Flax is its transpose. All updates here but DoRA's are low-rank:
+the kernel becomes K + A B with A (inputs, k) and B (k, outputs), so ΔW = Bᵀ Aᵀ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rmtjax._errors import InputError, unknown
+from rmtjax.adapters.variables import AdapterConstant, AdapterParam, OrthogonalParam
+
+__all__ = [
+    "METHODS",
+    "Dense",
+    "DoRA",
+    "LoRA",
+    "OrthogonalLoRA",
+    "SpectralAdditive",
+    "SpectralRotational",
+    "Update",
+    "update",
+]
+
+
+@jax.custom_vjp
+def _low_rank_linear(x, kernel, a, b):
+    """X (K + A B), the sum formed first: it is small beside the product with X."""
+    return x @ (kernel + a @ b)
+
+
+def _low_rank_backward(saved, gradient):
+    x, kernel, a, b = saved
+    rows, flat = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
+    to_x = (rows @ (kernel + a @ b).T).reshape(x.shape)
+    # Where nothing but A and B trains, the compiler leaves out the product with the kernel's own gradient.
+    return to_x, flat.T @ rows, flat.T @ (rows @ b.T), (flat @ a).T @ rows
+
+
+_low_rank_linear.defvjp(lambda *args: (_low_rank_linear(*args), args), _low_rank_backward)
+
+
+class Update(nnx.Module):
+    """What is added to a frozen kernel K (inputs, outputs), of which α may already have scaled the columns."""
+
+    rank: int
+
+    def factors(self) -> tuple[Float[Array, "inputs k"], Float[Array, "k outputs"]]:
+        """A and B of the new kernel K + A B."""
+        raise NotImplementedError
+
+    def kernel(self, kernel: Float[Array, "inputs outputs"]) -> Float[Array, "inputs outputs"]:
+        """The new kernel."""
+        a, b = self.factors()
+        return kernel + a @ b
+
+    def __call__(self, x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]):
+        """`x @ self.kernel(kernel)`, computed in the dtype of x."""
+        a, b = (f.astype(x.dtype) for f in self.factors())
+        if x.dtype == jnp.float32:
+            return _low_rank_linear(x, kernel, a, b)
+        return x @ kernel + (x @ a) @ b  # in half precision a sum of kernels would round the update away
+
+
+class LoRA(Update):
+    """W + s B A (Hu et al. 2022), s = a/r; or s = a/√r, rank-stabilised (Kalajdzievski 2023).
+
+    A starts uniform on ±1/√inputs and B at zero, as in PEFT.
+    """
+
+    def __init__(self, kernel: Array, rank: int, scale: float, key: Array, stabilised: bool = False) -> None:
+        inputs, outputs = kernel.shape
+        bound = 1 / math.sqrt(inputs)
+        self.A = AdapterParam(jax.random.uniform(key, (inputs, rank), jnp.float32, -bound, bound))
+        self.B = AdapterParam(jnp.zeros((rank, outputs)))
+        self.rank, self.scale, self.stabilised = rank, scale, stabilised
+
+    @property
+    def strength(self) -> float:
+        """The factor s."""
+        return self.scale / (math.sqrt(self.rank) if self.stabilised else self.rank)
+
+    def factors(self):
+        return self.A[...], self.strength * self.B[...]
+
+
+class DoRA(LoRA):
+    """m (W + s B A)/‖W + s B A‖ by rows (Liu et al. 2024); the norm counts as a constant for the gradient.
+
+    The magnitudes m start at the norms of W's rows.
+    """
+
+    def __init__(self, kernel: Array, rank: int, scale: float, key: Array, stabilised: bool = False) -> None:
+        super().__init__(kernel, rank, scale, key, stabilised)
+        self.magnitude = AdapterParam(jnp.linalg.norm(kernel.astype(jnp.float32), axis=0))
+
+    def _rescaled(self, kernel: Array) -> Float[Array, " outputs"]:
+        norm = jax.lax.stop_gradient(jnp.linalg.norm(super().kernel(kernel.astype(jnp.float32)), axis=0))
+        return self.magnitude[...] / norm
+
+    def kernel(self, kernel):
+        return super().kernel(kernel) * self._rescaled(kernel)
+
+    def __call__(self, x, kernel):
+        return super().__call__(x, kernel) * self._rescaled(kernel).astype(x.dtype)
+
+
+class OrthogonalLoRA(Update):
+    """W + (a/r) B A with BᵀB = A Aᵀ = I (Intruder Dimensions, §V-B): all r singular values of the update are a/r.
+
+    Both start uniform over such matrices, so the update is there from the start. `stiefel` keeps the constraint.
+    """
+
+    def __init__(self, kernel: Array, rank: int, scale: float, key: Array) -> None:
+        inputs, outputs = kernel.shape
+
+        def frame(key, n):
+            return jnp.linalg.qr(jax.random.normal(key, (n, rank)))[0]
+
+        for_a, for_b = jax.random.split(key)
+        self.A = OrthogonalParam(frame(for_a, inputs))
+        self.B = OrthogonalParam(frame(for_b, outputs))
+        self.rank, self.scale = rank, scale
+
+    def factors(self):
+        return self.A[...], (self.scale / self.rank) * self.B[...].T
+
+
+class _Spectral(Update):
+    """An update of the top r singular values and vectors U₁ S₁ V₁ᵀ of W (Zhang & Pilanci 2024)."""
+
+    def __init__(self, kernel: Array, rank: int) -> None:
+        # The kernel is Wᵀ, so its left singular vectors are W's right ones.
+        v, s, u = jnp.linalg.svd(kernel.astype(jnp.float32), full_matrices=False)
+        self.U, self.S, self.V = (AdapterConstant(x) for x in (u[:rank].T, s[:rank], v[:, :rank]))
+        self.rank = rank
+
+
+class SpectralAdditive(_Spectral):
+    """[U₁ + A_U, U₂] S [V₁ + A_V, V₂]ᵀ: the top singular vectors are moved freely; both moves start at zero."""
+
+    def __init__(self, kernel: Array, rank: int, scale: float, key: Array) -> None:
+        super().__init__(kernel, rank)
+        self.AU = AdapterParam(jnp.zeros(self.U.shape))
+        self.AV = AdapterParam(jnp.zeros(self.V.shape))
+
+    def factors(self):
+        s, moved = self.S[...], self.U[...] + self.AU[...]
+        a = jnp.concatenate([self.V[...] * s, self.AV[...] * s], axis=1)
+        return a, jnp.concatenate([self.AU[...].T, moved.T])
+
+
+def cayley(entries: Float[Array, " k"], rank: int) -> Float[Array, "rank rank"]:
+    """The rotation (I − Q)(I + Q)⁻¹ of a skew Q, given by its r(r−1)/2 entries below the diagonal."""
+    below = jnp.zeros((rank, rank)).at[jnp.tril_indices(rank, -1)].set(entries)
+    skew, eye = below - below.T, jnp.eye(rank)
+    return jnp.linalg.solve(eye + skew, eye - skew)
+
+
+class SpectralRotational(_Spectral):
+    """[U₁ R_U, U₂] S [V₁ R_V, V₂]ᵀ with rotations R (Cayley), which start at the identity: no singular value changes."""
+
+    def __init__(self, kernel: Array, rank: int, scale: float, key: Array) -> None:
+        super().__init__(kernel, rank)
+        self.QU = AdapterParam(jnp.zeros(rank * (rank - 1) // 2))
+        self.QV = AdapterParam(jnp.zeros(rank * (rank - 1) // 2))
+
+    def factors(self):
+        u, v = cayley(self.QU[...], self.rank), cayley(self.QV[...], self.rank)
+        core = (v * self.S[...]) @ u.T - jnp.diag(self.S[...])
+        return self.V[...] @ core, self.U[...].T
+
+
+class Dense(Update):
+    """W + Δ with all of Δ trained, from zero: full fine-tuning of one weight beside its frozen self."""
+
+    def __init__(self, kernel: Array) -> None:
+        self.delta = AdapterParam(jnp.zeros(kernel.shape))
+        self.rank = min(kernel.shape)
+
+    def kernel(self, kernel):
+        return kernel + self.delta[...].astype(kernel.dtype)
+
+    def __call__(self, x, kernel):
+        return x @ (kernel + self.delta[...].astype(x.dtype))
+
+
+METHODS: dict[str, Callable[..., Update]] = {
+    "lora": LoRA,
+    "rslora": lambda *args: LoRA(*args, stabilised=True),
+    "dora": DoRA,
+    "orthogonal": OrthogonalLoRA,
+    "spectral-additive": SpectralAdditive,
+    "spectral-rotational": SpectralRotational,
+}
+"""Name of a method → its update of a kernel, given (kernel, rank, scale a, key)."""
+
+
+def update(
+    method: str, kernel: Float[Array, "inputs outputs"], rank: int, scale: float, key: Array, where: str
+) -> Update:
+    """The update of one kernel, which `where` names in errors.
+
+    Raises:
+        InputError: if the rank is not between 1 and the smaller side of the kernel.
+    """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    if not 1 <= rank <= min(kernel.shape):
+        raise InputError(f"rank = {rank}: must be 1 to {min(kernel.shape)}, the smaller side of {where}")
+    if method == "spectral-rotational" and rank == 1:
+        raise InputError("rank = 1: spectral-rotational needs 2 or more, one vector has nothing to be rotated with")
+    return METHODS[method](kernel, rank, scale, key)
