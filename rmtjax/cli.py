@@ -170,7 +170,7 @@ def transfer(
 ) -> None:
     """Transfer a classifier between Amazon review domains: Table 1 and Figure 3 of the α-LoRA paper."""
     from rmtjax._files import prepare_file, prepare_folder, write_json
-    from rmtjax.montecarlo.progress import Progress
+    from rmtjax._progress import Progress
     from rmtjax.report import transfer as report
     from rmtjax.tasks.transfer import run_transfer
 

@@ -3,6 +3,7 @@
 from rmtjax.adapters.apply import TRAINABLE, Count, adapt, count_parameters, merged
 from rmtjax.adapters.linear import AdaptedLinear, merge, unmerge
 from rmtjax.adapters.optimise import AlphaUpdaterState, alpha_updater, stiefel
+from rmtjax.adapters.peft import load_peft, save_peft
 from rmtjax.adapters.variables import AdapterConstant, AdapterParam, AlphaParam, OrthogonalParam, TrainedParam
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "adapt",
     "alpha_updater",
     "count_parameters",
+    "load_peft",
     "merge",
     "merged",
+    "save_peft",
     "stiefel",
     "unmerge",
 ]

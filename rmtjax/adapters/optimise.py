@@ -34,7 +34,7 @@ def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> o
 
     .. math::
 
-        \alpha_{t} = \begin{cases} \alpha_{t-1} + \mathrm{optimizer}(g_t) & T \mid t \\ \alpha_{t-1} & \text{otherwise.}\end{cases}
+        \alpha_t = \alpha_{t-1} + \begin{cases} \mathrm{optimizer}(g_t) & T \mid t \\ 0 & \text{otherwise.}\end{cases}
 
     In steps between, neither α nor moments, schedules or weight decay of its optimiser move, and the gradient is not
     computed where it is given as a function.

@@ -25,12 +25,12 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, shown
+from rmtjax._progress import Progress
 from rmtjax.montecarlo.claim import Claim, whole_width
 from rmtjax.montecarlo.grid import Grid
 from rmtjax.montecarlo.keys import cell_keys, check_seed
 from rmtjax.montecarlo.plan import Plan, check_results_fit, make_plan
 from rmtjax.montecarlo.program import Program, checked_draw, tile_function
-from rmtjax.montecarlo.progress import Progress
 from rmtjax.montecarlo.provenance import provenance
 from rmtjax.montecarlo.resources import available_memory, needs, workers
 from rmtjax.montecarlo.result import assemble

@@ -13,10 +13,10 @@ import xarray as xr
 from scipy import stats
 
 from rmtjax._errors import InputError, shown
+from rmtjax._progress import Progress
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.engine import Run
 from rmtjax.montecarlo.grid import Grid
-from rmtjax.montecarlo.progress import Progress
 from rmtjax.montecarlo.resources import workers
 from rmtjax.montecarlo.result import z_score
 

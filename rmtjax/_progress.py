@@ -1,4 +1,4 @@
-"""A progress bar that counts trials; silent where nobody watches."""
+"""A progress bar that counts; silent where nobody watches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Progress:
             class Rate(ProgressColumn):
                 def render(self, task):
                     speed = task.finished_speed or task.speed
-                    return Text(f"{speed:,.0f} {unit}/s" if speed else "starting …")
+                    if not speed:
+                        return Text("starting …")
+                    return Text(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2f} {unit}/s")
 
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -37,10 +39,11 @@ class Progress:
                 TextColumn("{task.percentage:>3.0f}%"),
                 Rate(),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(label, total=total)
+            self._task = self._bar.add_task(label, total=total, note="")
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -55,6 +58,11 @@ class Progress:
         """Count finished trials."""
         if self._bar is not None:
             self._bar.advance(self._task, trials)
+
+    def note(self, text: str) -> None:
+        """Show a few words at the end of the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, note=text)
 
     def show(self, done: int, total: int) -> None:
         """Set what is finished, and of how much."""

@@ -1,0 +1,255 @@
+"""Adapters from and to the folders of PEFT: `adapter_config.json` and `adapter_model.safetensors`.
+
+PEFT has no α. `save_peft` writes it in two ways: as `alpha.safetensors`, one vector (outputs,) for each scaled layer under the
+layer's dotted path plus ".alpha", which `load_peft` reads; and, where asked, merged into a copy of the base in the folder
+`base`, on which PEFT with the adapter alone gives the same answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rmtjax._errors import InputError, shown
+from rmtjax._files import prepare_folder, write_bytes, write_json
+from rmtjax.adapters.apply import _place, dense_layers, merged
+from rmtjax.adapters.linear import AdaptedLinear, adapted_layers
+from rmtjax.adapters.updates import Dense, DoRA, LoRA, update
+from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
+from rmtjax.models import SequenceClassifier, save_model
+from rmtjax.models.checkpoint import TensorFile, listed, weight_name
+
+__all__ = ["load_peft", "save_peft"]
+
+_PREFIX = "base_model.model."
+_CONFIG, _TENSORS, _ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"
+
+
+def _host(value: Any) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(value, np.float32))
+
+
+def save_peft(
+    model: nnx.Module, folder: str | os.PathLike, *, base: str | os.PathLike = "", merge_alpha: bool = False
+) -> Path:
+    """Write the adapters of a model, and its own weights that trained along, as PEFT does.
+
+    LoRA, rsLoRA and DoRA are written as they are; orthogonal and spectral updates as the LoRA (a = r) that they equal.
+
+    Args:
+        model: with adapters.
+        folder: to write into.
+        base: what PEFT shall load the base from, a folder or hub id.
+        merge_alpha: for a sequence classifier with α, also write a copy of the base with α merged into it, and name that as
+            the base.
+
+    Raises:
+        InputError: if the model holds no low-rank adapters, or updates of several kinds.
+    """
+    from safetensors.numpy import save
+
+    layers = adapted_layers(model)
+    updated = {path: layer.update for path, layer in layers.items() if layer.update is not None}
+    if not updated or any(isinstance(u, Dense) for u in updated.values()):
+        raise InputError("model: holds no low-rank adapters to write for PEFT; save the merged model")
+    if len({(type(u), getattr(u, "stabilised", False)) for u in updated.values()}) > 1:
+        raise InputError("model: holds adapters of several kinds, PEFT's file has one")
+    tensors, ranks, scales = {}, {}, {}
+    for path, own in updated.items():
+        is_lora = isinstance(own, LoRA)
+        a, b = (own.A[...], own.B[...]) if is_lora else own.factors()
+        ranks[path] = a.shape[1]
+        scales[path] = own.scale if is_lora else a.shape[1]
+        tensors[f"{_PREFIX}{path}.lora_A.weight"], tensors[f"{_PREFIX}{path}.lora_B.weight"] = _host(a.T), _host(b.T)
+        if isinstance(own, DoRA):
+            tensors[f"{_PREFIX}{path}.lora_magnitude_vector"] = _host(own.magnitude[...])
+    trained = {}
+    for path, value in nnx.to_flat_state(nnx.state(model, TrainedParam)):
+        array = value[...]
+        trained[weight_name(path)] = _host(array.T if path[-1] == "kernel" else array)
+    tensors |= {_PREFIX + name: value for name, value in trained.items()}
+    rank, scale = max(ranks.values()), max(scales.values())
+    sample = next(iter(updated.values()))
+    modules = sorted({name.split(".")[0] for name in trained})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS" if isinstance(model, SequenceClassifier) else None,
+        "base_model_name_or_path": str(base),
+        "r": rank,
+        "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
+        "lora_alpha": scale,
+        "alpha_pattern": {path: a for path, a in scales.items() if a != scale},
+        "use_rslora": bool(isinstance(sample, LoRA) and sample.stabilised),
+        "use_dora": isinstance(sample, DoRA),
+        "target_modules": sorted(updated)
+        if _ambiguous(model, updated)
+        else sorted({p.split(".")[-1] for p in updated}),
+        "modules_to_save": modules or None,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+    }
+    target = prepare_folder("folder", folder)
+    alphas = {f"{path}.alpha": _host(layer.alpha[...]) for path, layer in layers.items() if layer.alpha is not None}
+    if alphas:
+        write_bytes(target / _ALPHA, save(alphas))
+        if merge_alpha:
+            config["base_model_name_or_path"] = str(
+                save_model(_scaled_base(model), target / "base", tokenizer=base or None)
+            )
+    write_bytes(target / _TENSORS, save(tensors, metadata={"format": "pt"}))
+    write_json(target / _CONFIG, config)
+    return target
+
+
+def _ambiguous(model: nnx.Module, updated: Mapping[str, Any]) -> bool:
+    """Whether the last names of the updated layers also belong to layers that are not updated."""
+    ends = {path.split(".")[-1] for path in updated}
+    others = [".".join(map(str, path)).removesuffix(".base") for path in dense_layers(model)]
+    return any(path.split(".")[-1] in ends and path not in updated for path in others)
+
+
+def _scaled_base(model: SequenceClassifier) -> SequenceClassifier:
+    """The model with α merged and every update left out."""
+    model = nnx.clone(model)
+    for layer in adapted_layers(model).values():
+        layer.update = nnx.data(None)
+    return merged(model)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"adapter = {folder}: holds no {_CONFIG}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"adapter = {folder}: {_CONFIG} cannot be read ({shown(str(error))})") from None
+    if not isinstance(values, dict) or values.get("peft_type") != "LORA":
+        kind = values.get("peft_type") if isinstance(values, dict) else values
+        raise InputError(f"adapter = {folder}: peft_type = {shown(kind)} is not read here, must be LORA")
+    allowed = {
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "lora_bias": False,
+        "use_qalora": False,
+        "layer_replication": None,
+    }
+    for name, value in allowed.items():
+        if (values.get(name) or value) != value:
+            raise InputError(f"adapter = {folder}: {name} = {shown(values[name])} is not read here, must be {value!r}")
+    return values
+
+
+def _for(path: str, patterns: Mapping[str, Any] | None, default: Any) -> Any:
+    """A layer's own entry among PEFT's patterns: regular expressions for the end of its path."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", path):
+            return value
+    return default
+
+
+def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
+    """Put the adapters of a PEFT folder (LoRA, rsLoRA, DoRA; and α, where `alpha.safetensors` is) on a model, in place.
+
+    Weights of the model itself that are in the file (`modules_to_save`, such as the head) replace the model's.
+
+    Raises:
+        InputError: if a file is missing or of another kind, or a tensor has no place in the model or the wrong shape.
+    """
+    folder = Path(folder)
+    config = _config(folder)
+    tensors = TensorFile(folder, "adapter", _TENSORS)
+    layers = {".".join(map(str, path)): (path, layer) for path, layer in dense_layers(model).items()}
+    if adapted_layers(model):
+        raise InputError("model: holds adapters already; merge them first")
+    parts: dict[str, dict[str, str]] = {}
+    own: dict[str, str] = {}
+    for key in tensors:
+        name = key.removeprefix(_PREFIX)
+        found = re.fullmatch(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(\.weight)?", name)
+        if found:
+            parts.setdefault(found[1], {})[found[2]] = key
+        else:
+            own[name.replace(".modules_to_save.default.", ".").replace(".original_module.", ".")] = key
+    variables = {weight_name(path): path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    stray = [name for name in parts if name not in layers] + [name for name in own if name not in variables]
+    if stray or not parts:
+        what = f"has {listed(stray)}, for which the model has no place" if stray else "holds no LoRA weights"
+        raise InputError(f"adapter = {folder}: {_TENSORS} {what}; is it an adapter for another base?")
+    alphas = TensorFile(folder, "adapter", _ALPHA) if (folder / _ALPHA).is_file() else {}
+    scaled = {name.removesuffix(".alpha"): name for name in alphas}
+    lost = [name for name in scaled if name not in layers]
+    if lost:
+        raise InputError(f"adapter = {folder}: {_ALPHA} has {listed(lost)}, for which the model has no place")
+    dora, stabilised = bool(config.get("use_dora")), bool(config.get("use_rslora"))
+    needed = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if dora else set())
+    adapted = {}
+    for name in dict.fromkeys([*parts, *scaled]):
+        path, layer = layers[name]
+        built = None
+        if name in parts:
+            if set(parts[name]) != needed:
+                absent = listed(sorted(needed ^ set(parts[name])))
+                raise InputError(
+                    f"adapter = {folder}: {name}: {absent} is missing or not called for by use_dora = {dora}"
+                )
+            value = {kind: _read(folder, tensors, key) for kind, key in parts[name].items()}
+            rank = value["lora_A"].shape[0]
+            scale = float(_for(name, config.get("alpha_pattern"), config.get("lora_alpha", 8)))
+            built = update("dora" if dora else "lora", layer.kernel[...], rank, scale, jax.random.key(0), name)
+            built.stabilised = stabilised
+            new = {"A": value["lora_A"].T, "B": value["lora_B"].T}
+            if dora:
+                new["magnitude"] = value["lora_magnitude_vector"].reshape(-1)
+            for attribute, array in new.items():
+                expected = getattr(built, attribute).shape
+                if array.shape != expected:
+                    raise InputError(
+                        f"adapter = {folder}: {name}: {attribute} has shape {list(array.shape)}, the model asks for"
+                        f" {list(expected)}; is it an adapter for another base?"
+                    )
+                setattr(built, attribute, AdapterParam(array))
+        vector = AlphaParam(_read(folder, alphas, scaled[name])) if name in scaled else None
+        if vector is not None and vector.shape != (layer.out_features,):
+            raise InputError(
+                f"adapter = {folder}: {scaled[name]} has {vector.shape[0]} numbers, not {layer.out_features}"
+            )
+        adapted[path] = AdaptedLinear(layer, built, vector)
+    replaced = {}
+    for name, key in own.items():
+        path = variables[name]
+        value = _read(folder, tensors, key)
+        value = value.T if path[-1] == "kernel" else value
+        *modules, leaf = path
+        parent = model
+        for step in modules:
+            parent = parent[step] if isinstance(step, int) else getattr(parent, step)
+        if getattr(parent, leaf).shape != value.shape:
+            raise InputError(
+                f"adapter = {folder}: {name} has shape {list(tensors.shape(key))}, the model has another; does the number of"
+                " classes differ?"
+            )
+        replaced[id(parent), leaf] = (parent, value)
+    for (_, leaf), (parent, value) in replaced.items():
+        setattr(parent, leaf, TrainedParam(value))
+    for path, layer in adapted.items():
+        _place(model, path, layer)
+    return model
+
+
+def _read(folder: Path, tensors: Mapping[str, jax.Array], name: str) -> jax.Array:
+    value = tensors[name].astype(jnp.float32)
+    if not bool(jnp.isfinite(value).all()):
+        raise InputError(f"adapter = {folder}: {name} holds numbers that are not finite")
+    return value

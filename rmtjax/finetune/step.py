@@ -1,0 +1,257 @@
+"""One step of training, compiled once: gradients piece by piece on every device, the optimisers, α every T steps.
+
+A batch is cut into pieces of a few sequences, sorted by length, and each piece is computed at the shortest of a few lengths
+that holds it. On processors the pieces keep what a layer makes within the caches. Gradients are sums over examples and
+dropout masks belong to examples, so the cutting changes nothing but the rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from rmtjax.adapters import AlphaParam
+from rmtjax.adapters.apply import TRAINABLE
+from rmtjax.models import Noise
+
+__all__ = ["Batch", "Parts", "TrainState", "Trainer", "loss_of"]
+
+Weights = dict[str, Array]
+
+
+class Batch(NamedTuple):
+    """A batch in pieces.
+
+    Attributes:
+        ids: tokens.
+        mask: 1 for a token, 0 for padding.
+        types: token types.
+        labels: class, or value of a regression.
+        weight: 1 for an example, 0 for one that fills up a piece.
+        number: of the example within the batch, for its dropout masks.
+        bucket: for each piece, which of the lengths it is computed at.
+    """
+
+    ids: Int[Array, "pieces size length"]
+    mask: Int[Array, "pieces size length"]
+    types: Int[Array, "pieces size length"]
+    labels: Array
+    weight: Float[Array, "pieces size"]
+    number: Int[Array, "pieces size"]
+    bucket: Int[Array, " pieces"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A model taken apart: its graph, and its weights by dotted path, in groups.
+
+    Attributes:
+        graph: what `nnx.merge` needs beside the weights.
+        paths: path of each variable within the module.
+        template: its variable, for type and metadata.
+    """
+
+    graph: Any
+    paths: Mapping[str, tuple]
+    template: Mapping[str, nnx.Variable]
+
+    @classmethod
+    def of(cls, model: nnx.Module) -> tuple[Parts, Weights, Weights, Weights]:
+        """The parts of a model, and its weights that train, its α, and the rest."""
+        graph, *states = nnx.split(model, TRAINABLE, AlphaParam, ...)
+        paths, template, groups = {}, {}, []
+        for state in states:
+            group = {}
+            for path, variable in nnx.to_flat_state(state):
+                name = ".".join(map(str, path))
+                paths[name], template[name], group[name] = path, variable, variable[...]
+            groups.append(group)
+        empty = {name: v.replace(jax.ShapeDtypeStruct(v.shape, v.dtype)) for name, v in template.items()}
+        return cls(graph, paths, empty), *groups
+
+    def model(self, *groups: Weights) -> Any:
+        """The model with these weights."""
+        flat = {self.paths[name]: self.template[name].replace(x) for group in groups for name, x in group.items()}
+        return nnx.merge(self.graph, nnx.from_flat_state(flat))
+
+
+def loss_of(regression: bool) -> Callable[[Array, Array], Array]:
+    """The loss of each example: squared error of a regression, cross-entropy of a classification."""
+    if regression:
+        return lambda logits, labels: jnp.square(logits[:, 0] - labels)
+    return optax.softmax_cross_entropy_with_integer_labels
+
+
+class TrainState(NamedTuple):
+    """What changes in training.
+
+    Attributes:
+        step: steps done.
+        weights: adapters and head.
+        alpha: the vectors α; none without α.
+        optimizer: state of the optimiser of `weights`.
+        alpha_optimizer: state of `alpha_updater`.
+    """
+
+    step: Int[Array, ""]
+    weights: Weights
+    alpha: Weights
+    optimizer: optax.OptState
+    alpha_optimizer: optax.OptState
+
+
+class Trainer:
+    """Compiled steps of training and evaluation of a model.
+
+    Args:
+        model: an adapted sequence classifier.
+        optimizer: of adapters and head.
+        alpha_optimizer: an `alpha_updater`, or None where the model has no α.
+        loss: of (logits, labels), for each example.
+        lengths: what pieces are padded to, in increasing order.
+        mesh: devices, with the axis "data" that batches are spread over.
+        seed: of the dropout masks.
+        dropout: whether there are any.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        optimizer: optax.GradientTransformation,
+        alpha_optimizer: optax.GradientTransformationExtraArgs | None,
+        loss: Callable[[Array, Array], Array],
+        lengths: Sequence[int],
+        mesh: Mesh,
+        seed: int = 0,
+        dropout: bool = True,
+    ) -> None:
+        self.parts, weights, alpha, frozen = Parts.of(model)
+        self.mesh, self.lengths = mesh, tuple(lengths)
+        self._whole = NamedSharding(mesh, PartitionSpec())
+        self._spread = NamedSharding(mesh, PartitionSpec("data"))
+        self._optimizer, self._alpha_optimizer, self._loss = optimizer, alpha_optimizer, loss
+        self._dropout, self._key = dropout, jax.random.key(seed)
+        self.frozen = jax.device_put(frozen, self._whole)
+        self.start = jax.device_put(
+            TrainState(
+                jnp.zeros((), jnp.int32),
+                weights,
+                alpha,
+                optimizer.init(weights),
+                () if alpha_optimizer is None else alpha_optimizer.init(alpha),
+            ),
+            self._whole,
+        )
+        self.step = jax.jit(self._step, donate_argnums=0)
+        self.logits = jax.jit(self._logits)
+
+    def put(self, batch: Batch) -> Batch:
+        """A batch on the devices."""
+        return jax.device_put(batch, self._spread)
+
+    def model(self, state: TrainState) -> Any:
+        """The model as it stands."""
+        return self.parts.model(state.weights, state.alpha, self.frozen)
+
+    def _over_lengths(self, function: Callable[[Batch], Any], piece: Batch) -> Any:
+        """`function` of one piece cut to its bucket's length."""
+
+        def at(length):
+            return lambda p: function(
+                p._replace(ids=p.ids[:, :length], mask=p.mask[:, :length], types=p.types[:, :length])
+            )
+
+        return jax.lax.switch(piece.bucket, [at(length) for length in self.lengths], piece)
+
+    def _gradient(self, function: Callable, trained: Weights, others: Any, batch: Batch, key: Array | None):
+        """Mean loss over a batch spread over the mesh, and its gradient with respect to `trained`."""
+
+        def local(trained, others, batch, key):
+            def loss(trained, piece):
+                noise = None if key is None else Noise.of(key, piece.number)
+                logits = function(trained, others)(piece.ids, piece.mask, piece.types, noise=noise)
+                return (self._loss(logits, piece.labels) * piece.weight).sum()
+
+            def add(total, piece):
+                own = self._over_lengths(functools.partial(jax.value_and_grad(loss), trained), piece)
+                return jax.tree.map(jnp.add, total, own), None
+
+            def whole(batch):
+                if len(batch.bucket) == 1:
+                    return self._over_lengths(functools.partial(jax.value_and_grad(loss), trained), first(batch))
+                nothing = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), trained))
+                return jax.lax.scan(add, nothing, batch)[0]
+
+            first = functools.partial(jax.tree.map, lambda x: x[0])
+            total = jax.lax.psum((whole(batch), batch.weight.sum()), "data")
+            (value, gradient), count = total
+            return value / count, jax.tree.map(lambda g: g / count, gradient)
+
+        everywhere, spread = PartitionSpec(), PartitionSpec("data")
+        mapped = jax.shard_map(
+            local,
+            mesh=self.mesh,
+            in_specs=(everywhere, everywhere, spread, everywhere),
+            out_specs=everywhere,
+            check_vma=False,
+        )
+        return mapped(trained, others, batch, key)
+
+    def _step(self, state: TrainState, frozen: Weights, batch: Batch, fresh: Batch | None) -> tuple[TrainState, Array]:
+        """One step: the adapters on `batch`, then, every T steps, α on `fresh`. Gives the loss before the step."""
+        keys = jax.random.split(jax.random.fold_in(self._key, state.step)) if self._dropout else (None, None)
+        loss, gradient = self._gradient(
+            lambda weights, others: self.parts.model(weights, *others),
+            state.weights, (state.alpha, frozen), batch, keys[0],
+        )  # fmt: skip
+        updates, optimizer = self._optimizer.update(gradient, state.optimizer, state.weights)
+        weights = optax.apply_updates(state.weights, updates)
+        alpha, alpha_optimizer = state.alpha, state.alpha_optimizer
+        if self._alpha_optimizer is not None:
+
+            def alpha_gradient():
+                return self._gradient(
+                    lambda alpha, others: self.parts.model(alpha, *others), alpha, (weights, frozen), fresh, keys[1]
+                )[1]
+
+            nothing = jax.tree.map(jnp.zeros_like, alpha)
+            updates, alpha_optimizer = self._alpha_optimizer.update(
+                nothing, alpha_optimizer, alpha, alpha_gradient=alpha_gradient
+            )
+            alpha = optax.apply_updates(alpha, updates)
+        return TrainState(state.step + 1, weights, alpha, optimizer, alpha_optimizer), loss
+
+    def _logits(self, state: TrainState, frozen: Weights, batch: Batch) -> Float[Array, "pieces size outputs"]:
+        """Logits without dropout."""
+
+        def local(weights, alpha, frozen, batch):
+            model = self.parts.model(weights, alpha, frozen)
+
+            def one(_, piece):
+                return None, self._over_lengths(lambda p: model(p.ids, p.mask, p.types), piece)
+
+            return jax.lax.scan(one, None, batch)[1]
+
+        everywhere, spread = PartitionSpec(), PartitionSpec("data")
+        return jax.shard_map(
+            local,
+            mesh=self.mesh,
+            in_specs=(everywhere, everywhere, everywhere, spread),
+            out_specs=spread,
+            check_vma=False,
+        )(state.weights, state.alpha, frozen, batch)
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices along one axis, "data"."""
+    return Mesh(np.asarray(jax.devices() if devices is None else list(devices)), ("data",))
