@@ -42,13 +42,16 @@ def find_data(path: str | os.PathLike[str] | None = None) -> Path | None:
     Raises:
         InputError: `path` is given and is not a folder.
     """
-    if path is not None:
-        return _folder(path)
+    return _folder(path) if path is not None else _search(_FOLDER)
+
+
+def _search(name: str) -> Path | None:
+    """The folder `name` where data are looked for, or None."""
     shared = Path("..", "shared", "data")
     roots = [Path.cwd() / shared, Path(__file__).resolve().parents[2] / shared]
     if os.environ.get("RMTJAX_DATA"):
         roots.insert(0, Path(os.environ["RMTJAX_DATA"]))
-    return next((root / _FOLDER for root in roots if (root / _FOLDER).is_dir()), None)
+    return next((root / name for root in roots if (root / name).is_dir()), None)
 
 
 def load_domain(folder: str | os.PathLike[str], domain: str, split: str) -> tuple[csr_matrix, np.ndarray]:
