@@ -195,6 +195,90 @@ def transfer(
         console.print(f"wrote {len(written)} files into {folder}")
 
 
+@app.command()
+def finetune(
+    task: Annotated[str, typer.Option(help="mnli, qnli, mrpc, rte, sst2, qqp, cola, stsb or wnli.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the task (official TSV or datasets); found by default.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|ID", help="BERT or RoBERTa, folder or hub id; the packaged MiniLM by default."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="lora, rslora, alpha-lora, dora, orthogonal, spectral-additive, spectral-rotational or full."
+        ),
+    ] = "alpha-lora",
+    alpha: Annotated[bool, typer.Option("--alpha", help="Put α on top of the method.")] = False,
+    rank: Annotated[int, typer.Option(help="Rank r of the updates.")] = 8,
+    scale: Annotated[float | None, typer.Option(help="a of the factor a/r (PEFT's lora_alpha); r by default.")] = None,
+    target: Annotated[str, typer.Option(help="Names of the adapted layers, with commas.")] = "query,value",
+    alpha_share: Annotated[
+        str, typer.Option(help="Layers that share one α: module (none), self or attention.")
+    ] = "module",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data; 10, or 3 for the large tasks.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 32,
+    learning_rate: Annotated[float | None, typer.Option(help="At its peak; 1e-3, or 5e-5 for full.")] = None,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
+    max_length: Annotated[int, typer.Option(help="Tokens of an example; longer ones are cut.")] = 128,
+    every: Annotated[int, typer.Option("--every", "-T", help="T, steps between two moves of α.")] = 20,
+    val_split: Annotated[float, typer.Option(help="Share of the training set kept for α; 1 shares all of it.")] = 0.2,
+    alpha_learning_rate: Annotated[float, typer.Option(help="Learning rate of α.")] = 5e-3,
+    alpha_optimizer: Annotated[str, typer.Option(help="adam or adamw.")] = "adam",
+    dtype: Annotated[str, typer.Option(help="Of activations: float32 or bfloat16.")] = "float32",
+    remat: Annotated[bool, typer.Option("--remat", help="Less memory, more time.")] = False,
+    seed: Seed = 0,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder for checkpoints, adapter, metrics, curves.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; an epoch by default.")] = None,
+    json: Json = None,
+) -> None:
+    """Fine-tune BERT or RoBERTa on a GLUE task with LoRA, α-LoRA or one of their relatives."""
+    _a_device_for_each_core()
+    from rmtjax._files import prepare_file, write_json
+    from rmtjax.finetune import Settings
+    from rmtjax.finetune import finetune as run
+    from rmtjax.report import finetune as report
+
+    file = None if json is None else prepare_file("json", json)
+    console = _console(quiet=file == "-")
+    settings = Settings(
+        task=task, data=data, model=model, method=method, alpha=alpha, rank=rank, scale=scale,
+        target=tuple(name.strip() for name in target.split(",") if name.strip()), alpha_share=alpha_share, epochs=epochs,
+        batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, max_length=max_length, every=every,
+        val_split=val_split, alpha_learning_rate=alpha_learning_rate, alpha_optimizer=alpha_optimizer, dtype=dtype,
+        remat=remat, seed=seed,
+    )  # fmt: skip
+    result = run(
+        settings, out, resume=resume, save_every=save_every, announce=lambda r: console.print(report.heading(r) + "\n")
+    )
+    if file is not None:
+        write_json(file, result)
+    console.print(report.table(result))
+    console.print(f"\n{report.summary(result)}")
+    if out is not None:
+        console.print(f"wrote {', '.join(report.files(out))} into {out}")
+
+
+def _a_device_for_each_core() -> None:
+    """Let JAX see each processor core as a device, unless the user has said how many it should see.
+
+    A core with a share of the batch of its own is faster than all cores together on one product after the other.
+    """
+    import jax
+
+    if (
+        "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
+        and jax.config.jax_num_cpu_devices < 1
+    ):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
 def _pairs(what: str, texts: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:

@@ -5,14 +5,40 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import grain
+import jax
 import numpy as np
+from jaxtyping import Float, Int, Num
 
 from rmtjax._errors import InputError
-from rmtjax.finetune.step import Batch
 
-__all__ = ["Batches", "Layout", "Sequences", "choose_lengths", "split_off"]
+Array = np.ndarray | jax.Array
+
+__all__ = ["Batch", "Batches", "Layout", "Sequences", "choose_lengths", "split_off"]
+
+
+class Batch(NamedTuple):
+    """A batch in pieces.
+
+    Attributes:
+        ids: tokens.
+        mask: 1 for a token, 0 for padding.
+        types: token types.
+        labels: class, or value of a regression.
+        weight: 1 for an example, 0 for one that fills up a piece.
+        number: of the example within the batch, for its dropout masks.
+        bucket: for each piece, 0 if it is empty, or 1 + which of the layout's lengths it is computed at.
+    """
+
+    ids: Int[Array, "pieces size length"]
+    mask: Int[Array, "pieces size length"]
+    types: Int[Array, "pieces size length"]
+    labels: Num[Array, "pieces size"]
+    weight: Float[Array, "pieces size"]
+    number: Int[Array, "pieces size"]
+    bucket: Int[Array, " pieces"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +87,8 @@ def choose_lengths(lengths: np.ndarray, most: int = 4, step: int = 16, longest: 
         cost = best[:, None] + grid[None, :] * (counts[None, :] - counts[:, None])
         cost = np.where(np.arange(len(grid))[:, None] < np.arange(len(grid))[None, :], cost, np.iinfo(np.int64).max)
         before, shorter = cost.argmin(0), np.minimum(best, cost.min(0))
-        back.append(
-            [
-                back[-1][i] if b == s else (*back[-1][p], grid[p])
-                for i, (p, b, s) in enumerate(zip(before, best, shorter))
-            ]
-        )
+        kept = shorter == best
+        back.append([back[-1][j] if kept[j] else (*back[-1][i], grid[i]) for j, i in enumerate(before)])
         best = shorter
     return tuple(int(x) for x in (*back[-1][-1], grid[-1]))
 
@@ -76,9 +98,9 @@ class Layout:
     """How a batch is laid out in pieces.
 
     Attributes:
-        lengths: what pieces are padded to.
+        lengths: what pieces are padded to, in increasing order.
         size: sequences in a piece.
-        devices: pieces are dealt out to so many devices, alike in length.
+        devices: over which examples are dealt out, alike in length.
         pad: token of padding.
     """
 
@@ -87,28 +109,39 @@ class Layout:
     devices: int
     pad: int
 
-    def arrange(self, data: Sequences, which: np.ndarray) -> Batch:
-        """The examples `which` as one batch: sorted by length, in pieces, dealt out to the devices."""
-        rows = math.ceil(len(which) / (self.size * self.devices)) * self.devices
+    def pieces(self, count: int) -> int:
+        """Pieces that so many examples need at most, on all devices."""
+        return math.ceil(count / (self.size * self.devices)) * self.devices
+
+    def arrange(self, data: Sequences, which: np.ndarray, pieces: int | None = None) -> Batch:
+        """The examples `which` as one batch: dealt out to the devices, and there, longest first, put into pieces.
+
+        Args:
+            data: the examples.
+            which: numbers of those of the batch.
+            pieces: at least what they need, so that batches of several sizes have one shape.
+        """
+        rows = self.pieces(len(which)) if pieces is None else pieces
         lengths = np.array([len(data.ids[i]) for i in which])
-        order = np.argsort(lengths, kind="stable")
-        filled = np.full(rows * self.size, -1)
-        filled[len(filled) - len(order) :] = order
-        # Piece k of the sorted ones goes to device k mod devices, so that each gets short and long ones.
-        filled = filled.reshape(rows // self.devices, self.devices, self.size).swapaxes(0, 1).reshape(rows, self.size)
-        longest = self.lengths[-1]
-        ids = np.full((rows, self.size, longest), self.pad, np.int32)
+        order = np.argsort(-lengths, kind="stable")
+        shape = (rows, self.size, self.lengths[-1])
+        ids = np.full(shape, self.pad, np.int32)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
-        labels = np.zeros((rows, self.size), data.labels.dtype)
-        weight, number = np.zeros((rows, self.size), np.float32), np.zeros((rows, self.size), np.int32)
-        for place in zip(*np.nonzero(filled >= 0), strict=True):
-            k = filled[place]
-            i = which[k]
-            n = len(data.ids[i])
-            ids[place][:n], mask[place][:n], types[place][:n] = data.ids[i], 1, data.types[i]
-            labels[place], weight[place], number[place] = data.labels[i], 1, k
-        held = mask.sum(-1).max(-1)
-        return Batch(ids, mask, types, labels, weight, number, np.searchsorted(self.lengths, held).astype(np.int32))
+        labels = np.zeros(shape[:2], data.labels.dtype)
+        weight, number = np.zeros(shape[:2], np.float32), np.zeros(shape[:2], np.int32)
+        bucket = np.zeros(rows, np.int32)
+        for device in range(self.devices):
+            mine, row = order[device :: self.devices], device * (rows // self.devices)
+            while len(mine):
+                held = int(np.searchsorted(self.lengths, lengths[mine[0]]))
+                here, mine = mine[: self.size], mine[self.size :]
+                bucket[row] = held + 1
+                for column, k in enumerate(here):
+                    i, n = which[k], lengths[k]
+                    ids[row, column, :n], mask[row, column, :n], types[row, column, :n] = data.ids[i], 1, data.types[i]
+                    labels[row, column], weight[row, column], number[row, column] = data.labels[i], 1, k
+                row += 1
+        return Batch(ids, mask, types, labels, weight, number, bucket)
 
 
 def split_off(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -159,13 +192,13 @@ class Batches:
             size = min(alpha[0], len(kept))
             self._fresh = grain.MapDataset.source(kept).seed(seed + 1).shuffle().repeat().batch(size)
             self._idle = Batch(*map(np.zeros_like, self._fresh_batch(1)))  # of the right shape; nobody looks at it
-        self._rows = math.ceil(batch_size / (layout.size * layout.devices)) * layout.devices
+        self._pieces = layout.pieces(min(batch_size, len(own)))
         self.steps_per_epoch = len(self._order)
         self.steps = self.steps_per_epoch * epochs
 
     def __getitem__(self, step: int) -> tuple[Batch, Batch | None]:
         """The batch of a step, counted from 0, and the one for α if it moves in that step (zeros if not)."""
-        batch = self._filled(self._layout.arrange(self._data, np.asarray(self._order[step])))
+        batch = self._layout.arrange(self._data, np.asarray(self._order[step]), self._pieces)
         if self._alpha is None:
             return batch, None
         turn, waits = divmod(step + 1, self._alpha[1])
@@ -173,20 +206,6 @@ class Batches:
 
     def _fresh_batch(self, turn: int) -> Batch:
         return self._layout.arrange(self._data, np.asarray(self._fresh[turn - 1]))
-
-    def _filled(self, batch: Batch) -> Batch:
-        """The last batch of an epoch with empty pieces up to the size of the others: one program serves all."""
-        devices = self._layout.devices
-        lacking = (self._rows - len(batch.bucket)) // devices
-        if not lacking:
-            return batch
-
-        def fill(x):
-            x = x.reshape(devices, -1, *x.shape[1:])
-            empty = np.zeros((devices, lacking, *x.shape[2:]), x.dtype)
-            return np.concatenate([x, empty], axis=1).reshape(-1, *x.shape[2:])
-
-        return Batch(*map(fill, batch))
 
     def iterate(self, start: int, stop: int) -> Iterator[tuple[Batch, Batch | None]]:
         """The batches of steps start…stop−1, made ahead by a thread of their own."""

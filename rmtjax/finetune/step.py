@@ -1,8 +1,8 @@
 """One step of training, compiled once: gradients piece by piece on every device, the optimisers, α every T steps.
 
-A batch is cut into pieces of a few sequences, sorted by length, and each piece is computed at the shortest of a few lengths
-that holds it. On processors the pieces keep what a layer makes within the caches. Gradients are sums over examples and
-dropout masks belong to examples, so the cutting changes nothing but the rounding.
+A batch is cut into pieces of sequences that are alike in length, and each piece is computed at the shortest of a few lengths
+that holds it, by one branch of one program. On processors the pieces keep what a layer makes within the caches. Gradients
+are sums over examples and dropout masks belong to examples, so the cutting changes nothing but the rounding.
 """
 
 from __future__ import annotations
@@ -22,33 +22,12 @@ from jaxtyping import Array, Float, Int
 
 from rmtjax.adapters import AlphaParam
 from rmtjax.adapters.apply import TRAINABLE
+from rmtjax.finetune.data import Batch, Layout
 from rmtjax.models import Noise
 
-__all__ = ["Batch", "Parts", "TrainState", "Trainer", "loss_of"]
+__all__ = ["Parts", "TrainState", "Trainer", "loss_of"]
 
 Weights = dict[str, Array]
-
-
-class Batch(NamedTuple):
-    """A batch in pieces.
-
-    Attributes:
-        ids: tokens.
-        mask: 1 for a token, 0 for padding.
-        types: token types.
-        labels: class, or value of a regression.
-        weight: 1 for an example, 0 for one that fills up a piece.
-        number: of the example within the batch, for its dropout masks.
-        bucket: for each piece, which of the lengths it is computed at.
-    """
-
-    ids: Int[Array, "pieces size length"]
-    mask: Int[Array, "pieces size length"]
-    types: Int[Array, "pieces size length"]
-    labels: Array
-    weight: Float[Array, "pieces size"]
-    number: Int[Array, "pieces size"]
-    bucket: Int[Array, " pieces"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +76,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: steps done.
+        loss: sum of the losses since it was last set to zero.
         weights: adapters and head.
         alpha: the vectors α; none without α.
         optimizer: state of the optimiser of `weights`.
@@ -104,6 +84,7 @@ class TrainState(NamedTuple):
     """
 
     step: Int[Array, ""]
+    loss: Float[Array, ""]
     weights: Weights
     alpha: Weights
     optimizer: optax.OptState
@@ -118,7 +99,7 @@ class Trainer:
         optimizer: of adapters and head.
         alpha_optimizer: an `alpha_updater`, or None where the model has no α.
         loss: of (logits, labels), for each example.
-        lengths: what pieces are padded to, in increasing order.
+        layout: of batches, with as many devices as the mesh.
         mesh: devices, with the axis "data" that batches are spread over.
         seed: of the dropout masks.
         dropout: whether there are any.
@@ -130,13 +111,13 @@ class Trainer:
         optimizer: optax.GradientTransformation,
         alpha_optimizer: optax.GradientTransformationExtraArgs | None,
         loss: Callable[[Array, Array], Array],
-        lengths: Sequence[int],
+        layout: Layout,
         mesh: Mesh,
         seed: int = 0,
         dropout: bool = True,
     ) -> None:
         self.parts, weights, alpha, frozen = Parts.of(model)
-        self.mesh, self.lengths = mesh, tuple(lengths)
+        self.mesh, self.layout = mesh, layout
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._spread = NamedSharding(mesh, PartitionSpec("data"))
         self._optimizer, self._alpha_optimizer, self._loss = optimizer, alpha_optimizer, loss
@@ -145,6 +126,7 @@ class Trainer:
         self.start = jax.device_put(
             TrainState(
                 jnp.zeros((), jnp.int32),
+                jnp.zeros(()),
                 weights,
                 alpha,
                 optimizer.init(weights),
@@ -163,15 +145,18 @@ class Trainer:
         """The model as it stands."""
         return self.parts.model(state.weights, state.alpha, self.frozen)
 
-    def _over_lengths(self, function: Callable[[Batch], Any], piece: Batch) -> Any:
-        """`function` of one piece cut to its bucket's length."""
+    def _at_length(self, function: Callable[[Batch], Any], piece: Batch) -> Any:
+        """`function` of a piece cut to its length; zeros if it is empty."""
 
-        def at(length):
+        def cut(length):
             return lambda p: function(
                 p._replace(ids=p.ids[:, :length], mask=p.mask[:, :length], types=p.types[:, :length])
             )
 
-        return jax.lax.switch(piece.bucket, [at(length) for length in self.lengths], piece)
+        branches = [cut(length) for length in self.layout.lengths]
+        out = jax.eval_shape(branches[-1], piece)
+        empty = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype), out)
+        return jax.lax.switch(piece.bucket, [lambda _: empty(), *branches], piece)
 
     def _gradient(self, function: Callable, trained: Weights, others: Any, batch: Batch, key: Array | None):
         """Mean loss over a batch spread over the mesh, and its gradient with respect to `trained`."""
@@ -183,12 +168,12 @@ class Trainer:
                 return (self._loss(logits, piece.labels) * piece.weight).sum()
 
             def add(total, piece):
-                own = self._over_lengths(functools.partial(jax.value_and_grad(loss), trained), piece)
+                own = self._at_length(functools.partial(jax.value_and_grad(loss), trained), piece)
                 return jax.tree.map(jnp.add, total, own), None
 
             def whole(batch):
                 if len(batch.bucket) == 1:
-                    return self._over_lengths(functools.partial(jax.value_and_grad(loss), trained), first(batch))
+                    return self._at_length(functools.partial(jax.value_and_grad(loss), trained), first(batch))
                 nothing = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), trained))
                 return jax.lax.scan(add, nothing, batch)[0]
 
@@ -229,7 +214,7 @@ class Trainer:
                 nothing, alpha_optimizer, alpha, alpha_gradient=alpha_gradient
             )
             alpha = optax.apply_updates(alpha, updates)
-        return TrainState(state.step + 1, weights, alpha, optimizer, alpha_optimizer), loss
+        return TrainState(state.step + 1, state.loss + loss, weights, alpha, optimizer, alpha_optimizer), loss
 
     def _logits(self, state: TrainState, frozen: Weights, batch: Batch) -> Float[Array, "pieces size outputs"]:
         """Logits without dropout."""
@@ -238,7 +223,7 @@ class Trainer:
             model = self.parts.model(weights, alpha, frozen)
 
             def one(_, piece):
-                return None, self._over_lengths(lambda p: model(p.ids, p.mask, p.types), piece)
+                return None, self._at_length(lambda p: model(p.ids, p.mask, p.types), piece)
 
             return jax.lax.scan(one, None, batch)[1]
 
