@@ -1,7 +1,10 @@
 # Two commands: `make demo` shows what this is, `make test` checks that it works. Both start from a bare machine.
 PYTHON ?= python3
 VENV   ?= .venv
+comma  := ,
 BIN     = $(VENV)/bin
+# `make test PEERS=torch==2.13.0` also tests against PyTorch, transformers, PEFT and datasets, with the torch that is named.
+PEERS  ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test lint bench clean
@@ -13,7 +16,7 @@ $(BIN)/.runs: pyproject.toml
 	touch $@
 
 $(BIN)/.tests: pyproject.toml $(BIN)/.runs
-	$(BIN)/python -m pip install -q -e '.[test]'
+	$(BIN)/python -m pip install -q -e '.[test$(if $(PEERS),$(comma)peers$(comma)datasets)]' $(PEERS)
 	touch $@
 
 demo: $(BIN)/.runs
@@ -31,6 +34,7 @@ test: lint
 bench: $(BIN)/.tests
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/spectra.py
+	$(BIN)/python benchmarks/train_step.py
 
 clean:
 	rm -rf $(VENV) report

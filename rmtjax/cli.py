@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
-import zlib
 from typing import Annotated
 
 import typer
 
 from rmtjax._errors import InputError
+from rmtjax._startup import device_for_each_core, keep_programs
 
 app = typer.Typer(
     help="Random-matrix laws checked against Monte Carlo at scale, and what they say about fine-tuning.",
@@ -238,12 +236,12 @@ def finetune(
     json: Json = None,
 ) -> None:
     """Fine-tune BERT or RoBERTa on a GLUE task with LoRA, α-LoRA or one of their relatives."""
-    _a_device_for_each_core()
     from rmtjax._files import prepare_file, write_json
     from rmtjax.finetune import Settings
     from rmtjax.finetune import finetune as run
     from rmtjax.report import finetune as report
 
+    device_for_each_core()
     file = None if json is None else prepare_file("json", json)
     console = _console(quiet=file == "-")
     settings = Settings(
@@ -262,21 +260,6 @@ def finetune(
     console.print(f"\n{report.summary(result)}")
     if out is not None:
         console.print(f"wrote {', '.join(report.files(out))} into {out}")
-
-
-def _a_device_for_each_core() -> None:
-    """Let JAX see each processor core as a device, unless the user has said how many it should see.
-
-    A core with a share of the batch of its own is faster than all cores together on one product after the other.
-    """
-    import jax
-
-    if (
-        "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
-        and jax.config.jax_num_cpu_devices < 1
-    ):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def _pairs(what: str, texts: list[str]) -> dict[str, str]:
@@ -301,25 +284,9 @@ def _values(claim, pairs: dict[str, str]):
     return {name: parse_values(name, text) for name, text in pairs.items()}
 
 
-def _keep_programs() -> None:
-    """Let JAX keep what it compiles for the next command, unless the user has said where it should.
-
-    A program is only good for the processor it was compiled for, and a home folder may be shared between several.
-    """
-    from platformdirs import user_cache_dir
-
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
-            features = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        features = platform.processor()
-    kind = f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(user_cache_dir("rmtjax"), "xla", kind))
-
-
 def main() -> None:
     """Run the command line; bad input ends with one line and exit status 2."""
-    _keep_programs()
+    keep_programs()
     try:
         app()
     except InputError as error:

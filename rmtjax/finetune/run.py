@@ -244,6 +244,7 @@ def finetune(
     resume: bool = False,
     save_every: int | None = None,
     stop_after: int | None = None,
+    base_copy: bool = True,
     devices: Sequence[jax.Device] | None = None,
     shown_progress: bool | None = None,
     announce: Callable[[Run], None] | None = None,
@@ -260,6 +261,7 @@ def finetune(
         resume: go on with the run in `out`, which then ends as if it had never stopped.
         save_every: steps between checkpoints; by default an epoch.
         stop_after: stop after so many steps in all, as if killed, but with a checkpoint.
+        base_copy: with α, also write the base with α merged, 4 bytes a weight, without which PEFT answers otherwise.
         devices: all by default.
         shown_progress: whether to draw a bar; None draws it on a terminal.
         announce: called with the `Run` before training begins.
@@ -359,7 +361,7 @@ def finetune(
             "best_epoch": best["epoch"],
         }
     if folder is not None and result["finished"]:
-        _write(run, state, folder, result)
+        _write(run, state, folder, result, base_copy)
     return result
 
 
@@ -381,13 +383,13 @@ def _history(folder: Path, step: int) -> list[dict[str, Any]]:
     return [line for line in lines if line["step"] <= step]
 
 
-def _write(run: Run, state: TrainState, folder: Path, result: dict[str, Any]) -> None:
+def _write(run: Run, state: TrainState, folder: Path, result: dict[str, Any], base_copy: bool) -> None:
     from rmtjax.report.finetune import curves
 
     model = run.trainer.model(state)
     if run.settings.method == "full":
         save_model(merged(model), folder / "model", labels=run.task.labels, tokenizer=run.folder)
     else:
-        save_peft(model, folder / "adapter", base=run.folder, merge_alpha=run.settings.alpha)
+        save_peft(model, folder / "adapter", base=run.folder, merge_alpha=run.settings.alpha and base_copy)
     write_json(folder / _RESULT, result)
     curves(result, folder / "curves.png")

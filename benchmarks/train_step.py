@@ -1,0 +1,197 @@
+"""A step of LoRA training of MiniLM, ours beside PyTorch with PEFT: tokens a second, α's cost, memory.
+
+`python benchmarks/train_step.py [--quick] [--batch 32] [--length 128] [--rank 8] [--dtype float32]`, in an environment with
+`pip install 'rmtjax[demo,peers]'`.
+
+Both train LoRA on query and value and the head with AdamW, dropout on, on the same random tokens, in turn in one process;
+on processors both use all cores, on a GPU both may use TF32 for float32. Compilation is apart. Memory is the peak of a
+process of its own for each, which loads the model and takes three steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+
+import jax
+import numpy as np
+from _common import alternate, ratio, save
+
+RANK, LEARNING_RATE = 8, 1e-4
+
+
+def _batch(batch: int, length: int):
+    random = np.random.default_rng(0)
+    ids = random.integers(1000, 30000, (batch, length)).astype(np.int32)
+    return ids, random.integers(0, 2, batch).astype(np.int32)
+
+
+def ours(method: str, batch: int, length: int, dtype: str, every: int = 20, whole: bool = False):
+    """A function that takes a step and waits for it, and how long it took to compile.
+
+    `whole` computes the batch in one piece on one device, as a program without pieces would.
+    """
+    import optax
+
+    from rmtjax.adapters import adapt, alpha_updater
+    from rmtjax.finetune.data import Layout, Sequences
+    from rmtjax.finetune.step import Trainer, data_mesh, loss_of
+    from rmtjax.models import load_classifier
+
+    model, _ = load_classifier(None, 2, dtype=dtype)
+    adapt(model, method, rank=RANK, train=["classifier"])
+    mesh = data_mesh(jax.devices()[:1] if whole else None)
+    devices = mesh.devices.size
+    small = jax.devices()[0].platform == "cpu" and not whole
+    layout = Layout((length,), max(1, 512 // length) if small else batch // devices, devices, 0)
+    ids, labels = _batch(batch, length)
+    data = Sequences(list(ids), [np.zeros(length, np.int32)] * batch, labels)
+    updater = alpha_updater(optax.adam(5e-3), every) if method == "alpha-lora" else None
+    trainer = Trainer(model, optax.adamw(LEARNING_RATE), updater, loss_of(False), layout, mesh)
+    arranged = trainer.put(layout.arrange(data, np.arange(batch)))
+    fresh = None if updater is None else arranged
+    began = time.perf_counter()
+    compiled = trainer.step.lower(trainer.start, trainer.frozen, arranged, fresh).compile()
+    compile_s = time.perf_counter() - began
+    state = trainer.start
+
+    def step():
+        nonlocal state
+        state, loss = compiled(state, trainer.frozen, arranged, fresh)
+        return float(loss)
+
+    return step, compile_s
+
+
+def peft(batch: int, length: int, dtype: str):
+    """The same step by PyTorch, transformers and PEFT."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    from rmtjax.models import model_folder
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    cuda = torch.cuda.is_available() and jax.devices()[0].platform != "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    device = "cuda" if cuda else "cpu"
+    model = AutoModelForSequenceClassification.from_pretrained(model_folder(None), num_labels=2)
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["query", "value"], task_type="SEQ_CLS")
+    model = get_peft_model(model, config).to(device).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
+    ids, labels = (torch.from_numpy(x).long().to(device) for x in _batch(batch, length))
+    mask = torch.ones_like(ids)
+
+    def step():
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def memory(which: str, batch: int, length: int, dtype: str) -> None:
+    """Take three steps and print the peak of memory in bytes: of the process, and of the accelerator if there is one."""
+    step = peft(batch, length, dtype) if which == "peft" else ours("lora", batch, length, dtype)[0]
+    for _ in range(3):
+        step()
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        # Not ru_maxrss, which begins at what the parent of the process used.
+        with open("/proc/self/status", encoding="ascii") as lines:
+            peak = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    elif which == "peft":
+        import torch
+
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = device.memory_stats()["peak_bytes_in_use"]
+    print(json.dumps(int(peak)))
+
+
+def measure(batch: int, length: int, dtype: str, repeats: int, cycles: int, every: int) -> dict:
+    """All timings."""
+    tokens = batch * length
+    mine, compile_s = ours("lora", batch, length, dtype)
+    whole, _ = ours("lora", batch, length, dtype, whole=True)
+    peers = {} if find_spec("peft") is None else {"peft": peft(batch, length, dtype)}
+    times = alternate(repeats, rmtjax=mine, rmtjax_in_one_piece=whole, **peers)
+    with_alpha, _ = ours("alpha-lora", batch, length, dtype, every)
+
+    def cycle(step):
+        def run():
+            for _ in range(every):
+                step()
+
+        return run
+
+    cycled = alternate(cycles, lora=cycle(mine), alpha_lora=cycle(with_alpha))
+    peaks = {}
+    for which in ("rmtjax", *peers):
+        command = [sys.executable, __file__, "--memory", which, "--batch", batch, "--length", length, "--dtype", dtype]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+        peaks[which] = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "batch": batch,
+        "length": length,
+        "dtype": dtype,
+        "compile_s": compile_s,
+        "steps": times,
+        "tokens_per_s": {name: tokens / t["median_s"] for name, t in times.items()},
+        "peft_over_rmtjax": ratio(times["peft"], times["rmtjax"]) if peers else None,
+        "one_piece_over_rmtjax": ratio(times["rmtjax_in_one_piece"], times["rmtjax"]),
+        "cycles_of_T": cycled,
+        "T": every,
+        "alpha_lora_over_lora": ratio(cycled["alpha_lora"], cycled["lora"]),
+        "peak_bytes": peaks,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and no file, to see that it works")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--every", type=int, default=20, help="T")
+    parser.add_argument("--memory", choices=("rmtjax", "peft"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args(argv)
+    from rmtjax._startup import device_for_each_core
+
+    device_for_each_core()
+    if chosen.memory:
+        memory(chosen.memory, chosen.batch, chosen.length, chosen.dtype)
+        return
+    every = 2 if chosen.quick else chosen.every
+    content = measure(
+        chosen.batch, chosen.length, chosen.dtype, 1 if chosen.quick else 9, 1 if chosen.quick else 3, every
+    )
+    for name in (
+        "tokens_per_s",
+        "peft_over_rmtjax",
+        "one_piece_over_rmtjax",
+        "alpha_lora_over_lora",
+        "peak_bytes",
+        "compile_s",
+    ):
+        print(f"{name}: {content[name]}")
+    if not chosen.quick:
+        packages = ("torch", "transformers", "peft", "flax", "optax")
+        from rmtjax._provenance import versions
+
+        print(save(f"train-step-{chosen.dtype}", {**content, "more_versions": versions(*packages)}))
+
+
+if __name__ == "__main__":
+    main()
