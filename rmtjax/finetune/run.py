@@ -36,7 +36,7 @@ from rmtjax.models import EncoderConfig, load_classifier, model_folder, save_mod
 from rmtjax.models.tokenizer import Tokenizer
 from rmtjax.tasks import glue
 
-__all__ = ["Run", "finetune", "optimizer_of", "predict"]
+__all__ = ["Checkpoints", "Run", "finetune", "optimizer_of", "predict"]
 
 _RUN, _METRICS, _RESULT = "run.json", "metrics.jsonl", "result.json"
 
@@ -203,7 +203,7 @@ def _existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
             )
 
 
-class _Checkpoints:
+class Checkpoints:
     """Orbax checkpoints of the training state."""
 
     def __init__(self, folder: Path) -> None:
@@ -218,7 +218,7 @@ class _Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return None
-        like = jax.tree.map(ocp_abstract, state._asdict())
+        like = jax.tree.map(_abstract, state._asdict())
         return TrainState(**self._manager.restore(step, args=self._ocp.args.StandardRestore(like)))
 
     def save(self, step: int, state: TrainState) -> None:
@@ -232,7 +232,7 @@ class _Checkpoints:
         self._manager.close()
 
 
-def ocp_abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
     """Shape, dtype and place of an array."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
@@ -284,7 +284,7 @@ def finetune(
         _existing(Path(out), identity, resume)
         folder = prepare_folder("out", out)
         write_json(folder / _RUN, {"identity": identity, "made_with": _made_with(run)})
-        checkpoints = _Checkpoints(folder / "checkpoints")
+        checkpoints = Checkpoints(folder / "checkpoints")
     if announce is not None:
         announce(run)
     trainer, state = run.trainer, run.trainer.start

@@ -118,11 +118,11 @@ class Trainer:
     ) -> None:
         self.parts, weights, alpha, frozen = Parts.of(model)
         self.mesh, self.layout = mesh, layout
-        self._whole = NamedSharding(mesh, PartitionSpec())
-        self._spread = NamedSharding(mesh, PartitionSpec("data"))
+        self.whole = NamedSharding(mesh, PartitionSpec())
+        self.spread = NamedSharding(mesh, PartitionSpec("data"))
         self._optimizer, self._alpha_optimizer, self._loss = optimizer, alpha_optimizer, loss
         self._dropout, self._key = dropout, jax.random.key(seed)
-        self.frozen = jax.device_put(frozen, self._whole)
+        self.frozen = jax.device_put(frozen, self.whole)
         self.start = jax.device_put(
             TrainState(
                 jnp.zeros((), jnp.int32),
@@ -132,14 +132,14 @@ class Trainer:
                 optimizer.init(weights),
                 () if alpha_optimizer is None else alpha_optimizer.init(alpha),
             ),
-            self._whole,
+            self.whole,
         )
         self.step = jax.jit(self._step, donate_argnums=0)
         self.logits = jax.jit(self._logits)
 
     def put(self, batch: Batch) -> Batch:
         """A batch on the devices."""
-        return jax.device_put(batch, self._spread)
+        return jax.device_put(batch, self.spread)
 
     def model(self, state: TrainState) -> Any:
         """The model as it stands."""
