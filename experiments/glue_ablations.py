@@ -47,9 +47,8 @@ def main(argv: list[str] | None = None) -> None:
             ):
                 if of:
                     mean, se = mean_se(of.values())
-                    axes[2].errorbar(
-                        i + shift, mean, 2 * se, fmt="o", ms=4, color=colour, capsize=3, label=label if not i else None
-                    )
+                    told = label if i == 0 else None
+                    axes[2].errorbar(i + shift, mean, 2 * se, fmt="o", ms=4, color=colour, capsize=3, label=told)
             both = sorted(set(pair[0]) & set(pair[1]))
             if len(both) > 1:
                 a, b = (np.array([of[s] for s in both]) for of in pair)
