@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -39,6 +39,12 @@ def _matcher(pattern: Pattern) -> Callable[[str], bool]:
     return lambda path: any(path == end or path.endswith(f".{end}") for end in ends)
 
 
+def check_plain(model: nnx.Module) -> None:
+    """Raise InputError if anything of a model is marked as training already."""
+    if jax.tree.leaves(nnx.state(model, nnx.Any(TRAINABLE, AlphaParam))):
+        raise InputError("model: is adapted already; take `merged` of it first")
+
+
 def _dotted(path: Sequence) -> str:
     return ".".join(map(str, path))
 
@@ -62,37 +68,50 @@ def _selected(model: nnx.Module, pattern: Pattern, argument: str) -> dict[tuple,
     return chosen
 
 
-def _place(model: nnx.Module, path: Sequence, module: nnx.Module) -> None:
-    parent = model
-    for step in path[:-1]:
-        parent = parent[step] if isinstance(step, int) else getattr(parent, step)
-    if isinstance(path[-1], int):
-        parent[path[-1]] = module
-    else:
-        setattr(parent, path[-1], module)
+def exchange(model: nnx.Module, new: Mapping[tuple, nnx.Module]) -> None:
+    """Put modules in the place of those at the given paths, wherever the model holds these.
+
+    Raises:
+        InputError: before anything is changed, if one lies where nothing can be set, such as in a tuple.
+    """
+    modules = dict(nnx.iter_modules(model))
+    old = {id(modules[path]): path for path in new}
+    places = [
+        (holder, name, old[id(value)])
+        for holder in modules.values()
+        for name, value in vars(holder).items()
+        if id(value) in old
+    ]
+    lost = set(new) - {path for _, _, path in places}
+    if lost:
+        raise InputError(
+            f"model: {shown(min(map(_dotted, lost)))} is in no attribute, nnx.List or nnx.Dict to be set anew"
+        )
+    for holder, name, path in places:
+        setattr(holder, name, new[path])
 
 
-def _train(model: nnx.Module, matches: Callable[[str], bool]) -> int:
-    """Make plain weights train whose module's path matches, or lies below one that does."""
-    count = 0
+def _retyped(model: nnx.Module, old: type, new: type, where: Callable[[tuple], bool]) -> None:
+    """Give variables of one type another, in modules whose path passes; one that is shared stays so."""
+    made: dict[int, tuple[nnx.Variable, nnx.Variable]] = {}
     for path, module in list(nnx.iter_modules(model)):
-        if isinstance(module, AdaptedLinear) or any(isinstance(p, AdaptedLinear) for p in _above(model, path)):
-            continue
-        names = [_dotted(path[:i]) for i in range(1, len(path) + 1)]
-        if any(map(matches, names)) or matches(""):
+        if where(path):
             for name, value in list(vars(module).items()):
-                if type(value) is nnx.Param:
-                    setattr(module, name, TrainedParam(value[...]))
-                    count += 1
-    return count
+                if type(value) is old:
+                    setattr(module, name, made.setdefault(id(value), (value, new(value[...])))[1])
 
 
-def _above(model: nnx.Module, path: Sequence) -> list[nnx.Module]:
-    found, at = [], model
-    for step in path[:-1]:
-        at = at[step] if isinstance(step, int) else getattr(at, step)
-        found.append(at)
-    return found
+def _train(model: nnx.Module, matches: Callable[[str], bool]) -> None:
+    """Make plain weights train whose module's path matches, or lies below one that does; none below an adapter."""
+    modules = dict(nnx.iter_modules(model))
+
+    def chosen(path: tuple) -> bool:
+        above = [path[:i] for i in range(len(path) + 1)]
+        if any(isinstance(modules.get(p), AdaptedLinear) for p in above):
+            return False
+        return any(matches(_dotted(p)) for p in above)
+
+    _retyped(model, nnx.Param, TrainedParam, chosen)
 
 
 def adapt(
@@ -119,7 +138,7 @@ def adapt(
             alpha-lora is lora with `alpha`.
         target: layers that get an update, as PEFT's `target_modules`: a regular expression for the whole dotted path, or
             a list of ends of paths.
-        rank: r.
+        rank: r, 1 or more.
         scale: a, of the factor a/r (a/√r for rslora), r by default; PEFT's `lora_alpha`. Spectral methods have none.
         alpha: scale the frozen rows by α, from 1.
         alpha_target: layers that α scales; `target` by default.
@@ -141,8 +160,9 @@ def adapt(
         raise unknown("method", method, [*METHODS, "full", "alpha-lora"])
     if alpha_share not in SHARING:
         raise unknown("alpha_share", alpha_share, SHARING)
-    if any(isinstance(module, AdaptedLinear) for _, module in nnx.iter_modules(model)):
-        raise InputError("model: holds adapters already; merge them first")
+    if alpha_target is not None and not alpha:
+        raise InputError(f"alpha_target = {shown(alpha_target)}: is of no use without alpha")
+    check_plain(model)
     full = method == "full"
     targets = {} if full and not alpha else _selected(model, target, "target")
     scaled = {}
@@ -170,10 +190,12 @@ def adapt(
             own = Dense(kernel) if full else update(method, kernel, rank, a, fold, _dotted(path))
         vector = vectors[path[: len(path) - SHARING[alpha_share]]] if path in scaled else None
         adapted[path] = AdaptedLinear(layer, own, vector)
-    for path, layer in adapted.items():
-        _place(model, path, layer)
+    exchange(model, adapted)
     if full:
         _train(model, lambda path: path == "")
+        for layer in adapted.values():  # their kernels have a Δ, which trains
+            if layer.base.bias is not None:
+                layer.base.bias = TrainedParam(layer.base.bias[...])
     elif train is not None:
         _train(model, _matcher(train))
     return model
@@ -182,17 +204,12 @@ def adapt(
 def merged(model: Model) -> Model:
     """A copy of a model with every adapter folded into a plain dense layer and no weight marked as training."""
     model = nnx.clone(model)
-    modules = list(nnx.iter_modules(model))
-    for path, module in modules:
-        if isinstance(module, AdaptedLinear):
-            plain = module.plain()
-            if not path:
-                return plain
-            _place(model, path, plain)
-    for _, module in nnx.iter_modules(model):
-        for name, value in list(vars(module).items()):
-            if type(value) is TrainedParam:
-                setattr(module, name, nnx.Param(value[...]))
+    layers = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, AdaptedLinear)}
+    if () in layers:
+        model = layers[()].plain()
+    else:
+        exchange(model, {path: layer.plain() for path, layer in layers.items()})
+    _retyped(model, TrainedParam, nnx.Param, lambda path: True)
     return model
 
 

@@ -52,14 +52,11 @@ class AdaptedLinear(nnx.Module):
 
     def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         base = self.base
-        kernel = self.merged[...] if self.merged is not None else base.kernel[...]
+        # α meets the weights in their own precision: in half of it, most of its steps from 1 would be rounded away.
+        kernel = self.merged[...] if self.merged is not None else self._scaled(base.kernel[...])
         bias = None if base.bias is None else base.bias[...]
         x, kernel, bias = base.promote_dtype((inputs, kernel, bias), dtype=base.dtype)
-        if self.merged is not None:
-            y = x @ kernel
-        else:
-            kernel = self._scaled(kernel)
-            y = x @ kernel if self.update is None else self.update(x, kernel)
+        y = x @ kernel if self.merged is not None or self.update is None else self.update(x, kernel)
         return y if bias is None else y + bias
 
 

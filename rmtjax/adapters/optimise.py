@@ -127,10 +127,19 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
     Args:
         optimizer: for parameters of which all leaves are matrices (n, r) with orthonormal columns, r ≤ n.
 
+    Raises:
+        InputError: from its `init`, if a leaf is no such matrix.
+
     References:
         Absil, Mahony & Sepulchre, *Optimization Algorithms on Matrix Manifolds* (2008), §3.6.1 and §4.1.1.
     """
     inner = optax.with_extra_args_support(optimizer)
+
+    def init(params):
+        for leaf in jax.tree.leaves(params):
+            if leaf.ndim != 2 or leaf.shape[0] < leaf.shape[1]:
+                raise InputError(f"stiefel: a parameter has shape {list(leaf.shape)}, must be (n, r) with r ≤ n")
+        return inner.init(params)
 
     def project(gradient, x):
         along = x.T @ gradient
@@ -142,4 +151,4 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
         steps, state = inner.update(jax.tree.map(project, updates, params), state, params, **extra)
         return jax.tree.map(lambda u, x: orthonormal(x + u) - x, steps, params), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -21,9 +21,9 @@ from flax import nnx
 
 from rmtjax._errors import InputError, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json
-from rmtjax.adapters.apply import _place, dense_layers, merged
+from rmtjax.adapters.apply import check_plain, dense_layers, exchange, merged
 from rmtjax.adapters.linear import AdaptedLinear, adapted_layers
-from rmtjax.adapters.updates import Dense, DoRA, LoRA, update
+from rmtjax.adapters.updates import Dense, DoRA, LoRA
 from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
 from rmtjax.models import SequenceClassifier, save_model
 from rmtjax.models.checkpoint import TensorFile, listed, weight_name
@@ -31,6 +31,7 @@ from rmtjax.models.checkpoint import TensorFile, listed, weight_name
 __all__ = ["load_peft", "save_peft"]
 
 _PREFIX = "base_model.model."
+_STARTS = ("gaussian", "eva", "orthogonal", "mica")  # other named ones subtract what they start with from the base
 _CONFIG, _TENSORS, _ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"
 
 
@@ -79,15 +80,15 @@ def save_peft(
     tensors |= {_PREFIX + name: value for name, value in trained.items()}
     rank, scale = max(ranks.values()), max(scales.values())
     sample = next(iter(updated.values()))
-    modules = sorted({name.split(".")[0] for name in trained})
+    modules = _whole(model)
     config = {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if isinstance(model, SequenceClassifier) else None,
         "base_model_name_or_path": str(base),
         "r": rank,
-        "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
+        "rank_pattern": {f"^{re.escape(path)}": r for path, r in ranks.items() if r != rank},
         "lora_alpha": scale,
-        "alpha_pattern": {path: a for path, a in scales.items() if a != scale},
+        "alpha_pattern": {f"^{re.escape(path)}": a for path, a in scales.items() if a != scale},
         "use_rslora": bool(isinstance(sample, LoRA) and sample.stabilised),
         "use_dora": isinstance(sample, DoRA),
         "target_modules": sorted(updated)
@@ -120,6 +121,18 @@ def _ambiguous(model: nnx.Module, updated: Mapping[str, Any]) -> bool:
     return any(path.split(".")[-1] in ends and path not in updated for path in others)
 
 
+def _whole(model: nnx.Module) -> list[str]:
+    """The topmost modules all of whose weights trained."""
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    frozen = {path[:i] for path, value in state if type(value) is not TrainedParam for i in range(len(path))}
+    found = set()
+    for path, value in state:
+        if type(value) is TrainedParam:
+            depth = next((i for i in range(1, len(path)) if path[:i] not in frozen), len(path) - 1)
+            found.add(".".join(map(str, path[:depth])))
+    return sorted(found)
+
+
 def _scaled_base(model: SequenceClassifier) -> SequenceClassifier:
     """The model with α merged and every update left out."""
     model = nnx.clone(model)
@@ -144,10 +157,20 @@ def _config(folder: Path) -> dict[str, Any]:
         "lora_bias": False,
         "use_qalora": False,
         "layer_replication": None,
+        "alora_invocation_tokens": None,
+        "arrow_config": None,
+        "kasa_config": None,
+        "use_bdlora": None,
     }
     for name, value in allowed.items():
         if (values.get(name) or value) != value:
             raise InputError(f"adapter = {folder}: {name} = {shown(values[name])} is not read here, must be {value!r}")
+    start = values.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() not in _STARTS:
+        raise InputError(
+            f"adapter = {folder}: init_lora_weights = {shown(start)} changes the base as well, which is not read here; let"
+            " PEFT convert it to LoRA (path_initial_model_for_weight_conversion of its save_pretrained)"
+        )
     return values
 
 
@@ -171,8 +194,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
     config = _config(folder)
     tensors = TensorFile(folder, "adapter", _TENSORS)
     layers = {".".join(map(str, path)): (path, layer) for path, layer in dense_layers(model).items()}
-    if adapted_layers(model):
-        raise InputError("model: holds adapters already; merge them first")
+    check_plain(model)
     parts: dict[str, dict[str, str]] = {}
     own: dict[str, str] = {}
     for key in tensors:
@@ -206,9 +228,10 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
                 )
             value = {kind: _read(folder, tensors, key) for kind, key in parts[name].items()}
             rank = value["lora_A"].shape[0]
-            scale = float(_for(name, config.get("alpha_pattern"), config.get("lora_alpha", 8)))
-            built = update("dora" if dora else "lora", layer.kernel[...], rank, scale, jax.random.key(0), name)
-            built.stabilised = stabilised
+            scale = _for(name, config.get("alpha_pattern"), config.get("lora_alpha", 8))
+            if not isinstance(scale, (int, float)) or not np.isfinite(scale):
+                raise InputError(f"adapter = {folder}: lora_alpha = {shown(scale)}: must be a number")
+            built = (DoRA if dora else LoRA)(layer.kernel[...], rank, scale, jax.random.key(0), stabilised)
             new = {"A": value["lora_A"].T, "B": value["lora_B"].T}
             if dora:
                 new["magnitude"] = value["lora_magnitude_vector"].reshape(-1)
@@ -241,10 +264,9 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
                 " classes differ?"
             )
         replaced[id(parent), leaf] = (parent, value)
+    exchange(model, adapted)
     for (_, leaf), (parent, value) in replaced.items():
         setattr(parent, leaf, TrainedParam(value))
-    for path, layer in adapted.items():
-        _place(model, path, layer)
     return model
 
 

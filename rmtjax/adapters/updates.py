@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rmtjax._errors import InputError, unknown
+from rmtjax._errors import InputError, shown, unknown
 from rmtjax.adapters.variables import AdapterConstant, AdapterParam, OrthogonalParam
 
 __all__ = [
@@ -213,6 +213,10 @@ def update(
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise InputError(f"rank = {shown(rank)}: must be a whole number")
+    if not math.isfinite(scale):
+        raise InputError(f"scale = {scale}: must be finite")
     if not 1 <= rank <= min(kernel.shape):
         raise InputError(f"rank = {rank}: must be 1 to {min(kernel.shape)}, the smaller side of {where}")
     if method == "spectral-rotational" and rank == 1:

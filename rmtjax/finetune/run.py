@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -57,7 +58,7 @@ def optimizer_of(settings: Settings, parts: Parts, names: Sequence[str], steps: 
     if orthogonal:
         labels = {name: "orthogonal" if name in orthogonal else "plain" for name in names}
         kinds = {
-            "plain": optax.adamw(schedule, weight_decay=0.0),
+            "plain": plain,
             "orthogonal": stiefel(optax.adamw(schedule, weight_decay=0.0)),
         }
         plain = optax.partition(kinds, labels)
@@ -191,9 +192,9 @@ def _existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))["identity"]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"out = {out}: {_RUN} cannot be read ({shown(str(error))})") from None
-    old, new = (
-        {**i.get("settings", {}), **{k: v for k, v in i.items() if k != "settings"}} for i in (before, identity)
-    )
+    if not (isinstance(before, dict) and isinstance(before.get("settings"), dict)):
+        raise InputError(f"out = {out}: {_RUN} cannot be read (it names no settings)")
+    old, new = ({**i["settings"], **{k: v for k, v in i.items() if k != "settings"}} for i in (before, identity))
     moved = ("data", "model")  # where files lie may change; what they hold may not
     for name in new:
         if name not in moved and old.get(name) != new[name]:
@@ -209,17 +210,27 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         import orbax.checkpoint as ocp
 
-        self._ocp = ocp
+        self._ocp, self._folder = ocp, folder
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def latest(self, state: TrainState) -> TrainState | None:
-        """The newest state, laid out as `state` is."""
+        """The newest state, laid out as `state` is; None if there is none.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
         step = self._manager.latest_step()
         if step is None:
             return None
         like = jax.tree.map(_abstract, state._asdict())
-        return TrainState(**self._manager.restore(step, args=self._ocp.args.StandardRestore(like)))
+        try:
+            return TrainState(**self._manager.restore(step, args=self._ocp.args.StandardRestore(like)))
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise InputError(
+                f"out: the checkpoint {self._folder / str(step)} cannot be read ({shown(str(error))}); without that folder"
+                " the run goes on from the one before"
+            ) from None
 
     def save(self, step: int, state: TrainState) -> None:
         """Write a state in the background, whole or not at all."""
@@ -272,8 +283,9 @@ def finetune(
     Raises:
         InputError: before anything is compiled or written, for what cannot be used.
     """
-    if save_every is not None and save_every < 1:
-        raise InputError(f"save_every = {save_every}: must be 1 or more")
+    for name, value in (("save_every", save_every), ("stop_after", stop_after)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
     if resume and out is None:
         raise InputError("resume: needs out, the folder of the run")
     run = Run(settings, devices)
@@ -282,7 +294,7 @@ def finetune(
     checkpoints = None
     if out is not None:
         _existing(Path(out), identity, resume)
-        folder = prepare_folder("out", out)
+        folder = prepare_folder("out", out).resolve()  # PEFT is told where the base lies
         write_json(folder / _RUN, {"identity": identity, "made_with": _made_with(run)})
         checkpoints = Checkpoints(folder / "checkpoints")
     if announce is not None:
@@ -291,13 +303,16 @@ def finetune(
     if checkpoints is not None and resume:
         restored = checkpoints.latest(state)
         if restored is not None:
-            state, history = restored, _history(folder, int(restored.step))
+            state, history = restored, _history(folder, int(restored.step), run.batches.steps_per_epoch)
     began = step = int(state.step)
-    before = history[-1]["seconds"] if history else 0.0
+    before = history[-1].get("seconds", 0.0) if history else 0.0
     last = run.batches.steps if stop_after is None else min(stop_after, run.batches.steps)
     per_epoch, started, losses = run.batches.steps_per_epoch, time.perf_counter(), []
     headline = run.task.headline
-    with Progress(run.batches.steps, f"{run.task.name} {_name(run.settings)}", shown_progress, unit="steps") as bar:
+    with (
+        contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints),
+        Progress(run.batches.steps, f"{run.task.name} {_name(run.settings)}", shown_progress, unit="steps") as bar,
+    ):
         bar.show(step, run.batches.steps)
         for batch, fresh in run.batches.iterate(step, last):
             state, loss = trainer.step(
@@ -307,11 +322,9 @@ def finetune(
             losses = [*losses[-1:], loss]
             bar.show(step, run.batches.steps)
             seen = float(losses[0])  # that of the step before: waiting for it keeps the queue short and the device busy
-            if not math.isfinite(seen):
+            if not math.isfinite(seen if step % per_epoch else float(state.loss)):
                 rate = run.settings.learning_rate
-                raise InputError(
-                    f"learning_rate = {rate:g}: the loss is not finite at step {step - 1}; try a smaller one"
-                )
+                raise InputError(f"learning_rate = {rate:g}: the loss is not finite by step {step}; try a smaller one")
             bar.note(f"loss {seen:.3f}" + (f", {headline} {history[-1][headline]:.4f}" if history else ""))
             if step % per_epoch == 0:
                 line = {
@@ -319,6 +332,7 @@ def finetune(
                     "epoch": step // per_epoch,
                     "loss": float(state.loss) / per_epoch,
                     **run.evaluate(state),
+                    "seconds": before + time.perf_counter() - started,
                 }
                 values = np.concatenate([a.ravel() for a in run.alphas(state).values()] or [np.ones(0)])
                 if values.size:
@@ -334,9 +348,7 @@ def finetune(
             if checkpoints is not None and (step % (save_every or per_epoch) == 0 or step == last):
                 checkpoints.save(step, state)
         jax.block_until_ready(state)
-    seconds = time.perf_counter() - started
-    if checkpoints is not None:
-        checkpoints.close()
+        seconds = time.perf_counter() - started
     result = {
         **identity,
         "parameters": {"trainable": run.count.trainable, "total": run.count.total},
@@ -374,13 +386,25 @@ def _made_with(run: Run) -> dict[str, str]:
     return {"device": hardware(run.devices), "versions": versions(*packages), "git_commit": commit()}
 
 
-def _history(folder: Path, step: int) -> list[dict[str, Any]]:
-    """What was measured up to a step."""
-    try:
-        lines = [json.loads(line) for line in (folder / _METRICS).read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
+def _history(folder: Path, step: int, per_epoch: int) -> list[dict[str, Any]]:
+    """What was measured up to a step.
+
+    Raises:
+        InputError: if it is not all there.
+    """
+    path, epochs = folder / _METRICS, step // per_epoch
+    if not epochs:
         return []
-    return [line for line in lines if line["step"] <= step]
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:epochs]]
+        steps = [line["step"] for line in lines]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"out = {folder}: {_METRICS} cannot be read ({shown(str(error))})") from None
+    if steps != [per_epoch * (k + 1) for k in range(epochs)]:
+        raise InputError(
+            f"out = {folder}: {_METRICS} lacks some of the {epochs} epochs that the checkpoint has behind it"
+        )
+    return lines
 
 
 def _write(run: Run, state: TrainState, folder: Path, result: dict[str, Any], base_copy: bool) -> None:
@@ -390,6 +414,6 @@ def _write(run: Run, state: TrainState, folder: Path, result: dict[str, Any], ba
     if run.settings.method == "full":
         save_model(merged(model), folder / "model", labels=run.task.labels, tokenizer=run.folder)
     else:
-        save_peft(model, folder / "adapter", base=run.folder, merge_alpha=run.settings.alpha and base_copy)
+        save_peft(model, folder / "adapter", base=run.folder.resolve(), merge_alpha=run.settings.alpha and base_copy)
     write_json(folder / _RESULT, result)
     curves(result, folder / "curves.png")

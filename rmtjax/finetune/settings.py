@@ -91,6 +91,8 @@ class Settings:
         filled = dataclasses.replace(
             self,
             task=name,
+            data=None if self.data is None else str(self.data),
+            model=None if self.model is None else str(self.model),
             method=method,
             alpha=alpha,
             scale=float(self.rank) if self.scale is None else float(self.scale),

@@ -123,12 +123,12 @@ class Trainer:
         self._optimizer, self._alpha_optimizer, self._loss = optimizer, alpha_optimizer, loss
         self._dropout, self._key = dropout, jax.random.key(seed)
         self.frozen = jax.device_put(frozen, self.whole)
-        self.start = jax.device_put(
+        self.start = jax.device_put(  # copies: the first step gives up what it is given, and the model is its owner's
             TrainState(
                 jnp.zeros((), jnp.int32),
                 jnp.zeros(()),
-                weights,
-                alpha,
+                jax.tree.map(jnp.copy, weights),
+                jax.tree.map(jnp.copy, alpha),
                 optimizer.init(weights),
                 () if alpha_optimizer is None else alpha_optimizer.init(alpha),
             ),

@@ -95,15 +95,15 @@ class TensorFile(Mapping[str, jax.Array]):
         elif index.is_file():
             try:
                 weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                files = dict.fromkeys(weights.values())
+                files = dict.fromkeys(Path(file).name for file in weights.values())
             except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
                 raise self._error(f"{index.name} cannot be read ({shown(str(error))})") from None
         else:
-            old = self.folder / "pytorch_model.bin"
-            if old.exists() or (self.folder / "pytorch_model.bin.index.json").exists():
+            old = "pytorch_model.bin" if name == _WEIGHTS else f"{Path(name).stem}.bin"
+            if (self.folder / old).exists() or (self.folder / f"{old}.index.json").exists():
                 raise self._error(
-                    "holds pytorch_model.bin but no model.safetensors; a pickle runs the code inside it when it is read, so"
-                    " it is not: convert it with transformers' save_pretrained"
+                    f"holds {old} but no {name}; a pickle runs the code inside it when it is read, so it is not: convert it"
+                    " with save_pretrained of the library that wrote it"
                 )
             raise self._error(f"holds neither {name} nor {index.name}")
         self._open: dict[str, Any] = {}
@@ -162,7 +162,7 @@ def listed(names: Sequence[str], most: int = 5) -> str:
 def weight_name(path: Sequence[Any]) -> str:
     """The name of a variable in a checkpoint, from its path in the module."""
     *modules, leaf = map(str, path)
-    return ".".join([*modules, _LEAF[leaf]])
+    return ".".join([*modules, _LEAF.get(leaf, leaf)])
 
 
 def _modern(name: str) -> str:
@@ -202,8 +202,9 @@ def _load(
         if name in found:
             expected, given = shape[::-1] if transpose else shape, tensors.shape(found[name])
             if given != expected:
+                asks = "outputs" if head is not None and name.startswith(head) else "config.json"
                 raise InputError(
-                    f"model = {folder}: {found[name]} has shape {list(given)}, config.json asks for {list(expected)}"
+                    f"model = {folder}: {found[name]} has shape {list(given)}, {asks} asks for {list(expected)}"
                 )
             value = tensors[found[name]].astype(variable.dtype)
             value = value.T if transpose else value
@@ -290,11 +291,11 @@ def save_model(
     Args:
         model: without adapters; merge them first (`rmtjax.adapters.merged`).
         folder: to write into; files of these names are replaced, each at once.
-        labels: names of the classes.
+        labels: names of the classes, one for each output.
         tokenizer: a folder whose tokeniser files are copied along.
 
     Raises:
-        InputError: if the model holds adapters, or the folder cannot be written.
+        InputError: if the model holds adapters, the labels do not fit it, or the folder cannot be written.
     """
     from safetensors.numpy import save
 
@@ -306,9 +307,14 @@ def save_model(
             raise InputError(f"model: {'.'.join(map(str, path))} is no weight of a plain encoder; merge adapters first")
         value = np.asarray(variable[...])
         tensors[weight_name(path)] = np.ascontiguousarray(value.T if path[-1] == "kernel" else value)
+    classifier = isinstance(model, SequenceClassifier)
+    if labels and (not classifier or len(labels) != model.outputs or len(set(labels)) != len(labels)):
+        wanted = (
+            f"{model.outputs} different names, one for each output" if classifier else "none, an encoder has no classes"
+        )
+        raise InputError(f"labels = {shown(list(labels))}: must be {wanted}")
     target = prepare_folder("folder", folder)
     config = model.config.as_dict()
-    classifier = isinstance(model, SequenceClassifier)
     config["architectures"] = [_CLASSES[model.config.model_type][classifier]]
     config.pop("torch_dtype", None)
     config["dtype"] = "float32"

@@ -64,7 +64,7 @@ class EncoderConfig:
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.model_type not in ARCHITECTURES:
+        if not isinstance(self.model_type, str) or self.model_type not in ARCHITECTURES:
             allowed = ", ".join(ARCHITECTURES)
             raise InputError(
                 f"model_type = {shown(self.model_type)}: this architecture is not built here (built: {allowed})"
@@ -73,6 +73,12 @@ class EncoderConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
+        if not isinstance(self.pad_token_id, int) or isinstance(self.pad_token_id, bool) or self.pad_token_id < 0:
+            raise InputError(f"pad_token_id = {shown(self.pad_token_id)}: must be a whole number, 0 or more")
+        for name in ("layer_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 <= value < float("inf")):
+                raise InputError(f"{name} = {shown(value)}: must be a number, 0 or more")
         for name in _RATES:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1):
@@ -130,8 +136,8 @@ class EncoderConfig:
                 )
         names = {f.name for f in dataclasses.fields(cls)} - {"others"}
         known = {name: values[name] for name in names if name in values}
-        if values["model_type"] != "bert" and "pad_token_id" not in values:
-            known["pad_token_id"] = 1
+        if known.get("pad_token_id") is None:  # null is as good as absent
+            known["pad_token_id"] = 0 if values["model_type"] == "bert" else 1
         try:
             return cls(**known, others={k: v for k, v in values.items() if k not in names})
         except InputError as error:

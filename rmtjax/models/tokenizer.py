@@ -72,10 +72,11 @@ class Tokenizer:
             raise
         except Exception as error:  # tokenizers raises plain Exception, and panics, on a broken file
             raise InputError(f"model = {folder}: the tokeniser cannot be read ({shown(str(error))})") from None
-        size = self._fast.get_vocab_size(with_added_tokens=True)
-        if size > config.vocab_size:
+        most = max(self._fast.get_vocab(with_added_tokens=True).values(), default=0)
+        if most >= config.vocab_size:
             raise InputError(
-                f"model = {folder}: the tokeniser knows {size} tokens, the model's vocabulary has {config.vocab_size}"
+                f"model = {folder}: the tokeniser knows tokens up to number {most}, the model's vocabulary ends at"
+                f" {config.vocab_size - 1}"
             )
         self._fast.no_padding()
         self._types = config.type_vocab_size
@@ -88,10 +89,17 @@ class Tokenizer:
         """Tokens and token types of each text or pair; what is longer than `max_length` is cut, the longer text first.
 
         Raises:
-            InputError: if `max_length` is below 3 or above what the model has positions for.
+            InputError: if `max_length` is below 3 (4 for RoBERTa's pairs, whose special tokens are as many) or above what
+                the model has positions for, or the texts are no list or not as many as their seconds.
         """
-        if not 3 <= max_length <= self._longest:
-            raise InputError(f"max_length = {max_length}: must be 3 to {self._longest}, the model's positions")
+        for name, texts in (("first", first), ("second", second)):
+            if isinstance(texts, str):
+                raise InputError(f"{name} = {shown(texts)}: must be a list of texts")
+        if second is not None and len(first) != len(second):
+            raise InputError(f"second: has {len(second)} texts, must have as many as first, {len(first)}")
+        least = max(3, self._fast.num_special_tokens_to_add(second is not None))
+        if not least <= max_length <= self._longest:
+            raise InputError(f"max_length = {max_length}: must be {least} to {self._longest}, the model's positions")
         self._fast.enable_truncation(max_length, strategy="longest_first")
         pairs = list(first) if second is None else list(zip(first, second, strict=True))
         encoded = self._fast.encode_batch(pairs)
