@@ -147,7 +147,7 @@ def experiments() -> str:
     """The first line of every script's docstring."""
     lines = []
     for file in sorted(HERE.glob("*.py")):
-        if file.name not in ("_common.py", "readme.py"):
+        if not file.name.startswith("_") and file.name != "readme.py":
             about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))).splitlines()[0]
             lines.append(f"| [{file.name}](experiments/{file.name}) | {about} |")
     return "\n".join(lines)
