@@ -1,0 +1,98 @@
+"""The GLUE experiments make their tables and figures from the files of runs, whatever runs there are."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+MODULES = [f"bert.encoder.layer.{i}.attention.self.{kind}" for i in range(3) for kind in ("query", "value")]
+
+
+def result(task, method, seed, score, epochs=3):
+    metric = "matthews" if task == "cola" else "accuracy"
+    history = [
+        {"step": 10 * k, "epoch": k, "loss": 1 / k, metric: score - 0.01 * (epochs - k)} for k in range(1, epochs + 1)
+    ]
+    alpha = {name: {"mean": 1 + 0.01 * i, "sd": 0.02, "min": 0.9, "max": 1.1} for i, name in enumerate(MODULES)}
+    return {
+        "settings": {"task": task, "method": method, "seed": seed, "epochs": epochs, "alpha": "alpha" in method},
+        "headline": metric, "last": score, "best": score, "best_epoch": epochs, "history": history,
+        "alpha": alpha if "alpha" in method else {}, "seconds": 1.0, "made_with": {"device": "none"},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two tasks, five seeds, α better by known amounts; and the ablations of one."""
+    random = np.random.default_rng(0)
+    scores = {}
+    folder = tmp_path / "glue"
+    folder.mkdir()
+    names = [f"{t}-{m}" for t in ("mrpc", "cola") for m in ("lora", "alpha-lora")]
+    names += [f"mrpc-alpha-lora-T{t}" for t in (1, 20)] + ["mrpc-alpha-lora-split0.2", "mrpc-dora", "mrpc-alpha-dora"]
+    for name in names:
+        task, method = name.split("-", 1)
+        scores[name] = 0.7 + 0.02 * random.standard_normal(5) + 0.03 * ("alpha" in name)
+        for seed, score in enumerate(scores[name]):
+            (folder / f"{name}-{seed}.json").write_text(json.dumps(result(task, method, seed, float(score))))
+    return folder, scores
+
+
+def run(name, folder, out, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module(name)
+    module.main(["--runs", str(folder), "--out", str(out)])
+    assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    return json.loads((out / "results" / f"{name}.json").read_text(encoding="utf-8"))["numbers"]
+
+
+def test_table2_is_the_paired_comparison(runs, tmp_path, monkeypatch, capsys):
+    folder, scores = runs
+    rows = {row["task"]: row for row in run("glue_table2", folder, tmp_path, monkeypatch)["rows"]}
+    assert set(rows) == {"MRPC", "CoLA"}
+    for task, row in (("mrpc", rows["MRPC"]), ("cola", rows["CoLA"])):
+        gain = 100 * (scores[f"{task}-alpha-lora"] - scores[f"{task}-lora"])
+        np.testing.assert_allclose(row["gain"], [gain.mean(), gain.std(ddof=1) / np.sqrt(5)], rtol=1e-5)
+        t = gain.mean() / (gain.std(ddof=1) / np.sqrt(5))
+        assert row["p"] == pytest.approx(2 * stats.t.sf(abs(t), 4), rel=1e-5)
+    assert rows["MRPC"]["paper"][1] == [89.46, 0.53] and rows["CoLA"]["paper"] is None
+    assert "α-LoRA" in capsys.readouterr().out
+
+
+def test_a_seed_that_one_method_lacks_is_left_out(runs, tmp_path, monkeypatch):
+    folder, scores = runs
+    (folder / "mrpc-lora-2.json").unlink()
+    row = run("glue_table2", folder, tmp_path, monkeypatch)["rows"][0]
+    kept = [0, 1, 3, 4]
+    assert row["seeds"] == kept
+    assert row["alpha_lora"][0] == pytest.approx(100 * scores["mrpc-alpha-lora"][kept].mean(), rel=1e-5)
+
+
+def test_curves_and_alphas(runs, tmp_path, monkeypatch):
+    folder, scores = runs
+    curves = run("glue_figure4_curves", folder, tmp_path, monkeypatch)
+    np.testing.assert_allclose(
+        curves["cola-lora"]["mean"], 100 * (scores["cola-lora"].mean() - np.array([0.02, 0.01, 0])), rtol=1e-5
+    )
+    alphas = run("glue_figures7_9_alpha", folder, tmp_path, monkeypatch)
+    assert alphas["mrpc-query"] == {"layer": [0, 1, 2], "mean": [1.0, 1.02, 1.04], "sd_of_rows": [0.02] * 3}
+
+
+def test_ablations(runs, tmp_path, monkeypatch):
+    folder, scores = runs
+    numbers = run("glue_ablations", folder, tmp_path, monkeypatch)
+    assert numbers["T"]["value"] == [1.0, 20.0] and numbers["split"]["value"] == [0.2]
+    np.testing.assert_allclose(numbers["T"]["mean_se"][1][0], 100 * scores["mrpc-alpha-lora-T20"].mean(), rtol=1e-5)
+    assert "DoRA" in numbers and "rsLoRA" not in numbers
+
+
+def test_plans_name_every_run_once(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    plans = importlib.import_module("glue_runs").PLANS
+    names = [f"{name}-{settings.seed}" for plan in plans.values() for seed in range(5) for name, settings in plan(seed)]
+    assert len(names) == len(set(names))
+    assert all(settings.checked() for plan in plans.values() for _, settings in plan(0))
