@@ -147,7 +147,7 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
 
     def update(updates, state, params=None, **extra):
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError("stiefel: update needs the parameters; pass params to it")
         steps, state = inner.update(jax.tree.map(project, updates, params), state, params, **extra)
         return jax.tree.map(lambda u, x: orthonormal(x + u) - x, steps, params), state
 

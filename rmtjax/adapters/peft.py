@@ -246,7 +246,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
         vector = AlphaParam(_read(folder, alphas, scaled[name])) if name in scaled else None
         if vector is not None and vector.shape != (layer.out_features,):
             raise InputError(
-                f"adapter = {folder}: {scaled[name]} has {vector.shape[0]} numbers, not {layer.out_features}"
+                f"adapter = {folder}: {scaled[name]} has shape {list(vector.shape)}, the layer asks for [{layer.out_features}]"
             )
         adapted[path] = AdaptedLinear(layer, built, vector)
     replaced = {}

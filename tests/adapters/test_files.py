@@ -1,0 +1,231 @@
+"""PEFT's folders without PEFT: what is written, and one clear line for what cannot be read."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from rmtjax.adapters import AdapterParam, AlphaParam, TrainedParam, adapt, load_peft, merged, save_peft
+from rmtjax.adapters.linear import adapted_layers
+from tests.models.helpers import batch, classifier, logits, refused, weights
+
+CONFIG, TENSORS, ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"
+LAYER = "base_model.model.bert.encoder.layer.0.attention.self.query"
+HEAD = "base_model.model.classifier"
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+def plain(**changes):
+    return classifier(num_hidden_layers=1, **changes)
+
+
+def moved(model):
+    rng = np.random.default_rng(0)
+    for _, v in nnx.to_flat_state(nnx.state(model, nnx.Any(AdapterParam, AlphaParam, TrainedParam))):
+        v[...] = v[...] + 0.3 * jnp.asarray(rng.normal(size=v.shape), v.dtype)
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return save_peft(
+        moved(adapt(plain(), rank=3, scale=6.0, train=["classifier"])), tmp_path / "adapter", base="some/base"
+    )
+
+
+def settings(folder: Path, **changes) -> None:
+    values = json.loads((folder / CONFIG).read_text()) | changes
+    (folder / CONFIG).write_text(json.dumps(values))
+
+
+def rewrite(folder: Path, change, file: str = TENSORS) -> None:
+    save_file(change(load_file(folder / file)), folder / file)
+
+
+def test_what_is_written(folder):
+    config = json.loads((folder / CONFIG).read_text())
+    assert {key: config[key] for key in ("peft_type", "task_type", "r", "lora_alpha", "base_model_name_or_path")} == {
+        "peft_type": "LORA", "task_type": "SEQ_CLS", "r": 3, "lora_alpha": 6.0, "base_model_name_or_path": "some/base",
+    }  # fmt: skip
+    assert config["target_modules"] == ["query", "value"] and config["modules_to_save"] == ["classifier"]
+    assert not config["use_dora"] and not config["use_rslora"] and not config["rank_pattern"]
+    tensors = load_file(folder / TENSORS)
+    shapes = {
+        name.removeprefix("base_model.model.bert.encoder.layer.0.attention.self."): t.shape
+        for name, t in tensors.items()
+    }
+    assert shapes == {
+        "query.lora_A.weight": (3, 16), "query.lora_B.weight": (16, 3), "value.lora_A.weight": (3, 16),
+        "value.lora_B.weight": (16, 3), "base_model.model.classifier.weight": (2, 16), "base_model.model.classifier.bias": (2,),
+    }  # fmt: skip
+    assert sorted(p.name for p in folder.iterdir()) == [CONFIG, TENSORS]
+
+
+def test_there_and_back(tmp_path):
+    """Without PEFT's help: LoRA, and α with the weights it goes with."""
+    for method in ("lora", "rslora", "dora", "orthogonal"):
+        model = moved(adapt(plain(), method, rank=3, scale=6.0, alpha=True, train=["classifier"]))
+        save_peft(model, tmp_path / method)
+        again = load_peft(plain(), tmp_path / method)
+        data = batch(model.config)
+        np.testing.assert_allclose(logits(again, *data), logits(model, *data), atol=5e-6)
+        alpha = load_file(tmp_path / method / ALPHA)
+        assert set(alpha) == {f"{path}.alpha" for path in adapted_layers(model)} and len(alpha) == 2
+
+
+def test_modules_that_trained_are_named_whole(tmp_path):
+    """The topmost module of which all trains, or else the layers themselves."""
+    for train, wanted in (
+        (["classifier"], ["classifier"]),
+        (["classifier.dense"], ["classifier.dense"]),
+        (["roberta.embeddings"], ["roberta.embeddings"]),
+        (["embeddings.LayerNorm", "classifier"], ["classifier", "roberta.embeddings.LayerNorm"]),
+        (["output"], [f"roberta.encoder.layer.0.{n}" for n in ("attention.output", "output")]),
+        (None, None),
+    ):
+        save_peft(adapt(classifier("roberta", num_hidden_layers=1), rank=2, train=train), tmp_path)
+        assert json.loads((tmp_path / CONFIG).read_text())["modules_to_save"] == wanted
+
+
+def test_a_layer_is_not_taken_for_another_of_its_name(tmp_path):
+    """Rank and scale belong to a whole path, not to every path that ends alike."""
+
+    class Inner(nnx.Module):
+        def __init__(self):
+            self.fc = nnx.Linear(6, 5, rngs=nnx.Rngs(0))
+
+    class Outer(nnx.Module):
+        def __init__(self):
+            self.fc, self.inner = nnx.Linear(6, 5, rngs=nnx.Rngs(1)), Inner()
+            self.shift = nnx.Param(jnp.ones(5))
+
+    model = moved(adapt(Outer(), target=["fc"], rank=4, scale=8.0, train=r""))
+    for name, own in adapted_layers(model).items():
+        if name == "fc":
+            own.update.rank, own.update.scale = 2, 3.0
+            own.update.A, own.update.B = AdapterParam(own.update.A[:, :2]), AdapterParam(own.update.B[:2])
+    save_peft(model, tmp_path)
+    again = load_peft(Outer(), tmp_path)
+    for name, own in adapted_layers(model).items():
+        other = adapted_layers(again)[name]
+        assert (own.update.rank, own.update.scale) == (other.update.rank, other.update.scale)
+        np.testing.assert_allclose(own.kernel(), other.kernel(), atol=1e-6)
+    np.testing.assert_array_equal(again.shift[...], model.shift[...])
+
+
+def test_what_cannot_be_written(tmp_path):
+    full = adapt(plain(), "full")
+    for model in (plain(), full, adapt(plain(), "full", alpha=True)):
+        with refused("model", "no low-rank adapters"):
+            save_peft(model, tmp_path / "none")
+    mixed = adapt(plain(), rank=2)
+    mixed.bert.encoder.layer[0].attention.self.query = next(
+        iter(adapted_layers(adapt(plain(), "dora", rank=2)).values())
+    )
+    with refused("several kinds"):
+        save_peft(mixed, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "file").write_text("")
+    with refused(f"folder = {tmp_path / 'file'}"):
+        save_peft(adapt(plain(), rank=2), tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"peft_type": "IA3"}, ["peft_type = 'IA3'", "LORA"]),
+        ({"bias": "lora_only"}, ["bias = 'lora_only'", "'none'"]),
+        ({"fan_in_fan_out": True}, ["fan_in_fan_out = True"]),
+        ({"lora_bias": True}, ["lora_bias = True"]),
+        ({"init_lora_weights": "pissa_niter_4"}, ["init_lora_weights = 'pissa_niter_4'", "changes the base"]),
+        ({"init_lora_weights": "olora"}, ["init_lora_weights = 'olora'"]),
+        ({"init_lora_weights": "loftq"}, ["init_lora_weights = 'loftq'"]),
+        ({"alora_invocation_tokens": [1, 2]}, ["alora_invocation_tokens = [1, 2]"]),
+        ({"layer_replication": [[0, 1]]}, ["layer_replication"]),
+        ({"lora_alpha": None}, ["lora_alpha = None"]),
+        ({"lora_alpha": "8"}, ["lora_alpha = '8'"]),
+        ({"use_dora": True}, ["lora_magnitude_vector", "use_dora = True"]),
+    ],
+)
+def test_refused_configurations(folder, changes, parts):
+    settings(folder, **changes)
+    model = plain()
+    with refused(f"adapter = {folder}", *parts):
+        load_peft(model, folder)
+    assert not adapted_layers(model)
+
+
+def test_harmless_settings(folder):
+    settings(
+        folder, init_lora_weights="gaussian", lora_dropout=0.3, layers_to_transform=[0], bias="none", lora_bias=None
+    )
+    assert len(adapted_layers(load_peft(plain(), folder))) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda t: {n.replace("layer.0", "layer.7"): x for n, x in t.items()}, ["layer.7", "no place", "another base"]),
+        (lambda t: {n: x for n, x in t.items() if "lora" not in n}, ["holds no LoRA weights"]),
+        (lambda t: {n: x for n, x in t.items() if n != f"{LAYER}.lora_B.weight"}, ["self.query", "lora_B is missing"]),
+        (lambda t: t | {f"{LAYER}.lora_magnitude_vector": ones(16)}, ["lora_magnitude_vector", "use_dora = False"]),
+        (lambda t: t | {f"{LAYER}.lora_A.weight": ones(3, 8)}, ["A has shape [8, 3]", "[16, 3]"]),
+        (lambda t: t | {f"{LAYER}.lora_B.weight": ones(16, 4)}, ["B has shape [4, 16]", "[3, 16]"]),
+        (lambda t: t | {f"{LAYER}.lora_A.weight": np.nan * ones(3, 16)}, ["lora_A", "not finite"]),
+        (lambda t: t | {f"{HEAD}.weight": ones(3, 16)}, ["classifier.weight has shape [3, 16]", "classes"]),
+        (lambda t: t | {"base_model.model.score.weight": ones(3, 16)}, ["score.weight", "no place"]),
+    ],
+)  # fmt: skip
+def test_refused_tensors(folder, change, parts):
+    """And the model is as it was."""
+    rewrite(folder, change)
+    model = plain()
+    with refused(f"adapter = {folder}", *parts):
+        load_peft(model, folder)
+    assert not adapted_layers(model) and not weights(model, TrainedParam)
+
+
+def test_refused_alpha(folder):
+    save_file({"bert.encoder.layer.9.output.dense.alpha": np.ones(16, np.float32)}, folder / ALPHA)
+    with refused(f"adapter = {folder}", ALPHA, "layer.9.output.dense", "no place"):
+        load_peft(plain(), folder)
+    for wrong in (np.ones(5, np.float32), np.float32(1.0), np.ones((16, 1), np.float32)):
+        save_file({"bert.encoder.layer.0.output.dense.alpha": np.asarray(wrong)}, folder / ALPHA)
+        with refused(f"adapter = {folder}", "bert.encoder.layer.0.output.dense.alpha", "16"):
+            load_peft(plain(), folder)
+    save_file({"bert.encoder.layer.0.output.dense.alpha": np.full(16, 2.0, np.float32)}, folder / ALPHA)
+    layers = adapted_layers(load_peft(plain(), folder))
+    assert len(layers) == 3 and layers["bert.encoder.layer.0.output.dense"].update is None
+
+
+def test_files_that_are_not_there(folder, tmp_path):
+    with refused(f"adapter = {tmp_path}", f"holds no {CONFIG}"):
+        load_peft(plain(), tmp_path)
+    content = (folder / TENSORS).read_bytes()
+    (folder / TENSORS).write_bytes(content[:100])
+    with refused(f"adapter = {folder}", f"{TENSORS} is truncated"):
+        load_peft(plain(), folder)
+    (folder / TENSORS).rename(folder / "adapter_model.bin")
+    with refused(f"adapter = {folder}", "adapter_model.bin", "runs the code"):
+        load_peft(plain(), folder)
+    (folder / "adapter_model.bin").unlink()
+    with refused(f"adapter = {folder}", f"holds neither {TENSORS}"):
+        load_peft(plain(), folder)
+    for text in ("{", "[]", "{}"):
+        (folder / CONFIG).write_text(text)
+        with refused(f"adapter = {folder}"):
+            load_peft(plain(), folder)
+
+
+def test_not_on_an_adapted_model(folder):
+    for options in ({}, {"method": "full"}):
+        with refused("model", "adapted already"):
+            load_peft(adapt(plain(), rank=2, **options), folder)
+    load_peft(merged(adapt(plain(), rank=2)), folder)

@@ -1,0 +1,297 @@
+"""The α-updater moves when it should and only then; frames stay orthonormal."""
+
+import doctest
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from rmtjax.adapters import AlphaParam, OrthogonalParam, adapt, alpha_updater, optimise, stiefel
+from rmtjax.adapters.linear import adapted_layers
+from tests.models.helpers import batch, classifier, refused, relative, train
+
+PARAMS = {"w": jnp.arange(3.0), "alpha": jnp.ones(4)}
+OWN = {"w": False, "alpha": True}
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def gradient(step: int) -> dict:
+    return {"w": normal(3, seed=step), "alpha": normal(4, seed=100 + step)}
+
+
+def leaves(tree) -> list[np.ndarray]:
+    return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def identical(one, other) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(leaves(one), leaves(other), strict=True))
+
+
+def alone(optimizer, steps) -> list[np.ndarray]:
+    """Values of α after each of its moves, by its optimiser alone."""
+    alpha = PARAMS["alpha"]
+    state, values = optimizer.init(alpha), []
+    for step in steps:
+        updates, state = optimizer.update(gradient(step)["alpha"], state, alpha)
+        alpha = optax.apply_updates(alpha, updates)
+        values.append(np.asarray(alpha))
+    return values
+
+
+# -- α-updater ---------------------------------------------------------------------------------------------------------
+
+
+def test_example_in_the_docstring():
+    (example,) = (t for t in doctest.DocTestFinder().find(alpha_updater, globs={**vars(optimise)}) if t.examples)
+    assert len(example.examples) >= 5 and doctest.DocTestRunner().run(example).failed == 0
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("given", [True, False])
+def test_steps(every, given):
+    """At T, 2T, … a step of α's optimiser, schedule and decay included; in between nothing of it moves, to the bit."""
+    inner = optax.adamw(optax.linear_schedule(0.1, 0.0, 4), weight_decay=0.1)
+    tx, alpha = alpha_updater(inner, every), PARAMS["alpha"]
+    state, moves = tx.init(alpha), []
+    for step in range(1, 9):
+        g = gradient(step)["alpha"]
+        if given:
+            updates, new = tx.update(jnp.full(4, jnp.nan), state, alpha, alpha_gradient=lambda g=g: jnp.asarray(g))
+        else:
+            updates, new = tx.update(jnp.asarray(g), state, alpha)
+        assert int(new.count) == step
+        if step % every:
+            assert identical(new.inner, state.inner) and np.all(np.asarray(updates) == 0)
+        else:
+            assert not identical(new.inner, state.inner)
+            moves.append(step)
+        alpha, state = optax.apply_updates(alpha, updates), new
+        if moves and moves[-1] == step:
+            np.testing.assert_allclose(alpha, alone(inner, moves)[-1], atol=1e-6)
+    assert moves == list(range(every, 9, every))
+
+
+def test_gradient_is_computed_on_moves_alone():
+    """Counted on the host, within a compiled program that is compiled once and never again."""
+    calls, traces = [], []
+    tx = alpha_updater(optax.adam(0.1), 4)
+
+    @jax.jit
+    def step(alpha, state, fresh):
+        def slope():
+            traces.append(1)
+            jax.debug.callback(lambda: calls.append(1))
+            return 2 * (alpha - fresh)
+
+        updates, state = tx.update(jnp.zeros(4), state, alpha, alpha_gradient=slope)
+        return optax.apply_updates(alpha, updates), state
+
+    alpha, state = PARAMS["alpha"], tx.init(PARAMS["alpha"])
+    counts = []
+    for i in range(1, 14):
+        alpha, state = step(alpha, state, jnp.asarray(normal(4, seed=i)))
+        jax.effects_barrier()
+        counts.append(len(calls))
+    assert counts == [i // 4 for i in range(1, 14)]
+    assert step._cache_size() == 1 and len(traces) == 1
+
+
+def composed(kind: str, inner, every: int):
+    own = alpha_updater(inner, every)
+    if kind == "chain":
+        return optax.chain(optax.identity(), own, optax.scale(1.0))
+    if kind == "masked":
+        return optax.chain(optax.masked(own, OWN), optax.masked(optax.sgd(0.5), {"w": True, "alpha": False}))
+    labels = {name: "alpha" if mine else "rest" for name, mine in OWN.items()}
+    return optax.partition({"alpha": own, "rest": optax.sgd(0.5)}, labels)
+
+
+@pytest.mark.parametrize("kind", ["chain", "masked", "partition"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_composed(kind, whole):
+    """In a chain, behind a mask and in a partition, where the gradient may be of everything or of α alone; compiled once."""
+    every, inner = 3, optax.adam(0.1)
+    tx = composed(kind, inner, every)
+    chain = kind == "chain"  # takes α by itself
+
+    @jax.jit
+    def step(params, state, ordinary, fresh):
+        def slope():
+            if chain or whole:
+                return fresh
+            return fresh | {"w": optax.MaskedNode()}
+
+        updates, state = tx.update(ordinary, state, params, alpha_gradient=slope)
+        return optax.apply_updates(params, updates), state
+
+    pick = (lambda tree: tree["alpha"]) if chain else (lambda tree: tree)
+    params = pick(PARAMS)
+    state = tx.init(params)
+    wanted = [PARAMS["alpha"], *alone(inner, [3, 6])]
+    w = np.asarray(PARAMS["w"])
+    for i in range(1, 9):
+        ordinary = gradient(50 + i)
+        params, state = step(params, state, pick(ordinary), pick(gradient(i)))
+        alpha = params if chain else params["alpha"]
+        np.testing.assert_allclose(alpha, wanted[i // every], atol=1e-6)
+        if not chain:
+            w = w - 0.5 * ordinary["w"]
+            np.testing.assert_allclose(params["w"], w, rtol=1e-6)
+    assert step._cache_size() == 1
+
+
+def test_half_precision():
+    """The gradient may come in another precision than α is kept in."""
+    alpha = jnp.ones(4, jnp.bfloat16)
+    tx = alpha_updater(optax.sgd(0.5), 1)
+    updates, _ = tx.update(jnp.zeros(4, jnp.bfloat16), tx.init(alpha), alpha, alpha_gradient=lambda: jnp.ones(4))
+    assert updates.dtype == jnp.bfloat16 and np.all(np.asarray(updates, float) == -0.5)
+
+
+@pytest.mark.parametrize("every", [0, -1, 2.0, True, "20", None])
+def test_every_is_a_count(every):
+    with refused(f"every = {every!r}", "whole number, 1 or more"):
+        alpha_updater(optax.sgd(0.1), every)
+
+
+def test_on_a_model():
+    """Of an NNX model's state: α moves at the second step, and the rest has its own optimiser."""
+    model = adapt(classifier(num_hidden_layers=1), rank=2, alpha=True)
+    values = []
+    for _ in range(2):
+        data = [(*batch(model.config), np.array([0, 1, 1, 0]))] * (len(values) + 1)
+        fresh = nnx.clone(model)
+        train(fresh, alpha_updater(optax.sgd(0.5), 2), data, AlphaParam)
+        values.append([np.asarray(layer.alpha[...]) for layer in adapted_layers(fresh).values()])
+    assert all(np.all(a == 1) for a in values[0]) and all(np.abs(a - 1).max() > 1e-4 for a in values[1])
+
+
+# -- orthonormal frames ------------------------------------------------------------------------------------------------
+
+
+def frame(n: int, r: int, seed: int = 0) -> np.ndarray:
+    return np.linalg.qr(normal(n, r, seed=seed).astype(float))[0]
+
+
+def nearest(x: np.ndarray) -> np.ndarray:
+    """The polar factor by a singular value decomposition in float64."""
+    u, _, vh = np.linalg.svd(x.astype(float), full_matrices=False)
+    return u @ vh
+
+
+@pytest.mark.parametrize(("n", "r"), [(7, 1), (9, 2), (40, 8), (80, 64), (5, 5)])
+def test_retraction(n, r):
+    """For condition numbers to 30, spread evenly or with a single small or large singular value; any scale."""
+    for condition in (1.0, 3.0, 30.0):
+        for values in (
+            np.geomspace(1, 1 / condition, r),
+            np.r_[np.ones(r - 1), 1 / condition],
+            np.r_[condition, np.ones(r - 1)],
+        ):
+            for scale in (1.0, 1e-3):
+                x = (scale * frame(n, r) * values @ frame(r, r, 1).T).astype(np.float32)
+                got = np.asarray(jax.jit(optimise.orthonormal)(x))
+                np.testing.assert_allclose(got.T @ got, np.eye(r), atol=5e-6)
+                np.testing.assert_allclose(got, nearest(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "r"), [(9, 1), (9, 3), (6, 6)])
+def test_step(n, r):
+    """Tangent part of the gradient, X skew(XᵀG) + X⊥ X⊥ᵀ G with the complement from a QR decomposition; then the polar factor."""
+    x, g = frame(n, r), normal(n, r, seed=2).astype(float)
+    rest = np.linalg.qr(x, mode="complete")[0][:, r:]
+    along = x.T @ g
+    tangent = x @ (along - along.T) / 2 + rest @ rest.T @ g
+    tx, seen = optax.sgd(0.3), []
+    spy = optax.GradientTransformation(tx.init, lambda u, s, p=None: (seen.append(u), tx.update(u, s, p))[1])
+    own = stiefel(spy)
+    params = {"x": jnp.asarray(x, jnp.float32)}
+    updates, _ = own.update({"x": jnp.asarray(g, jnp.float32)}, own.init(params), params)
+    np.testing.assert_allclose(seen[0]["x"], tangent, atol=1e-6)
+    np.testing.assert_allclose(updates["x"], nearest(x - 0.3 * tangent) - x, atol=2e-6)
+    assert n == r or relative(tangent, g) > 0.1
+
+
+def test_frames_stay_frames():
+    """After 100 steps of Adam, decay and all, ‖BᵀB − I‖ < 1e-5, while the frame has gone elsewhere."""
+    x = jnp.asarray(frame(20, 6), jnp.float32)
+    tx = stiefel(optax.adamw(0.05, weight_decay=0.1))
+
+    @jax.jit
+    def run(x):
+        def step(carry, i):
+            x, state = carry
+            g = jax.random.normal(jax.random.fold_in(jax.random.key(0), i), x.shape)
+            updates, state = tx.update(g, state, x)
+            return (optax.apply_updates(x, updates), state), None
+
+        return jax.lax.scan(step, (x, tx.init(x)), jnp.arange(100))[0][0]
+
+    end = np.asarray(run(x), float)
+    assert np.linalg.norm(end.T @ end - np.eye(6)) < 1e-5
+    assert np.linalg.norm(end - x) > 1
+
+
+def test_finds_the_top_eigenspace():
+    """Minus the trace of XᵀSX is least where X spans the top eigenvectors (Ky Fan)."""
+    spectrum = np.r_[3.0, 2.5, np.linspace(1, 0, 8)]
+    tx = stiefel(optax.sgd(0.1))
+
+    @jax.jit
+    def run(x):
+        def step(carry, _):
+            x, state = carry
+            g = jax.grad(lambda x: -jnp.sum(x * (spectrum[:, None] * x)))(x)
+            updates, state = tx.update(g, state, x)
+            return (optax.apply_updates(x, updates), state), None
+
+        return jax.lax.scan(step, (x, tx.init(x)), length=100)[0][0]
+
+    x = np.asarray(run(jnp.asarray(frame(10, 2), jnp.float32)))
+    np.testing.assert_allclose(np.linalg.norm(x[:2]), np.sqrt(2), atol=1e-4)
+
+
+def test_orthogonal_lora_in_training():
+    """After steps of Adam on a model all r singular values of every update are still a/r, and it has learnt something."""
+    model = adapt(classifier(num_hidden_layers=1), "orthogonal", rank=4, scale=2.0)
+    layers = adapted_layers(model).values()
+    before = [np.asarray(layer.kernel()) for layer in layers]
+    losses = train(
+        model, stiefel(optax.adam(0.05)), [(*batch(model.config), np.array([0, 1, 1, 0]))] * 12, OrthogonalParam
+    )
+    assert losses[-1] < losses[0] - 0.01
+    for layer, old in zip(layers, before, strict=True):
+        assert relative(layer.kernel(), old) > 0.05
+        values = np.linalg.svd(np.asarray(layer.kernel() - layer.base.kernel[...]), compute_uv=False)
+        np.testing.assert_allclose(values[:4], 0.5, atol=1e-5)
+        assert values[4] < 1e-6
+        for x in (layer.update.A[...], layer.update.B[...]):
+            assert np.linalg.norm(x.T @ x - np.eye(4)) < 1e-5
+
+
+def test_refused_frames():
+    for shape in ((3,), (2, 3), (2, 3, 2)):
+        with refused(f"shape {list(shape)}", "r ≤ n"):
+            stiefel(optax.sgd(0.1)).init({"x": jnp.ones(shape)})
+    tx = stiefel(optax.sgd(0.1))
+    x = jnp.eye(3)
+    with pytest.raises(ValueError, match="params"):
+        tx.update(x, tx.init(x))
+
+
+def test_stiefel_in_a_partition():
+    """As fine-tuning uses it: frames by themselves, all else by another optimiser."""
+    params = {"x": jnp.asarray(frame(5, 2), jnp.float32), "w": jnp.ones(3)}
+    tx = optax.partition({"frame": stiefel(optax.sgd(0.2)), "rest": optax.sgd(0.2)}, {"x": "frame", "w": "rest"})
+    state = tx.init(params)
+    updates, _ = functools.partial(jax.jit(tx.update))({"x": normal(5, 2), "w": jnp.ones(3)}, state, params)
+    new = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(new["x"].T @ new["x"], np.eye(2), atol=2e-6)
+    np.testing.assert_allclose(new["w"], 0.8)

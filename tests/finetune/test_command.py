@@ -1,0 +1,209 @@
+"""`rmtjax finetune` as a user meets it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from rmtjax import cli
+
+from .helpers import files, write_base, write_task
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path, programs):
+    """Run the command in this process and in an empty folder: (exit status, standard output, standard error)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("RMTJAX_DATA", raising=False)
+    monkeypatch.setattr(cli, "device_for_each_core", lambda: None)  # JAX has begun long ago
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))  # main sets it where it is not set
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rmtjax", "finetune", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def usual(base, data):
+    """Arguments of a run of two epochs that takes a second."""
+    return (
+        "--task", "mrpc", "--data", data, "--model", base, "--rank", "2", "--epochs", "2", "--batch-size", "8",
+        "--max-length", "16", "--method", "lora",
+    )  # fmt: skip
+
+
+def test_what_a_run_prints_and_leaves(run, usual, base, tmp_path):
+    status, out, err = run(*usual, "--out", tmp_path / "out", "--json", tmp_path / "r.json", "--seed", 3)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "mrpc: 21 to train on, 9 in dev; lengths 16"
+    assert lines[1].startswith(f"{base}: ") and lines[1].endswith("; new: classifier.bias, classifier.weight")
+    assert lines[2].startswith("2 epochs of 3 steps of 8 on 1 cpu device")
+    assert any(line.split()[:4] == ["epoch", "step", "loss", "accuracy"] for line in lines)
+    assert lines[-2].startswith("accuracy ") and " (best " in lines[-2]
+    assert lines[-1] == f"wrote adapter, metrics.jsonl, curves.png, result.json, checkpoints into {tmp_path / 'out'}"
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found == json.loads((tmp_path / "out/result.json").read_text())
+    assert found["settings"]["seed"] == 3 and found["settings"]["epochs"] == 2 and found["finished"]
+    assert not files(tmp_path / "here")  # nothing beside what was asked for
+    before = files(tmp_path / "out/adapter")
+    status, out, err = run(*usual, "--out", tmp_path / "out", "--seed", 3, "--resume")  # there is nothing left to do
+    assert (status, err) == (0, "") and lines[-2].split(",")[0] in out
+    assert files(tmp_path / "out/adapter") == before
+
+
+def test_json_to_standard_output_is_alone(base, data, programs, tmp_path):
+    """In a process of its own, where JAX has not begun: each core is a device, and nothing else prints."""
+    command = [
+        sys.executable, "-m", "rmtjax.cli", "finetune", "--task", "MRPC", "--data", data, "--model", base, "--rank", "2",
+        "--epochs", "1", "--batch-size", "8", "--max-length", "16", "-T", "2", "--json", "-",
+    ]  # fmt: skip
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(programs), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["settings"]["task"] == "mrpc" and found["settings"]["alpha"] is True  # α-LoRA is the default
+    assert len(found["history"]) == 1 and len(found["alpha"]) == 2
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert found["made_with"]["device"].startswith(f"{cores} × ")
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--task", "mrcp"), "task 'mrcp' is unknown; did you mean 'mrpc'?"),
+        (("--method", "lorra"), "method 'lorra' is unknown; did you mean 'lora'?"),
+        (("--dtype", "float16"), "dtype 'float16' is unknown; did you mean 'bfloat16'? (known: bfloat16, float32)"),
+        (("--alpha-share", "heads"), "alpha_share 'heads' is unknown"),
+        (("--alpha-optimizer", "sgd"), "alpha_optimizer 'sgd' is unknown"),
+        (("--rank", 0), "rank = 0: must be a whole number, 1 or more"),
+        (("--rank", 17), "rank = 17: must be 1 to 16, the smaller side of bert.encoder.layer.0.attention.self.query"),
+        (("--rank", 1, "--method", "spectral-rotational"), "rank = 1: spectral-rotational needs 2 or more"),
+        (("--epochs", 0), "epochs = 0: must be a whole number, 1 or more"),
+        (("--batch-size", 0), "batch_size = 0: must be a whole number, 1 or more"),
+        (("--every", 0), "every = 0: must be a whole number, 1 or more"),
+        (("-T", -3), "every = -3: must be a whole number, 1 or more"),
+        (("--learning-rate", 0), "learning_rate = 0.0: must be above 0, at most 10"),
+        (("--learning-rate", "nan"), "learning_rate = nan: must be above 0, at most 10"),
+        (("--learning-rate", 11), "learning_rate = 11.0: must be above 0, at most 10"),
+        (("--alpha-learning-rate", -1), "alpha_learning_rate = -1.0: must be above 0, at most 10"),
+        (("--weight-decay", -0.1), "weight_decay = -0.1: must be 0 or more"),
+        (("--scale", 0), "scale = 0.0: must be above 0"),
+        (("--scale", "inf"), "scale = inf: must be above 0"),
+        (("--val-split", 0), "val_split = 0.0: must be in (0, 1]"),
+        (("--val-split", 1.5), "val_split = 1.5: must be in (0, 1]"),
+        (("--val-split", 0.01, "--alpha"), "val_split = 0.01: leaves α none of 21 examples"),
+        (("--val-split", 0.99, "--alpha"), "val_split = 0.99: leaves the adapters none of 21 examples"),
+        (("--seed", -1), "seed = -1: must be a whole number from 0 to 2147483647"),
+        (("--max-length", 33), "max_length = 33: must be 3 to 32, the model's positions"),
+        (("--max-length", 2), "max_length = 2: must be 3 to 32"),
+        (("--target", ""), "target is empty: must name layers"),
+        (("--target", "walue"), "target = ('walue',): matches no dense layer; there are "),
+        (("--save-every", 0), "save_every = 0: must be a whole number, 1 or more"),
+        (("--data", "nowhere"), "folder nowhere does not exist"),
+        (("--model", "./nowhere"), "model = ./nowhere: is no folder"),
+        (("--resume",), "resume: needs out, the folder of the run"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(run, usual, arguments, says, tmp_path):
+    out = () if arguments == ("--resume",) else ("--out", tmp_path / "out")
+    status, printed, err = run(*usual, *arguments, *out)
+    assert status == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert says in err
+    assert printed == ""
+    assert not (tmp_path / "out").exists() and not files(tmp_path)
+
+
+def refused(run, *arguments):
+    status, printed, err = run(*arguments)
+    assert status == 2 and printed == "" and err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+def test_unusable_data(run, usual, data, tmp_path):
+    for name, lines, says in (
+        ("train", 1, "train.tsv is empty for this split"),
+        ("dev", 1, "dev.tsv is empty for this split"),
+        ("dev", 0, "dev.tsv is empty"),
+        ("dev", None, "dev.tsv is missing"),
+    ):
+        folder = tmp_path / f"{name}{lines}"
+        shutil.copytree(data, folder)
+        file = folder / "MRPC" / f"{name}.tsv"
+        if lines is None:
+            file.unlink()
+        else:
+            file.write_text("".join(file.read_text().splitlines(keepends=True)[:lines]))
+        assert says in refused(run, *usual, "--data", folder, "--out", tmp_path / "out")
+    folder = write_task(tmp_path / "labels")
+    file = folder / "MRPC/train.tsv"
+    text = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*text[:5], "2" + text[5][1:], *text[6:]]))
+    says = refused(run, *usual, "--data", folder, "--out", tmp_path / "out")
+    assert "train.tsv, line 6 holds the label '2'; allowed: 0, 1" in says
+    assert "folder" in refused(run, *usual, "--data", tmp_path / "here", "--out", tmp_path / "out")  # holds no MRPC
+    assert not (tmp_path / "out").exists()
+
+
+def test_unusable_models(run, usual, tmp_path):
+    out = "--out", tmp_path / "out"
+    small = write_base(tmp_path / "small", vocab_size=14)
+    says = refused(run, *usual, "--model", small, *out)
+    assert "the tokeniser knows tokens up to number 14, the model's vocabulary ends at 13" in says
+    bare = write_base(tmp_path / "bare")
+    (bare / "vocab.txt").unlink()
+    assert "holds no tokenizer.json, no vocab.txt" in refused(run, *usual, "--model", bare, *out)
+    cut = write_base(tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "model.safetensors is truncated" in refused(run, *usual, "--model", cut, *out)
+    weights.unlink()
+    assert "holds neither model.safetensors nor" in refused(run, *usual, "--model", cut, *out)
+    (cut / "config.json").unlink()
+    assert "holds no config.json" in refused(run, *usual, "--model", cut, *out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_files_cannot_go(run, usual, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "out = " in refused(run, *usual, "--out", tmp_path / "file")
+    assert "out = " in refused(run, *usual, "--out", tmp_path / "file/below")
+    assert "json = " in refused(run, *usual, "--json", tmp_path / "file/r.json")
+    assert "is a folder" in refused(run, *usual, "--json", tmp_path)
+    assert files(tmp_path) == {tmp_path / "file": b"mine"}
+
+
+def test_a_run_is_not_begun_again_nor_mixed_with_another(run, usual, tmp_path):
+    out = "--out", tmp_path / "out"
+    assert run(*usual, *out, "--epochs", 1)[0] == 0
+    before = files(tmp_path / "out")
+    assert "holds a run already; --resume goes on with it" in refused(run, *usual, *out, "--epochs", 1)
+    assert "the run of another epochs (1, now 2)" in refused(run, *usual, *out, "--resume")
+    assert "the run of another seed (0, now 1)" in refused(run, *usual, *out, "--epochs", 1, "--seed", 1, "--resume")
+    assert "the run of another task ('mrpc', now 'rte')" in refused(
+        run, *usual, *out, "--epochs", 1, "--resume", "--task", "rte", "--data", _as_rte(tmp_path)
+    )
+    assert files(tmp_path / "out") == before
+
+
+def _as_rte(tmp_path):
+    """Files of RTE's form."""
+    folder = tmp_path / "rte"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        rows = [f"{i}\tred blue\tgreen\t{('entailment', 'not_entailment')[i % 2]}\n" for i in range(8)]
+        (folder / f"{split}.tsv").write_text("".join(["index\tsentence1\tsentence2\tlabel\n", *rows]))
+    return folder

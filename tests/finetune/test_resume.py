@@ -1,0 +1,298 @@
+"""A run that was stopped, broken off or killed ends as if nothing had happened, to the bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from rmtjax import InputError
+from rmtjax.finetune import finetune
+from rmtjax.finetune.run import Checkpoints
+
+from .helpers import Shared, assert_same, checkpoints, files, left, settings, write_base, write_task
+
+STEPS, PER_EPOCH, T = 15, 5, 3  # 17 examples in batches of 4 (α keeps 4 of 21), three epochs
+
+
+@pytest.fixture(scope="module")
+def chosen(base, data):
+    return settings(base, data, method="alpha-lora", every=T, max_length=16)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return Shared()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(chosen, shared, tmp_path_factory):
+    """What a run leaves that nobody stopped."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    result = finetune(chosen, out, announce=shared)
+    assert result["steps"] == STEPS and len(result["history"]) == STEPS / PER_EPOCH
+    assert checkpoints(out)[-1] == STEPS
+    return left(out)
+
+
+@pytest.mark.parametrize(
+    ("stops", "save_every"),
+    [
+        ((T - 1, T, 7), None),  # before α moves, after it has, mid-epoch
+        ((PER_EPOCH, 6, 2 * PER_EPOCH), 3),  # the ends of epochs, and one step after
+        ((1, 14, STEPS), 1),  # the last stop is the end
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(stops, save_every, chosen, shared, undisturbed, tmp_path):
+    out, options = tmp_path / "out", dict(resume=True, save_every=save_every, announce=shared)
+    for stop in stops:
+        result = finetune(chosen, out, stop_after=stop, **options)  # the first finds nothing
+        assert result["finished"] is (stop == STEPS) is (out / "result.json").exists()
+        assert checkpoints(out)[-1] == stop
+        assert [line["step"] for line in result["history"]] == list(range(PER_EPOCH, stop + 1, PER_EPOCH))
+        assert result["alpha"]["bert.encoder.layer.0.attention.self.query"]["sd"] > 0 if stop >= T else True
+    seconds = [line["seconds"] for line in result["history"]]
+    result = finetune(chosen, out, **options)
+    assert_same(left(out), undisturbed)
+    assert [line["seconds"] for line in result["history"]][: len(seconds)] == seconds  # what was measured stays
+    assert seconds == sorted(seconds) and result["seconds"] >= result["history"][-1]["seconds"]
+    assert len(checkpoints(out)) <= 2
+
+
+@pytest.mark.parametrize("method", ["orthogonal", "full"])
+def test_other_optimisers_go_on_too(method, base, data, tmp_path):
+    chosen = settings(base, data, method=method, epochs=1, max_length=16)  # six steps
+    shared = Shared()
+    finetune(chosen, tmp_path / "whole", announce=shared)
+    finetune(chosen, tmp_path / "cut", stop_after=4, announce=shared)
+    finetune(chosen, tmp_path / "cut", resume=True, announce=shared)
+    assert_same(left(tmp_path / "cut"), left(tmp_path / "whole"))
+    if method == "full":
+        for name in ("model.safetensors", "config.json"):
+            assert (tmp_path / "cut/model" / name).read_bytes() == (tmp_path / "whole/model" / name).read_bytes()
+
+
+class Broken(Exception):
+    """What takes a run down in the middle."""
+
+
+def test_a_run_broken_off_goes_on_from_its_checkpoint(chosen, shared, undisturbed, tmp_path):
+    out = tmp_path / "out"
+
+    def breaks_at(stop):
+        def watch(run):
+            shared(run)
+            step, count = run.trainer.step, [0]
+
+            def broken(*args):
+                if count[0] == stop:
+                    raise Broken
+                count[0] += 1
+                return step(*args)
+
+            run.trainer.step = broken
+
+        return watch
+
+    for done, kept in ((2, []), (7, [3, 6])):  # the second begins at nothing again, as nothing was kept
+        with pytest.raises(Broken):
+            finetune(chosen, out, resume=True, save_every=3, announce=breaks_at(done))
+        assert checkpoints(out) == kept
+        assert not (out / "result.json").exists()
+    with pytest.raises(Broken):
+        finetune(chosen, out, resume=True, save_every=3, announce=breaks_at(5))  # at 11, from 6
+    assert checkpoints(out) == [6, 9]
+    finetune(chosen, out, resume=True, announce=shared)
+    assert_same(left(out), undisturbed)
+
+
+def test_an_epoch_measured_but_not_kept_is_measured_again(chosen, shared, undisturbed, tmp_path, monkeypatch):
+    out, save = tmp_path / "out", Checkpoints.save
+
+    def broken(self, step, state):
+        if step == 12:
+            raise Broken
+        save(self, step, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", broken)
+        with pytest.raises(Broken):
+            finetune(chosen, out, save_every=4, announce=shared)
+    assert checkpoints(out) == [4, 8] and len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    result = finetune(chosen, out, resume=True, stop_after=9, announce=shared)
+    assert len(result["history"]) == 1
+    finetune(chosen, out, resume=True, announce=shared)
+    assert_same(left(out), undisturbed)
+
+
+def test_a_finished_run_is_left_as_it_is(chosen, shared, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    first = finetune(chosen, out, announce=shared)
+    (out / "adapter/adapter_model.safetensors").unlink()  # as if killed while it wrote the adapter
+    again = finetune(chosen, out, resume=True, announce=shared)
+    assert again["history"] == first["history"] and again["steps_per_second"] is None and again["finished"]
+    assert_same(left(out), undisturbed)
+
+
+def test_a_run_can_move(chosen, shared, undisturbed, base, data, tmp_path):
+    finetune(chosen, tmp_path / "out", stop_after=7, announce=shared)
+    shutil.copytree(base, tmp_path / "base")
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    moved = settings(tmp_path / "base", tmp_path / "data", method="alpha-lora", every=T, max_length=16)
+    finetune(moved, tmp_path / "elsewhere", resume=True, announce=shared)
+    assert_same(left(tmp_path / "elsewhere"), undisturbed)
+
+
+# --- what is no run to go on with ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stopped(chosen, shared, tmp_path_factory):
+    """A run stopped at 7 of 15 steps, with a checkpoint at 5 as well."""
+    out = tmp_path_factory.mktemp("stopped") / "out"
+    finetune(chosen, out, stop_after=7, announce=shared)
+    assert checkpoints(out) == [5, 7]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (dict(seed=1), r"the run of another seed \(0, now 1\)"),
+        (dict(method="dora", alpha=True), r"the run of another method \('lora', now 'dora'\)"),
+        (dict(method="lora"), r"the run of another alpha \(True, now False\)"),
+        (dict(epochs=4), r"the run of another epochs \(3, now 4\)"),
+        (dict(val_split=0.5), r"the run of another val_split \(0.2, now 0.5\)"),
+        (dict(target=("query",)), r"the run of another target \(\['query', 'value'\], now \['query'\]\)"),
+        (dict(dropout=False), r"the run of another dropout \(True, now False\)"),
+    ],
+)
+def test_other_settings_do_not_go_on(change, says, base, data, stopped):
+    before = files(stopped)
+    usual = dict(method="alpha-lora", every=T, max_length=16)
+    with pytest.raises(InputError, match=f"out = .*: holds {says}"):
+        finetune(settings(base, data, **{**usual, **change}), stopped, resume=True)
+    assert files(stopped) == before
+
+
+def test_another_base_or_data_of_another_size_do_not_go_on(base, data, stopped, tmp_path):
+    before = files(stopped)
+    other = write_base(tmp_path / "base", layer_norm_eps=1e-6)
+    with pytest.raises(InputError, match=r"holds the run of another base \("):
+        finetune(settings(other, data, method="alpha-lora", every=T, max_length=16), stopped, resume=True)
+    more = write_task(tmp_path / "more", train=40)
+    with pytest.raises(InputError, match=r"holds the run of another steps \(15, now 24\)"):
+        finetune(settings(base, more, method="alpha-lora", every=T, max_length=16), stopped, resume=True)
+    assert files(stopped) == before
+
+
+def test_a_folder_with_a_run_is_not_begun_again(chosen, stopped, tmp_path):
+    before = files(stopped)
+    with pytest.raises(InputError, match=r"out = .*: holds a run already; --resume goes on with it"):
+        finetune(chosen, stopped)
+    assert files(stopped) == before
+    for name in ("checkpoints", "metrics.jsonl"):
+        out = tmp_path / name
+        (out / name).mkdir(parents=True)
+        for resume in (False, True):
+            with pytest.raises(InputError, match=r"out = .*: holds checkpoints or metrics without run.json"):
+                finetune(chosen, out, resume=resume)
+        assert [p.name for p in out.rglob("*")] == [name]
+    (tmp_path / "file").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"out = .*file: cannot be a folder"):
+            finetune(chosen, tmp_path / "file", resume=resume)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("run.json", "{", r"run.json cannot be read"),
+        ("run.json", '{"identity": []}', r"run.json cannot be read"),
+        ("run.json", '{"identity": {"settings": 1}}', r"run.json cannot be read"),
+        ("metrics.jsonl", None, r"metrics.jsonl cannot be read"),
+        ("metrics.jsonl", "{nonsense\n", r"metrics.jsonl cannot be read"),
+        ("metrics.jsonl", "", r"metrics.jsonl lacks some of the 1 epochs"),
+        ("checkpoints/7/default/_METADATA", "", r"the checkpoint .*checkpoints/7 cannot be read .* the one before"),
+        (
+            "checkpoints/7/default/manifest.ocdbt",
+            "",
+            r"the checkpoint .*checkpoints/7 cannot be read .* the one before",
+        ),
+    ],
+)
+def test_damaged_files_are_named(name, content, says, chosen, shared, stopped, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(stopped, out)
+    if content is None:
+        (out / name).unlink()
+    else:
+        (out / name).write_text(content)
+    with pytest.raises(InputError, match=says) as error:
+        finetune(chosen, out, resume=True, announce=shared)
+    assert "\n" not in str(error.value)
+    if name.endswith("_METADATA"):  # as it says
+        shutil.rmtree(out / "checkpoints/7")
+        finetune(chosen, out, resume=True, announce=shared)
+        assert_same(left(out), undisturbed)
+
+
+@pytest.mark.parametrize("name", ["save_every", "stop_after"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_steps_that_cannot_be(name, value, chosen, tmp_path):
+    with pytest.raises(InputError, match=f"{name} = {value}: must be a whole number, 1 or more"):
+        finetune(chosen, tmp_path / "out", **{name: value})
+    assert not (tmp_path / "out").exists()
+
+
+def test_resume_needs_a_folder(chosen):
+    with pytest.raises(InputError, match="resume: needs out"):
+        finetune(chosen, resume=True)
+
+
+# --- real kills ---------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_command_goes_on_to_the_same_bytes(base, data, tmp_path, programs):
+    """SIGKILL while it compiles, and at random moments of a run that keeps every step."""
+    command = [
+        sys.executable, "-m", "rmtjax.cli", "finetune", "--task", "mrpc", "--data", data, "--model", base, "--rank", "2",
+        "--epochs", "5", "--batch-size", "4", "--max-length", "16", "-T", "3", "--learning-rate", "0.01", "--resume",
+        "--save-every", "1", "--out",
+    ]  # fmt: skip
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(programs), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+    def start(out):
+        return subprocess.Popen([*command, out], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def finish(out):
+        process = start(out)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()
+
+    finish(tmp_path / "whole")
+    out, rng, cut = tmp_path / "killed", np.random.default_rng(0), []
+    for _ in range(3):
+        process = start(out)
+        more = (checkpoints(out) or [0])[-1] + int(rng.integers(2, 10)) if cut else 0
+        while process.poll() is None and not ((out / "run.json").exists() and (checkpoints(out) or [0])[-1] >= more):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.03))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        if process.returncode == -signal.SIGKILL and not (out / "result.json").exists():
+            cut.append((checkpoints(out) or [0])[-1])
+    assert len(cut) >= 2 and cut[-1] > cut[0], f"killed at {cut}: the test proves little"
+    finish(out)
+    assert_same(left(out), left(tmp_path / "whole"))
+    for name in ("adapter_model.safetensors", "alpha.safetensors", "base/model.safetensors"):
+        assert (out / "adapter" / name).read_bytes() == (tmp_path / "whole/adapter" / name).read_bytes()
+    assert json.loads((out / "result.json").read_text())["steps"] == 25

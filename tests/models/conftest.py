@@ -1,0 +1,14 @@
+"""These models are so small that LLVM's optimisations of their programs take longer than everything else."""
+
+import jax
+import pytest
+
+NAME = "jax_disable_most_optimizations"
+
+
+@pytest.fixture(autouse=True, scope="package")
+def quick_compilation():
+    before = jax.config.values[NAME]
+    jax.config.update(NAME, True)
+    yield
+    jax.config.update(NAME, before)
