@@ -17,7 +17,7 @@ from rmtjax.models import load_classifier
 from rmtjax.report import finetune as report
 from rmtjax.tasks import glue
 
-from .helpers import files, settings, write_task
+from .helpers import Shared, files, settings, write_task
 
 
 class Watched:
@@ -185,8 +185,7 @@ def test_how_a_run_is_shown(learned, capsys):
         ("dora", True),
         ("orthogonal", False),
         ("spectral-additive", False),
-        ("spectral-rotational", True),
-        ("full", False),
+        ("spectral-rotational", False),
         ("full", True),
     ],
 )
@@ -200,14 +199,10 @@ def test_every_method_runs_and_leaves_its_model(method, alpha, base, data, tmp_p
     assert bool(watched.start.alpha) == alpha
     trained, dev = watched.logits(), watched.run.dev["dev"]
     if method == "full":
-        assert {p.name for p in (tmp_path / "out/model").iterdir()} == {"config.json", "model.safetensors", "vocab.txt"}
-        model, loaded = load_classifier(tmp_path / "out/model", 2)
-        assert not loaded.new and not loaded.unused
-        before, after = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "out/model"))
-        same = [name for name, x in before.items() if np.array_equal(x, after[f"bert.{name}"])]
-        assert not same
-        # Beside α, which scales frozen kernels, each of these has a Δ that trains in its place.
-        assert watched.run.count.trainable == sum(x.size for x in after.values()) + 2 * 16 * alpha
+        model = load_classifier(tmp_path / "out/model", 2)[0]
+        assert (
+            len(weights) == 25 + 2 and watched.start.alpha
+        )  # beside α, a frozen kernel has a Δ that trains in its place
     else:
         model = load_peft(load_classifier(base, 2)[0], tmp_path / "out/adapter")
     assert logits_of(model, dev) == pytest.approx(trained, rel=1e-4, abs=1e-4)
@@ -220,16 +215,35 @@ def test_every_method_runs_and_leaves_its_model(method, alpha, base, data, tmp_p
             assert b.T @ b == pytest.approx((3 / 2) ** 2 * np.eye(2), abs=5e-6)  # each singular value is a/r
 
 
-def test_transformers_reads_a_full_model(base, data, tmp_path):
+@pytest.fixture(scope="module")
+def full(base, data, tmp_path_factory):
+    return Watched(
+        settings(base, data, method="full", epochs=1, max_length=16), tmp_path_factory.mktemp("full") / "out"
+    )
+
+
+def test_full_trains_everything(full, base):
+    folder = full.out / "model"
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "vocab.txt"}
+    before, after = (load_file(place / "model.safetensors") for place in (base, folder))
+    assert set(after) == {*(f"bert.{name}" for name in before), "classifier.weight", "classifier.bias"}
+    assert not [name for name, x in before.items() if np.array_equal(x, after[f"bert.{name}"])]
+    assert full.run.count.trainable == full.run.count.total == sum(x.size for x in after.values())
+    assert full.run.trainer.frozen == {}
+    model, loaded = load_classifier(folder, 2)
+    assert not loaded.new and not loaded.unused
+    assert logits_of(model, full.run.dev["dev"]) == pytest.approx(full.logits(), rel=1e-4, abs=1e-4)
+
+
+def test_transformers_reads_a_full_model(full, data):
     transformers = pytest.importorskip("transformers")
-    watched = Watched(settings(base, data, method="full", epochs=1, max_length=16), tmp_path / "out")
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out/model")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(full.out / "model")
     assert model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
-    assert torch_logits(model, watched.run.dev["dev"]) == pytest.approx(watched.logits(), rel=1e-4, abs=1e-4)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out/model")
+    assert torch_logits(model, full.run.dev["dev"]) == pytest.approx(full.logits(), rel=1e-4, abs=1e-4)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(full.out / "model")
     examples = glue.load_glue("mrpc", data, "dev")
     found = tokenizer(examples.first[0], examples.second[0], truncation=True, max_length=16)["input_ids"]
-    assert found == watched.run.dev["dev"].ids[0].tolist()
+    assert found == full.run.dev["dev"].ids[0].tolist()
 
 
 def test_a_regression(base, tmp_path):
@@ -277,9 +291,12 @@ def test_half_precision_remat_and_shared_alpha(base, data, tmp_path):
 # --- the rest -----------------------------------------------------------------------------------------------------
 
 
+SHARED = Shared()
+
+
 def test_without_a_folder_nothing_is_written(base, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = finetune(settings(base, data, method="lora", epochs=2, max_length=16))
+    result = finetune(settings(base, data, method="lora", epochs=2, max_length=16), announce=SHARED)
     assert result["finished"] and len(result["history"]) == 2
     assert not files(tmp_path)
 
@@ -289,6 +306,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(at, base, data, tmp_path):
     """Also in the very last step, and no line of a file holds it."""
 
     def watch(run):
+        SHARED(run)
         step, count = run.trainer.step, [0]
         assert run.batches.steps == 12
 
