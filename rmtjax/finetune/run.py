@@ -301,9 +301,12 @@ def finetune(
         announce(run)
     trainer, state = run.trainer, run.trainer.start
     if checkpoints is not None and resume:
-        restored = checkpoints.latest(state)
-        if restored is not None:
-            state, history = restored, _history(folder, int(restored.step), run.batches.steps_per_epoch)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(checkpoints.close)
+            restored = checkpoints.latest(state)
+            if restored is not None:
+                state, history = restored, _history(folder, int(restored.step), run.batches.steps_per_epoch)
+            on_error.pop_all()
     began = step = int(state.step)
     before = history[-1].get("seconds", 0.0) if history else 0.0
     last = run.batches.steps if stop_after is None else min(stop_after, run.batches.steps)
