@@ -200,9 +200,10 @@ def test_every_method_runs_and_leaves_its_model(method, alpha, base, data, tmp_p
     trained, dev = watched.logits(), watched.run.dev["dev"]
     if method == "full":
         model = load_classifier(tmp_path / "out/model", 2)[0]
-        assert (
-            len(weights) == 25 + 2 and watched.start.alpha
-        )  # beside α, a frozen kernel has a Δ that trains in its place
+        # Beside α a kernel is frozen, and has a Δ that trains in its place.
+        delta = {name for name in weights if name.endswith("update.delta")}
+        assert {name.replace("update.delta", "base.kernel") for name in delta} == set(watched.run.trainer.frozen)
+        assert len(delta) == len(watched.start.alpha) == 2
     else:
         model = load_peft(load_classifier(base, 2)[0], tmp_path / "out/adapter")
     assert logits_of(model, dev) == pytest.approx(trained, rel=1e-4, abs=1e-4)
@@ -276,7 +277,7 @@ def test_two_development_sets_and_three_classes(base, tmp_path):
 
 def test_half_precision_remat_and_shared_alpha(base, data, tmp_path):
     chosen = settings(
-        base, data, method="dora", alpha=True, alpha_share="self", alpha_batch_size=2, alpha_optimizer="adamw", epochs=1,
+        base, data, method="lora", alpha=True, alpha_share="self", alpha_batch_size=2, alpha_optimizer="adamw", epochs=1,
         dtype="bfloat16", remat=True, every=1, target=("query", "key"), val_split=1.0, max_length=16,
     )  # fmt: skip
     watched = Watched(chosen, tmp_path / "out")
