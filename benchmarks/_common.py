@@ -43,7 +43,12 @@ def alternate(repeats: int, **functions: Callable[[], object]) -> dict[str, dict
             function()
             if round_:
                 times[name].append(time.perf_counter() - began)
-    return {name: {"median_s": statistics.median(t), "min_s": min(t), "times_s": t} for name, t in times.items()}
+    return {name: summary(t) for name, t in times.items()}
+
+
+def summary(times: list[float]) -> dict[str, float | list[float]]:
+    """Median and least of times in seconds, and all of them."""
+    return {"median_s": statistics.median(times), "min_s": min(times), "times_s": times}
 
 
 def ratio(slow: dict, fast: dict) -> float:

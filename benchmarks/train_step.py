@@ -19,7 +19,7 @@ from importlib.util import find_spec
 
 import jax
 import numpy as np
-from _common import alternate, ratio, save
+from _common import alternate, ratio, save, summary
 
 RANK, LEARNING_RATE = 8, 1e-4
 
@@ -119,6 +119,22 @@ def memory(which: str, batch: int, length: int, dtype: str) -> None:
     print(json.dumps(int(peak)))
 
 
+def cycles_in_turn(cycles: int, every: int, **steps) -> dict:
+    """Times of whole cycles of T steps, the candidates taking turns step by step so that both meet the same weather."""
+    for step in steps.values():
+        step()
+    times = {name: [] for name in steps}
+    for _ in range(cycles):
+        for name in times:
+            times[name].append(0.0)
+        for _ in range(every):
+            for name, step in steps.items():
+                began = time.perf_counter()
+                step()
+                times[name][-1] += time.perf_counter() - began
+    return {name: summary(t) for name, t in times.items()}
+
+
 def measure(batch: int, length: int, dtype: str, repeats: int, cycles: int, every: int) -> dict:
     """All timings."""
     tokens = batch * length
@@ -128,14 +144,7 @@ def measure(batch: int, length: int, dtype: str, repeats: int, cycles: int, ever
     times = alternate(repeats, rmtjax=mine, rmtjax_in_one_piece=whole, **peers)
     with_alpha, _ = ours("alpha-lora", batch, length, dtype, every)
 
-    def cycle(step):
-        def run():
-            for _ in range(every):
-                step()
-
-        return run
-
-    cycled = alternate(cycles, lora=cycle(mine), alpha_lora=cycle(with_alpha))
+    cycled = cycles_in_turn(cycles, every, lora=mine, alpha_lora=with_alpha)
     peaks = {}
     for which in ("rmtjax", *peers):
         command = [sys.executable, __file__, "--memory", which, "--batch", batch, "--length", length, "--dtype", dtype]
@@ -175,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     every = 2 if chosen.quick else chosen.every
     content = measure(
-        chosen.batch, chosen.length, chosen.dtype, 1 if chosen.quick else 9, 1 if chosen.quick else 3, every
+        chosen.batch, chosen.length, chosen.dtype, 1 if chosen.quick else 9, 1 if chosen.quick else 5, every
     )
     for name in (
         "tokens_per_s",

@@ -28,7 +28,7 @@ class AdaptedLinear(nnx.Module):
         self.merged = nnx.data(None)
 
     def _scaled(self, kernel: Array) -> Array:
-        return kernel if self.alpha is None else kernel * self.alpha[...].astype(kernel.dtype)
+        return kernel if self.alpha is None else kernel * self.alpha[...]
 
     def kernel(self) -> Float[Array, "inputs outputs"]:
         """The kernel that the layer now stands for, in the base's dtype."""
@@ -52,11 +52,14 @@ class AdaptedLinear(nnx.Module):
 
     def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         base = self.base
-        # α meets the weights in their own precision: in half of it, most of its steps from 1 would be rounded away.
-        kernel = self.merged[...] if self.merged is not None else self._scaled(base.kernel[...])
         bias = None if base.bias is None else base.bias[...]
-        x, kernel, bias = base.promote_dtype((inputs, kernel, bias), dtype=base.dtype)
-        y = x @ kernel if self.merged is not None or self.update is None else self.update(x, kernel)
+        x, _, bias = base.promote_dtype((inputs, base.kernel[...], bias), dtype=base.dtype)
+        if self.merged is not None or self.update is None:
+            kernel = self._scaled(base.kernel[...]) if self.merged is None else self.merged[...]
+            y = x @ kernel.astype(x.dtype)
+        else:
+            # α meets the weights in their own precision: in half of it, most of its steps from 1 would be rounded away.
+            y = self.update(x, base.kernel[...], None if self.alpha is None else self.alpha[...])
         return y if bias is None else y + bias
 
 

@@ -31,24 +31,43 @@ __all__ = [
 
 
 @jax.custom_vjp
-def _low_rank_linear(x, kernel, a, b):
-    """X (K + A B), the sum formed first: it is small beside the product with X."""
-    return x @ (kernel + a @ b)
+def _low_rank_linear(x, kernel, alpha, a, b):
+    """X (K diag(α) + A B), the sum formed first: it is small beside the product with X. α may be None."""
+    return x @ (_scaled(kernel, alpha) + a @ b)
+
+
+def _scaled(kernel, alpha):
+    return kernel if alpha is None else kernel * alpha
+
+
+def _low_rank_forward(x, kernel, alpha, a, b):
+    of_alpha = alpha is not None and alpha.perturbed
+    x, kernel, alpha, a, b = jax.tree.map(lambda p: p.value, (x, kernel, alpha, a, b))
+    if not of_alpha:
+        return _low_rank_linear(x, kernel, alpha, a, b), (x, kernel, alpha, a, b, None)
+    # α's gradient is a sum of X K times what comes back: with that kept, it needs no product of its own.
+    base = x @ kernel
+    return base * alpha + (x @ a) @ b, (x, kernel, alpha, a, b, base)
 
 
 def _low_rank_backward(saved, gradient):
-    x, kernel, a, b = saved
+    x, kernel, alpha, a, b, base = saved
+    if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
+        gradient = jnp.zeros(gradient.shape, gradient.dtype)
     rows, flat = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
-    to_x = (rows @ (kernel + a @ b).T).reshape(x.shape)
+    to_x = (rows @ (_scaled(kernel, alpha) + a @ b).T).reshape(x.shape)
+    to_alpha = None
+    if alpha is not None:
+        to_alpha = jnp.zeros_like(alpha) if base is None else (rows * base.reshape(rows.shape)).sum(0)
     # Where nothing but A and B trains, the compiler leaves out the product with the kernel's own gradient.
-    return to_x, flat.T @ rows, flat.T @ (rows @ b.T), (flat @ a).T @ rows
+    return to_x, _scaled(flat.T @ rows, alpha), to_alpha, flat.T @ (rows @ b.T), (flat @ a).T @ rows
 
 
-_low_rank_linear.defvjp(lambda *args: (_low_rank_linear(*args), args), _low_rank_backward)
+_low_rank_linear.defvjp(_low_rank_forward, _low_rank_backward, symbolic_zeros=True)
 
 
 class Update(nnx.Module):
-    """What is added to a frozen kernel K (inputs, outputs), of which α may already have scaled the columns."""
+    """What is added to a frozen kernel K (inputs, outputs), whose columns α may scale."""
 
     rank: int
 
@@ -57,16 +76,22 @@ class Update(nnx.Module):
         raise NotImplementedError
 
     def kernel(self, kernel: Float[Array, "inputs outputs"]) -> Float[Array, "inputs outputs"]:
-        """The new kernel."""
+        """The new kernel, α already applied to the old one."""
         a, b = self.factors()
         return kernel + a @ b
 
-    def __call__(self, x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]):
-        """`x @ self.kernel(kernel)`, computed in the dtype of x."""
+    def __call__(
+        self,
+        x: Float[Array, "*batch inputs"],
+        kernel: Float[Array, "inputs outputs"],
+        alpha: Float[Array, " outputs"] | None = None,
+    ) -> Float[Array, "*batch outputs"]:
+        """`x @ self.kernel(kernel * alpha)`, computed in the dtype of x."""
         a, b = (f.astype(x.dtype) for f in self.factors())
         if x.dtype == jnp.float32:
-            return _low_rank_linear(x, kernel, a, b)
-        return x @ kernel + (x @ a) @ b  # in half precision a sum of kernels would round the update away
+            return _low_rank_linear(x, kernel.astype(x.dtype), alpha, a, b)
+        # In half precision a sum of kernels would round the update away.
+        return x @ _scaled(kernel, alpha).astype(x.dtype) + (x @ a) @ b
 
 
 class LoRA(Update):
@@ -108,8 +133,8 @@ class DoRA(LoRA):
     def kernel(self, kernel):
         return super().kernel(kernel) * self._rescaled(kernel)
 
-    def __call__(self, x, kernel):
-        return super().__call__(x, kernel) * self._rescaled(kernel).astype(x.dtype)
+    def __call__(self, x, kernel, alpha=None):
+        return super().__call__(x, kernel, alpha) * self._rescaled(_scaled(kernel, alpha)).astype(x.dtype)
 
 
 class OrthogonalLoRA(Update):
@@ -188,8 +213,8 @@ class Dense(Update):
     def kernel(self, kernel):
         return kernel + self.delta[...].astype(kernel.dtype)
 
-    def __call__(self, x, kernel):
-        return x @ (kernel + self.delta[...].astype(x.dtype))
+    def __call__(self, x, kernel, alpha=None):
+        return x @ self.kernel(_scaled(kernel, alpha)).astype(x.dtype)
 
 
 METHODS: dict[str, Callable[..., Update]] = {
