@@ -5,7 +5,7 @@
 
 Both train LoRA on query and value and the head with AdamW, dropout on, on the same random tokens, in turn in one process;
 on processors both use all cores, on a GPU both may use TF32 for float32. Compilation is apart. Memory is the peak of a
-process of its own for each, which loads the model and takes three steps.
+process of its own for each, which loads the model and takes four steps, two of them with a move of α where there is one.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def peft(batch: int, length: int, dtype: str):
 
 def memory(which: str, batch: int, length: int, dtype: str) -> None:
     """Take three steps and print the peak of memory in bytes: of the process, and of the accelerator if there is one."""
-    step = peft(batch, length, dtype) if which == "peft" else ours("lora", batch, length, dtype)[0]
-    for _ in range(3):
+    step = peft(batch, length, dtype) if which == "peft" else ours(which, batch, length, dtype, every=2)[0]
+    for _ in range(4):
         step()
     device = jax.devices()[0]
     if device.platform == "cpu":
@@ -146,7 +146,7 @@ def measure(batch: int, length: int, dtype: str, repeats: int, cycles: int, ever
 
     cycled = cycles_in_turn(cycles, every, lora=mine, alpha_lora=with_alpha)
     peaks = {}
-    for which in ("rmtjax", *peers):
+    for which in ("lora", "alpha-lora", *peers):
         command = [sys.executable, __file__, "--memory", which, "--batch", batch, "--length", length, "--dtype", dtype]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
         peaks[which] = json.loads(done.stdout.splitlines()[-1])
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--every", type=int, default=20, help="T")
-    parser.add_argument("--memory", choices=("rmtjax", "peft"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory", choices=("lora", "alpha-lora", "peft"), help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
     from rmtjax._startup import device_for_each_core
 

@@ -97,6 +97,58 @@ def measured_spectra() -> str:
     return _measurements(found, rows)
 
 
+def measured_train_step() -> str:
+    """The benchmark of training steps against its targets."""
+    found = _benchmark("train-step-float32")
+    speed, peak = found["tokens_per_s"], found["peak_bytes"]
+    rows = [
+        ("MiniLM, LoRA r = 8 on query and value, 32 × 128 tokens: tokens a second", f"{speed['rmtjax']:,.0f}", ""),
+        ("PyTorch with PEFT", f"{speed['peft']:,.0f}", ""),
+        ("time of a step, PEFT over ours", f"{found['peft_over_rmtjax']:.2f} ×", "≥ 1, aim 1.3"),
+        ("the same program without pieces over ours", f"{found['one_piece_over_rmtjax']:.2f} ×", ""),
+        (f"{found['T']} steps of α-LoRA, T = {found['T']}, over LoRA's", f"{found['alpha_lora_over_lora']:.3f}", "≤ 1.05"),
+        ("peak memory, LoRA", f"{peak['lora'] / 1e9:.2f} GB", "at most PEFT's"),
+        ("peak memory, α-LoRA", f"{peak['alpha-lora'] / 1e9:.2f} GB", ""),
+        ("peak memory, PEFT", f"{peak['peft'] / 1e9:.2f} GB", ""),
+        ("compilation of the step", f"{found['compile_s']:.1f} s", ""),
+    ]  # fmt: skip
+    return _measurements(found, rows)
+
+
+def _pm(pair: tuple[float, float], sign: str = "") -> str:
+    return f"{pair[0]:{sign}.2f} ± {pair[1]:.2f}".replace("-", "−")
+
+
+def table2() -> str:
+    """Table 2: ours, beside the paper's."""
+    found = json.loads((HERE / "results/glue_table2.json").read_text(encoding="utf-8"))["numbers"]["rows"]
+    lines = [
+        "| task | metric | seeds | LoRA | α-LoRA | gain | p | paper: LoRA | paper: α-LoRA |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for row in found:
+        paper = [_pm(pair) for pair in row["paper"]] if row["paper"] else ["–", "–"]
+        ours = [_pm(row["lora"]), _pm(row["alpha_lora"]), f"**{_pm(row['gain'], '+')}**", f"{row['p']:.2f}"]
+        lines.append("| " + " | ".join([row["task"], row["metric"], str(len(row["seeds"])), *ours, *paper]) + " |")
+    return "\n".join(lines)
+
+
+def ablations() -> str:
+    """What T, the share and the adapter do on MRPC."""
+    found = json.loads((HERE / "results/glue_ablations.json").read_text(encoding="utf-8"))["numbers"]
+    lines = ["| what | seeds | MRPC accuracy |", "| --- | --: | --: |"]
+    for key, name in (("T", "T"), ("split", "`val_split`")):
+        group = found[key]
+        for value, pair, seeds in zip(group["value"], group["mean_se"], group["seeds"], strict=True):
+            lines.append(f"| α-LoRA, {name} = {value:g} | {len(seeds)} | {_pm(pair)} |")
+    for name in ("LoRA", "rsLoRA", "DoRA"):
+        one = found[name]
+        for label, key in ((name, "without"), (f"{name} with α", "with")):
+            gain = f", gain {_pm(one['gain'], '+')}, p = {one['p']:.2f}" if key == "with" else ""
+            lines.append(f"| {label} | {len(one['seeds'])} | {_pm(one[key])}{gain} |")
+    return "\n".join(lines)
+
+
 def _z(finding: dict) -> str:
     z = finding["z"]
     if z is None:  # every trial gave the same
