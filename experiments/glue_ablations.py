@@ -13,10 +13,12 @@ from scipy.stats import ttest_rel
 from rmtjax.report.figures import INK, MUTED, PALETTE, new_figure, style
 
 
-def series(found: dict, prefix: str) -> dict[float, dict[int, float]]:
-    """Scores by the number that ends the names that begin so."""
-    names = [name for name in found if name.startswith(prefix)]
-    return {value: scores(found[name]) for value, name in sorted((float(n.removeprefix(prefix)), n) for n in names)}
+def series(found: dict, prefix: str, setting: str) -> dict[float, dict[int, float]]:
+    """Scores by the number that ends the names that begin so, and those of table2 by its setting."""
+    names = {float(name.removeprefix(prefix)): name for name in found if name.startswith(prefix)}
+    if names and "mrpc-alpha-lora" in found:
+        names[float(next(iter(found["mrpc-alpha-lora"].values()))["settings"][setting])] = "mrpc-alpha-lora"
+    return {value: scores(found[name]) for value, name in sorted(names.items())}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,11 +29,11 @@ def main(argv: list[str] | None = None) -> None:
     base = scores(found.get("mrpc-lora", {}))
     with style():
         figure, axes = new_figure(1, 3, size=(9.6, 3.2), sharey=True)
-        for axis, key, label in (
-            (axes[0], "T", "T, steps between two moves of α"),
-            (axes[1], "split", "share kept for α"),
+        for axis, key, setting, label in (
+            (axes[0], "T", "every", "T, steps between two moves of α"),
+            (axes[1], "split", "val_split", "share kept for α"),
         ):
-            table = series(found, f"mrpc-alpha-lora-{key}")
+            table = series(found, f"mrpc-alpha-lora-{key}", setting)
             points = np.array([mean_se(of.values()) for of in table.values()]).reshape(-1, 2)
             axis.errorbar(list(table), points[:, 0], 2 * points[:, 1], fmt="o-", ms=4, color=PALETTE[0], capsize=3)
             axis.set_xlabel(label)

@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+import typer.core
 
 from rmtjax._errors import InputError
 from rmtjax._startup import device_for_each_core, keep_programs
@@ -260,6 +261,95 @@ def finetune(
     console.print(f"\n{report.summary(result)}")
     if out is not None:
         console.print(f"wrote {', '.join(report.files(out))} into {out}")
+
+
+class _ScanFirst(typer.core.TyperGroup):
+    """`intruders BASE TUNED` is `intruders scan BASE TUNED`."""
+
+    def parse_args(self, ctx, args):
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["scan", *args]
+        return super().parse_args(ctx, args)
+
+
+intruders = typer.Typer(cls=_ScanFirst, no_args_is_help=True)
+app.add_typer(
+    intruders,
+    name="intruders",
+    help="Singular vectors that fine-tuning planted: `intruders BASE TUNED` finds them, `mend` shrinks them.",
+)
+
+Base = Annotated[
+    str, typer.Argument(help="Before: safetensors file, folder or hub id; `minilm` for the packaged model.")
+]
+Tuned = Annotated[str, typer.Argument(help="After: the same, or a folder of a PEFT adapter or of a run of finetune.")]
+Top = Annotated[int, typer.Option(help="Leading singular vectors that are looked at.")]
+Threshold = Annotated[float, typer.Option(help="Cosine below which a vector is an intruder.")]
+Layers = Annotated[str | None, typer.Option(metavar="PATTERN", help="Regular expression that names must contain.")]
+Exact = Annotated[bool, typer.Option("--exact", help="Two SVDs a layer.")]
+
+
+@intruders.command("scan")
+def scan_intruders(
+    base: Base,
+    tuned: Tuned,
+    top: Top = 10,
+    threshold: Threshold = 0.5,
+    layers: Layers = None,
+    exact: Exact = False,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Also write the numbers and pictures into this folder.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Which leading singular vectors of a tuned checkpoint are none of the base's; and what theory expected."""
+    from rmtjax._files import prepare_file, prepare_folder, write_json
+    from rmtjax._progress import Progress
+    from rmtjax.intruders import scan
+    from rmtjax.report import intruders as report
+
+    folder = None if out is None else prepare_folder("out", out)
+    file = None if json is None else prepare_file("json", json)
+    console = _console(quiet=file == "-")
+    with Progress(1, "layers", unit="layers") as bar:
+        found = scan(
+            None if base == "minilm" else base, tuned, top=top, threshold=threshold, layers=layers, exact=exact,
+            progress=lambda done, total, _: bar.show(done, total),
+        )  # fmt: skip
+    if file is not None:
+        write_json(file, found.as_dict())
+    console.print(report.table(found))
+    console.print(f"\n{report.summary(found)}", soft_wrap=True)
+    if folder is not None:
+        written = report.write_report(found, folder)
+        console.print(f"wrote {', '.join(path.name for path in written)} into {folder}")
+
+
+@intruders.command("mend")
+def mend_intruders(
+    base: Base,
+    tuned: Tuned,
+    out: Annotated[str, typer.Option(metavar="DIR", help="New folder for the mended adapter or model.")],
+    scale: Annotated[float, typer.Option(help="What intruders' singular values are multiplied by, 0 to 1.")] = 0.75,
+    top: Top = 10,
+    threshold: Threshold = 0.5,
+    layers: Layers = None,
+    exact: Exact = False,
+) -> None:
+    """Write a copy of an adapter (for PEFT) or model in which intruders are scaled down."""
+    from rmtjax._progress import Progress
+    from rmtjax.intruders import mend
+
+    console = _console()
+    with Progress(1, "layers", unit="layers") as bar:
+        found = mend(
+            None if base == "minilm" else base, tuned, out, scale=scale, top=top, threshold=threshold, layers=layers,
+            exact=exact, progress=lambda done, total, _: bar.show(done, total),
+        )  # fmt: skip
+    layers_with = sum(layer.intruders > 0 for layer in found.layers)
+    console.print(
+        f"{found.intruders} intruders in {layers_with} of {len(found.layers)} layers scaled by {scale:g}: {out}"
+    )
 
 
 def _pairs(what: str, texts: list[str]) -> dict[str, str]:

@@ -7,7 +7,9 @@ layer's dotted path plus ".alpha", which `load_peft` reads; and, where asked, me
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
 from rmtjax._errors import InputError, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json
@@ -28,7 +31,7 @@ from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
 from rmtjax.models import SequenceClassifier, save_model
 from rmtjax.models.checkpoint import TensorFile, listed, weight_name
 
-__all__ = ["load_peft", "save_peft"]
+__all__ = ["PeftFile", "PeftLayer", "load_peft", "read_peft", "save_peft"]
 
 _PREFIX = "base_model.model."
 _STARTS = ("gaussian", "eva", "orthogonal", "mica")  # other named ones subtract what they start with from the base
@@ -141,7 +144,54 @@ def _scaled_base(model: SequenceClassifier) -> SequenceClassifier:
     return merged(model)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class PeftLayer:
+    """One layer's update as its file has it, W + s B A with W (outputs, inputs), magnitudes and α where there are any.
+
+    Attributes:
+        A, B: shapes (r, inputs) and (outputs, r); None where only α is.
+        scale: PEFT's `lora_alpha`, a.
+        stabilised: whether s is a/√r, not a/r.
+        magnitude: of DoRA, shape (outputs,).
+        alpha: shape (outputs,).
+    """
+
+    A: Array | None
+    B: Array | None
+    scale: float
+    stabilised: bool
+    magnitude: Array | None
+    alpha: Array | None
+
+    @property
+    def strength(self) -> float:
+        """The factor s."""
+        rank = 1 if self.A is None else self.A.shape[0]
+        return self.scale / (math.sqrt(rank) if self.stabilised else rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class PeftFile:
+    """A folder of PEFT, read.
+
+    Attributes:
+        folder: where it is.
+        config: its `adapter_config.json`.
+        layers: updates by the layers' dotted paths.
+        keys: of each layer, the tensors it is made of: lora_A, lora_B, lora_magnitude_vector → key.
+        own: weights of the model that the file holds besides (`modules_to_save`): name → key.
+        tensors: all of them.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    layers: Mapping[str, PeftLayer]
+    keys: Mapping[str, Mapping[str, str]]
+    own: Mapping[str, str]
+    tensors: TensorFile
+
+
+def _config(folder: Path, fan_in_fan_out: bool = False) -> dict[str, Any]:
     try:
         values = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -162,6 +212,8 @@ def _config(folder: Path) -> dict[str, Any]:
         "kasa_config": None,
         "use_bdlora": None,
     }
+    if fan_in_fan_out:
+        del allowed["fan_in_fan_out"]
     for name, value in allowed.items():
         if (values.get(name) or value) != value:
             raise InputError(f"adapter = {folder}: {name} = {shown(values[name])} is not read here, must be {value!r}")
@@ -182,19 +234,19 @@ def _for(path: str, patterns: Mapping[str, Any] | None, default: Any) -> Any:
     return default
 
 
-def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
-    """Put the adapters of a PEFT folder (LoRA, rsLoRA, DoRA; and α, where `alpha.safetensors` is) on a model, in place.
+def read_peft(folder: str | os.PathLike, *, fan_in_fan_out: bool = False) -> PeftFile:
+    """Read a PEFT folder (LoRA, rsLoRA, DoRA; and α, where `alpha.safetensors` is) for whatever model it is.
 
-    Weights of the model itself that are in the file (`modules_to_save`, such as the head) replace the model's.
+    Args:
+        folder: with `adapter_config.json` and `adapter_model.safetensors`.
+        fan_in_fan_out: whether adapters of layers that keep their weight transposed are read, too.
 
     Raises:
-        InputError: if a file is missing or of another kind, or a tensor has no place in the model or the wrong shape.
+        InputError: if a file is missing or of another kind, or its tensors do not fit one another.
     """
     folder = Path(folder)
-    config = _config(folder)
+    config = _config(folder, fan_in_fan_out)
     tensors = TensorFile(folder, "adapter", _TENSORS)
-    layers = {".".join(map(str, path)): (path, layer) for path, layer in dense_layers(model).items()}
-    check_plain(model)
     parts: dict[str, dict[str, str]] = {}
     own: dict[str, str] = {}
     for key in tensors:
@@ -204,22 +256,15 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
             parts.setdefault(found[1], {})[found[2]] = key
         else:
             own[name.replace(".modules_to_save.default.", ".").replace(".original_module.", ".")] = key
-    variables = {weight_name(path): path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    stray = [name for name in parts if name not in layers] + [name for name in own if name not in variables]
-    if stray or not parts:
-        what = f"has {listed(stray)}, for which the model has no place" if stray else "holds no LoRA weights"
-        raise InputError(f"adapter = {folder}: {_TENSORS} {what}; is it an adapter for another base?")
+    if not parts:
+        raise InputError(f"adapter = {folder}: {_TENSORS} holds no LoRA weights; is it an adapter for another base?")
     alphas = TensorFile(folder, "adapter", _ALPHA) if (folder / _ALPHA).is_file() else {}
     scaled = {name.removesuffix(".alpha"): name for name in alphas}
-    lost = [name for name in scaled if name not in layers]
-    if lost:
-        raise InputError(f"adapter = {folder}: {_ALPHA} has {listed(lost)}, for which the model has no place")
     dora, stabilised = bool(config.get("use_dora")), bool(config.get("use_rslora"))
     needed = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if dora else set())
-    adapted = {}
+    layers = {}
     for name in dict.fromkeys([*parts, *scaled]):
-        path, layer = layers[name]
-        built = None
+        value, scale = {}, 1.0
         if name in parts:
             if set(parts[name]) != needed:
                 absent = listed(sorted(needed ^ set(parts[name])))
@@ -227,14 +272,55 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
                     f"adapter = {folder}: {name}: {absent} is missing or not called for by use_dora = {dora}"
                 )
             value = {kind: _read(folder, tensors, key) for kind, key in parts[name].items()}
-            rank = value["lora_A"].shape[0]
+            a, b = value["lora_A"], value["lora_B"]
+            if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.shape[0] == 0:
+                raise InputError(
+                    f"adapter = {folder}: {name}: A and B have shapes {list(a.shape)} and {list(b.shape)}, must be"
+                    " [r, inputs] and [outputs, r]"
+                )
             scale = _for(name, config.get("alpha_pattern"), config.get("lora_alpha", 8))
             if not isinstance(scale, (int, float)) or not np.isfinite(scale):
                 raise InputError(f"adapter = {folder}: lora_alpha = {shown(scale)}: must be a number")
-            built = (DoRA if dora else LoRA)(layer.kernel[...], rank, scale, jax.random.key(0), stabilised)
-            new = {"A": value["lora_A"].T, "B": value["lora_B"].T}
-            if dora:
-                new["magnitude"] = value["lora_magnitude_vector"].reshape(-1)
+        magnitude = value["lora_magnitude_vector"].reshape(-1) if dora and value else None
+        alpha = _read(folder, alphas, scaled[name]) if name in scaled else None
+        layers[name] = PeftLayer(value.get("lora_A"), value.get("lora_B"), scale, stabilised, magnitude, alpha)
+    return PeftFile(folder, config, layers, parts, own, tensors)
+
+
+def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
+    """Put the adapters of a PEFT folder (LoRA, rsLoRA, DoRA; and α, where `alpha.safetensors` is) on a model, in place.
+
+    Weights of the model itself that are in the file (`modules_to_save`, such as the head) replace the model's.
+
+    Raises:
+        InputError: if a file is missing or of another kind, or a tensor has no place in the model or the wrong shape.
+    """
+    file = read_peft(folder)
+    folder, tensors, own = file.folder, file.tensors, file.own
+    layers = {".".join(map(str, path)): (path, layer) for path, layer in dense_layers(model).items()}
+    check_plain(model)
+    variables = {weight_name(path): path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    updated = [name for name, layer in file.layers.items() if layer.A is not None]
+    stray = [name for name in updated if name not in layers] + [name for name in own if name not in variables]
+    if stray:
+        raise InputError(
+            f"adapter = {folder}: {_TENSORS} has {listed(stray)}, for which the model has no place; is it an adapter for"
+            " another base?"
+        )
+    lost = [name for name in file.layers if name not in layers]
+    if lost:
+        raise InputError(f"adapter = {folder}: {_ALPHA} has {listed(lost)}, for which the model has no place")
+    adapted = {}
+    for name, read in file.layers.items():
+        path, layer = layers[name]
+        built = None
+        if read.A is not None:
+            kind = LoRA if read.magnitude is None else DoRA
+            rank = read.A.shape[0]
+            built = kind(layer.kernel[...], rank, read.scale, jax.random.key(0), read.stabilised)
+            new = {"A": read.A.T, "B": read.B.T}
+            if read.magnitude is not None:
+                new["magnitude"] = read.magnitude
             for attribute, array in new.items():
                 expected = getattr(built, attribute).shape
                 if array.shape != expected:
@@ -243,10 +329,10 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
                         f" {list(expected)}; is it an adapter for another base?"
                     )
                 setattr(built, attribute, AdapterParam(array))
-        vector = AlphaParam(_read(folder, alphas, scaled[name])) if name in scaled else None
+        vector = None if read.alpha is None else AlphaParam(read.alpha)
         if vector is not None and vector.shape != (layer.out_features,):
             raise InputError(
-                f"adapter = {folder}: {scaled[name]} has shape {list(vector.shape)}, the layer asks for [{layer.out_features}]"
+                f"adapter = {folder}: {name}.alpha has shape {list(vector.shape)}, the layer asks for [{layer.out_features}]"
             )
         adapted[path] = AdaptedLinear(layer, built, vector)
     replaced = {}

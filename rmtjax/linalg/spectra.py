@@ -78,7 +78,7 @@ class _OneThread:
                     self._keeper.submit(self._limit.close).result()
 
 
-_one_thread = _OneThread()
+one_blas_thread = _OneThread()
 
 
 @functools.cache
@@ -101,7 +101,7 @@ def _spread(function: Callable[[np.ndarray], np.ndarray], batch: np.ndarray) -> 
     pool, cores = _pool()
     if len(batch) < cores and min(batch.shape[1:]) >= _BLAS_ALONE:
         return function(batch)
-    with _one_thread():
+    with one_blas_thread():
         if len(batch) < 2 or cores < 2:
             return function(batch)
         return np.concatenate(list(pool.map(function, np.array_split(batch, min(len(batch), 4 * cores)))))

@@ -140,6 +140,15 @@ class TensorFile(Mapping[str, jax.Array]):
     def __contains__(self, name: object) -> bool:
         return name in self._file
 
+    @property
+    def files(self) -> list[str]:
+        """Names of the files."""
+        return list(dict.fromkeys(self._file.values()))
+
+    def in_file(self, file: str) -> list[str]:
+        """Names of the tensors in one of the files."""
+        return [name for name, where in self._file.items() if where == file]
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
         return tuple(self._opened(self._file[name]).get_slice(name).get_shape())

@@ -19,7 +19,8 @@ def result(task, method, seed, score, epochs=3):
     ]
     alpha = {name: {"mean": 1 + 0.01 * i, "sd": 0.02, "min": 0.9, "max": 1.1} for i, name in enumerate(MODULES)}
     return {
-        "settings": {"task": task, "method": method, "seed": seed, "epochs": epochs, "alpha": "alpha" in method},
+        "settings": {"task": task, "method": method, "seed": seed, "epochs": epochs, "alpha": "alpha" in method,
+                     "every": 5, "val_split": 1.0},
         "headline": metric, "last": score, "best": score, "best_epoch": epochs, "history": history,
         "alpha": alpha if "alpha" in method else {}, "seconds": 1.0, "made_with": {"device": "none"},
     }  # fmt: skip
@@ -85,8 +86,9 @@ def test_curves_and_alphas(runs, tmp_path, monkeypatch):
 def test_ablations(runs, tmp_path, monkeypatch):
     folder, scores = runs
     numbers = run("glue_ablations", folder, tmp_path, monkeypatch)
-    assert numbers["T"]["value"] == [1.0, 20.0] and numbers["split"]["value"] == [0.2]
-    np.testing.assert_allclose(numbers["T"]["mean_se"][1][0], 100 * scores["mrpc-alpha-lora-T20"].mean(), rtol=1e-5)
+    assert numbers["T"]["value"] == [1.0, 5.0, 20.0] and numbers["split"]["value"] == [0.2, 1.0]  # those of table2, too
+    for i, name in enumerate(("mrpc-alpha-lora-T1", "mrpc-alpha-lora", "mrpc-alpha-lora-T20")):
+        np.testing.assert_allclose(numbers["T"]["mean_se"][i][0], 100 * scores[name].mean(), rtol=1e-5)
     assert "DoRA" in numbers and "rsLoRA" not in numbers
 
 

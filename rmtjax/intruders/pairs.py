@@ -1,0 +1,271 @@
+"""A checkpoint before and after fine-tuning, weight by weight, one at a time in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rmtjax._errors import InputError, shown
+from rmtjax.adapters.peft import PeftFile, PeftLayer, read_peft
+from rmtjax.linalg.krylov import Operator
+from rmtjax.models.checkpoint import TensorFile, listed, model_folder
+
+__all__ = ["Pair", "Pairs", "Skipped", "open_weights"]
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_EMBEDDING = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|shared|lm_head|decoder)\.(.*\.)?weight$")
+_CONV1D = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
+"""Architectures of transformers that keep the transposed weight in dense layers of these names:"""
+_CONV1D_LAYER = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
+
+
+class Pair(NamedTuple):
+    """One weight matrix before and after, (outputs, inputs), in float32.
+
+    Attributes:
+        name: in the base.
+        base: W, shape (n, m).
+        tuned: the matrix afterwards.
+        factors: B (n, r) and A (r, m) of an update that is BA and nothing else; otherwise None.
+    """
+
+    name: str
+    base: np.ndarray
+    tuned: Operator
+    factors: tuple[np.ndarray, np.ndarray] | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, m)."""
+        return self.base.shape
+
+    def update(self) -> np.ndarray:
+        """What was added, formed: tuned − base."""
+        if self.factors is not None:
+            return self.factors[0] @ self.factors[1]
+        return self.tuned.dense() - self.base
+
+
+class Skipped(NamedTuple):
+    """A tensor that was not compared, and why."""
+
+    name: str
+    reason: str
+
+
+def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
+    """The tensors of a safetensors file, or of a model's folder or hub id, sharded or not.
+
+    Raises:
+        InputError: for a pickle, and for whatever is missing, truncated or something else.
+    """
+    path = Path(path)
+    if path.is_file():
+        if path.suffix.lower() in _PICKLES:
+            raise InputError(
+                f"{argument} = {path}: is a pickle, which runs the code inside it when it is read, so it is not; convert it"
+                " to safetensors"
+            )
+        return TensorFile(path.parent, argument, path.name)
+    return TensorFile(model_folder(path), argument)
+
+
+def _host(value) -> np.ndarray:
+    return np.asarray(value).astype(np.float32, copy=False)
+
+
+def _same_layer(one: str, other: str) -> bool:
+    """Whether two dotted names are one, up to leading parts that one of them lacks (`bert.encoder…`, `encoder…`)."""
+    return one == other or one.endswith("." + other) or other.endswith("." + one)
+
+
+def _partners(names: list[str], others: Mapping[str, object], argument: str) -> dict[str, str]:
+    """For each of `names` the entry of `others` that is the same layer, where there is one."""
+    by_end: dict[str, list[str]] = {}
+    for other in others:
+        by_end.setdefault(".".join(other.split(".")[-2:]), []).append(other)
+    found = {}
+    for name in names:
+        if name in others:
+            found[name] = name
+            continue
+        same = [o for o in by_end.get(".".join(name.split(".")[-2:]), []) if _same_layer(name, o)]
+        if len(same) > 1:
+            raise InputError(f"{argument}: {name} could be any of {listed(same)}")
+        if same:
+            found[name] = same[0]
+    return found
+
+
+class Pairs:
+    """The weight matrices that two checkpoints have in common; or those that an adapter updates.
+
+    Args:
+        base: safetensors file, folder or hub id; None for the packaged all-MiniLM-L6-v2.
+        tuned: the same, or a folder of a PEFT adapter (LoRA, rsLoRA, DoRA; with α), or of a run of `rmtjax finetune`.
+        layers: regular expression that names must contain; embeddings are taken only where it is given and matches them.
+
+    Attributes:
+        names: what will be read, by their names in the base.
+        skipped: what will not, and why.
+        adapter: the adapter, if that is what `tuned` is.
+        tuned: its tensors otherwise.
+
+    Raises:
+        InputError: if a file is missing, damaged or a pickle, or nothing is in common.
+    """
+
+    def __init__(self, base: str | os.PathLike | None, tuned: str | os.PathLike, layers: str | None = None) -> None:
+        try:
+            self._wanted = None if layers is None else re.compile(layers)
+        except re.error as error:
+            raise InputError(f"layers = {layers!r}: is no regular expression ({error})") from None
+        folder = model_folder(None) if base is None else Path(base)
+        self._base = open_weights(folder, "base")
+        self._transposed = _keeps_transposed(self._base.folder)
+        tuned = Path(tuned)
+        for inner in ("adapter", "model"):  # what a run of finetune leaves
+            if (tuned / "run.json").is_file() and (tuned / inner).is_dir():
+                tuned = tuned / inner
+        self.adapter: PeftFile | None = None
+        self.tuned: TensorFile | None = None
+        if (tuned / "adapter_config.json").is_file():
+            self.adapter = read_peft(tuned, fan_in_fan_out=True)
+            partners = self._adapted()
+        else:
+            self.tuned = open_weights(tuned, "tuned")
+            partners = self._common()
+        if self._wanted is not None:
+            kept = {name: other for name, other in partners.items() if self._wanted.search(name)}
+            if partners and not kept:
+                raise InputError(f"layers = {layers!r}: matches none of {listed(list(partners))}")
+            partners = kept
+        else:
+            for name in [name for name in partners if _EMBEDDING.search(name)]:
+                self.skipped.append(Skipped(name, "an embedding (--layers takes it all the same)"))
+                del partners[name]
+        self._partners = partners
+        self.names = list(partners)
+        if not self.names:
+            raise InputError(f"tuned = {tuned}: has no weight matrix in common with the base, {self._base.folder}")
+
+    def _matrices(self, file: TensorFile) -> list[str]:
+        return [name for name in file if len(file.shape(name)) == 2]
+
+    def _adapted(self) -> dict[str, str]:
+        """Base tensor → layer of the adapter."""
+        self.skipped = []
+        stems = {name.removesuffix(".weight"): name for name in self._matrices(self._base)}
+        partners = _partners(list(self.adapter.layers), stems, f"tuned = {self.adapter.folder}")
+        stray = [name for name in self.adapter.layers if name not in partners]
+        if stray:
+            raise InputError(
+                f"tuned = {self.adapter.folder}: updates {listed(stray)}, which the base does not have; is it an adapter for"
+                " another base?"
+            )
+        return {stems[stem]: name for name, stem in partners.items()}
+
+    def _common(self) -> dict[str, str]:
+        """Base tensor → tuned tensor."""
+        base, tuned = self._matrices(self._base), self._matrices(self.tuned)
+        partners = _partners(base, dict.fromkeys(tuned), f"tuned = {self.tuned.folder}")
+        taken = set(partners.values())
+        self.skipped = [Skipped(name, "only in the base") for name in base if name not in partners]
+        self.skipped += [Skipped(name, "only in the tuned model") for name in tuned if name not in taken]
+        for name, other in list(partners.items()):
+            shapes = self._base.shape(name), self.tuned.shape(other)
+            if shapes[0] != shapes[1]:
+                self.skipped.append(Skipped(name, f"shapes differ: {list(shapes[0])} and {list(shapes[1])}"))
+                del partners[name]
+        return partners
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def partner(self, name: str) -> str:
+        """The name that a weight of the base has in the tuned file, or its layer's in the adapter."""
+        return self._partners[name]
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """(outputs, inputs), without reading the matrix."""
+        n, m = self._base.shape(name)
+        return (m, n) if self.turned(name) else (n, m)
+
+    def turned(self, name: str) -> bool:
+        """Whether the file keeps the transposed matrix."""
+        return self._transposed and _CONV1D_LAYER.search(name) is not None
+
+    def __iter__(self) -> Iterator[Pair | Skipped]:
+        return map(self.read, self.names)
+
+    def read(self, name: str) -> Pair | Skipped:
+        """One pair, or why there is none.
+
+        Raises:
+            InputError: if an update's factors do not fit the weight.
+        """
+        base = self._base[name]
+        if not np.issubdtype(np.dtype(base.dtype), np.floating) and base.dtype.name not in ("bfloat16",):
+            return Skipped(name, f"of type {base.dtype}")
+        base = _host(base)
+        base = np.ascontiguousarray(base.T) if self.turned(name) else base
+        if not np.isfinite(base).all():
+            return Skipped(name, "NaN or infinite in the base")
+        if not base.any():
+            return Skipped(name, "all zero in the base")
+        if self.adapter is not None:
+            return self._updated(name, base, self.adapter.layers[self._partners[name]])
+        tuned = self.tuned[self._partners[name]]
+        if not np.issubdtype(np.dtype(tuned.dtype), np.floating) and tuned.dtype.name not in ("bfloat16",):
+            return Skipped(name, f"of type {tuned.dtype} in the tuned model")
+        tuned = _host(tuned)
+        tuned = np.ascontiguousarray(tuned.T) if self.turned(name) else tuned
+        if not np.isfinite(tuned).all():
+            return Skipped(name, "NaN or infinite in the tuned model")
+        return Pair(name, base, Operator(tuned), None)
+
+    def _updated(self, name: str, base: np.ndarray, layer: PeftLayer) -> Pair:
+        n, m = base.shape
+        where = f"tuned = {self.adapter.folder}: {self._partners[name]}"
+        left = right = None
+        if layer.A is not None:
+            left, right = layer.strength * _host(layer.B), _host(layer.A)
+            if left.shape[0] != n or right.shape[1] != m:
+                raise InputError(
+                    f"{where}: BA has shape {[left.shape[0], right.shape[1]]}, the weight {[n, m]}; is it an adapter for"
+                    " another base?"
+                )
+        scale = None
+        for part, vector in (("alpha", layer.alpha), ("magnitude", layer.magnitude)):
+            if vector is not None and vector.shape != (n,):
+                raise InputError(f"{where}: {part} has shape {list(vector.shape)}, must be [{n}]")
+        if layer.alpha is not None:
+            scale = _host(layer.alpha)
+        if layer.magnitude is not None:
+            # m/‖W'‖ by rows, W' = diag(α)W + BA, whose norms need no W': ‖w‖² + 2⟨w, ba⟩ + ‖ba‖².
+            rows = base if scale is None else scale[:, None] * base
+            squares = np.einsum("ij,ij->i", rows, rows)
+            squares += 2 * np.einsum("ir,ir->i", rows @ right.T, left)
+            squares += np.einsum("ir,rs,is->i", left, right @ right.T, left)
+            turn = _host(layer.magnitude) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))
+            scale = turn if scale is None else turn * scale
+            left = turn[:, None] * left
+        factors = (left, right) if scale is None else None
+        return Pair(name, base, Operator(base, scale, left, right), factors)
+
+
+def _keeps_transposed(folder: Path) -> bool:
+    """Whether a model's dense layers keep the transposed weight, by its config."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return config.get("model_type") in _CONV1D
+    except FileNotFoundError:
+        return False
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise InputError(f"base = {folder}: config.json cannot be read ({shown(str(error))})") from None

@@ -1,0 +1,337 @@
+"""Which singular vectors of a tuned checkpoint the pre-trained one did not have, layer by layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rmtjax._errors import InputError, shown
+from rmtjax.intruders.pairs import Pair, Pairs, Skipped
+from rmtjax.intruders.predict import Prediction, predict
+from rmtjax.linalg.krylov import Operator, Ritz, largest_cosines, top_singular
+from rmtjax.linalg.spectra import BulkFit, bulk_fit, one_blas_thread
+
+__all__ = ["LayerScan", "Scan", "Update", "scan", "scan_layer"]
+
+_DENSE = 1024
+"""Smaller side up to which all singular values are computed; above it a quadrature stands for them."""
+_SMALL = 1 << 20
+"""Entries of a matrix up to which BLAS's threads bring less than a matrix for each core."""
+
+
+class Update(NamedTuple):
+    """What was added to a matrix.
+
+    Attributes:
+        strengths: its largest singular values, descending; all that do not vanish if it is a product BA.
+        frobenius: its Frobenius norm.
+        effective_rank: exp of the entropy of the normalised singular values (Roy & Vetterli 2007).
+        stable_rank: squared Frobenius norm over squared largest singular value.
+    """
+
+    strengths: np.ndarray
+    frobenius: float
+    effective_rank: float
+    stable_rank: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerScan:
+    """One weight matrix before and after.
+
+    Attributes:
+        name: of the weight.
+        shape: (outputs n, inputs m).
+        values: the k largest singular values after tuning.
+        cosines: of each of their left vectors, the largest absolute one with any left singular vector of before.
+        lower, upper: bounds on the cosines; an intruder's upper one is below the threshold, another's lower one is not.
+        verdicts: "intruder" or "known".
+        method: "bounds" or, where they did not decide or were not asked, "svd".
+        similarity: absolute cosines of the k leading vectors of after (rows) and before (columns).
+        base_values: the k largest singular values of before.
+        update: what was added.
+        bulk: fit of the random part of the base.
+        prediction: what an update of these strengths does to a matrix of this spectrum.
+        vectors: the k leading left singular vectors of after, as columns (n, k).
+        seconds: that it took.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    values: np.ndarray
+    cosines: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    verdicts: tuple[str, ...]
+    method: str
+    similarity: np.ndarray
+    base_values: np.ndarray
+    update: Update
+    bulk: BulkFit
+    prediction: Prediction
+    vectors: np.ndarray
+    seconds: float
+
+    @property
+    def intruders(self) -> int:
+        """How many of the k are."""
+        return self.verdicts.count("intruder")
+
+    @property
+    def predicted(self) -> float:
+        """How many were to be expected."""
+        return float(self.prediction.probabilities.sum())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "intruders": self.intruders,
+            "which": [i for i, verdict in enumerate(self.verdicts) if verdict == "intruder"],
+            "cosines": self.cosines,
+            "lower": self.lower,
+            "upper": self.upper,
+            "verdicts": list(self.verdicts),
+            "method": self.method,
+            "singular_values": self.values,
+            "base_singular_values": self.base_values,
+            "similarity": self.similarity,
+            "update": self.update._asdict(),
+            "bulk": {"sigma": self.bulk.sigma, "edge": self.bulk.upper, "spikes": self.bulk.count},
+            "predicted": {**self.prediction._asdict(), "intruders": self.predicted},
+            "seconds": self.seconds,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """All layers of a checkpoint.
+
+    Attributes:
+        layers: those that were compared.
+        skipped: tensors that were not, and why.
+        settings: top, threshold, exact.
+        seconds: from beginning to end, reading included.
+    """
+
+    layers: tuple[LayerScan, ...]
+    skipped: tuple[Skipped, ...]
+    settings: dict[str, Any]
+    seconds: float
+
+    @property
+    def intruders(self) -> int:
+        """In all layers."""
+        return sum(layer.intruders for layer in self.layers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: `layers`, `total`, `skipped`, and how it was made."""
+        total = {
+            "layers": len(self.layers),
+            "intruders": self.intruders,
+            "vectors": sum(len(layer.verdicts) for layer in self.layers),
+            "predicted": sum(layer.predicted for layer in self.layers),
+            "skipped": len(self.skipped),
+        }
+        layers = [layer.as_dict() for layer in self.layers]
+        skipped = [skip._asdict() for skip in self.skipped]
+        return {"layers": layers, "total": total, "skipped": skipped, **self.settings, "seconds": self.seconds}
+
+
+# -- spectra -------------------------------------------------------------------------------------------------------------
+
+
+def _all_values(matrix: np.ndarray) -> np.ndarray:
+    """All singular values, descending, by the Gram matrix in double precision: exact to 1e-8 of the largest."""
+    side = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).astype(np.float64)
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(side @ side.T)[::-1], 0))
+
+
+def _stand_in(ritz: Ritz, columns: np.ndarray, shape: tuple[int, int], noise: float = 1e-3) -> np.ndarray:
+    """min(n, m) numbers distributed as the singular values, from the measures of random columns of a Krylov space.
+
+    The largest Ritz values that have converged are themselves; the others follow the distribution function that the Gauss
+    quadrature of the columns, averaged, gives.
+    """
+    n, m = shape
+    count = min(n, m)
+    theta, weight = np.maximum(ritz.values, 0), (ritz.first[columns] ** 2).mean(0)
+    weight = weight / weight.sum()
+    settled = 0
+    while settled < min(len(theta) // 2, count) and ritz.residuals[-1 - settled] < noise * theta[-1 - settled]:
+        settled += 1
+    body = slice(0, len(theta) - settled)
+    # Below: n − count zeros, which the rows' measure holds, too.
+    level = (np.cumsum(weight[body]) - weight[body] / 2) / weight[body].sum()
+    zeros = (n - count) / (n - settled)
+    wanted = zeros + (1 - zeros) * (np.arange(count - settled) + 0.5) / (count - settled)
+    rest = np.interp(wanted, level, theta[body])[::-1]
+    return np.sqrt(np.concatenate([theta[len(theta) - settled :][::-1], rest]))
+
+
+def _effective_rank(values: np.ndarray) -> float:
+    share = values[values > 0] / values.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _ranks(values: np.ndarray, keep: int | None = None) -> Update:
+    frobenius = float(np.sqrt(np.sum(values**2)))
+    if frobenius == 0:
+        return Update(values[:0], 0.0, 0.0, 0.0)
+    real = values[values > values[0] * 1e-6]
+    return Update(real if keep is None else real[:keep], frobenius, _effective_rank(real), (frobenius / real[0]) ** 2)
+
+
+def _update_of(pair: Pair, top: int) -> Update:
+    if pair.factors is not None:
+        left, right = pair.factors
+        return _ranks(np.linalg.svd(np.linalg.qr(left)[1] @ np.linalg.qr(right.T)[1].T, compute_uv=False))
+    return _ranks(_all_values(pair.update()), keep=max(top, 16))
+
+
+# -- one layer -----------------------------------------------------------------------------------------------------------
+
+
+def _exact(pair: Pair, top: int):
+    """Everything from two singular value decompositions."""
+    u, s, _ = np.linalg.svd(pair.base, full_matrices=False)
+    tuned_u, tuned_s, _ = np.linalg.svd(pair.tuned.dense(), full_matrices=False)
+    real = s > s[0] * max(pair.shape) * np.finfo(s.dtype).eps  # the null space has no vectors of its own
+    every = np.abs(u.T @ tuned_u[:, :top])
+    cosines = every[real].max(0)
+    return tuned_s[:top], cosines, cosines, cosines, every[:top].T, s.astype(float), tuned_u[:, :top]
+
+
+def _bounded(pair: Pair, top: int, threshold: float):
+    """The same from Krylov spaces; None if they leave a verdict open."""
+    n, m = pair.shape
+    tuned = top_singular(pair.tuned, top)
+    if tuned.errors.max() > 0.02:
+        return None
+    dense = min(n, m) <= _DENSE
+    beside = 1 if dense else 4
+    found = largest_cosines(
+        Operator(pair.base), tuned.vectors, threshold=threshold, errors=tuned.errors, beside=beside, leading=top
+    )
+    if not ((found.lower >= threshold) | (found.upper < threshold)).all():
+        return None
+    s = _all_values(pair.base) if dense else _stand_in(found.ritz, top + np.arange(beside), (n, m))
+    estimate = np.clip(found.estimate, found.lower, found.upper)
+    similarity = np.abs(found.ritz.first[:top, : -top - 1 : -1])
+    return tuned.values, estimate, found.lower, found.upper, similarity, s, np.asarray(tuned.vectors)
+
+
+def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool = False) -> LayerScan:
+    r"""Count the intruders of one layer: of its `top` leading left singular vectors after tuning, those whose absolute cosine
+    with every left singular vector of before is below the threshold (Shuttleworth et al. 2024).
+
+    Verdicts are certain: an intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, the
+    others' from below by a converged Ritz vector (`rmtjax.linalg.krylov`). Where that leaves one open, the layer is done by two
+    SVDs. Vectors of a null space of the base are nobody's singular vectors and do not count.
+
+    Args:
+        pair: the layer before and after.
+        top: k, at most min(n, m).
+        threshold: ε in (0, 1).
+        exact: do the SVDs.
+    """
+    began = time.perf_counter()
+    n, m = pair.shape
+    update = _update_of(pair, top)
+    found, method = None, "bounds"
+    if not exact and min(n, m) >= 8 * (top + 2):
+        found = _bounded(pair, top, threshold)
+    if found is None:
+        found, method = _exact(pair, top), "svd"
+    values, cosines, lower, upper, similarity, s, vectors = found
+    verdicts = tuple("intruder" if bound < threshold else "known" for bound in upper)
+    bulk = bulk_fit(s, n, m)
+    prediction = predict(update.strengths, s, (n, m), _edge(s, bulk), threshold, top=top)
+    return LayerScan(
+        pair.name, (n, m), values, cosines, lower, upper, verdicts, method, similarity, s[:top], update, bulk, prediction,
+        vectors, time.perf_counter() - began,
+    )  # fmt: skip
+
+
+def _edge(s: np.ndarray, bulk: BulkFit) -> float:
+    """Where the bulk ends, one spacing beyond its last value, which is a pole of the sums over it."""
+    last = s[bulk.count : bulk.count + 9]
+    return max(bulk.threshold, float(last[0] + (last[0] - last[-1]) / 8))
+
+
+# -- a checkpoint --------------------------------------------------------------------------------------------------------
+
+
+def _check(top: Any, threshold: Any) -> None:
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise InputError(f"top = {shown(top)}: must be a whole number, 1 or more")
+    if not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
+        raise InputError(f"threshold = {shown(threshold)}: must be between 0 and 1")
+
+
+def scan(
+    base: str | os.PathLike | None,
+    tuned: str | os.PathLike,
+    *,
+    top: int = 10,
+    threshold: float = 0.5,
+    layers: str | None = None,
+    exact: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Scan:
+    """Find the intruders in every weight matrix of a checkpoint. See `scan_layer`.
+
+    Args:
+        base: safetensors file, folder or hub id; None for the packaged all-MiniLM-L6-v2.
+        tuned: the same, or a folder of a PEFT adapter or of a run of `rmtjax finetune`.
+        top: k, how many leading vectors are looked at.
+        threshold: ε, the cosine below which a vector is an intruder.
+        layers: regular expression that names must contain.
+        exact: two SVDs a layer.
+        progress: called with (layers done, layers, name).
+
+    Raises:
+        InputError: for files that cannot be compared, a threshold outside (0, 1), or a `top` that no layer has.
+    """
+    _check(top, threshold)
+    began = time.perf_counter()
+    pairs = Pairs(base, tuned, layers)
+    skipped = list(pairs.skipped)
+    short = [name for name in pairs.names if min(pairs.shape(name)) < top]
+    if len(short) == len(pairs.names):
+        most = max(min(pairs.shape(name)) for name in short)
+        raise InputError(f"top = {top}: must be at most {most}, the smaller side of the largest layer")
+    skipped += [Skipped(name, f"smaller than top = {top}") for name in short]
+    names = [name for name in pairs.names if name not in set(short)]
+
+    def one(name: str) -> LayerScan | Skipped:
+        pair = pairs.read(name)
+        return pair if isinstance(pair, Skipped) else scan_layer(pair, top=top, threshold=threshold, exact=exact)
+
+    done: list[LayerScan | Skipped] = []
+
+    def note(result):
+        done.append(result)
+        if progress is not None:
+            progress(len(done), len(names), result.name)
+
+    small = [name for name in names if math.prod(pairs.shape(name)) <= _SMALL]
+    if len(small) > 1:
+        with one_blas_thread(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for result in pool.map(one, small):
+                note(result)
+    for name in names if len(small) < 2 else [name for name in names if name not in set(small)]:
+        note(one(name))
+    order = {name: i for i, name in enumerate(names)}
+    found = sorted((r for r in done if isinstance(r, LayerScan)), key=lambda r: order[r.name])
+    skipped += [r for r in done if isinstance(r, Skipped)]
+    settings = {"top": top, "threshold": threshold, "exact": exact}
+    return Scan(tuple(found), tuple(skipped), settings, time.perf_counter() - began)

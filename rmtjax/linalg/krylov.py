@@ -1,0 +1,376 @@
+r"""Block Lanczos for :math:`AA^\top`: the largest singular triplets of a matrix, and how much of a vector any one singular
+vector can hold, without an SVD.
+
+Started from a block X of orthonormal columns, k steps give an orthonormal basis Q and the band matrix
+:math:`T = Q^\top AA^\top Q` with :math:`AA^\top Q = QT + Q_{k+1}B E_k^\top`. What is known after that:
+
+- A Ritz pair :math:`(\vartheta, y = Qs)` has the residual :math:`\rho = \|B s_k\|`; within ρ of ϑ there is an eigenvalue, and
+  y is within :math:`\rho/\text{gap}` of its eigenvector.
+- **No atom is larger than the Christoffel function allows.** A left singular vector u with :math:`\sigma^2 = x` has in the basis
+  the coordinates :math:`z = -(T - x)^{-1}E_kB^\top q`, q being those in the next block. Since
+  :math:`\|z\|^2 + \|q\|^2 \le 1`,
+
+  .. math::
+      \langle X_i, u\rangle^2 \le \big[A_1(I + A^\top A)^{-1}A_1^\top\big]_{ii}, \qquad A = -(T-x)^{-1}E_kB^\top,
+
+  :math:`A_1` the rows of the first block. The largest value over all x bounds the squared cosine of :math:`X_i` with *every* left
+  singular vector, seen or not.
+
+Golub & Underwood, *The block Lanczos method for computing eigenvalues* (1977); Golub & Meurant, *Matrices, Moments and
+Quadrature* (2010), for one vector and its measure. On processors the work is NumPy's, whose products need no compilation, so
+that thousands of shapes cost nothing; arrays on an accelerator stay there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmtjax._errors import InputError, shown
+
+__all__ = [
+    "BlockLanczos",
+    "Cosines",
+    "Operator",
+    "Ritz",
+    "TopSingular",
+    "atom_bounds",
+    "atom_floors",
+    "largest_cosines",
+    "top_singular",
+]
+
+Matrix = np.ndarray | jax.Array
+_NOISE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}
+"""Residual over the largest eigenvalue below which the products' own rounding hides the rest."""
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["weight", "scale", "left", "right"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    r"""A matrix :math:`\mathrm{diag}(d)W + BA` that is multiplied and never formed.
+
+    Attributes:
+        weight: W, shape (n, m).
+        scale: d, shape (n,); None for ones.
+        left, right: B (n, r) and A (r, m); None for no update.
+    """
+
+    weight: Matrix
+    scale: Matrix | None = None
+    left: Matrix | None = None
+    right: Matrix | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape
+
+    def __matmul__(self, x: Matrix) -> Matrix:
+        """The product with x (m, k)."""
+        y = self.weight @ x
+        y = y if self.scale is None else self.scale[:, None] * y
+        return y if self.left is None else y + self.left @ (self.right @ x)
+
+    def transposed(self, x: Matrix) -> Matrix:
+        """The product of the transpose with x (n, k)."""
+        y = self.weight.T @ (x if self.scale is None else self.scale[:, None] * x)
+        return y if self.left is None else y + self.right.T @ (self.left.T @ x)
+
+    def gram(self, x: Matrix) -> Matrix:
+        """The product of the matrix times its transpose with x (n, k)."""
+        return self @ self.transposed(x)
+
+    def dense(self) -> Matrix:
+        """The matrix itself."""
+        w = self.weight if self.scale is None else self.scale[:, None] * self.weight
+        return w if self.left is None else w + self.left @ self.right
+
+
+def _next_block(xp: Any, basis: Matrix, block: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Orthonormal columns for what of a block is outside a basis, and the coefficients in either."""
+    first = basis.T @ block
+    block = block - basis @ first
+    second = basis.T @ block
+    q, r = xp.linalg.qr(block - basis @ second)
+    size = abs(xp.diagonal(r))
+    if xp is jnp or size.min() < 1e-3 * size.max():
+        # Where next to nothing was left, its direction is rounding, and not orthogonal to the basis.
+        q, turn = xp.linalg.qr(q - basis @ (basis.T @ q))
+        q = q * xp.sign(xp.diagonal(turn))
+    return q, r, first + second
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _device_step(operator: Operator, basis: jax.Array, step: jax.Array, block: jax.Array):
+    """One step on an accelerator: the basis is one buffer, zero where it is not filled yet."""
+    with jax.default_matmul_precision("highest"):
+        q, r, h = _next_block(jnp, basis, operator.gram(block))
+        return jax.lax.dynamic_update_slice(basis, q, (0, (step + 1) * block.shape[1])), q, r, h
+
+
+class Ritz(NamedTuple):
+    """What a Krylov space says of the spectrum.
+
+    Attributes:
+        values: Ritz values of A Aᵀ, ascending, shape (k,).
+        vectors: their coordinates in the basis, shape (k, k).
+        first: those in the start block, shape (b, k).
+        last: of what they leave, in the next block, shape (b, k); its columns' norms are the residuals.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+    @property
+    def residuals(self) -> np.ndarray:
+        """ρ of each pair."""
+        return np.linalg.norm(self.last, axis=0)
+
+    def gaps(self) -> np.ndarray:
+        """Distance of each value to the nearest other one."""
+        steps = np.diff(self.values, prepend=-np.inf, append=np.inf)
+        return np.minimum(steps[:-1], steps[1:])
+
+
+class BlockLanczos:
+    r"""A Krylov space of :math:`AA^\top`, grown block by block and kept orthonormal.
+
+    Args:
+        operator: A, shape (n, m), in float32 or float64.
+        start: X, shape (n, b), of full rank; its columns are made orthonormal, in order.
+        most: blocks there is room for beside the first one; at most n/b − 1.
+    """
+
+    def __init__(self, operator: Operator, start: Matrix, most: int) -> None:
+        n, b = start.shape
+        if n != operator.shape[0] or b == 0:
+            raise InputError(f"start has shape {[n, b]}: must be ({operator.shape[0]}, b) with b at least 1")
+        self.operator, self.width, self.steps = operator, b, 0
+        self.most = max(0, min(most, n // b - 1))
+        self._xp = np if isinstance(operator.weight, np.ndarray) else jnp
+        order = {"order": "F"} if self._xp is np else {}  # a block is then one piece of memory
+        basis = self._xp.zeros((n, b * (self.most + 1)), start.dtype, **order)
+        q, turn = self._xp.linalg.qr(start)
+        self._block = q * self._xp.sign(self._xp.diagonal(turn))
+        if self._xp is np:
+            basis[:, :b] = self._block
+        else:
+            basis = basis.at[:, :b].set(self._block)
+        self._basis = basis
+        self._band = np.zeros((b * (self.most + 1),) * 2)
+
+    def grow(self, steps: int) -> bool:
+        """Take more steps; False if there was no room for all of them."""
+        b = self.width
+        for _ in range(min(steps, self.most - self.steps)):
+            low, high = self.steps * b, (self.steps + 1) * b
+            if self._xp is np:
+                q, r, h = _next_block(np, self._basis[:, :high], self.operator.gram(self._block))
+                self._basis[:, high : high + b] = q
+            else:
+                self._basis, q, r, h = _device_step(self.operator, self._basis, self.steps, self._block)
+                h = h[:high]
+            self._block, self.steps = q, self.steps + 1
+            # Only the last two blocks of h are not rounding, and the upper one is known.
+            own = np.asarray(h, np.float64)[-b:]
+            self._band[low:high, low:high] = (own + own.T) / 2
+            self._band[high : high + b, low:high] = r
+            self._band[low:high, high : high + b] = np.asarray(r, np.float64).T
+        return self.steps < self.most
+
+    def ritz(self) -> Ritz:
+        """Values and vectors after the steps so far, at least one."""
+        k, b = self.steps * self.width, self.width
+        values, vectors = np.linalg.eigh(self._band[:k, :k])
+        return Ritz(values, vectors, vectors[:b], self._band[k : k + b, k - b : k] @ vectors[-b:])
+
+    def combine(self, coordinates: np.ndarray) -> Matrix:
+        """Vectors (n, j) from their coordinates in the basis (k, j)."""
+        basis = self._basis[:, : len(coordinates)]
+        return basis @ self._xp.asarray(coordinates, basis.dtype)
+
+    @property
+    def noise(self) -> float:
+        """Of residuals, relative to the largest eigenvalue."""
+        return _NOISE[np.dtype(self._basis.dtype)]
+
+
+class TopSingular(NamedTuple):
+    """The largest singular values and their left vectors.
+
+    Attributes:
+        values: descending, shape (k,).
+        vectors: as columns, shape (n, k).
+        errors: bound on the sine of the angle between each vector and the true one.
+    """
+
+    values: np.ndarray
+    vectors: Matrix
+    errors: np.ndarray
+
+
+def _angles(ritz: Ritz, noise: float) -> np.ndarray:
+    """Bounds on the sines between Ritz vectors and eigenvectors: residual over gap."""
+    rho = np.maximum(ritz.residuals, noise * ritz.values[-1])
+    gaps = ritz.gaps()
+    return np.minimum(rho / np.maximum(gaps, np.finfo(float).tiny), 1.0)
+
+
+def top_singular(
+    operator: Operator, k: int, *, tolerance: float = 2e-3, width: int | None = None, most: int = 96, seed: int = 0
+) -> TopSingular:
+    """The k largest singular values and left vectors, by block Lanczos from a random start.
+
+    Args:
+        operator: A, shape (n, m).
+        k: how many.
+        tolerance: stop when every angle is below it.
+        width: columns of a block, k + 2 by default.
+        most: blocks at most.
+        seed: of the start.
+
+    Returns:
+        What was reached; `errors` above the tolerance say that it was not.
+
+    Raises:
+        InputError: if the matrix has too few rows for three blocks.
+    """
+    n = operator.shape[0]
+    width = k + 2 if width is None else width
+    if not 1 <= k <= width or n < 3 * width:
+        raise InputError(f"k = {shown(k)}: must be 1 to {max(n // 3 - 2, 0)} for {n} rows")
+    start = np.random.default_rng(seed).standard_normal((n, width)).astype(operator.weight.dtype)
+    space = BlockLanczos(operator, start if isinstance(operator.weight, np.ndarray) else jnp.asarray(start), most)
+    wanted, before, room = 6, None, True
+    while True:
+        room = space.grow(wanted - space.steps)
+        ritz = space.ritz()
+        errors = _angles(ritz, space.noise)[-k:]
+        worst = errors.max()
+        if worst <= tolerance or not room:
+            break
+        # Residuals fall geometrically: look again when they should have arrived.
+        rate = 0.0 if before is None or worst >= before[1] else math.log(before[1] / worst) / (space.steps - before[0])
+        more = math.log(worst / tolerance) / rate if rate else 4.0
+        before = (space.steps, worst)
+        wanted = space.steps + min(max(math.ceil(more), 2), 8)
+    values = np.sqrt(np.maximum(ritz.values[: -k - 1 : -1], 0))
+    return TopSingular(values, space.combine(ritz.vectors[:, : -k - 1 : -1]), errors[::-1])
+
+
+def atom_bounds(ritz: Ritz, columns: np.ndarray, floor: float = 0.0) -> np.ndarray:
+    r"""Upper bounds on the squared cosines of start vectors with any one left singular vector (the module's second point).
+
+    The bound is a smooth function of x between Ritz values; it is taken at each of them and at three places in between.
+
+    Args:
+        ritz: of a space that `columns` of the start block belong to.
+        columns: their indices, shape (c,).
+        floor: singular vectors with σ² at or below it do not count.
+
+    Returns:
+        Shape (c,).
+    """
+    theta, rho = ritz.values, ritz.residuals
+    aside = np.maximum(1e-3 * rho, 1e-14 * theta[-1])  # the bound at a Ritz value is a limit
+    steps = np.diff(theta, prepend=min(floor, theta[0]), append=theta[-1] + max(theta[-1] - theta[-2], rho[-1]))
+    starts = np.append(min(floor, theta[0]), theta)
+    x = np.concatenate([theta + aside, *(starts + share * steps for share in (0.15, 0.5, 0.85))])
+    slack = np.repeat([1.0, 1.02], [theta.size, 3 * starts.size])  # for what lies between the places
+    x, slack = x[x > floor], slack[x > floor]
+    best = np.zeros(len(columns))
+    b, k = ritz.last.shape
+    for part in np.array_split(np.arange(x.size), max(1, x.size * b * k // 2_000_000)):
+        a = ritz.last / (theta - x[part, None])[:, None, :]  # (x, b, k)
+        inner = a @ a.transpose(0, 2, 1) + np.eye(b)
+        rows = a @ ritz.first[columns].T  # (x, b, c)
+        bound = slack[part, None] * np.sum(rows * np.linalg.solve(inner, rows), axis=1)
+        best = np.maximum(best, bound.max(axis=0))
+    return np.minimum(best, 1.0)
+
+
+def atom_floors(ritz: Ritz, columns: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """The largest Ritz weights of start vectors, and the cosines that are certain, both of shape (c,).
+
+    A Ritz vector at cosine w from a start vector, and within angle φ of a singular vector, shows one at cosine
+    w cos φ − √(1 − w²) sin φ or more.
+    """
+    cosine = np.minimum(np.abs(ritz.first[columns]), 1.0)
+    sine = _angles(ritz, noise)
+    sure = cosine * np.sqrt(1 - sine**2) - np.sqrt(1 - cosine**2) * sine
+    return cosine.max(axis=1), np.maximum(sure.max(axis=1), 0.0)
+
+
+class Cosines(NamedTuple):
+    """The largest absolute cosine of each vector with the left singular vectors of a matrix.
+
+    Attributes:
+        estimate: the largest Ritz weight's, shape (c,).
+        lower, upper: bounds.
+        steps: of Lanczos.
+        ritz: what is known of the matrix besides.
+    """
+
+    estimate: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    steps: int
+    ritz: Ritz
+
+
+def largest_cosines(
+    operator: Operator,
+    vectors: Matrix,
+    *,
+    threshold: float | None = None,
+    errors: np.ndarray | float = 0.0,
+    tolerance: float = 1e-3,
+    beside: int = 1,
+    leading: int = 0,
+    most: int = 64,
+    seed: int = 0,
+) -> Cosines:
+    """Bound the largest absolute cosine of given vectors with any left singular vector, by block Lanczos from them.
+
+    Args:
+        operator: A, shape (n, m).
+        vectors: orthonormal columns, shape (n, c).
+        threshold: stop as soon as every cosine is known to be above or below it; None goes on to the tolerance.
+        errors: sines of angles that the vectors may be off by, which the bounds then allow for.
+        tolerance: width of the bounds at which to stop.
+        beside: random columns in the start block, which see what the vectors do not.
+        leading: go on until so many of the largest singular vectors are known, too, to an angle of 0.05.
+        most: blocks at most.
+        seed: of those columns.
+    """
+    n, c = vectors.shape
+    random = np.random.default_rng(seed).standard_normal((n, beside)).astype(vectors.dtype)
+    numpy = isinstance(vectors, np.ndarray)
+    start = np.concatenate([vectors, random], axis=1) if numpy else jnp.concatenate([vectors, jnp.asarray(random)], 1)
+    space = BlockLanczos(operator, start, most)
+    columns, errors = np.arange(c), np.broadcast_to(np.asarray(errors, float), (c,))
+    lower, upper = np.zeros(c), np.ones(c)
+    wanted, room = 6, True
+    while True:
+        room = space.grow(wanted - space.steps)
+        ritz = space.ritz()
+        floor = (max(operator.shape) * np.finfo(vectors.dtype).eps) ** 2 * ritz.values[-1]
+        estimate, sure = atom_floors(ritz, columns, space.noise)
+        most_of = np.sqrt(atom_bounds(ritz, columns, floor))
+        # A vector at angle φ from the one that was meant has cosines that differ by sin φ at most.
+        lower, upper = np.maximum(lower, sure - errors), np.minimum(upper, most_of + errors)
+        done = upper - lower <= tolerance + 2 * errors
+        if threshold is not None:
+            done |= (lower >= threshold) | (upper < threshold)
+        settled = leading == 0 or _angles(ritz, space.noise)[-leading:].max() <= 0.05
+        if (done.all() and settled) or not room:
+            return Cosines(estimate, lower, np.maximum(upper, lower), space.steps, ritz)
+        wanted = space.steps + 4

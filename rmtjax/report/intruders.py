@@ -1,0 +1,176 @@
+"""A scan for intruders as people read it: a table, and pictures in the manner of the paper's Figures 2 and 3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from rmtjax._files import write_json
+from rmtjax.intruders import LayerScan, Scan
+from rmtjax.report.figures import INK, MUTED, PALETTE, new_figure, save, style
+
+__all__ = ["cosines", "outliers", "similarity", "summary", "table", "write_report"]
+
+_MOST = 60
+"""Layers that a picture has room for."""
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Names without the `.weight` and the leading parts that all of them share."""
+    parts = [name.removesuffix(".weight").split(".") for name in names]
+    shared = 0
+    while len(parts) > 1 and all(len(p) > shared + 1 and p[shared] == parts[0][shared] for p in parts):
+        shared += 1
+    return [".".join(p[shared:]) for p in parts]
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "–" if not np.isfinite(value) else f"{value:.{digits}f}"
+
+
+def table(scan: Scan, every: bool = False) -> Table:
+    """A line a layer: what was added, what theory makes of it, what is there. Without `every`, only the layers that changed."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("layer", overflow="fold")
+    for name in (
+        "shape", "‖Δ‖", "threshold", "eff. rank", "outlier", "predicted", "cosine", "intruders", "predicted"
+    ):  # fmt: skip
+        shown.add_column(name, justify="right")
+    layers = [layer for layer in scan.layers if every or layer.update.frobenius > 0]
+    for name, layer in zip(_short([layer.name for layer in layers]), layers, strict=True):
+        theta = layer.update.strengths
+        foretold = layer.prediction.outliers[0] if len(theta) else np.nan
+        intruder = layer.intruders > 0
+        shown.add_row(
+            name,
+            f"{layer.shape[0]}×{layer.shape[1]}",
+            _number(theta[0] if len(theta) else 0.0),
+            _number(layer.prediction.threshold),
+            _number(layer.update.effective_rank, 1),
+            _number(_nearest(layer, foretold)),
+            _number(foretold),
+            f"{'' if layer.method == 'svd' else '≈ '}{layer.cosines.min():.2f}",
+            f"{layer.intruders}" if intruder else "0",
+            _number(layer.predicted, 1),
+            style="bold" if intruder else None,
+        )
+    return shown
+
+
+def _nearest(layer: LayerScan, value: float) -> float:
+    """The measured singular value that a predicted outlier stands for: the nearest, if it is among those that were computed."""
+    if not np.isfinite(value) or value < layer.values[-1]:
+        return np.nan
+    return float(layer.values[np.argmin(np.abs(layer.values - value))])
+
+
+def summary(scan: Scan) -> str:
+    """Totals in a few lines."""
+    total = scan.as_dict()["total"]
+    by_svd = sum(layer.method == "svd" for layer in scan.layers)
+    ways = "two SVDs each" if scan.settings["exact"] else f"{len(scan.layers) - by_svd} by bounds, {by_svd} by SVDs"
+    lines = [
+        f"{total['intruders']} intruders among {total['vectors']} vectors of {total['layers']} layers"
+        f" (cosines below {scan.settings['threshold']:g}; {total['predicted']:.1f} predicted)",
+        f"{ways}, {scan.seconds:.1f} s",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for skip in scan.skipped:
+        reasons.setdefault(re.sub(r": .*", "", skip.reason), []).append(skip.name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"skipped ({reason}): {', '.join(names[:3])}{more}")
+    return "\n".join(lines)
+
+
+def cosines(scan: Scan):
+    """Figure: of every leading vector, the largest cosine with any vector of before; intruders are ringed."""
+    layers = [layer for layer in scan.layers if layer.update.frobenius > 0][:_MOST] or list(scan.layers[:_MOST])
+    values = np.array([layer.cosines for layer in layers])
+    with style():
+        figure, axes = new_figure(size=(3.2 + 0.38 * values.shape[1], 1.5 + 0.21 * len(layers)))
+        image = axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=0.6)
+        rows, columns = np.nonzero([[v == "intruder" for v in layer.verdicts] for layer in layers])
+        ring = {"s": 46, "facecolors": "none", "edgecolors": PALETTE[1], "linewidths": 1.6}
+        axes.scatter(columns + 0.5, rows + 0.5, **ring, label=f"intruder: below {scan.settings['threshold']:g}")
+        axes.set_yticks(np.arange(len(layers)) + 0.5, _short([layer.name for layer in layers]), fontsize=7.5)
+        axes.set_xticks(np.arange(values.shape[1]) + 0.5, np.arange(1, values.shape[1] + 1), fontsize=8)
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.set_xlabel("singular vector after tuning")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8, borderaxespad=0.3)
+        figure.colorbar(image, ax=axes, label="largest |cosine| with any vector of before", aspect=28, pad=0.02)
+    return figure
+
+
+def similarity(scan: Scan, most: int = 6):
+    """Figure: leading vectors after against before, in the layers with the most intruders (the paper's Figure 3)."""
+    layers = sorted(scan.layers, key=lambda layer: (-layer.intruders, layer.cosines.min()))[:most]
+    columns = min(3, len(layers))
+    rows = -(-len(layers) // columns)
+    with style():
+        figure, axes = new_figure(rows, columns, size=(2.6 * columns + 0.9, 2.5 * rows + 0.5), squeeze=False)
+        for axis in axes.flat[len(layers) :]:
+            axis.set_visible(False)
+        for axis, name, layer in zip(axes.flat, _short([layer.name for layer in layers]), layers, strict=False):
+            image = axis.imshow(layer.similarity, cmap="cividis", vmin=0, vmax=1)
+            axis.set_title(name.replace("attention.self.", ""), fontsize=8)
+            axis.grid(visible=False)
+            ticks = np.arange(0, len(layer.similarity), max(1, len(layer.similarity) // 5))
+            axis.set_xticks(ticks, ticks + 1, fontsize=7)
+            axis.set_yticks(ticks, ticks + 1, fontsize=7)
+            marked = [i for i, verdict in enumerate(layer.verdicts) if verdict == "intruder"]
+            axis.scatter(np.full(len(marked), -0.85), marked, marker=">", color=PALETTE[1], s=30, clip_on=False)
+            axis.set_xlim(-0.5, len(layer.similarity) - 0.5)
+            axis.tick_params(length=0, pad=6)
+        figure.supxlabel("singular vector before", fontsize=9)
+        figure.supylabel("after (▸ intruder)", fontsize=9)
+        figure.colorbar(image, ax=axes, label="|cosine|", shrink=0.8)
+    return figure
+
+
+def outliers(scan: Scan):
+    """Figure: where theory expects the outliers, and where they are; how strong updates are against their thresholds."""
+    with style():
+        figure, (left, right) = new_figure(1, 2, size=(8.6, 3.9))
+        foretold, found, chance = [], [], []
+        for layer in scan.layers:
+            for z, p in zip(layer.prediction.outliers, layer.prediction.probabilities, strict=True):
+                if np.isfinite(_nearest(layer, z)):
+                    foretold.append(z)
+                    found.append(_nearest(layer, z))
+                    chance.append(p)
+        if foretold:
+            span = [0.95 * min(foretold + found), 1.05 * max(foretold + found)]
+            left.plot(span, span, color=MUTED, lw=1)
+            dots = left.scatter(foretold, found, c=chance, cmap="cividis", vmin=0, vmax=1, s=22, zorder=3)
+            figure.colorbar(dots, ax=left, label="probability of an intruder", pad=0.02)
+        left.set_xlabel("predicted outlier")
+        left.set_ylabel("nearest singular value after tuning")
+        layers = [layer for layer in scan.layers if len(layer.update.strengths)]
+        ratio = [layer.update.strengths[0] / max(layer.prediction.threshold, 1e-12) for layer in layers]
+        counts = np.array([layer.intruders for layer in layers])
+        for has, colour, label in ((False, MUTED, "none"), (True, PALETTE[1], "intruders")):
+            which = np.flatnonzero((counts > 0) == has)
+            right.plot(which, np.array(ratio)[which], "o", color=colour, ms=5, label=label)
+        right.axhline(1, color=INK, lw=0.9)
+        right.annotate("BBP threshold", (0, 1), xytext=(2, 3), textcoords="offset points", fontsize=8, color=INK)
+        right.set_yscale("log")
+        right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        right.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
+        right.set_xlabel("layer, in the order of the table")
+        right.set_ylabel("strength of the update / threshold")
+        right.legend(fontsize=8, title="found", title_fontsize=8)
+    return figure
+
+
+def write_report(scan: Scan, folder: Path) -> list[Path]:
+    """`intruders.json` and the pictures."""
+    target = folder / "intruders.json"
+    write_json(target, scan.as_dict())
+    pictures = {"cosines": cosines, "similarity": similarity, "outliers": outliers}
+    return [target, *(save(draw(scan), folder / f"{name}.png") for name, draw in pictures.items())]
