@@ -26,7 +26,8 @@ near one repels it and mixes with it. So outliers and those spikes whose :math:`
 of a small symmetric matrix: :math:`z_i` and :math:`s_j` on its diagonal, and between them couplings
 
 .. math::
-    \tfrac12\theta_i\big(\langle b_i,\hat v_i\rangle g + \langle a_i,\hat u_i\rangle g'\big), \qquad g \sim N(0, 1/n),\ g' \sim N(0, 1/m),
+    \tfrac12\theta_i\big(\langle b_i,\hat v_i\rangle g + \langle a_i,\hat u_i\rangle g'\big), \qquad
+    g \sim N(0, 1/n),\ g' \sim N(0, 1/m),
 
 which to first order give :math:`p_{ij}` back. It is drawn and diagonalised.
 """
