@@ -35,6 +35,7 @@ bench: $(BIN)/.tests
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/intruders.py
 
 clean:
 	rm -rf $(VENV) report

@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     check = parser.parse_args(argv).check
     readme = ROOT / "README.md"
     old = new = readme.read_text(encoding="utf-8")
-    for part in (mylaw, statements, table1, sensitivity, measured, measured_spectra, experiments):
+    for part in (mylaw, statements, table1, sensitivity, measured, measured_spectra, measured_train_step, experiments):
         name = part.__name__
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         new = re.sub(pattern, lambda m, part=part: f"{m[1]}{part()}\n{m[2]}", new, flags=re.S)

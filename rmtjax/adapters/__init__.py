@@ -3,7 +3,7 @@
 from rmtjax.adapters.apply import TRAINABLE, Count, adapt, count_parameters, merged
 from rmtjax.adapters.linear import AdaptedLinear, merge, unmerge
 from rmtjax.adapters.optimise import AlphaUpdaterState, alpha_updater, stiefel
-from rmtjax.adapters.peft import load_peft, save_peft
+from rmtjax.adapters.peft import load_peft, read_peft, save_peft
 from rmtjax.adapters.variables import AdapterConstant, AdapterParam, AlphaParam, OrthogonalParam, TrainedParam
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "load_peft",
     "merge",
     "merged",
+    "read_peft",
     "save_peft",
     "stiefel",
     "unmerge",

@@ -7,12 +7,14 @@ by its SVD, which takes only that of a small matrix: the update and its correcti
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError, shown
@@ -20,8 +22,12 @@ from rmtjax._files import prepare_folder, write_bytes
 from rmtjax.adapters.peft import PeftLayer
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped
 from rmtjax.intruders.scan import LayerScan, Scan, scan
+from rmtjax.models.checkpoint import listed
 
 __all__ = ["correction", "mend", "truncated"]
+
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+"""What safetensors calls the types that weights have."""
 
 
 class Factors(NamedTuple):
@@ -42,27 +48,27 @@ def truncated(left: np.ndarray, right: np.ndarray, rank: int) -> Factors:
     """The best approximation of a product by one of that rank, its singular values shared between the factors."""
     ql, rl = np.linalg.qr(left)
     qr, rr = np.linalg.qr(right.T)
-    u, s, vt = np.linalg.svd(rl @ rr.T)
+    u, s, vt = np.linalg.svd(rl @ rr.T, full_matrices=False)
     root = np.sqrt(s[:rank])
-    return Factors(ql @ (u[:, :rank] * root), (root[:, None] * vt[:rank]) @ qr.T)
+    none = (0, max(0, rank - len(root)))  # a rank above the matrix's sides is filled with zeros
+    b, a = ql @ (u[:, :rank] * root), (root[:, None] * vt[:rank]) @ qr.T
+    return Factors(np.pad(b, ((0, 0), none)), np.pad(a, (none, (0, 0))))
 
 
 def _mended_layer(pair: Pair, layer: PeftLayer, change: Factors) -> dict[str, np.ndarray]:
     """A, B and magnitude of an adapter whose tuned matrix has changed so."""
-    rank = layer.A.shape[0]
     a, b = np.asarray(layer.A, np.float32), np.asarray(layer.B, np.float32)
-    left = change.left
-    turn = None
+    left, rows, turn = change.left, None, None
     if layer.magnitude is not None:
         # tuned = diag(t)(diag(α)W + sBA), and t is the magnitude over the norms of the rows.
-        alpha = np.ones(len(b), np.float32) if layer.alpha is None else np.asarray(layer.alpha)
-        turn = pair.tuned.scale / alpha
-        left = left / turn[:, None]
-    new = truncated(np.concatenate([layer.strength * b, left], 1), np.concatenate([a, change.right]), rank)
+        rows = pair.base if layer.alpha is None else np.asarray(layer.alpha)[:, None] * pair.base
+        norms = np.linalg.norm(rows + layer.strength * (b @ a), axis=1)
+        turn = np.asarray(layer.magnitude) / np.maximum(norms, np.finfo(np.float32).tiny)
+        left = left / np.where(turn == 0, 1, turn)[:, None]  # a row of magnitude 0 is none of any u
+    new = truncated(np.concatenate([layer.strength * b, left], 1), np.concatenate([a, change.right]), a.shape[0])
     made = {"lora_A": new.right, "lora_B": new.left / layer.strength}
     if turn is not None:
-        rows = pair.base * (1 if layer.alpha is None else np.asarray(layer.alpha)[:, None]) + new.left @ new.right
-        made["lora_magnitude_vector"] = turn * np.linalg.norm(rows, axis=1)
+        made["lora_magnitude_vector"] = turn * np.linalg.norm(rows + new.left @ new.right, axis=1)
     return made
 
 
@@ -92,7 +98,8 @@ def mend(
         The scan of before.
 
     Raises:
-        InputError: as `scan`, and for a scale outside [0, 1) or a folder that is in use.
+        InputError: as `scan`, and for a scale outside [0, 1), a folder that is in use, or an adapter with intruders where it has
+            α and no update.
     """
     if not (isinstance(scale, (int, float)) and math.isfinite(scale) and 0 <= scale < 1):
         raise InputError(f"scale = {shown(scale)}: must be at least 0 and below 1")
@@ -101,6 +108,13 @@ def mend(
         raise InputError(f"out = {target}: is in use; give a folder that is empty or new")
     found = scan(base, tuned, top=top, threshold=threshold, layers=layers, exact=exact, progress=progress)
     pairs = Pairs(base, tuned, layers)
+    planted = [one.name for one in found.layers if one.intruders]
+    if pairs.adapter is not None:
+        bare = [name for name in planted if pairs.adapter.layers[pairs.partner(name)].A is None]
+        if bare:
+            raise InputError(
+                f"tuned = {tuned}: {listed(bare)} has intruders by α alone and no update to mend; choose others by layers"
+            )
     target = prepare_folder("out", target)
     changes = {}
     for one in found.layers:
@@ -115,44 +129,45 @@ def mend(
     return found
 
 
+def _patched(file: Path, new: dict[str, np.ndarray]) -> bytearray:
+    """What a safetensors file holds, with some tensors replaced and every other bit as it was."""
+    content = bytearray(file.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    for key, value in new.items():
+        begin, end = (start + offset for offset in header[key]["data_offsets"])
+        made = np.ascontiguousarray(value).astype(_FLOATS[header[key]["dtype"]]).tobytes()
+        assert len(made) == end - begin
+        content[begin:end] = made
+    return content
+
+
 def _write_adapter(pairs: Pairs, changes: dict[str, tuple[Pair, Factors]], target: Path) -> None:
-    from safetensors.flax import save
-
     file = pairs.adapter
-    by_layer = {pairs.partner(name): change for name, change in changes.items()}
-    tensors: dict[str, Any] = {}
-    for key in file.tensors:
-        tensors[key] = file.tensors[key]
-    for name, (pair, change) in by_layer.items():
-        made = _mended_layer(pair, file.layers[name], change)
-        for part, key in file.keys[name].items():
-            old = tensors[key]
-            tensors[key] = np.ascontiguousarray(made[part].reshape(old.shape)).astype(old.dtype)
-    import jax.numpy as jnp
-
-    content = save({k: jnp.asarray(v) for k, v in tensors.items()}, metadata={"format": "pt"})
+    new = {}
+    for name, (pair, change) in changes.items():
+        layer = pairs.partner(name)
+        made = _mended_layer(pair, file.layers[layer], change)
+        new |= {key: made[part] for part, key in file.keys[layer].items()}
     for other in sorted(file.folder.iterdir()):
-        if other.is_file() and other.name != "adapter_model.safetensors":
+        if other.is_file() and other.name not in file.tensors.files:
             write_bytes(target / other.name, other.read_bytes())
-    write_bytes(target / "adapter_model.safetensors", content)
+    for shard in file.tensors.files:
+        own = file.tensors.in_file(shard)
+        write_bytes(target / shard, _patched(file.folder / shard, {key: new[key] for key in own if key in new}))
 
 
 def _write_model(pairs: Pairs, changes: dict[str, tuple[Pair, Factors]], target: Path) -> None:
-    import jax.numpy as jnp
-    from safetensors.flax import save
-
     file = pairs.tuned
-    new = {pairs.partner(name): change for name, change in changes.items()}
+    by_key = {pairs.partner(name): change for name, change in changes.items()}
     for shard in file.files:
-        tensors = {}
+        new = {}
         for key in file.in_file(shard):
-            tensors[key] = file[key]
-            if key in new:
-                pair, change = new[key]
+            if key in by_key:
+                pair, change = by_key[key]
                 mended = pair.tuned.dense() + change.left @ change.right
-                mended = mended.T if pairs.turned(pair.name) else mended
-                tensors[key] = jnp.asarray(np.ascontiguousarray(mended)).astype(tensors[key].dtype)
-        write_bytes(target / shard, save(tensors, metadata={"format": "pt"}))
+                new[key] = mended.T if pairs.turned(pair.name) else mended
+        write_bytes(target / shard, _patched(file.folder / shard, new))
     for other in sorted(file.folder.iterdir()):
         if other.is_file() and other.suffix in (".json", ".txt", ".model"):
             write_bytes(target / other.name, other.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from rmtjax.models.checkpoint import TensorFile, listed, model_folder
 __all__ = ["Pair", "Pairs", "Skipped", "open_weights"]
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_EMBEDDING = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|shared|lm_head|decoder)\.(.*\.)?weight$")
+_EMBEDDING = re.compile(r"(^|\.)((\w*embed\w*|wte|wpe|shared|lm_head)\.(.*\.)?|decoder\.)weight$")
 _CONV1D = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
 """Architectures of transformers that keep the transposed weight in dense layers of these names:"""
 _CONV1D_LAYER = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
@@ -59,21 +60,32 @@ class Skipped(NamedTuple):
     reason: str
 
 
+@contextlib.contextmanager
+def _called(argument: str) -> Iterator[None]:
+    """Errors of other readers name the argument as it is called here."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"\A(model|adapter)\b", argument, str(error))) from None
+
+
 def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
     """The tensors of a safetensors file, or of a model's folder or hub id, sharded or not.
 
     Raises:
         InputError: for a pickle, and for whatever is missing, truncated or something else.
     """
-    path = Path(path)
-    if path.is_file():
-        if path.suffix.lower() in _PICKLES:
+    file = Path(path)
+    if file.is_file():
+        if file.suffix.lower() in _PICKLES:
             raise InputError(
                 f"{argument} = {path}: is a pickle, which runs the code inside it when it is read, so it is not; convert it"
                 " to safetensors"
             )
-        return TensorFile(path.parent, argument, path.name)
-    return TensorFile(model_folder(path), argument)
+        return TensorFile(file.parent, argument, file.name)
+    with _called(argument):
+        folder = model_folder(path)
+    return TensorFile(folder, argument)
 
 
 def _host(value) -> np.ndarray:
@@ -126,17 +138,19 @@ class Pairs:
             self._wanted = None if layers is None else re.compile(layers)
         except re.error as error:
             raise InputError(f"layers = {layers!r}: is no regular expression ({error})") from None
-        folder = model_folder(None) if base is None else Path(base)
-        self._base = open_weights(folder, "base")
+        with _called("base"):
+            base = model_folder(None) if base is None else base
+        self._base = open_weights(base, "base")
         self._transposed = _keeps_transposed(self._base.folder)
-        tuned = Path(tuned)
+        folder = Path(tuned)
         for inner in ("adapter", "model"):  # what a run of finetune leaves
-            if (tuned / "run.json").is_file() and (tuned / inner).is_dir():
-                tuned = tuned / inner
+            if (folder / "run.json").is_file() and (folder / inner).is_dir():
+                tuned = folder = folder / inner
         self.adapter: PeftFile | None = None
         self.tuned: TensorFile | None = None
-        if (tuned / "adapter_config.json").is_file():
-            self.adapter = read_peft(tuned, fan_in_fan_out=True)
+        if (folder / "adapter_config.json").is_file():
+            with _called("tuned"):
+                self.adapter = read_peft(folder, fan_in_fan_out=True)
             partners = self._adapted()
         else:
             self.tuned = open_weights(tuned, "tuned")
@@ -160,7 +174,12 @@ class Pairs:
 
     def _adapted(self) -> dict[str, str]:
         """Base tensor → layer of the adapter."""
-        self.skipped = []
+        reasons = {}
+        for name, key in self.adapter.own.items():
+            stem, embedded, _ = name.partition(".lora_embedding_")
+            if len(self.adapter.tensors.shape(key)) == 2:
+                reasons[stem] = "an embedding" if embedded else "trained whole, beside the adapter"
+        self.skipped = [Skipped(name, reason) for name, reason in reasons.items()]
         stems = {name.removesuffix(".weight"): name for name in self._matrices(self._base)}
         partners = _partners(list(self.adapter.layers), stems, f"tuned = {self.adapter.folder}")
         stray = [name for name in self.adapter.layers if name not in partners]
@@ -228,6 +247,8 @@ class Pairs:
         tuned = np.ascontiguousarray(tuned.T) if self.turned(name) else tuned
         if not np.isfinite(tuned).all():
             return Skipped(name, "NaN or infinite in the tuned model")
+        if not tuned.any():
+            return Skipped(name, "all zero in the tuned model")
         return Pair(name, base, Operator(tuned), None)
 
     def _updated(self, name: str, base: np.ndarray, layer: PeftLayer) -> Pair:

@@ -155,13 +155,13 @@ def _all_values(matrix: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(np.linalg.eigvalsh(side @ side.T)[::-1], 0))
 
 
-def _stand_in(ritz: Ritz, columns: np.ndarray, shape: tuple[int, int], noise: float = 1e-3) -> np.ndarray:
+def _stand_in(ritz: Ritz, columns: np.ndarray, matrix: np.ndarray, noise: float = 1e-3) -> np.ndarray:
     """min(n, m) numbers distributed as the singular values, from the measures of random columns of a Krylov space.
 
     The largest Ritz values that have converged are themselves; the others follow the distribution function that the Gauss
-    quadrature of the columns, averaged, gives.
+    quadrature of the columns, averaged, gives; together they have the matrix's energy.
     """
-    n, m = shape
+    n, m = matrix.shape
     count = min(n, m)
     theta, weight = np.maximum(ritz.values, 0), (ritz.first[columns] ** 2).mean(0)
     weight = weight / weight.sum()
@@ -171,10 +171,14 @@ def _stand_in(ritz: Ritz, columns: np.ndarray, shape: tuple[int, int], noise: fl
     body = slice(0, len(theta) - settled)
     # Below: n − count zeros, which the rows' measure holds, too.
     level = (np.cumsum(weight[body]) - weight[body] / 2) / weight[body].sum()
+    level, theta_body = np.append(0, level), np.append(max(1.5 * theta[0] - theta[1] / 2, 0), theta[body])
     zeros = (n - count) / (n - settled)
     wanted = zeros + (1 - zeros) * (np.arange(count - settled) + 0.5) / (count - settled)
-    rest = np.interp(wanted, level, theta[body])[::-1]
-    return np.sqrt(np.concatenate([theta[len(theta) - settled :][::-1], rest]))
+    rest = np.interp(wanted, level, theta_body)[::-1]
+    known = theta[len(theta) - settled :][::-1]
+    energy = np.einsum("ij,ij->", matrix, matrix, dtype=float)
+    rest *= max(energy - known.sum(), 0) / rest.sum()
+    return np.sqrt(np.concatenate([known, np.minimum(rest, known[-1] if settled else np.inf)]))
 
 
 def _effective_rank(values: np.ndarray) -> float:
@@ -223,7 +227,7 @@ def _bounded(pair: Pair, top: int, threshold: float):
     )
     if not ((found.lower >= threshold) | (found.upper < threshold)).all():
         return None
-    s = _all_values(pair.base) if dense else _stand_in(found.ritz, top + np.arange(beside), (n, m))
+    s = _all_values(pair.base) if dense else _stand_in(found.ritz, top + np.arange(beside), pair.base)
     estimate = np.clip(found.estimate, found.lower, found.upper)
     similarity = np.abs(found.ritz.first[:top, : -top - 1 : -1])
     return tuned.values, estimate, found.lower, found.upper, similarity, s, np.asarray(tuned.vectors)

