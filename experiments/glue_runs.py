@@ -129,7 +129,8 @@ def main(argv: list[str] | None = None) -> None:
                     continue
                 told = _told(settings)
                 if file.exists():
-                    if json.loads(file.read_text(encoding="utf-8"))["settings"] != told:
+                    before = json.loads(file.read_text(encoding="utf-8"))["settings"]
+                    if _told(Settings(**{**before, "target": tuple(before["target"])})) != told:
                         parser.error(f"{file} was made with other settings than the plan's: move it away")
                     continue
                 if time.perf_counter() - began > 60 * args.minutes:

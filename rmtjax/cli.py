@@ -226,6 +226,10 @@ def finetune(
     val_split: Annotated[float, typer.Option(help="Share of the training set kept for α; 1 shares all of it.")] = 0.2,
     alpha_learning_rate: Annotated[float, typer.Option(help="Learning rate of α.")] = 5e-3,
     alpha_optimizer: Annotated[str, typer.Option(help="adam or adamw.")] = "adam",
+    guard: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Keep updates so weak that each layer's chance of an intruder is at most P."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Of activations: float32 or bfloat16.")] = "float32",
     remat: Annotated[bool, typer.Option("--remat", help="Less memory, more time.")] = False,
     seed: Seed = 0,
@@ -249,7 +253,7 @@ def finetune(
         task=task, data=data, model=model, method=method, alpha=alpha, rank=rank, scale=scale,
         target=tuple(name.strip() for name in target.split(",") if name.strip()), alpha_share=alpha_share, epochs=epochs,
         batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, max_length=max_length, every=every,
-        val_split=val_split, alpha_learning_rate=alpha_learning_rate, alpha_optimizer=alpha_optimizer, dtype=dtype,
+        val_split=val_split, alpha_learning_rate=alpha_learning_rate, alpha_optimizer=alpha_optimizer, guard=guard, dtype=dtype,
         remat=remat, seed=seed,
     )  # fmt: skip
     result = run(

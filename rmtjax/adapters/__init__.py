@@ -2,7 +2,7 @@
 
 from rmtjax.adapters.apply import TRAINABLE, Count, adapt, count_parameters, merged
 from rmtjax.adapters.linear import AdaptedLinear, merge, unmerge
-from rmtjax.adapters.optimise import AlphaUpdaterState, alpha_updater, stiefel
+from rmtjax.adapters.optimise import AlphaUpdaterState, alpha_updater, keep_below, stiefel
 from rmtjax.adapters.peft import load_peft, read_peft, save_peft
 from rmtjax.adapters.variables import AdapterConstant, AdapterParam, AlphaParam, OrthogonalParam, TrainedParam
 
@@ -19,6 +19,7 @@ __all__ = [
     "adapt",
     "alpha_updater",
     "count_parameters",
+    "keep_below",
     "load_peft",
     "merge",
     "merged",

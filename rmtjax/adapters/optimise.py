@@ -1,18 +1,21 @@
-"""Optax transformations for adapters: the α-updater, and the constraint of orthonormal columns."""
+"""Optax transformations for adapters: the α-updater, orthonormal columns, and a bound on what is added."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rmtjax._errors import InputError, shown
+from rmtjax.adapters.linear import adapted_layers
+from rmtjax.adapters.updates import OrthogonalLoRA
 
-__all__ = ["AlphaUpdaterState", "alpha_updater", "stiefel"]
+__all__ = ["AlphaUpdaterState", "alpha_updater", "keep_below", "stiefel"]
 
 
 class AlphaUpdaterState(NamedTuple):
@@ -152,3 +155,68 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
         return jax.tree.map(lambda u, x: orthonormal(x + u) - x, steps, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _leaf_name(path: tuple) -> str:
+    """Dotted name of a leaf, whatever the tree is made of."""
+    parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
+    return ".".join(parts[:-1] if parts[-1] in ("value", "raw_value") and len(parts) > 1 else parts)
+
+
+def keep_below(model: nnx.Module, limits: Mapping[str, float]) -> optax.GradientTransformation:
+    r"""Keep what adapters add below a limit for each layer, :math:`\|\Delta W\|_2 \le \ell`, whatever an optimiser wants.
+
+    Goes last in a chain: the step is changed so that after it the bound holds. Of LoRA's and DoRA's update the singular
+    values above the limit are cut to it, which is the projection; the parameters of the other adapters are scaled down
+    together. α is not touched, and DoRA's bound is that of BA before rows are rescaled.
+
+    Args:
+        model: with adapters.
+        limits: ℓ by dotted path of the adapted layers, such as `rmtjax.intruders.intruder_limits` gives; layers without one
+            are free.
+
+    Returns:
+        A transformation of trees whose leaves are named as the model's parameters: `nnx.State`, or a dict by dotted path.
+
+    Raises:
+        InputError: for a limit that is no positive number, of a layer that is not adapted, or below what an orthogonal
+            adapter always has, a/r.
+    """
+    layers = adapted_layers(model)
+    parts: dict[str, tuple[Any, Any, float]] = {}
+    for path, limit in limits.items():
+        if path not in layers or layers[path].update is None:
+            raise InputError(f"limits: {path} is no layer with an adapter")
+        if not (isinstance(limit, (int, float)) and limit > 0):
+            raise InputError(f"limits: {path} = {shown(limit)}: must be above 0")
+        own = layers[path].update
+        if isinstance(own, OrthogonalLoRA):
+            if own.scale / own.rank > limit:
+                raise InputError(
+                    f"limits: {path}: an orthogonal adapter's singular values all are a/r = {own.scale / own.rank:g}, the"
+                    f" limit is {limit:.3g}; a smaller scale keeps it"
+                )
+            continue
+        graph, state = nnx.split(own)
+        parts[path] = (graph, nnx.to_flat_state(state), float(limit))
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        return optax.EmptyState()
+
+    def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None):
+        if params is None:
+            raise ValueError("keep_below: update needs the parameters; pass params to it")
+        flat, tree = jax.tree_util.tree_flatten_with_path(params)
+        where = {_leaf_name(path): i for i, (path, _) in enumerate(flat)}
+        steps = jax.tree.leaves(updates)
+        for path, (graph, own, limit) in parts.items():
+            at = {name[0]: where.get(f"{path}.update.{name[0]}") for name, _ in own}
+            moved = [
+                (name, variable if at[name[0]] is None else variable.replace(flat[at[name[0]]][1] + steps[at[name[0]]]))
+                for name, variable in own
+            ]
+            for name, value in nnx.merge(graph, nnx.from_flat_state(moved)).bounded(limit).items():
+                steps[at[name]] = value - flat[at[name]][1]
+        return jax.tree.unflatten(tree, steps), state
+
+    return optax.GradientTransformation(init, update)

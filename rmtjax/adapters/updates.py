@@ -66,10 +66,21 @@ def _low_rank_backward(saved, gradient):
 _low_rank_linear.defvjp(_low_rank_forward, _low_rank_backward, symbolic_zeros=True)
 
 
+def _root(gram: Float[Array, "k k"], inverse: bool = False) -> Float[Array, "k k"]:
+    """The square root of a Gram matrix, or its pseudo-inverse."""
+    values, vectors = jnp.linalg.eigh(gram)
+    root = jnp.sqrt(jnp.maximum(values, 0))
+    if inverse:
+        root = jnp.where(root > 1e-3 * root[-1], 1 / jnp.where(root > 0, root, 1), 0)
+    return (vectors * root) @ vectors.T
+
+
 class Update(nnx.Module):
     """What is added to a frozen kernel K (inputs, outputs), whose columns α may scale."""
 
     rank: int
+    shrinks: tuple[str, ...] = ()
+    """What `bounded` scales down; with all of it 0 nothing is added."""
 
     def factors(self) -> tuple[Float[Array, "inputs k"], Float[Array, "k outputs"]]:
         """A and B of the new kernel K + A B."""
@@ -79,6 +90,31 @@ class Update(nnx.Module):
         """The new kernel, α already applied to the old one."""
         a, b = self.factors()
         return kernel + a @ b
+
+    def norm(self) -> Float[Array, ""]:
+        """The largest singular value of what is added, before a DoRA rescales it."""
+        a, b = self.factors()
+        root = _root(a.T @ a)
+        return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(root @ (b @ b.T) @ root)[-1], 0))
+
+    def bounded(self, limit: float) -> dict[str, Array]:
+        """Values of parameters at which `norm` is at most `limit`: the ones that there are, where they fulfil it."""
+        own = {name: getattr(self, name)[...] for name in self.shrinks}
+
+        def scaled(share):
+            other = nnx.clone(self)
+            for name, value in own.items():
+                setattr(other, name, type(getattr(self, name))(share * value))
+            return other
+
+        def halve(_, ends):
+            low, high = ends
+            middle = (low + high) / 2
+            inside = scaled(middle).norm() <= limit
+            return jnp.where(inside, middle, low), jnp.where(inside, high, middle)
+
+        share = jax.lax.cond(self.norm() <= limit, lambda: 1.0, lambda: jax.lax.fori_loop(0, 20, halve, (0.0, 1.0))[0])
+        return {name: share * value for name, value in own.items()}
 
     def __call__(
         self,
@@ -114,6 +150,16 @@ class LoRA(Update):
 
     def factors(self):
         return self.A[...], self.strength * self.B[...]
+
+    def bounded(self, limit):
+        # Only the singular values that are too large are cut, which is the nearest matrix there is.
+        a, b = self.A[...], self.B[...]
+        gram = a.T @ a
+        root = _root(gram)
+        squares, vectors = jnp.linalg.eigh(self.strength**2 * (root @ (b @ b.T) @ root))
+        values = jnp.sqrt(jnp.maximum(squares, 0))
+        excess = jnp.where(values > limit, 1 - limit / jnp.where(values > limit, values, 1), 0)
+        return {"B": b - _root(gram, inverse=True) @ ((vectors * excess) @ (vectors.T @ (root @ b)))}
 
 
 class DoRA(LoRA):
@@ -171,6 +217,8 @@ class _Spectral(Update):
 class SpectralAdditive(_Spectral):
     """[U₁ + A_U, U₂] S [V₁ + A_V, V₂]ᵀ: the top singular vectors are moved freely; both moves start at zero."""
 
+    shrinks = ("AU", "AV")
+
     def __init__(self, kernel: Array, rank: int, scale: float, key: Array) -> None:
         super().__init__(kernel, rank)
         self.AU = AdapterParam(jnp.zeros(self.U.shape))
@@ -192,6 +240,8 @@ def cayley(entries: Float[Array, " k"], rank: int) -> Float[Array, "rank rank"]:
 class SpectralRotational(_Spectral):
     """[U₁ R_U, U₂] S [V₁ R_V, V₂]ᵀ with rotations R (Cayley), which start at the identity: no singular value changes."""
 
+    shrinks = ("QU", "QV")
+
     def __init__(self, kernel: Array, rank: int, scale: float, key: Array) -> None:
         super().__init__(kernel, rank)
         self.QU = AdapterParam(jnp.zeros(rank * (rank - 1) // 2))
@@ -209,6 +259,17 @@ class Dense(Update):
     def __init__(self, kernel: Array) -> None:
         self.delta = AdapterParam(jnp.zeros(kernel.shape))
         self.rank = min(kernel.shape)
+
+    def norm(self):
+        # Subspace iteration from a fixed block: from below, by some per mille where singular values are close.
+        delta = self.delta[...]
+        block = jax.random.normal(jax.random.key(0), (delta.shape[1], 8), delta.dtype)
+        for _ in range(4):
+            block = jnp.linalg.qr(delta.T @ (delta @ block))[0]
+        return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh((delta @ block).T @ (delta @ block))[-1], 0))
+
+    def bounded(self, limit):
+        return {"delta": self.delta[...] * jnp.minimum(1.0, limit / jnp.maximum(self.norm(), 1e-30))}
 
     def kernel(self, kernel):
         return kernel + self.delta[...].astype(kernel.dtype)

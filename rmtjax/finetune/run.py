@@ -26,6 +26,7 @@ from rmtjax.adapters import (
     adapt,
     alpha_updater,
     count_parameters,
+    keep_below,
     merged,
     save_peft,
     stiefel,
@@ -33,6 +34,7 @@ from rmtjax.adapters import (
 from rmtjax.finetune.data import Batches, Layout, Sequences, choose_lengths
 from rmtjax.finetune.settings import Settings
 from rmtjax.finetune.step import Parts, Trainer, TrainState, data_mesh, loss_of
+from rmtjax.intruders import intruder_limits
 from rmtjax.models import EncoderConfig, load_classifier, model_folder, save_model
 from rmtjax.models.tokenizer import Tokenizer
 from rmtjax.tasks import glue
@@ -149,9 +151,12 @@ class Run:
         if settings.alpha:
             own = {"adam": optax.adam, "adamw": optax.adamw}[settings.alpha_optimizer]
             updater = alpha_updater(own(settings.alpha_learning_rate), settings.every)
+        optimizer = optimizer_of(settings, parts, sorted(weights), self.batches.steps)
+        if settings.guard is not None:
+            limits = intruder_limits(model, probability=settings.guard)
+            optimizer = optax.chain(optimizer, keep_below(model, limits))
         self.trainer = Trainer(
-            model, optimizer_of(settings, parts, sorted(weights), self.batches.steps), updater, loss_of(self.task.regression),
-            self.layout, mesh, settings.seed, settings.dropout,
+            model, optimizer, updater, loss_of(self.task.regression), self.layout, mesh, settings.seed, settings.dropout
         )  # fmt: skip
 
     def identity(self) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Settings:
         alpha_learning_rate: of α's optimiser, constant.
         alpha_batch_size: examples in a batch for α; by default `batch_size`.
         alpha_optimizer: adam or adamw.
+        guard: largest probability of an intruder in a layer that updates may have (`rmtjax.intruders.intruder_limits`);
+            None leaves them free.
         dropout: whether to use the model's rates, or none.
         dtype: of activations, float32 or bfloat16.
         remat: compute activations of a layer again for its gradient, to save memory.
@@ -73,6 +75,7 @@ class Settings:
     alpha_learning_rate: float = 5e-3
     alpha_batch_size: int | None = None
     alpha_optimizer: str = "adam"
+    guard: float | None = None
     dropout: bool = True
     dtype: str = "float32"
     remat: bool = False
@@ -130,6 +133,11 @@ class Settings:
             raise InputError(f"warmup = {shown(self.warmup)}: must be in [0, 1)")
         if not 0 < self.val_split <= 1:
             raise InputError(f"val_split = {shown(self.val_split)}: must be in (0, 1]")
+        if self.guard is not None:
+            if not (isinstance(self.guard, (int, float)) and 0 < self.guard < 1):
+                raise InputError(f"guard = {shown(self.guard)}: must be between 0 and 1")
+            if self.method == "full":
+                raise InputError(f"guard = {self.guard:g}: needs an adapter; method full trains the weights themselves")
         if not self.target:
             raise InputError("target is empty: must name layers such as query,value")
 

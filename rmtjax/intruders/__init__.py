@@ -1,8 +1,22 @@
 """What fine-tuning did to a checkpoint's singular vectors, what it had to do, and how it is mended."""
 
+from rmtjax.intruders.guard import intruder_limits, strength_limit
 from rmtjax.intruders.mend import mend
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped
 from rmtjax.intruders.predict import Prediction, predict
 from rmtjax.intruders.scan import LayerScan, Scan, scan, scan_layer
 
-__all__ = ["LayerScan", "Pair", "Pairs", "Prediction", "Scan", "Skipped", "mend", "predict", "scan", "scan_layer"]
+__all__ = [
+    "LayerScan",
+    "Pair",
+    "Pairs",
+    "Prediction",
+    "Scan",
+    "Skipped",
+    "intruder_limits",
+    "mend",
+    "predict",
+    "scan",
+    "scan_layer",
+    "strength_limit",
+]

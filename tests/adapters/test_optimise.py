@@ -10,8 +10,19 @@ import optax
 import pytest
 from flax import nnx
 
-from rmtjax.adapters import AlphaParam, OrthogonalParam, adapt, alpha_updater, optimise, stiefel
+from rmtjax._errors import InputError
+from rmtjax.adapters import (
+    AdapterParam,
+    AlphaParam,
+    OrthogonalParam,
+    adapt,
+    alpha_updater,
+    keep_below,
+    optimise,
+    stiefel,
+)
 from rmtjax.adapters.linear import adapted_layers
+from rmtjax.adapters.updates import Dense
 from tests.models.helpers import batch, classifier, refused, relative, train
 
 PARAMS = {"w": jnp.arange(3.0), "alpha": jnp.ones(4)}
@@ -295,3 +306,81 @@ def test_stiefel_in_a_partition():
     new = optax.apply_updates(params, updates)
     np.testing.assert_allclose(new["x"].T @ new["x"], np.eye(2), atol=2e-6)
     np.testing.assert_allclose(new["w"], 0.8)
+
+
+# --- keep_below -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "spectral-additive", "spectral-rotational"])
+def test_updates_stay_below_their_limits(method):
+    """Steps that are far too long, in a State and in a dict by dotted path: what is added ends at the limit, and no lower."""
+    limit = 0.3
+    model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)), nnx.Linear(12, 16, rngs=nnx.Rngs(1)))
+    adapt(model, method, rank=3, target=".*")
+    paths = list(adapted_layers(model))
+    tx = optax.chain(optax.sgd(1.0), keep_below(model, {paths[0]: limit}))
+    params = nnx.state(model, AdapterParam)
+    flat = {".".join(map(str, path)): value[...] for path, value in nnx.to_flat_state(params)}
+    for tree in (params, flat):
+        leaves, structure = jax.tree.flatten(tree)
+        keys = jax.random.split(jax.random.key(0), len(leaves))
+        steps = jax.tree.unflatten(
+            structure, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+        )
+        state = tx.init(tree)
+        moved = optax.apply_updates(tree, jax.jit(tx.update)(steps, state, tree)[0])
+        values = {k: v for k, v in zip(flat, jax.tree.leaves(moved), strict=True)}
+        for path, bounded in ((paths[0], True), (paths[1], False)):
+            own = nnx.clone(adapted_layers(model)[path].update)
+            for name, value in values.items():
+                if name.startswith(f"{path}.update."):
+                    setattr(own, name.rsplit(".", 1)[1], AdapterParam(value))
+            a, b = own.factors()
+            norm = np.linalg.norm(np.asarray(a @ b), 2)
+            assert norm == pytest.approx(limit, rel=2e-3) if bounded else norm > 2 * limit
+
+
+def test_a_step_within_the_limit_is_left_alone():
+    model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
+    adapt(model, "lora", rank=3, target=".*")
+    params = nnx.state(model, AdapterParam)
+    steps = jax.tree.map(lambda x: 1e-3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    tx = keep_below(model, {next(iter(adapted_layers(model))): 1.0})
+    kept, _ = tx.update(steps, tx.init(params), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), kept, steps)
+
+
+def test_lora_is_projected():
+    """Singular values above the limit are cut, the others and all singular vectors stay."""
+    model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
+    adapt(model, "lora", rank=3, target=".*")
+    layer = next(iter(adapted_layers(model).values()))
+    layer.update.B[...] = jax.random.normal(jax.random.key(0), layer.update.B.shape)
+    a, b = (np.asarray(x, float) for x in layer.update.factors())
+    u, s, vt = np.linalg.svd(a @ b, full_matrices=False)
+    limit = float((s[0] + s[1]) / 2)
+    cut = layer.update.bounded(limit)["B"]
+    expected = (u * np.minimum(s, limit)) @ vt
+    np.testing.assert_allclose(a @ np.asarray(cut) * layer.update.strength, expected, atol=2e-5)
+
+
+def test_a_dense_update_is_scaled_down():
+    update = Dense(jnp.zeros((40, 30)))
+    update.delta[...] = jax.random.normal(jax.random.key(0), (40, 30))
+    norm = np.linalg.norm(np.asarray(update.delta[...]), 2)
+    assert float(update.norm()) == pytest.approx(norm, rel=5e-3)
+    np.testing.assert_allclose(update.bounded(0.5)["delta"], update.delta[...] * 0.5 / norm, rtol=1e-2)
+    np.testing.assert_array_equal(update.bounded(100.0)["delta"], update.delta[...])
+
+
+def test_limits_that_cannot_be_kept_are_refused():
+    model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
+    adapt(model, "orthogonal", rank=2, scale=4.0, target=".*")
+    path = next(iter(adapted_layers(model)))
+    with pytest.raises(InputError, match=r"all are a/r = 2, the limit is 1.5"):
+        keep_below(model, {path: 1.5})
+    keep_below(model, {path: 2.5})
+    with pytest.raises(InputError, match=r"limits: nothing is no layer with an adapter"):
+        keep_below(model, {"nothing": 1.0})
+    with pytest.raises(InputError, match=r"= 0: must be above 0"):
+        keep_below(model, {path: 0})

@@ -80,7 +80,7 @@ def test_the_table(run, base, adapter, tmp_path):
 
 
 def test_options_reach_the_scan(run, base, adapter):
-    """One vector of one layer, and cosines that no vector of a basis of 30 can all stay below."""
+    """One vector of one layer; its largest cosine, an intruder's by default, is above 0.1 as any vector's must be."""
     status, out, _ = run(base, adapter, "--top", 1, "--layers", r"layer\.0.*key", "--threshold", 0.1, "--json", "-")
     found = plain(out)
     assert status == 0 and found["total"]["vectors"] == 1 and found["total"]["intruders"] == 0
@@ -112,6 +112,7 @@ def test_the_report(run, base, tmp_path):
     """Of two whole checkpoints, with numbers that JSON has not."""
     tuned = {name: matrix(36, 30, i) for i, name in enumerate(NAMES)}
     tuned[NAMES[2]] = planted(tuned[NAMES[2]], 30.0, 25.0)
+    tuned[NAMES[1]] = planted(tuned[NAMES[1]], 0.01)
     write(tmp_path / "tuned", {**tuned, "classifier.weight": matrix(2, 30)})
     status, out, err = run(base, tmp_path / "tuned", "--out", tmp_path / "out")
     assert (status, err) == (0, "")
@@ -124,6 +125,8 @@ def test_the_report(run, base, tmp_path):
     assert all(made[name].startswith(b"\x89PNG") and len(made[name]) > 5000 for name in made if name.endswith("png"))
     found = plain(made["intruders.json"])
     assert [layer["intruders"] for layer in found["layers"]] == [0, 0, 2, 0]
+    assert set(found["layers"][1]["predicted"]["outliers"]) == {None}  # an update below the threshold makes none
+    assert found["layers"][2]["predicted"]["outliers"] == pytest.approx([30, 25], rel=0.1)
     assert [skip["name"] for skip in found["skipped"]] == ["embeddings.word_embeddings.weight", "classifier.weight"]
 
 
