@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     every = 2 if chosen.quick else chosen.every
     content = measure(
-        chosen.batch, chosen.length, chosen.dtype, 1 if chosen.quick else 9, 1 if chosen.quick else 5, every
+        chosen.batch, chosen.length, chosen.dtype, 1 if chosen.quick else 9, 1 if chosen.quick else 9, every
     )
     for name in (
         "tokens_per_s",

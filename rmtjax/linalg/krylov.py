@@ -302,12 +302,26 @@ def _christoffel(ritz: Ritz, columns: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
+def _roughly(ritz: Ritz, columns: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """`_christoffel` for many places that are no Ritz values: sums over the Ritz pairs as two products of matrices."""
+    b, k = ritz.last.shape
+    last, first = ritz.last.T, ritz.first[columns].T  # (k, b), (k, c)
+    squares = (last[:, :, None] * last[:, None, :]).reshape(k, -1)
+    mixed = (last[:, :, None] * first[:, None, :]).reshape(k, -1)
+    gap = ritz.values - x[:, None]
+    least = 1e-5 * ritz.residuals
+    gap = 1 / np.where(np.abs(gap) < least, least, gap)
+    inner = (gap**2 @ squares).reshape(-1, b, b) + np.eye(b)
+    rows = (gap @ mixed).reshape(-1, b, len(columns))
+    return np.sum(rows * np.linalg.solve(inner, rows), axis=1)
+
+
 def atom_bounds(ritz: Ritz, columns: np.ndarray, floor: float = 0.0) -> np.ndarray:
     r"""Upper bounds on the squared cosines of start vectors with any one left singular vector (the module's second point).
 
-    As a function of x the bound has a peak of the width of the residual beside each Ritz value that has begun to converge,
-    and is smooth elsewhere: it is looked at accordingly, then more and more closely about its largest value, and what may
-    still lie between is allowed for by half a per cent.
+    As a function of x the bound has a peak of the width of the residual at each Ritz value that has begun to converge, and
+    is smooth elsewhere: it is looked at accordingly, then more and more closely wherever it comes near its largest value,
+    and what may still lie between is allowed for by half a per cent.
 
     Args:
         ritz: of a space that `columns` of the start block belong to.
@@ -321,20 +335,24 @@ def atom_bounds(ritz: Ritz, columns: np.ndarray, floor: float = 0.0) -> np.ndarr
     low, high = min(floor, theta[0]), theta[-1] + max(theta[-1] - theta[-2], rho[-1])
     steps = np.diff(theta, prepend=low, append=high)
     narrow = rho < np.minimum(steps[:-1], steps[1:])
-    beside = theta[narrow, None] + rho[narrow, None] * np.array([-1.0, -0.4, -0.15, 0.15, 0.4, 1.0])
-    between = np.append(low, theta)[:, None] + steps[:, None] * np.array([0.15, 0.5, 0.85])
-    x = np.unique(np.concatenate([theta, beside.ravel(), between.ravel()]))
+    near = np.array([1e-5, 1e-3, 0.02, 0.1, 0.3, 0.8])
+    beside = theta[narrow, None] + rho[narrow, None] * np.concatenate([-near, near])
+    between = np.append(low, theta)[:, None] + steps[:, None] * np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+    x = np.unique(np.concatenate([beside.ravel(), between.ravel()]))
     x = x[x > floor]
-    bound = _christoffel(ritz, columns, x)
+    bound = _roughly(ritz, columns, x)
     best = bound.max(0)
-    at = bound.argmax(0)
+    fenced = np.pad(bound, ((1, 1), (0, 0)))
+    peak = (bound >= fenced[:-2]) & (bound >= fenced[2:]) & (bound >= 0.95 * best)
+    at, column = np.nonzero(peak)
     left, right = x[np.maximum(at - 1, 0)], x[np.minimum(at + 1, x.size - 1)]
-    here, every = np.arange(len(columns)), np.linspace(0, 1, 9)[1:-1]
+    every = np.linspace(0, 1, 7)[1:-1]
     for _ in range(2):
         closer = left[:, None] + (right - left)[:, None] * every
-        own = _christoffel(ritz, columns, closer.ravel()).reshape(len(columns), every.size, -1)[here, :, here]
-        best = np.maximum(best, own.max(1))
-        middle, step = closer[here, own.argmax(1)], (right - left) / 8
+        value = _christoffel(ritz, columns, closer.ravel()).reshape(*closer.shape, -1)
+        value = value[np.arange(at.size), :, column]
+        np.maximum.at(best, column, value.max(1))
+        middle, step = closer[np.arange(at.size), value.argmax(1)], (right - left) / 6
         left, right = middle - step, middle + step
     return np.minimum(1.005 * best, 1.0)
 
@@ -399,19 +417,22 @@ def largest_cosines(
     start = np.concatenate([vectors, random], axis=1) if numpy else jnp.concatenate([vectors, jnp.asarray(random)], 1)
     space = BlockLanczos(operator, start, most)
     columns, errors = np.arange(c), np.broadcast_to(np.asarray(errors, float), (c,))
-    lower, upper = np.zeros(c), np.ones(c)
+    lower, upper, done = np.zeros(c), np.ones(c), np.zeros(c, bool)
     wanted, room = 6, True
     while True:
         room = space.grow(wanted - space.steps)
         ritz = space.ritz()
         floor = (max(operator.shape) * np.finfo(vectors.dtype).eps) ** 2 * ritz.values[-1]
         estimate, sure = atom_floors(ritz, columns)
-        most_of = np.sqrt(atom_bounds(ritz, columns, floor))
         # A vector at angle φ from the one that was meant has cosines that differ by sin φ at most.
-        lower, upper = np.maximum(lower, sure - errors), np.minimum(upper, most_of + errors)
-        done = upper - lower <= tolerance + 2 * errors
+        lower = np.maximum(lower, sure - errors)
+        done |= lower >= (1 if threshold is None else threshold)
+        if not done.all():
+            open_ = np.flatnonzero(~done)
+            upper[open_] = np.minimum(upper[open_], np.sqrt(atom_bounds(ritz, open_, floor)) + errors[open_])
+        done |= upper - lower <= tolerance + 2 * errors
         if threshold is not None:
-            done |= (lower >= threshold) | (upper < threshold)
+            done |= upper < threshold
         settled = leading == 0 or _angles(ritz)[-leading:].max() <= 0.05
         if (done.all() and settled) or not room:
             return Cosines(estimate, lower, np.maximum(upper, lower), space.steps, ritz)
