@@ -158,22 +158,19 @@ def _all_values(matrix: np.ndarray) -> np.ndarray:
 def _stand_in(ritz: Ritz, columns: np.ndarray, matrix: np.ndarray, noise: float = 1e-3) -> np.ndarray:
     """min(n, m) numbers distributed as the singular values, from the measures of random columns of a Krylov space.
 
-    The largest Ritz values that have converged are themselves; the others follow the distribution function that the Gauss
-    quadrature of the columns, averaged, gives; together they have the matrix's energy.
+    The space is that of the shorter side. The largest Ritz values that have converged are themselves; the others follow the
+    distribution function that the Gauss quadrature of the columns, averaged, gives; together they have the matrix's energy.
     """
-    n, m = matrix.shape
-    count = min(n, m)
+    count = min(matrix.shape)
     theta, weight = np.maximum(ritz.values, 0), (ritz.first[columns] ** 2).mean(0)
     weight = weight / weight.sum()
     settled = 0
     while settled < min(len(theta) // 2, count) and ritz.residuals[-1 - settled] < noise * theta[-1 - settled]:
         settled += 1
     body = slice(0, len(theta) - settled)
-    # Below: n − count zeros, which the rows' measure holds, too.
     level = (np.cumsum(weight[body]) - weight[body] / 2) / weight[body].sum()
     level, theta_body = np.append(0, level), np.append(max(1.5 * theta[0] - theta[1] / 2, 0), theta[body])
-    zeros = (n - count) / (n - settled)
-    wanted = zeros + (1 - zeros) * (np.arange(count - settled) + 0.5) / (count - settled)
+    wanted = (np.arange(count - settled) + 0.5) / (count - settled)
     rest = np.interp(wanted, level, theta_body)[::-1]
     known = theta[len(theta) - settled :][::-1]
     energy = np.einsum("ij,ij->", matrix, matrix, dtype=float)
@@ -229,7 +226,7 @@ def _bounded(pair: Pair, top: int, threshold: float):
         return None
     s = _all_values(pair.base) if dense else _stand_in(found.ritz, top + np.arange(beside), pair.base)
     estimate = np.clip(found.estimate, found.lower, found.upper)
-    similarity = np.abs(found.ritz.first[:top, : -top - 1 : -1])
+    similarity = np.abs(found.cosines[:, : -top - 1 : -1])
     return tuned.values, estimate, found.lower, found.upper, similarity, s, np.asarray(tuned.vectors)
 
 

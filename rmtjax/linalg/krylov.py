@@ -37,6 +37,8 @@ from rmtjax._errors import InputError, shown
 __all__ = [
     "BlockLanczos",
     "Cosines",
+    "Flipped",
+    "Gram",
     "Operator",
     "Ritz",
     "TopSingular",
@@ -90,6 +92,45 @@ class Operator:
         """The matrix itself."""
         w = self.weight if self.scale is None else self.scale[:, None] * self.weight
         return w if self.left is None else w + self.left @ self.right
+
+
+class Gram:
+    r"""A matrix known by :math:`AA^\top` alone, formed: worth it where A is long and its other side short.
+
+    Args:
+        gram: :math:`AA^\top`, shape (n, n).
+    """
+
+    def __init__(self, gram: Matrix) -> None:
+        self.weight, self.shape = gram, gram.shape
+
+    def gram(self, x: Matrix) -> Matrix:
+        """The product with x (n, k)."""
+        return self.weight @ x
+
+
+class Flipped:
+    """The transpose of an operator."""
+
+    def __init__(self, operator: Operator) -> None:
+        self.operator, self.weight, self.shape = operator, operator.weight, operator.shape[::-1]
+
+    def gram(self, x: Matrix) -> Matrix:
+        """The product of the matrix times its transpose with x."""
+        return self.operator.transposed(self.operator @ x)
+
+
+_LONG, _FORMED = 1.5, 1024
+"""From what ratio of the sides, and up to what shorter one, the Gram matrix is formed."""
+
+
+def _short_side(operator: Operator) -> Operator | Gram | Flipped:
+    """What has the same singular values, and for left vectors those of the shorter side."""
+    n, m = operator.shape
+    if isinstance(operator.weight, np.ndarray) and min(n, m) <= _FORMED and max(n, m) >= _LONG * min(n, m):
+        dense = operator.dense()
+        return Gram(dense.T @ dense if n > m else dense @ dense.T)
+    return Flipped(operator) if n > m and isinstance(operator.weight, np.ndarray) else operator
 
 
 def _next_block(xp: Any, basis: Matrix, block: Matrix) -> tuple[Matrix, Matrix, Matrix]:
@@ -149,7 +190,7 @@ class BlockLanczos:
         most: blocks there is room for beside the first one; at most n/b − 1.
     """
 
-    def __init__(self, operator: Operator, start: Matrix, most: int) -> None:
+    def __init__(self, operator: Operator | Gram | Flipped, start: Matrix, most: int) -> None:
         n, b = start.shape
         if n != operator.shape[0] or b == 0:
             raise InputError(f"start has shape {[n, b]}: must be ({operator.shape[0]}, b) with b at least 1")
@@ -245,12 +286,13 @@ def top_singular(
     Raises:
         InputError: if the matrix has too few rows for three blocks.
     """
-    n = operator.shape[0]
+    short = _short_side(operator)
+    n = short.shape[0]
     width = k + 2 if width is None else width
     if not 1 <= k <= width or n < 3 * width:
-        raise InputError(f"k = {shown(k)}: must be 1 to {max(n // 3 - 2, 0)} for {n} rows")
+        raise InputError(f"k = {shown(k)}: must be 1 to {max(n // 3 - 2, 0)} for {n} rows or columns")
     start = np.random.default_rng(seed).standard_normal((n, width)).astype(operator.weight.dtype)
-    space = BlockLanczos(operator, start if isinstance(operator.weight, np.ndarray) else jnp.asarray(start), most)
+    space = BlockLanczos(short, start if isinstance(operator.weight, np.ndarray) else jnp.asarray(start), most)
     wanted, before, room = 6, None, True
     while True:
         room = space.grow(wanted - space.steps)
@@ -265,10 +307,13 @@ def top_singular(
         before = (space.steps, worst)
         wanted = space.steps + min(max(math.ceil(more), 2), 8)
     values = np.sqrt(np.maximum(ritz.values[: -k - 1 : -1], 0))
-    return TopSingular(values, space.combine(ritz.vectors[:, : -k - 1 : -1]), errors[::-1])
+    vectors = space.combine(ritz.vectors[:, : -k - 1 : -1])
+    if n != operator.shape[0]:  # those of the other side
+        vectors = (operator @ vectors) / np.maximum(values, np.finfo(float).tiny).astype(vectors.dtype)
+    return TopSingular(values, vectors, errors[::-1])
 
 
-def _christoffel(ritz: Ritz, columns: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _christoffel(ritz: Ritz, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
     """The bound at each x, shape (x, c).
 
     A has a pole at each Ritz value, where the bound has none. So q is turned until the residual of the nearest one is its
@@ -280,7 +325,6 @@ def _christoffel(ritz: Ritz, columns: np.ndarray, x: np.ndarray) -> np.ndarray:
     sign = np.where(mirror[0] < 0, 1.0, -1.0)
     mirror[0] -= sign
     mirror /= np.linalg.norm(mirror, axis=0)
-    first = ritz.first[columns].T
     found = []
     for part in np.array_split(x, max(1, x.size * b * k // 2_000_000)):
         here = np.arange(part.size)
@@ -297,36 +341,39 @@ def _christoffel(ritz: Ritz, columns: np.ndarray, x: np.ndarray) -> np.ndarray:
         inner = a @ a.transpose(0, 2, 1)
         inner[:, range(1, b), range(1, b)] += 1
         inner[:, 0, 0] += scale**2
-        rows = a @ first  # (x, b, c)
-        found.append(np.sum(rows * np.linalg.solve(inner, rows), axis=1))
+        seen = a @ rows.T  # (x, b, c)
+        found.append(np.sum(seen * np.linalg.solve(inner, seen), axis=1))
     return np.concatenate(found)
 
 
-def _roughly(ritz: Ritz, columns: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _roughly(ritz: Ritz, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
     """`_christoffel` for many places that are no Ritz values: sums over the Ritz pairs as two products of matrices."""
     b, k = ritz.last.shape
-    last, first = ritz.last.T, ritz.first[columns].T  # (k, b), (k, c)
+    last, first = ritz.last.T, rows.T  # (k, b), (k, c)
     squares = (last[:, :, None] * last[:, None, :]).reshape(k, -1)
     mixed = (last[:, :, None] * first[:, None, :]).reshape(k, -1)
     gap = ritz.values - x[:, None]
     least = 1e-5 * ritz.residuals
     gap = 1 / np.where(np.abs(gap) < least, least, gap)
     inner = (gap**2 @ squares).reshape(-1, b, b) + np.eye(b)
-    rows = (gap @ mixed).reshape(-1, b, len(columns))
-    return np.sum(rows * np.linalg.solve(inner, rows), axis=1)
+    seen = (gap @ mixed).reshape(-1, b, len(rows))
+    return np.sum(seen * np.linalg.solve(inner, seen), axis=1)
 
 
-def atom_bounds(ritz: Ritz, columns: np.ndarray, floor: float = 0.0) -> np.ndarray:
-    r"""Upper bounds on the squared cosines of start vectors with any one left singular vector (the module's second point).
+def atom_bounds(ritz: Ritz, rows: np.ndarray, floor: float = 0.0, *, transposed: bool = False) -> np.ndarray:
+    r"""Upper bounds on the squared cosines of vectors in the start block with any one left singular vector (the module's
+    second point).
 
     As a function of x the bound has a peak of the width of the residual at each Ritz value that has begun to converge, and
     is smooth elsewhere: it is looked at accordingly, then more and more closely wherever it comes near its largest value,
     and what may still lie between is allowed for by half a per cent.
 
     Args:
-        ritz: of a space that `columns` of the start block belong to.
-        columns: their indices, shape (c,).
+        ritz: of a space whose start block the vectors are in.
+        rows: their coordinates along the Ritz vectors, shape (c, k); of a start vector itself a row of `ritz.first`.
         floor: singular vectors with σ² at or below it do not count.
+        transposed: the space is that of Aᵀ, and the vectors in it are Aᵀ times those that are asked about: their inner
+            products with right singular vectors are σ times the cosines.
 
     Returns:
         Shape (c,).
@@ -340,7 +387,8 @@ def atom_bounds(ritz: Ritz, columns: np.ndarray, floor: float = 0.0) -> np.ndarr
     between = np.append(low, theta)[:, None] + steps[:, None] * np.array([0.1, 0.3, 0.5, 0.7, 0.9])
     x = np.unique(np.concatenate([beside.ravel(), between.ravel()]))
     x = x[x > floor]
-    bound = _roughly(ritz, columns, x)
+    weight = (lambda x: 1 / x) if transposed else np.ones_like
+    bound = _roughly(ritz, rows, x) * weight(x)[:, None]
     best = bound.max(0)
     fenced = np.pad(bound, ((1, 1), (0, 0)))
     peak = (bound >= fenced[:-2]) & (bound >= fenced[2:]) & (bound >= 0.95 * best)
@@ -349,22 +397,23 @@ def atom_bounds(ritz: Ritz, columns: np.ndarray, floor: float = 0.0) -> np.ndarr
     every = np.linspace(0, 1, 7)[1:-1]
     for _ in range(2):
         closer = left[:, None] + (right - left)[:, None] * every
-        value = _christoffel(ritz, columns, closer.ravel()).reshape(*closer.shape, -1)
-        value = value[np.arange(at.size), :, column]
+        value = _christoffel(ritz, rows, closer.ravel()).reshape(*closer.shape, -1)
+        value = value[np.arange(at.size), :, column] * weight(np.maximum(closer, floor))
         np.maximum.at(best, column, value.max(1))
         middle, step = closer[np.arange(at.size), value.argmax(1)], (right - left) / 6
         left, right = middle - step, middle + step
     return np.minimum(1.005 * best, 1.0)
 
 
-def atom_floors(ritz: Ritz, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The largest Ritz weights of start vectors, and the cosines that are certain, both of shape (c,).
+def atom_floors(cosine: np.ndarray, ritz: Ritz, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest cosines of vectors with Ritz vectors, given all of them (c, k), and what is certain, both of shape (c,).
 
     A Ritz vector at cosine w from a start vector, and within angle φ of a singular vector, shows one at cosine
-    w cos φ − √(1 − w²) sin φ or more.
+    w cos φ − √(1 − w²) sin φ or more. For φ the nearest other eigenvalue counts, and of n eigenvalues k Ritz values do not
+    show all: between two of them a share k/n of the gap is taken for the distance to the nearest.
     """
-    cosine = np.minimum(np.abs(ritz.first[columns]), 1.0)
-    sine = _angles(ritz)
+    cosine = np.minimum(np.abs(cosine), 1.0)
+    sine = np.minimum(_angles(ritz) * max(1.0, n / ritz.values.size), 1.0)
     sure = cosine * np.sqrt(1 - sine**2) - np.sqrt(1 - cosine**2) * sine
     return cosine.max(axis=1), np.maximum(sure.max(axis=1), 0.0)
 
@@ -375,13 +424,15 @@ class Cosines(NamedTuple):
     Attributes:
         estimate: the largest Ritz weight's, shape (c,).
         lower, upper: bounds.
+        cosines: with the left vector of each Ritz pair, shape (c, k).
         steps: of Lanczos.
-        ritz: what is known of the matrix besides.
+        ritz: what is known of the matrix besides; for a matrix with more rows than columns that of its transpose.
     """
 
     estimate: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+    cosines: np.ndarray
     steps: int
     ritz: Ritz
 
@@ -414,26 +465,36 @@ def largest_cosines(
     n, c = vectors.shape
     random = np.random.default_rng(seed).standard_normal((n, beside)).astype(vectors.dtype)
     numpy = isinstance(vectors, np.ndarray)
-    start = np.concatenate([vectors, random], axis=1) if numpy else jnp.concatenate([vectors, jnp.asarray(random)], 1)
-    space = BlockLanczos(operator, start, most)
-    columns, errors = np.arange(c), np.broadcast_to(np.asarray(errors, float), (c,))
+    short = _short_side(operator)
+    transposed = short.shape[0] != n
+    mixing, inside = np.eye(c), vectors
+    if transposed:  # the process runs on the right side, from the images of the vectors there
+        random = random[: short.shape[0]]
+        inside, mixing = np.linalg.qr(operator.transposed(vectors))
+    start = np.concatenate([inside, random], axis=1) if numpy else jnp.concatenate([inside, jnp.asarray(random)], 1)
+    space = BlockLanczos(short, start, most)
+    errors = np.broadcast_to(np.asarray(errors, float), (c,))
     lower, upper, done = np.zeros(c), np.ones(c), np.zeros(c, bool)
     wanted, room = 6, True
     while True:
         room = space.grow(wanted - space.steps)
         ritz = space.ritz()
         floor = (max(operator.shape) * np.finfo(vectors.dtype).eps) ** 2 * ritz.values[-1]
-        estimate, sure = atom_floors(ritz, columns)
+        rows = mixing.T @ ritz.first[:c]
+        sigma = np.sqrt(np.maximum(ritz.values, floor))
+        cosines = rows / sigma if transposed else rows
+        estimate, sure = atom_floors(np.where(ritz.values > floor, cosines, 0), ritz, short.shape[0])
         # A vector at angle φ from the one that was meant has cosines that differ by sin φ at most.
         lower = np.maximum(lower, sure - errors)
         done |= lower >= (1 if threshold is None else threshold)
         if not done.all():
             open_ = np.flatnonzero(~done)
-            upper[open_] = np.minimum(upper[open_], np.sqrt(atom_bounds(ritz, open_, floor)) + errors[open_])
+            bounds = np.sqrt(atom_bounds(ritz, rows[open_], floor, transposed=transposed))
+            upper[open_] = np.minimum(upper[open_], bounds + errors[open_])
         done |= upper - lower <= tolerance + 2 * errors
         if threshold is not None:
             done |= upper < threshold
         settled = leading == 0 or _angles(ritz)[-leading:].max() <= 0.05
         if (done.all() and settled) or not room:
-            return Cosines(estimate, lower, np.maximum(upper, lower), space.steps, ritz)
+            return Cosines(estimate, lower, np.maximum(upper, lower), cosines, space.steps, ritz)
         wanted = space.steps + 4
