@@ -351,9 +351,8 @@ def mend_intruders(
             exact=exact, progress=lambda done, total, _: bar.show(done, total),
         )  # fmt: skip
     layers_with = sum(layer.intruders > 0 for layer in found.layers)
-    console.print(
-        f"{found.intruders} intruders in {layers_with} of {len(found.layers)} layers scaled by {scale:g}: {out}"
-    )
+    what = f"{found.intruders} intruder{'s' * (found.intruders != 1)} in {layers_with} of {len(found.layers)} layers"
+    console.print(f"{what} scaled by {scale:g}: {out}")
 
 
 def _pairs(what: str, texts: list[str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from rmtjax._files import prepare_folder, write_bytes
 from rmtjax.adapters.peft import PeftLayer
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped
 from rmtjax.intruders.scan import LayerScan, Scan, scan
+from rmtjax.linalg.krylov import top_singular
 from rmtjax.models.checkpoint import listed
 
 __all__ = ["correction", "mend", "truncated"]
@@ -40,7 +41,10 @@ class Factors(NamedTuple):
 def correction(pair: Pair, found: LayerScan, scale: float) -> Factors:
     r""":math:`(\lambda - 1)\sum_{i\in I}\sigma_iu_iv_i^\top` of the intruders that a scan found."""
     which = [i for i, verdict in enumerate(found.verdicts) if verdict == "intruder"]
-    u = found.vectors[:, which]
+    vectors = found.vectors
+    if found.method == "bounds":  # whose vectors are good enough for a verdict
+        vectors = top_singular(pair.tuned, vectors.shape[1], tolerance=1e-5, most=150).vectors
+    u = vectors[:, which]
     return Factors((scale - 1) * u, pair.tuned.transposed(u).T)  # W'ᵀu = σv
 
 
@@ -147,7 +151,7 @@ def _write_adapter(pairs: Pairs, changes: dict[str, tuple[Pair, Factors]], targe
     new = {}
     for name, (pair, change) in changes.items():
         layer = pairs.partner(name)
-        made = _mended_layer(pair, file.layers[layer], change)
+        made = _mended_layer(pair, pairs.layer(name), change)
         new |= {key: made[part] for part, key in file.keys[layer].items()}
     for other in sorted(file.folder.iterdir()):
         if other.is_file() and other.name not in file.tensors.files:

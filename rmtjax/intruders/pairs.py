@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from rmtjax.models.checkpoint import TensorFile, listed, model_folder
 __all__ = ["Pair", "Pairs", "Skipped", "open_weights"]
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_TYPES = ("F64", "F32", "F16", "BF16")
 _EMBEDDING = re.compile(r"(^|\.)((\w*embed\w*|wte|wpe|shared|lm_head)\.(.*\.)?|decoder\.)weight$")
 _CONV1D = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
 """Architectures of transformers that keep the transposed weight in dense layers of these names:"""
@@ -165,7 +167,9 @@ class Pairs:
                 self.skipped.append(Skipped(name, "an embedding (--layers takes it all the same)"))
                 del partners[name]
         self._partners = partners
-        self.names = list(partners)
+        self.names = sorted(partners, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
+        # save_peft writes a base that α has been merged into beside the adapter.
+        self._has_alpha = self.adapter is not None and self._base.folder.resolve() == (folder / "base").resolve()
         if not self.names:
             raise InputError(f"tuned = {tuned}: has no weight matrix in common with the base, {self._base.folder}")
 
@@ -211,6 +215,11 @@ class Pairs:
         """The name that a weight of the base has in the tuned file, or its layer's in the adapter."""
         return self._partners[name]
 
+    def layer(self, name: str) -> PeftLayer:
+        """What the adapter does to a weight of the base; without α where the base has it already."""
+        layer = self.adapter.layers[self._partners[name]]
+        return dataclasses.replace(layer, alpha=None) if self._has_alpha else layer
+
     def shape(self, name: str) -> tuple[int, int]:
         """(outputs, inputs), without reading the matrix."""
         n, m = self._base.shape(name)
@@ -229,21 +238,20 @@ class Pairs:
         Raises:
             InputError: if an update's factors do not fit the weight.
         """
-        base = self._base[name]
-        if not np.issubdtype(np.dtype(base.dtype), np.floating) and base.dtype.name not in ("bfloat16",):
-            return Skipped(name, f"of type {base.dtype}")
-        base = _host(base)
+        if self._base.dtype(name) not in _TYPES:
+            return Skipped(name, f"of type {self._base.dtype(name)}")
+        base = _host(self._base[name])
         base = np.ascontiguousarray(base.T) if self.turned(name) else base
         if not np.isfinite(base).all():
             return Skipped(name, "NaN or infinite in the base")
         if not base.any():
             return Skipped(name, "all zero in the base")
         if self.adapter is not None:
-            return self._updated(name, base, self.adapter.layers[self._partners[name]])
-        tuned = self.tuned[self._partners[name]]
-        if not np.issubdtype(np.dtype(tuned.dtype), np.floating) and tuned.dtype.name not in ("bfloat16",):
-            return Skipped(name, f"of type {tuned.dtype} in the tuned model")
-        tuned = _host(tuned)
+            return self._updated(name, base, self.layer(name))
+        partner = self._partners[name]
+        if self.tuned.dtype(partner) not in _TYPES:
+            return Skipped(name, f"of type {self.tuned.dtype(partner)} in the tuned model")
+        tuned = _host(self.tuned[partner])
         tuned = np.ascontiguousarray(tuned.T) if self.turned(name) else tuned
         if not np.isfinite(tuned).all():
             return Skipped(name, "NaN or infinite in the tuned model")

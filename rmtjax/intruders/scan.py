@@ -334,5 +334,7 @@ def scan(
     order = {name: i for i, name in enumerate(names)}
     found = sorted((r for r in done if isinstance(r, LayerScan)), key=lambda r: order[r.name])
     skipped += [r for r in done if isinstance(r, Skipped)]
+    if not found:
+        raise InputError(f"tuned = {tuned}: nothing to scan, {skipped[-1].name} is {skipped[-1].reason}")
     settings = {"top": top, "threshold": threshold, "exact": exact}
     return Scan(tuple(found), tuple(skipped), settings, time.perf_counter() - began)

@@ -293,7 +293,7 @@ def top_singular(
         raise InputError(f"k = {shown(k)}: must be 1 to {max(n // 3 - 2, 0)} for {n} rows or columns")
     start = np.random.default_rng(seed).standard_normal((n, width)).astype(operator.weight.dtype)
     space = BlockLanczos(short, start if isinstance(operator.weight, np.ndarray) else jnp.asarray(start), most)
-    wanted, before, room = 6, None, True
+    wanted, before, room = 8, None, True
     while True:
         room = space.grow(wanted - space.steps)
         ritz = space.ritz()
@@ -475,7 +475,7 @@ def largest_cosines(
     space = BlockLanczos(short, start, most)
     errors = np.broadcast_to(np.asarray(errors, float), (c,))
     lower, upper, done = np.zeros(c), np.ones(c), np.zeros(c, bool)
-    wanted, room = 6, True
+    wanted, room = 8, True
     while True:
         room = space.grow(wanted - space.steps)
         ritz = space.ritz()

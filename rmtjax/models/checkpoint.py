@@ -153,6 +153,10 @@ class TensorFile(Mapping[str, jax.Array]):
         """The shape of a tensor, without reading it."""
         return tuple(self._opened(self._file[name]).get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """The type of a tensor as safetensors names it, such as F32 or BF16, without reading it."""
+        return self._opened(self._file[name]).get_slice(name).get_dtype()
+
     def __getitem__(self, name: str) -> jax.Array:
         from safetensors import SafetensorError
 

@@ -74,8 +74,8 @@ def summary(scan: Scan) -> str:
     by_svd = sum(layer.method == "svd" for layer in scan.layers)
     ways = "two SVDs each" if scan.settings["exact"] else f"{len(scan.layers) - by_svd} by bounds, {by_svd} by SVDs"
     lines = [
-        f"{total['intruders']} intruders among {total['vectors']} vectors of {total['layers']} layers"
-        f" (cosines below {scan.settings['threshold']:g}; {total['predicted']:.1f} predicted)",
+        f"{total['intruders']} intruder{'s' * (total['intruders'] != 1)} among {total['vectors']} vectors of"
+        f" {total['layers']} layers (cosines below {scan.settings['threshold']:g}; {total['predicted']:.1f} predicted)",
         f"{ways}, {scan.seconds:.1f} s",
     ]
     reasons: dict[str, list[str]] = {}

@@ -72,7 +72,7 @@ def test_the_table(run, base, adapter, tmp_path):
         ["query", "36×30", "0.01"],
     ]
     assert [row.split()[-2] for row in rows] == ["1", "0"] and not blank
-    assert total.startswith("1 intruders among 30 vectors of 3 layers (cosines below 0.5; ")
+    assert total.startswith("1 intruder among 30 vectors of 3 layers (cosines below 0.5; ")
     assert how.startswith("0 by bounds, 3 by SVDs, ") and not skipped
     assert run("scan", base, adapter)[1].splitlines()[:5] == out.splitlines()[:5]
     assert run("--top", 10, base, "--exact", adapter)[1].splitlines()[:5] == out.splitlines()[:5]
@@ -150,7 +150,7 @@ def test_the_packaged_model_and_a_run(run, tmp_path):
 def test_mending(run, base, adapter, tmp_path):
     status, out, err = run("mend", base, adapter, "--out", tmp_path / "out")
     assert (status, err) == (0, "")
-    assert out == f"1 intruders in 1 of 3 layers scaled by 0.75: {tmp_path / 'out'}\n"
+    assert out == f"1 intruder in 1 of 3 layers scaled by 0.75: {tmp_path / 'out'}\n"
     mend(base, adapter, tmp_path / "same", scale=0.75)
     assert [*files(tmp_path / "out").values()] == [*files(tmp_path / "same").values()]
     assert {path.name for path in files(tmp_path / "out")} == {"adapter_config.json", "adapter_model.safetensors"}

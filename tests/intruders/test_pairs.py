@@ -142,8 +142,8 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         "inf.weight": "NaN or infinite in the tuned model",
         "zero.weight": "all zero in the base",
         "gone.weight": "all zero in the tuned model",
-        "whole.weight": "of type int32",
-        "cast.weight": "of type int8 in the tuned model",
+        "whole.weight": "of type I64",
+        "cast.weight": "of type I8 in the tuned model",
         "small.weight": "smaller than top = 10",
     }
 
