@@ -177,7 +177,7 @@ def test_harmless_settings(folder):
         (lambda t: {n: x for n, x in t.items() if n != f"{LAYER}.lora_B.weight"}, ["self.query", "lora_B is missing"]),
         (lambda t: t | {f"{LAYER}.lora_magnitude_vector": ones(16)}, ["lora_magnitude_vector", "use_dora = False"]),
         (lambda t: t | {f"{LAYER}.lora_A.weight": ones(3, 8)}, ["A has shape [8, 3]", "[16, 3]"]),
-        (lambda t: t | {f"{LAYER}.lora_B.weight": ones(16, 4)}, ["B has shape [4, 16]", "[3, 16]"]),
+        (lambda t: t | {f"{LAYER}.lora_B.weight": ones(16, 4)}, ["A and B have shapes [3, 16] and [16, 4]", "[outputs, r]"]),
         (lambda t: t | {f"{LAYER}.lora_A.weight": np.nan * ones(3, 16)}, ["lora_A", "not finite"]),
         (lambda t: t | {f"{HEAD}.weight": ones(3, 16)}, ["classifier.weight has shape [3, 16]", "classes"]),
         (lambda t: t | {"base_model.model.score.weight": ones(3, 16)}, ["score.weight", "no place"]),
