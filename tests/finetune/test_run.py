@@ -11,8 +11,10 @@ from safetensors.numpy import load_file
 
 from rmtjax import InputError
 from rmtjax.adapters import load_peft
+from rmtjax.adapters.linear import adapted_layers
 from rmtjax.finetune import finetune
 from rmtjax.finetune.run import Checkpoints, predict
+from rmtjax.intruders import intruder_limits
 from rmtjax.models import load_classifier
 from rmtjax.report import finetune as report
 from rmtjax.tasks import glue
@@ -325,3 +327,31 @@ def test_a_loss_that_is_not_finite_ends_the_run(at, base, data, tmp_path):
     lines = [json.loads(x) for x in metrics.read_text().splitlines()] if metrics.exists() else []
     assert [line["step"] for line in lines] == ([] if at == 2 else [6])
     assert not (tmp_path / "out/result.json").exists()
+
+
+def test_a_guarded_run_stays_below_every_layers_limit(base, data, tmp_path):
+    """Steps that would go far beyond: free they do, guarded they end at the limit."""
+    strengths = {}
+    for guard in (None, 0.05):
+        out = tmp_path / str(guard)
+        finetune(settings(base, data, method="lora", rank=2, epochs=2, learning_rate=1.0, guard=guard), out)
+        model, _ = load_classifier(base, 2)
+        load_peft(model, out / "adapter")
+        limits = intruder_limits(model, probability=0.05)
+        layers = adapted_layers(model)
+        assert set(limits) == set(layers)
+        strengths[guard] = [float(layers[path].update.norm()) / limit for path, limit in limits.items()]
+    assert max(strengths[0.05]) < 1.001 and max(strengths[None]) > 1.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"guard": 0.0}, r"guard = 0.0: must be between 0 and 1"),
+        ({"guard": 1.0}, r"guard = 1.0: must be between 0 and 1"),
+        ({"guard": 0.05, "method": "full"}, r"guard = 0.05: needs an adapter"),
+    ],
+)
+def test_guards_that_cannot_be(changes, says, base, data):
+    with pytest.raises(InputError, match=says):
+        settings(base, data, **changes).checked()
