@@ -15,6 +15,9 @@ from rmtjax.linalg.spectra import bulk_fit, one_blas_thread
 
 __all__ = ["intruder_limits", "strength_limit"]
 
+_DRAWS, _PLACES = 256, 32
+"""Draws for a probability, and strengths that are tried before the crossing is narrowed down."""
+
 
 def strength_limit(
     singular_values: np.ndarray,
@@ -24,9 +27,10 @@ def strength_limit(
     threshold: float = 0.5,
     top: int = 10,
 ) -> float:
-    """The largest strength at which an update in a direction of its own is an intruder with at most this probability.
+    """The strength up to which an update in one direction is an intruder with at most this probability.
 
-    From `predict`, by bisection; never below the threshold of Baik, Ben Arous and Péché, under which there is no outlier.
+    The first crossing of `predict`'s probability, which between spikes of the base need not be monotone; never below the
+    threshold of Baik, Ben Arous and Péché, under which there is no outlier.
 
     Args:
         singular_values: of the base, all of them.
@@ -39,12 +43,18 @@ def strength_limit(
         raise InputError(f"probability = {shown(probability)}: must be between 0 and 1")
     s = np.asarray(singular_values, float)
     edge = _edge(s, bulk_fit(s, *shape))
+
+    def too_strong(theta):
+        found = predict(np.array([theta]), s, shape, edge, threshold, top=top, draws=_DRAWS)
+        return found.probabilities[0] > probability
+
     low = predict(np.zeros(1), s, shape, edge).threshold
-    high = 4 * s[0] + low
-    for _ in range(24):
+    places = np.linspace(low, low + 2 * s[0], _PLACES + 1)
+    after = next((i for i in range(1, _PLACES + 1) if too_strong(places[i])), _PLACES)
+    low, high = places[after - 1], places[after]
+    for _ in range(6):
         middle = (low + high) / 2
-        chance = predict(np.array([middle]), s, shape, edge, threshold, top=top).probabilities[0]
-        low, high = (low, middle) if chance > probability else (middle, high)
+        low, high = (low, middle) if too_strong(middle) else (middle, high)
     return float(low)
 
 
@@ -60,7 +70,8 @@ def intruder_limits(
 
     Args:
         model: with adapters.
-        probability, threshold, top: see `strength_limit`.
+        probability: of any intruder in a layer; each of the r directions of its update is allowed 1/r of it.
+        threshold, top: see `strength_limit`.
         layers: paths; by default all layers that have an update.
     """
     found = {}
@@ -68,7 +79,8 @@ def intruder_limits(
         for path, layer in adapted_layers(model).items():
             if layer.update is not None and (layers is None or path in layers):
                 kernel = np.asarray(layer.base.kernel[...], np.float32).T
+                share = probability / layer.update.rank
                 found[path] = strength_limit(
-                    _all_values(kernel), kernel.shape, probability=probability, threshold=threshold, top=top
+                    _all_values(kernel), kernel.shape, probability=share, threshold=threshold, top=top
                 )
     return found

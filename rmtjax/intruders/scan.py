@@ -16,7 +16,7 @@ from rmtjax._errors import InputError, shown
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped
 from rmtjax.intruders.predict import Prediction, predict
 from rmtjax.linalg.krylov import Operator, Ritz, largest_cosines, top_singular
-from rmtjax.linalg.spectra import BulkFit, bulk_fit, one_blas_thread
+from rmtjax.linalg.spectra import BulkFit, bulk_fit, effective_rank, one_blas_thread, stable_rank
 
 __all__ = ["LayerScan", "Scan", "Update", "scan", "scan_layer"]
 
@@ -178,17 +178,14 @@ def _stand_in(ritz: Ritz, columns: np.ndarray, matrix: np.ndarray, noise: float 
     return np.sqrt(np.concatenate([known, np.minimum(rest, known[-1] if settled else np.inf)]))
 
 
-def _effective_rank(values: np.ndarray) -> float:
-    share = values[values > 0] / values.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
-
-
 def _ranks(values: np.ndarray, keep: int | None = None) -> Update:
     frobenius = float(np.sqrt(np.sum(values**2)))
     if frobenius == 0:
         return Update(values[:0], 0.0, 0.0, 0.0)
     real = values[values > values[0] * 1e-6]
-    return Update(real if keep is None else real[:keep], frobenius, _effective_rank(real), (frobenius / real[0]) ** 2)
+    return Update(
+        real if keep is None else real[:keep], frobenius, float(effective_rank(real)), float(stable_rank(values))
+    )
 
 
 def _update_of(pair: Pair, top: int) -> Update:
@@ -234,9 +231,10 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     r"""Count the intruders of one layer: of its `top` leading left singular vectors after tuning, those whose absolute cosine
     with every left singular vector of before is below the threshold (Shuttleworth et al. 2024).
 
-    Verdicts are certain: an intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, the
-    others' from below by a converged Ritz vector (`rmtjax.linalg.krylov`). Where that leaves one open, the layer is done by two
-    SVDs. Vectors of a null space of the base are nobody's singular vectors and do not count.
+    An intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, which assumes nothing;
+    the others' from below by a Ritz vector that has converged beside all singular values seen, and any unseen at their mean
+    distance (`rmtjax.linalg.krylov.atom_floors`). Where that leaves a verdict open, the layer is done by two SVDs. Vectors of
+    a null space of the base are nobody's singular vectors and do not count.
 
     Args:
         pair: the layer before and after.
