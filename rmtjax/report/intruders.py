@@ -126,7 +126,8 @@ def similarity(scan: Scan, most: int = 6):
             marked = [i for i, verdict in enumerate(layer.verdicts) if verdict == "intruder"]
             axis.scatter(np.full(len(marked), -0.85), marked, marker=">", color=PALETTE[1], s=30, clip_on=False)
             axis.set_xlim(-0.5, len(layer.similarity) - 0.5)
-            axis.tick_params(length=0, pad=6)
+            axis.tick_params(length=0, pad=3)
+            axis.tick_params("y", pad=13)  # the marks have their place between
         figure.supxlabel("singular vector before", fontsize=9)
         figure.supylabel("after (▸ intruder)", fontsize=9)
         figure.colorbar(image, ax=axes, label="|cosine|", shrink=0.8)
@@ -156,9 +157,9 @@ def outliers(scan: Scan):
         counts = np.array([layer.intruders for layer in layers])
         for has, colour, label in ((False, MUTED, "none"), (True, PALETTE[1], "intruders")):
             which = np.flatnonzero((counts > 0) == has)
-            right.plot(which, np.array(ratio)[which], "o", color=colour, ms=5, label=label)
+            right.plot(which + 1, np.array(ratio)[which], "o", color=colour, ms=5, label=label)
         right.axhline(1, color=INK, lw=0.9)
-        right.annotate("BBP threshold", (0, 1), xytext=(2, 3), textcoords="offset points", fontsize=8, color=INK)
+        right.annotate("BBP threshold", (1, 1), xytext=(2, 3), textcoords="offset points", fontsize=8, color=INK)
         right.set_yscale("log")
         right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         right.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
