@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
         print(content["minilm"])
     content["agreement"] = agreement(20 if quick else 2000)
     print(content["agreement"])
-    content["memory"] = peak(2 if quick else 6, 256 if quick else 2048)
+    content["memory"] = peak(2, 256) if quick else peak(8, 4096)
     print(content["memory"])
     if not quick:
         from rmtjax._provenance import versions

@@ -16,12 +16,11 @@ import numpy as np
 from rmtjax._errors import InputError, shown
 from rmtjax.adapters.peft import PeftFile, PeftLayer, read_peft
 from rmtjax.linalg.krylov import Operator
-from rmtjax.models.checkpoint import TensorFile, listed, model_folder
+from rmtjax.models.checkpoint import FLOATS, TensorFile, listed, model_folder
 
 __all__ = ["Pair", "Pairs", "Skipped", "open_weights"]
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_TYPES = ("F64", "F32", "F16", "BF16")
 _EMBEDDING = re.compile(r"(^|\.)((\w*embed\w*|wte|wpe|shared|lm_head)\.(.*\.)?|decoder\.)weight$")
 _CONV1D = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
 """Architectures of transformers that keep the transposed weight in dense layers of these names:"""
@@ -238,9 +237,9 @@ class Pairs:
         Raises:
             InputError: if an update's factors do not fit the weight.
         """
-        if self._base.dtype(name) not in _TYPES:
+        if self._base.dtype(name) not in FLOATS:
             return Skipped(name, f"of type {self._base.dtype(name)}")
-        base = _host(self._base[name])
+        base = self._base.on_host(name)
         base = np.ascontiguousarray(base.T) if self.turned(name) else base
         if not np.isfinite(base).all():
             return Skipped(name, "NaN or infinite in the base")
@@ -249,9 +248,9 @@ class Pairs:
         if self.adapter is not None:
             return self._updated(name, base, self.layer(name))
         partner = self._partners[name]
-        if self.tuned.dtype(partner) not in _TYPES:
+        if self.tuned.dtype(partner) not in FLOATS:
             return Skipped(name, f"of type {self.tuned.dtype(partner)} in the tuned model")
-        tuned = _host(self.tuned[partner])
+        tuned = self.tuned.on_host(partner)
         tuned = np.ascontiguousarray(tuned.T) if self.turned(name) else tuned
         if not np.isfinite(tuned).all():
             return Skipped(name, "NaN or infinite in the tuned model")

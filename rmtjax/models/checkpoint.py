@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import zlib
@@ -21,7 +22,7 @@ from rmtjax.models.classifier import SequenceClassifier
 from rmtjax.models.config import ARCHITECTURES, EncoderConfig
 from rmtjax.models.encoder import Encoder
 
-__all__ = ["LoadReport", "TensorFile", "load_classifier", "load_encoder", "model_folder", "save_model", "weight_name"]
+__all__ = ["FLOATS", "LoadReport", "TensorFile", "load_classifier", "load_encoder", "model_folder", "save_model", "weight_name"]
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -31,6 +32,8 @@ _TOKENIZER = (
 )  # fmt: skip
 _LEAF = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 _OLD = {"gamma": "weight", "beta": "bias"}  # names of layer norms in files of TensorFlow's time
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+"""Types of floating-point numbers by the names that safetensors has for them."""
 Model = TypeVar("Model", bound=nnx.Module)
 
 
@@ -107,6 +110,7 @@ class TensorFile(Mapping[str, jax.Array]):
                 )
             raise self._error(f"holds neither {name} nor {index.name}")
         self._open: dict[str, Any] = {}
+        self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
         self._file: dict[str, str] = {}
         for file in files:
             for tensor in self._opened(file).keys():  # noqa: SIM118 (a safe_open is no mapping)
@@ -164,6 +168,25 @@ class TensorFile(Mapping[str, jax.Array]):
             return self._opened(self._file[name]).get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise self._error(f"{self._file[name]}: {name} cannot be read ({shown(str(error))})") from None
+
+    def on_host(self, name: str) -> np.ndarray:
+        """A tensor of floating-point numbers in float32, read into memory of its own: no page of the file stays mapped."""
+        file = self._file[name]
+        try:
+            if file not in self._headers:
+                self._opened(file)  # which checks the file
+                with (self.folder / file).open("rb") as opened:
+                    length = int.from_bytes(opened.read(8), "little")
+                    self._headers[file] = 8 + length, json.loads(opened.read(length))
+            start, header = self._headers[file]
+            entry = header[name]
+            if (kind := entry["dtype"]) not in FLOATS:
+                raise self._error(f"{file}: {name} is of type {kind}: must be one of {', '.join(FLOATS)}")
+            count, begin = math.prod(entry["shape"]), start + entry["data_offsets"][0]
+            flat = np.fromfile(self.folder / file, FLOATS[kind], count, offset=begin)
+            return flat.reshape(entry["shape"]).astype(np.float32, copy=False)
+        except (OSError, ValueError) as error:
+            raise self._error(f"{file}: {name} cannot be read ({shown(str(error))})") from None
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -301,6 +301,21 @@ def test_tensor_file_is_a_mapping(folder, model):
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, jnp.bfloat16])
+def test_tensors_on_the_host(tmp_path, dtype):
+    value = np.random.default_rng(0).standard_normal((3, 5)).astype(dtype)
+    ordered = {"a": np.ones(7, np.int8), "b": value, "c": np.float32(2.5), "d": np.zeros((0, 4), np.float32)}
+    save_file({name: np.asarray(x) for name, x in ordered.items()}, tmp_path / "model.safetensors")
+    file = TensorFile(tmp_path)
+    assert file.on_host("b").dtype == np.float32 and file.on_host("d").shape == (0, 4) and file.on_host("c") == 2.5
+    np.testing.assert_array_equal(file.on_host("b"), value.astype(np.float32))
+    with refused("model = ", "model.safetensors: a is of type I8: must be one of F64, F32, F16, BF16"):
+        file.on_host("a")
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:300])
+    with refused("model = ", "model.safetensors: b cannot be read"):
+        file.on_host("b")
+
+
 def test_labels(model, tmp_path):
     save_model(model, tmp_path, labels=["bad", "good"])
     config = json.loads((tmp_path / "config.json").read_text())
