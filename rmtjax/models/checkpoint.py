@@ -22,7 +22,16 @@ from rmtjax.models.classifier import SequenceClassifier
 from rmtjax.models.config import ARCHITECTURES, EncoderConfig
 from rmtjax.models.encoder import Encoder
 
-__all__ = ["FLOATS", "LoadReport", "TensorFile", "load_classifier", "load_encoder", "model_folder", "save_model", "weight_name"]
+__all__ = [
+    "FLOATS",
+    "LoadReport",
+    "TensorFile",
+    "load_classifier",
+    "load_encoder",
+    "model_folder",
+    "save_model",
+    "weight_name",
+]
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -171,17 +180,16 @@ class TensorFile(Mapping[str, jax.Array]):
 
     def on_host(self, name: str) -> np.ndarray:
         """A tensor of floating-point numbers in float32, read into memory of its own: no page of the file stays mapped."""
-        file = self._file[name]
+        file, kind = self._file[name], self.dtype(name)
+        if kind not in FLOATS:
+            raise self._error(f"{file}: {name} is of type {kind}: must be one of {', '.join(FLOATS)}")
         try:
             if file not in self._headers:
-                self._opened(file)  # which checks the file
                 with (self.folder / file).open("rb") as opened:
                     length = int.from_bytes(opened.read(8), "little")
                     self._headers[file] = 8 + length, json.loads(opened.read(length))
             start, header = self._headers[file]
             entry = header[name]
-            if (kind := entry["dtype"]) not in FLOATS:
-                raise self._error(f"{file}: {name} is of type {kind}: must be one of {', '.join(FLOATS)}")
             count, begin = math.prod(entry["shape"]), start + entry["data_offsets"][0]
             flat = np.fromfile(self.folder / file, FLOATS[kind], count, offset=begin)
             return flat.reshape(entry["shape"]).astype(np.float32, copy=False)
