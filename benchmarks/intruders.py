@@ -126,8 +126,8 @@ def checkpoint(repeats: int) -> dict:
 def agreement(cases: int) -> dict:
     """Verdicts of bounds against those of two SVDs."""
     from rmtjax.intruders import Pair, scan_layer
+    from rmtjax.linalg.dense import one_blas_thread
     from rmtjax.linalg.krylov import Operator
-    from rmtjax.linalg.spectra import one_blas_thread
 
     random = np.random.default_rng(0)
     done = same = by_bounds = near = 0

@@ -26,7 +26,7 @@ from scipy import stats
 
 from rmtjax.ensembles.wigner import hermite
 from rmtjax.laws import tracy_widom
-from rmtjax.linalg.spectra import eigvalsh
+from rmtjax.linalg.dense import eigvalsh
 from rmtjax.linalg.sturm import histogram
 from rmtjax.montecarlo import Claim, Sampler, grid, run, size
 from rmtjax.spectra.claims import bbp_wigner

@@ -11,7 +11,8 @@ from rmtjax._errors import InputError, shown
 from rmtjax.adapters.linear import adapted_layers
 from rmtjax.intruders.predict import predict
 from rmtjax.intruders.scan import _all_values, _edge
-from rmtjax.linalg.spectra import bulk_fit, one_blas_thread
+from rmtjax.linalg.dense import one_blas_thread
+from rmtjax.linalg.spectra import bulk_fit
 
 __all__ = ["intruder_limits", "strength_limit"]
 

@@ -16,8 +16,9 @@ import scipy.linalg
 from rmtjax._errors import InputError, shown
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped
 from rmtjax.intruders.predict import Prediction, predict
+from rmtjax.linalg.dense import one_blas_thread
 from rmtjax.linalg.krylov import Operator, Ritz, largest_cosines, top_singular
-from rmtjax.linalg.spectra import BulkFit, bulk_fit, effective_rank, one_blas_thread, stable_rank
+from rmtjax.linalg.spectra import BulkFit, bulk_fit, effective_rank, stable_rank
 
 __all__ = ["LayerScan", "Scan", "Update", "scan", "scan_layer"]
 

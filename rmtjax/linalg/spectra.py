@@ -1,5 +1,4 @@
-r"""Spectra of given matrices: eigenvalues and singular values of batches, how far they are from a law, and the bulk and
-spikes that they are made of.
+r"""What given spectra tell: their ranks, how far they are from a law, and the bulk and spikes that they are made of.
 
 Conventions are those of the laws: a symmetric matrix of order N has entries of variance :math:`\sigma^2/N` off the diagonal
 and the bulk :math:`[-2\sigma, 2\sigma]`; an n×m matrix has entries of variance :math:`\sigma^2/m`, :math:`c = n/m`, and
@@ -8,22 +7,16 @@ singular values in :math:`[\sigma|1-\sqrt c|, \sigma(1+\sqrt c)]`.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.buffer_callback import buffer_callback
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Num
-from threadpoolctl import ThreadpoolController
 
 from rmtjax._errors import InputError, shown, unknown
 from rmtjax._precision import float64
@@ -35,197 +28,17 @@ __all__ = [
     "bulk_fit",
     "bulk_fit_symmetric",
     "effective_rank",
-    "eigvalsh",
     "esd_distance",
     "esd_test",
     "stable_rank",
-    "svdvals",
 ]
 
 
-# -- dense spectra -----------------------------------------------------------------------------------------------------
-
-_BLAS_ALONE = 1024
-"""Order from which BLAS's own threads speed a single matrix up; below it they cost more than they bring."""
-
-
-class _OneThread:
-    """BLAS on one thread while anyone is inside, put back when the last one leaves.
-
-    A thread of its own turns the switch, since threadpoolctl lets only the thread that has set a limit take it back.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="rmtjax-blas")
-        self._limit = contextlib.ExitStack()
-
-    def _set(self) -> None:
-        self._limit.enter_context(_controller().limit(limits=1, user_api="blas"))
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._inside:
-                self._keeper.submit(self._set).result()
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    self._keeper.submit(self._limit.close).result()
-
-
-one_blas_thread = _OneThread()
-
-
-@functools.cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-@functools.cache
-def _pool() -> tuple[ThreadPoolExecutor, int]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, thread_name_prefix="rmtjax-lapack"), cores
-
-
-def _spread(function: Callable[[np.ndarray], np.ndarray], batch: np.ndarray) -> np.ndarray:
-    """NumPy's routine (it lets go of the interpreter) on a batch (B, n, m), the matrices spread over the cores.
-
-    LAPACK with threads of its own spends its time on small matrices waking them, so each matrix has one, unless there are
-    fewer large matrices than cores.
-    """
-    pool, cores = _pool()
-    if len(batch) < cores and min(batch.shape[1:]) >= _BLAS_ALONE:
-        return function(batch)
-    with one_blas_thread():
-        if len(batch) < 2 or cores < 2:
-            return function(batch)
-        return np.concatenate(list(pool.map(function, np.array_split(batch, min(len(batch), 4 * cores)))))
-
-
-def _on_host(function: Callable[[np.ndarray], np.ndarray], a: Array, length: int) -> Array:
-    """`function` by LAPACK on the host's cores, inside a compiled program.
-
-    `jax.pure_callback` copies its arguments through the runtime that waits for it, and was seen to wait for ever; a buffer
-    callback is handed the memory itself.
-    """
-
-    def call(_, out, given):
-        given = np.asarray(given)
-        result = _spread(function, given.reshape(-1, *given.shape[-2:]))
-        np.asarray(out)[...] = result.reshape(out.shape)
-
-    dtype = jnp.finfo(a.dtype).dtype
-    return buffer_callback(call, jax.ShapeDtypeStruct((*a.shape[:-2], length), dtype), vmap_method="expand_dims")(a)
-
-
-@jax.custom_jvp
-def _eigvalsh(a):
-    def host(a):
-        return _on_host(np.linalg.eigvalsh, a, a.shape[-1])
-
-    def device(a):
-        return jnp.linalg.eigh(a, UPLO="L", symmetrize_input=False)[0]
-
-    return jax.lax.platform_dependent(a, cpu=host, default=device)
-
-
-@_eigvalsh.defjvp
-def _eigvalsh_jvp(primals, tangents):
-    values, v = jnp.linalg.eigh(primals[0], UPLO="L", symmetrize_input=False)
-    da = tangents[0]
-    lower = jnp.tril(da, -1)  # the only part that was looked at, with the diagonal
-    da = lower + jnp.swapaxes(lower, -1, -2).conj() + jnp.eye(da.shape[-1]) * da.real
-    return values, jnp.sum(v.conj() * (da @ v), -2).real
-
-
-@jax.custom_jvp
-def _svdvals(a):
-    def host(a):
-        return _on_host(functools.partial(np.linalg.svd, compute_uv=False), a, min(a.shape[-2:]))
-
-    return jax.lax.platform_dependent(a, cpu=host, default=functools.partial(jnp.linalg.svd, compute_uv=False))
-
-
-@_svdvals.defjvp
-def _svdvals_jvp(primals, tangents):
-    u, values, vh = jnp.linalg.svd(primals[0], full_matrices=False)
-    return values, jnp.sum(u.conj() * (tangents[0] @ jnp.swapaxes(vh, -1, -2).conj()), -2).real
+# -- ranks -------------------------------------------------------------------------------------------------------------
 
 
 def _known(*arrays: Any) -> bool:
     return not any(isinstance(a, jax.core.Tracer) for a in arrays)
-
-
-def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
-    """The matrices as an array of their own dtype, refused if a spectrum of them makes no sense."""
-    a = matrix if isinstance(matrix, jax.Array) else np.asarray(matrix)
-    if not jnp.issubdtype(a.dtype, jnp.inexact):
-        raise InputError(f"{name} has dtype {a.dtype}: must be floating point")
-    if a.ndim < 2 or (symmetric and a.shape[-1] != a.shape[-2]):
-        raise InputError(f"{name} has shape {a.shape}: must be (..., {'N, N' if symmetric else 'n, m'})")
-    if 0 in a.shape:
-        raise InputError(f"{name} has shape {a.shape}: must not be empty")
-    if _known(a):
-        # Products with one vector of no special direction tell of both defects for a fraction of the spectrum's cost.
-        host = np.asarray(a)
-        x = np.random.default_rng(0).normal(size=a.shape[-1]).astype(host.dtype)
-        with np.errstate(all="ignore"):
-            right = np.einsum("...ij,j->...i", host, x)  # not `@`, whose threads would have to be woken
-            if not np.all(np.isfinite(right)) and not np.all(np.isfinite(host)):
-                raise InputError(f"{name} has an entry {shown(host[~np.isfinite(host)][0])}: all must be finite")
-            if symmetric:
-                left = np.einsum("...ji,j->...i", host, x).conj()
-                slack = 1e3 * np.finfo(host.dtype).eps * np.linalg.norm(x) * np.max(np.abs(right), -1, keepdims=True)
-                if np.any(np.abs(right - left) > slack):
-                    gap = np.max(np.abs(host - np.swapaxes(host, -1, -2).conj()))
-                    raise InputError(f"{name} is off its transpose by {gap:.3g}: must be symmetric")
-    return a
-
-
-def eigvalsh(matrix: Num[ArrayLike, "..."]) -> Num[Array, "..."]:
-    r"""Eigenvalues of symmetric or Hermitian matrices, ascending, in the matrices' own precision.
-
-    On processors by LAPACK's divide and conquer without vectors, the matrices of a batch spread over the cores, alone and
-    inside `jit`, `vmap` and `grad`; elsewhere by `jnp.linalg.eigh`. Only the lower triangle is read.
-
-    Args:
-        matrix: shape (..., N, N), floating point; symmetric up to rounding.
-
-    Returns:
-        Shape (..., N), real.
-
-    Raises:
-        InputError: for integers, shapes that are not square, empty, non-finite or asymmetric matrices.
-    """
-    with jax.enable_x64(True):
-        return _jitted_eigvalsh(jnp.asarray(_matrices("matrix", matrix, True)))
-
-
-def svdvals(matrix: Num[ArrayLike, "..."]) -> Num[Array, "..."]:
-    r"""Singular values of matrices, descending, in the matrices' own precision; see `eigvalsh`.
-
-    Args:
-        matrix: shape (..., n, m), floating point.
-
-    Returns:
-        Shape (..., min(n, m)), real.
-
-    Raises:
-        InputError: for integers, fewer than two axes, empty or non-finite matrices.
-    """
-    with jax.enable_x64(True):
-        return _jitted_svdvals(jnp.asarray(_matrices("matrix", matrix, False)))
-
-
-_jitted_eigvalsh, _jitted_svdvals = jax.jit(_eigvalsh), jax.jit(_svdvals)
-
-
-# -- ranks -------------------------------------------------------------------------------------------------------------
 
 
 def _checked_values(name: str, values: Any, nonnegative: bool = False) -> None:

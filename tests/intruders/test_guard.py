@@ -6,7 +6,7 @@ import pytest
 from rmtjax._errors import InputError
 from rmtjax.intruders import predict, strength_limit
 from rmtjax.laws import intruders
-from rmtjax.linalg.spectra import one_blas_thread
+from rmtjax.linalg.dense import one_blas_thread
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import pytest
 from rmtjax.intruders import Pair, predict, scan_layer
 from rmtjax.intruders.scan import _all_values, _stand_in
 from rmtjax.laws import marchenko_pastur, spikes
+from rmtjax.linalg.dense import one_blas_thread
 from rmtjax.linalg.krylov import Operator, largest_cosines
-from rmtjax.linalg.spectra import one_blas_thread
 
 SHAPES = [(160, 160), (260, 130), (130, 260)]
 KINDS = ["gaussian", "power law", "spikes"]

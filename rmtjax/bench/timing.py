@@ -1,0 +1,84 @@
+"""What benchmarks share: medians of alternating runs, and a dated file of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import jax
+
+__all__ = ["alternate", "hardware", "made", "ratio", "save", "summary"]
+
+
+def hardware() -> str:
+    """The processor's name and how many cores, or the accelerator's."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{len(jax.devices())} × {device.device_kind}"
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores of {name}"
+
+
+def alternate(repeats: int, **functions: Callable[[], object]) -> dict[str, dict[str, float]]:
+    """Run functions in turn, A B C A B C …, after one round that does not count: their times in seconds by name.
+
+    A slow spell of a shared machine then hits all of them; `ratio` pairs them round by round.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in range(repeats + 1):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if round_:
+                times[name].append(time.perf_counter() - began)
+    return {name: summary(t) for name, t in times.items()}
+
+
+def summary(times: list[float]) -> dict[str, float | list[float]]:
+    """Median and least of times in seconds, and all of them."""
+    return {"median_s": statistics.median(times), "min_s": min(times), "times_s": times}
+
+
+def ratio(slow: dict, fast: dict) -> float:
+    """Median of the ratios of two timings taken in turn."""
+    return statistics.median(a / b for a, b in zip(slow["times_s"], fast["times_s"], strict=True))
+
+
+def made(name: str) -> dict[str, object]:
+    """What a file of results begins with: the benchmark, hardware, date and versions."""
+    versions = {}
+    for package in ("rmtjax", "jax", "jaxlib", "numpy", "scipy", "torch", "cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "benchmark": name,
+        "hardware": hardware(),
+        "date": date.today().isoformat(),
+        "versions": versions,
+        "python": platform.python_version(),
+    }
+
+
+def save(folder: Path, name: str, content: dict) -> Path:
+    """Write results into a folder under the benchmark's and the hardware's name; returns the file."""
+    head = made(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    where = re.sub(r"[^A-Za-z0-9]+", "-", str(head["hardware"])).strip("-").lower()
+    file = folder / f"{name}-{where}.json"
+    file.write_text(json.dumps({**head, **content}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return file

@@ -1,0 +1,734 @@
+r"""Singular value and eigenvalue decompositions of batches of dense matrices, by an algorithm of choice.
+
+=============  ==============================================================  ===========================  =================
+algorithm      what it does                                                    where it pays                error of σ
+=============  ==============================================================  ===========================  =================
+`library`      `jnp.linalg`: LAPACK one matrix after another, cuSOLVER, XLA    large matrices               ε σ₁
+`threads`      LAPACK, a matrix for each core                                  batches on processors        ε σ₁
+`jacobi`       one-sided Jacobi, the batch in step (`rmtjax.linalg.jacobi`)    tiny matrices; accelerators  ε σ
+`gram`         eigh of AᵀA or AAᵀ, then AV                                     long ones, large σ only      ε σ₁²/σ
+`polar`        QDWH: A = UH, then eigh of H                                    accelerators with fast GEMM  ε σ₁
+`randomized`   range finder with power iterations (top k)                      k ≪ n, decaying σ            by decay
+`lanczos`      block Lanczos, stopped by its error bound (top k)               k ≪ n                        by tolerance
+=============  ==============================================================  ===========================  =================
+
+All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers. `auto`
+takes what was fastest in `rmtjax bench svd` among those whose error is ε σ₁; with `precise=False` among all.
+
+Golub & Van Loan, *Matrix Computations*; Nakatsukasa & Higham, *SIAM J. Sci. Comput.* 35 (2013), for QDWH; Halko, Martinsson &
+Tropp, *SIAM Review* 53 (2011), for `randomized`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.buffer_callback import buffer_callback
+from jax.typing import ArrayLike
+from jaxtyping import Array, Num
+from threadpoolctl import ThreadpoolController
+
+from rmtjax._errors import InputError, shown, unknown
+from rmtjax.linalg import jacobi, krylov
+
+__all__ = [
+    "EIGH_ALGORITHMS",
+    "SVD",
+    "SVD_ALGORITHMS",
+    "Eigh",
+    "chosen_algorithm",
+    "eigh",
+    "eigvalsh",
+    "one_blas_thread",
+    "svd",
+    "svdvals",
+]
+
+SVD_ALGORITHMS = ("library", "threads", "jacobi", "gram", "polar", "randomized", "lanczos")
+"""Names for `svd`; the last two are for the k largest."""
+EIGH_ALGORITHMS = ("library", "threads", "jacobi")
+"""Names for `eigh` and `eigvalsh`."""
+
+
+class SVD(NamedTuple):
+    r""":math:`A = U\,\mathrm{diag}(s)\,V^*`.
+
+    Attributes:
+        u: left singular vectors as columns, shape (..., n, k).
+        s: singular values, descending, shape (..., k).
+        vh: right singular vectors as rows, conjugated, shape (..., k, m).
+    """
+
+    u: Array
+    s: Array
+    vh: Array
+
+
+class Eigh(NamedTuple):
+    r""":math:`A = V\,\mathrm{diag}(\lambda)\,V^*`.
+
+    Attributes:
+        values: ascending, shape (..., N).
+        vectors: as columns, shape (..., N, N).
+    """
+
+    values: Array
+    vectors: Array
+
+
+# -- LAPACK on the host's cores ----------------------------------------------------------------------------------------
+
+_BLAS_ALONE = 1024
+"""Order from which BLAS's own threads speed a single matrix up; below it they cost more than they bring."""
+
+
+class _OneThread:
+    """BLAS on one thread while anyone is inside, put back when the last one leaves.
+
+    A thread of its own turns the switch, since threadpoolctl lets only the thread that has set a limit take it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="rmtjax-blas")
+        self._limit = contextlib.ExitStack()
+
+    def _set(self) -> None:
+        self._limit.enter_context(_controller().limit(limits=1, user_api="blas"))
+
+    def enter(self) -> None:
+        """One more inside."""
+        with self._lock:
+            if not self._inside:
+                self._keeper.submit(self._set).result()
+            self._inside += 1
+
+    def leave(self) -> None:
+        """One fewer."""
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._keeper.submit(self._limit.close).result()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+
+one_blas_thread = _OneThread()
+
+
+@functools.cache
+def _controller() -> ThreadpoolController:
+    import scipy.linalg.cython_lapack  # noqa: F401 (the LAPACK that JAX calls; only what is loaded is seen)
+
+    return ThreadpoolController()
+
+
+@functools.cache
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _spread(shape: tuple[int, ...]) -> bool:
+    """Whether a batch (B, n, m) is better off with a matrix for each core than with BLAS's own threads."""
+    return shape[0] >= _cores() or min(shape[1:]) < _BLAS_ALONE
+
+
+def _a_core_each(function: Callable[[Array], Any], a: Array) -> Any:
+    """A function of a batch that JAX does by LAPACK, on one matrix for each core.
+
+    JAX (0.10 on) spreads the matrices over its own threads, and LAPACK each of them over as many again, which then wait for one
+    another: at 64 rows and more that takes twice the time. So LAPACK has one thread from before the function to after it,
+    unless there are fewer large matrices than cores. What comes before and after is tied to it by numbers that are zero,
+    since a program keeps to no order that its data do not ask for. (`jax.pure_callback` was seen to wait for ever; a buffer
+    callback is handed the memory itself.)
+    """
+    sides = a.shape[-2:]
+
+    def before(_, out, corner):
+        np.asarray(out)[...] = 0
+        if _spread((math.prod(corner.shape), *sides)):
+            one_blas_thread.enter()
+
+    def after(_, out, values):
+        np.asarray(out)[...] = 0
+        if _spread((math.prod(values.shape[:-1]), *sides)):
+            one_blas_thread.leave()
+
+    corner = a[..., :1, :1]
+    a = a + buffer_callback(before, jax.ShapeDtypeStruct(corner.shape, a.dtype), vmap_method="expand_dims")(corner)
+    results = function(a)
+    values = results if isinstance(results, jax.Array) else next(x for x in results if x.ndim == a.ndim - 1)
+    zero = buffer_callback(after, jax.ShapeDtypeStruct(values.shape[:-1], values.dtype), vmap_method="expand_dims")(
+        values
+    )
+    return jax.tree.map(lambda x: x + zero.reshape(*zero.shape, *[1] * (x.ndim - zero.ndim)).astype(x.dtype), results)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores(), thread_name_prefix="rmtjax-lapack")
+
+
+def _host_eigvalsh(a: Array) -> Array:
+    """NumPy's `eigvalsh`, which lets go of the interpreter, on a matrix for each core: JAX's computes the vectors too."""
+
+    def call(_, out, given):
+        given = np.asarray(given)
+        batch, values = given.reshape(-1, *given.shape[-2:]), np.asarray(out).reshape(-1, given.shape[-1])
+
+        def part(chunk: slice) -> None:
+            values[chunk] = np.linalg.eigvalsh(batch[chunk])
+
+        if not _spread(batch.shape):
+            part(slice(0, len(batch)))
+            return
+        with one_blas_thread():
+            if len(batch) < 2 or _cores() < 2:
+                part(slice(0, len(batch)))
+            else:
+                ends = np.linspace(0, len(batch), min(len(batch), 4 * _cores()) + 1).astype(int)
+                list(_pool().map(part, map(slice, ends[:-1], ends[1:])))
+
+    real = jnp.finfo(a.dtype).dtype
+    return buffer_callback(call, jax.ShapeDtypeStruct(a.shape[:-1], real), vmap_method="expand_dims")(a)
+
+
+# -- algorithms, for matrices with no fewer rows than columns ------------------------------------------------------------
+
+
+def _h(a: Array) -> Array:
+    return jnp.swapaxes(a, -1, -2).conj()
+
+
+def _diagonal(square: Array) -> Array:
+    return jnp.diagonal(square, axis1=-2, axis2=-1)
+
+
+def _batched(a: Array) -> Array:
+    return a.reshape(-1, *a.shape[-2:])
+
+
+def _completed(u: Array, s: Array) -> Array:
+    """Orthonormal columns (..., m, n): those of singular values that are next to nothing may be anything, and are replaced."""
+    m, n = u.shape[-2:]
+    lost = (s <= max(m, n) * jnp.finfo(s.dtype).eps * s[..., :1])[..., None, :]
+
+    def complete(u):
+        # Column after column QR keeps what is orthonormal, up to its sign, and turns the rest until it is.
+        q, r = jnp.linalg.qr(jnp.where(lost, jax.random.normal(jax.random.key(0), (m, n), s.dtype), u))
+        size = _diagonal(r)
+        turn = jnp.where(size == 0, 1.0, size / jnp.where(size == 0, 1.0, jnp.abs(size)))
+        return jnp.where(lost, q, q * turn[..., None, :])
+
+    return jax.lax.cond(jnp.any(lost), complete, lambda u: u, u)
+
+
+def _normalised(columns: Array, norms: Array) -> Array:
+    """Orthogonal columns (..., m, n) over their descending norms."""
+    return _completed(columns / jnp.where(norms == 0, 1.0, norms)[..., None, :], norms)
+
+
+def _library_svd(a: Array) -> SVD:
+    return SVD(*jnp.linalg.svd(a, full_matrices=False))
+
+
+def _library_svdvals(a: Array) -> Array:
+    return jnp.linalg.svd(a, compute_uv=False)
+
+
+def _jacobi_svd(a: Array) -> SVD:
+    av, norms, v = jacobi.one_sided(_batched(a))
+    av, s, v = (x.reshape(*a.shape[:-2], *x.shape[1:]) for x in (av, norms, v))
+    return SVD(_normalised(av, s), s, _h(v))
+
+
+def _jacobi_svdvals(a: Array) -> Array:
+    return jacobi.one_sided(_batched(a), vectors=False)[1].reshape(*a.shape[:-2], a.shape[-1])
+
+
+def _gram_matrix(a: Array) -> Array:
+    with jax.default_matmul_precision("highest"):
+        return _h(a) @ a
+
+
+def _gram_svd(a: Array) -> SVD:
+    scale = _scale(a)
+    v = _fast_eigh(_gram_matrix(a / scale)).vectors
+    with jax.default_matmul_precision("highest"):
+        av = (a / scale) @ v
+    norms = jnp.linalg.norm(av, axis=-2)
+    order = jnp.argsort(-norms, axis=-1, stable=True)
+    norms = jnp.take_along_axis(norms, order, -1)
+    av, v = (jnp.take_along_axis(x, order[..., None, :], -1) for x in (av, v))
+    # Columns of small ones are orthogonal only as far as their squares are above the rounding of the largest.
+    return SVD(_normalised(av, norms), norms * scale[..., 0], _h(v))
+
+
+def _gram_svdvals(a: Array) -> Array:
+    scale = _scale(a)
+    return jnp.sqrt(jnp.maximum(_fast_eigvalsh(_gram_matrix(a / scale))[..., ::-1], 0)) * scale[..., 0]
+
+
+def _scale(a: Array) -> Array:
+    largest = jnp.max(jnp.abs(a), (-1, -2), keepdims=True)
+    return jnp.where(largest > 0, largest, 1.0)
+
+
+def _polar_svd(a: Array) -> SVD:
+    scale = _scale(a)
+
+    def one(a):
+        u, h, _, _ = jax.lax.linalg.qdwh(a, is_hermitian=False)
+        values, v = jnp.linalg.eigh(h)
+        v = v[:, ::-1]
+        return u @ v, jnp.maximum(values[::-1], 0), _h(v)
+
+    with jax.default_matmul_precision("highest"):
+        u, s, vh = (x.reshape(*a.shape[:-2], *x.shape[1:]) for x in jax.lax.map(one, _batched(a / scale)))
+    return SVD(_completed(u, s), s * scale[..., 0], vh)
+
+
+_FULL: dict[str, Callable[[Array], SVD]] = {
+    "library": _library_svd,
+    "threads": functools.partial(_a_core_each, _library_svd),
+    "jacobi": _jacobi_svd,
+    "gram": _gram_svd,
+    "polar": _polar_svd,
+}
+_VALUES: dict[str, Callable[[Array], Array]] = {
+    "library": _library_svdvals,
+    "threads": functools.partial(_a_core_each, _library_svdvals),
+    "jacobi": _jacobi_svdvals,
+    "gram": _gram_svdvals,
+}
+
+
+def _library_eigh(a: Array) -> Eigh:
+    return Eigh(*jnp.linalg.eigh(a, UPLO="L", symmetrize_input=False))
+
+
+def _library_eigvalsh(a: Array) -> Array:
+    return jnp.linalg.eigvalsh(a, UPLO="L", symmetrize_input=False)
+
+
+def _jacobi_eigh(a: Array) -> Eigh:
+    """By the SVD of A + cI, positive definite with c = ‖A‖_F: an error of ε‖A‖_F."""
+    lower = jnp.tril(a, -1)
+    a = lower + _h(lower) + jnp.eye(a.shape[-1], dtype=a.dtype) * _diagonal(a).real[..., None, :]
+    scale = _scale(a)
+    shift = jnp.linalg.norm(a / scale, axis=(-2, -1), keepdims=True) * 1.25
+    shifted = _batched(a / scale + shift * jnp.eye(a.shape[-1], dtype=a.dtype))
+    _, norms, v = jacobi.one_sided(shifted)
+    values = (norms.reshape(a.shape[:-1]) - shift[..., 0]) * scale[..., 0]
+    return Eigh(values[..., ::-1], v.reshape(a.shape)[..., ::-1])
+
+
+_EIGH: dict[str, Callable[[Array], Eigh]] = {
+    "library": _library_eigh,
+    "threads": functools.partial(_a_core_each, _library_eigh),
+    "jacobi": _jacobi_eigh,
+}
+
+
+# -- which one -----------------------------------------------------------------------------------------------------------
+
+
+def chosen_algorithm(
+    shape: tuple[int, ...],
+    dtype: Any = np.float32,
+    *,
+    symmetric: bool = False,
+    vectors: bool = True,
+    k: int | None = None,
+    precise: bool = True,
+    platform: str | None = None,
+) -> str:
+    """What `auto` stands for.
+
+    Args:
+        shape: of the batch, (..., n, m).
+        dtype: of its entries.
+        symmetric: for `eigh`, else for `svd`.
+        vectors: whether they are wanted.
+        k: how many, None for all.
+        precise: see `svd`.
+        platform: "cpu", "gpu" or "tpu"; None for that of JAX's first device.
+    """
+    platform = jax.default_backend() if platform is None else platform
+    short, long = sorted(shape[-2:])
+    batch = int(np.prod(shape[:-2]))
+    if platform == "cpu":
+        if short <= (_TINY if vectors and not symmetric else _TINY - 2) and batch >= _IN_STEP:
+            return "jacobi"
+        if not symmetric and not precise and (not vectors or long >= _LONG * short):
+            return "gram"
+        if symmetric and not vectors:
+            return "threads"
+        return "library" if short <= (_QUIET if vectors and not symmetric else 2 * _QUIET) else "threads"
+    if not symmetric and not precise and batch > 1:
+        return "gram"
+    return "jacobi" if batch >= _IN_STEP and short <= _ACCELERATED else "library"
+
+
+_TINY, _IN_STEP = 6, 16
+"""Smaller side up to which, and number of matrices from which, Jacobi in step beats LAPACK on each core."""
+_QUIET = 32
+"""Smaller side up to which LAPACK does not wake its threads, and JAX's own spreading over the cores is all there is to do."""
+_LONG = 2
+"""Ratio of the sides from which the Gram matrix pays although vectors are wanted."""
+_ACCELERATED = 128
+"""Smaller side up to which an accelerator does batches by Jacobi."""
+
+
+def _fast(table: dict[str, Callable], a: Array, **options: Any) -> Any:
+    """The precise algorithm of choice, for whatever platform the program is compiled."""
+
+    def of(platform):
+        return table[chosen_algorithm(a.shape, a.dtype, platform=platform, **options)]
+
+    return jax.lax.platform_dependent(a, cpu=of("cpu"), tpu=of("tpu"), default=of("gpu"))
+
+
+def _fast_eigh(a: Array) -> Eigh:
+    return _fast(_EIGH, a, symmetric=True)
+
+
+def _fast_eigvalsh(a: Array) -> Array:
+    return _fast(_EIGENVALUES, a, symmetric=True, vectors=False)
+
+
+_EIGENVALUES: dict[str, Callable[[Array], Array]] = {
+    "library": _library_eigvalsh,
+    "threads": _host_eigvalsh,
+    "jacobi": lambda a: _jacobi_eigh(a).values,
+}
+
+
+def _on_its_side(table: dict[str, Callable], algorithm: str, a: Array, precise: bool, vectors: bool) -> Any:
+    """An algorithm on matrices of any shape: those for long ones are given wide ones turned."""
+    if algorithm == "auto":
+        function = functools.partial(_fast, table, precise=precise, vectors=vectors)
+    elif algorithm == "threads":  # there is no LAPACK but on the host
+        function = functools.partial(jax.lax.platform_dependent, cpu=table["threads"], default=table["library"])
+    else:
+        function = table[algorithm]
+    if a.shape[-2] >= a.shape[-1] or algorithm in ("library", "threads"):
+        return function(a)
+    if not vectors:
+        return function(_h(a))
+    u, s, vh = function(_h(a))
+    return SVD(_h(vh), s, _h(u))
+
+
+# -- with their derivatives ------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _svd(a: Array, algorithm: str, precise: bool) -> SVD:
+    return _on_its_side(_FULL, algorithm, a, precise, True)
+
+
+@_svd.defjvp
+def _svd_jvp(algorithm, precise, primals, tangents):
+    """Townsend, *Differentiating the singular value decomposition* (2016); the phase of complex vectors is JAX's."""
+    (a,), (da,) = primals, tangents
+    u, s, vh = _svd(a, algorithm, precise)
+    v = _h(vh)
+    inner = _h(u) @ da @ v
+    ds = _diagonal(inner).real
+    gaps = s[..., None, :] ** 2 - s[..., :, None] ** 2
+    f = jnp.where(gaps == 0, 0.0, 1 / jnp.where(gaps == 0, 1.0, gaps)).astype(a.dtype)
+    inverse = jnp.where(s == 0, 0.0, 1 / jnp.where(s == 0, 1.0, s))[..., None, :].astype(a.dtype)
+    right, left = inner * s[..., None, :], s[..., :, None] * inner
+    du = u @ (f * (right + _h(right)))
+    dv = v @ (f * (left + _h(left)))
+    if jnp.iscomplexobj(a):
+        du = du + u * (1j * _diagonal(inner).imag[..., None, :] * inverse)
+    n, m, k = *a.shape[-2:], s.shape[-1]
+    if n > k:
+        along = da @ v
+        du = du + (along - u @ (_h(u) @ along)) * inverse
+    if m > k:
+        along = _h(da) @ u
+        dv = dv + (along - v @ (vh @ along)) * inverse
+    return SVD(u, s, vh), SVD(du, ds.astype(s.dtype), _h(dv))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _svdvals(a: Array, algorithm: str, precise: bool) -> Array:
+    return _on_its_side(_VALUES, algorithm, a, precise, False)
+
+
+@_svdvals.defjvp
+def _svdvals_jvp(algorithm, precise, primals, tangents):
+    u, s, vh = _svd(primals[0], algorithm, precise)
+    return s, jnp.sum(u.conj() * (tangents[0] @ _h(vh)), -2).real
+
+
+def _of_symmetric(table: dict[str, Callable], algorithm: str, a: Array, vectors: bool) -> Any:
+    if algorithm == "auto":
+        return _fast(table, a, symmetric=True, vectors=vectors)
+    if algorithm == "threads":
+        return jax.lax.platform_dependent(a, cpu=table["threads"], default=table["library"])
+    return table[algorithm](a)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _eigh(a: Array, algorithm: str) -> Eigh:
+    return _of_symmetric(_EIGH, algorithm, a, True)
+
+
+def _lower(a: Array) -> Array:
+    """The Hermitian matrix whose lower triangle is given: the only part that is looked at."""
+    lower = jnp.tril(a, -1)
+    return lower + _h(lower) + jnp.eye(a.shape[-1]) * a.real
+
+
+@_eigh.defjvp
+def _eigh_jvp(algorithm, primals, tangents):
+    values, v = _eigh(primals[0], algorithm)
+    inner = _h(v) @ _lower(tangents[0]) @ v
+    gaps = values[..., None, :] - values[..., :, None]
+    f = jnp.where(gaps == 0, 0.0, 1 / jnp.where(gaps == 0, 1.0, gaps)).astype(v.dtype)
+    return Eigh(values, v), Eigh(_diagonal(inner).real, v @ (f * inner))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _eigvalsh(a: Array, algorithm: str) -> Array:
+    return _of_symmetric(_EIGENVALUES, algorithm, a, False)
+
+
+@_eigvalsh.defjvp
+def _eigvalsh_jvp(algorithm, primals, tangents):
+    values, v = _eigh(primals[0], algorithm)
+    return values, jnp.sum(v.conj() * (_lower(tangents[0]) @ v), -2).real
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _randomized(a: Array, k: int, iterations: int, oversampling: int, key: Array) -> SVD:
+    """Halko, Martinsson & Tropp, algorithm 4.4, then the small SVD of what is left."""
+    n, m = a.shape[-2:]
+    if n < m:
+        u, s, vh = _randomized(_h(a), k, iterations, oversampling, key)
+        return SVD(_h(vh), s, _h(u))
+    width = min(k + oversampling, m)
+    with jax.default_matmul_precision("highest"):
+        start = jax.random.normal(key, (m, width), jnp.finfo(a.dtype).dtype).astype(a.dtype)
+        q = jnp.linalg.qr(a @ start)[0]
+        for _ in range(iterations):
+            q = jnp.linalg.qr(a @ jnp.linalg.qr(_h(a) @ q)[0])[0]
+        right, small = jnp.linalg.qr(_h(a) @ q)  # A ≈ q (right small)* = q small* right*
+        u, s, vh = _svd(_h(small), "auto", True)
+        return SVD((q @ u)[..., :k], s[..., :k], (vh @ _h(right))[..., :k, :])
+
+
+def _lanczos(a: Array, k: int, tolerance: float, seed: int) -> SVD:
+    found = []
+    on_host = next(iter(a.devices())).platform == "cpu"
+    for matrix in _batched(a):
+        operator = krylov.Operator(np.asarray(matrix) if on_host else matrix)
+        top = krylov.top_singular(operator, k, tolerance=tolerance, seed=seed)
+        along = operator.transposed(top.vectors)
+        norms = np.maximum(np.linalg.norm(np.asarray(along), axis=0), np.finfo(along.dtype).tiny)
+        found.append((top.vectors, top.values.astype(along.dtype), (along / norms).T))
+    return SVD(*(jnp.stack(x).reshape(*a.shape[:-2], *x[0].shape) for x in zip(*found, strict=True)))
+
+
+# -- what users call -----------------------------------------------------------------------------------------------------
+
+
+def _known(*arrays: Any) -> bool:
+    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+def _elsewhere(a: Any) -> bool:
+    """Whether an array is in an accelerator's memory, from where looking at it would take longer than its spectrum."""
+    return isinstance(a, jax.Array) and next(iter(a.devices())).platform != "cpu"
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _sound(a: Array, symmetric: bool) -> Array:
+    finite = jnp.all(jnp.isfinite(a))
+    if not symmetric:
+        return finite
+    slack = 1e3 * jnp.finfo(a.dtype).eps * jnp.linalg.norm(a, axis=(-2, -1))
+    return finite & jnp.all(jnp.max(jnp.abs(a - _h(a)), (-2, -1)) <= slack)
+
+
+def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
+    """The matrices as an array of their own dtype, refused if a spectrum of them makes no sense."""
+    a = matrix if isinstance(matrix, jax.Array) else np.asarray(matrix)
+    if not jnp.issubdtype(a.dtype, jnp.inexact):
+        raise InputError(f"{name} has dtype {a.dtype}: must be floating point")
+    if a.ndim < 2 or (symmetric and a.shape[-1] != a.shape[-2]):
+        raise InputError(f"{name} has shape {a.shape}: must be (..., {'N, N' if symmetric else 'n, m'})")
+    if 0 in a.shape:
+        raise InputError(f"{name} has shape {a.shape}: must not be empty")
+    if _known(a) and not (_elsewhere(a) and bool(_sound(a, symmetric))):
+        # Products with one vector of no special direction tell of both defects for a fraction of the spectrum's cost.
+        host = np.asarray(a)
+        x = np.random.default_rng(0).normal(size=a.shape[-1]).astype(host.dtype)
+        with np.errstate(all="ignore"):
+            right = np.einsum("...ij,j->...i", host, x)  # not `@`, whose threads would have to be woken
+            if not np.all(np.isfinite(right)) and not np.all(np.isfinite(host)):
+                raise InputError(f"{name} has an entry {shown(host[~np.isfinite(host)][0])}: all must be finite")
+            if symmetric:
+                left = np.einsum("...ji,j->...i", host, x).conj()
+                slack = 1e3 * np.finfo(host.dtype).eps * np.linalg.norm(x) * np.max(np.abs(right), -1, keepdims=True)
+                if np.any(np.abs(right - left) > slack):
+                    gap = np.max(np.abs(host - np.swapaxes(host, -1, -2).conj()))
+                    raise InputError(f"{name} is off its transpose by {gap:.3g}: must be symmetric")
+    return a
+
+
+def _algorithm(name: Any, known: Sequence[str]) -> None:
+    if name != "auto" and name not in known:
+        raise unknown("algorithm", str(name), ("auto", *known))
+
+
+def svd(
+    matrix: Num[ArrayLike, "..."],
+    *,
+    k: int | None = None,
+    algorithm: str = "auto",
+    precise: bool = True,
+    iterations: int = 4,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> SVD:
+    r"""Singular value decompositions of matrices, thin, in the matrices' own precision. For the algorithms see the module.
+
+    Args:
+        matrix: shape (..., n, m), floating point.
+        k: how many singular triplets, the largest first; None for all min(n, m).
+        algorithm: one of `SVD_ALGORITHMS`, or "auto".
+        precise: keep `auto` to algorithms with an error of ε σ₁; otherwise small singular values may be off by √ε σ₁, and
+            their vectors be none.
+        iterations: power iterations of `randomized`; each squares the ratios of singular values.
+        tolerance: of `lanczos`: an angle between singular vectors.
+        seed: of the random start of `randomized` and `lanczos`.
+
+    Returns:
+        `SVD`. Differentiable, by all algorithms but `lanczos`, where singular values differ.
+
+    Raises:
+        InputError: for integers, fewer than two axes, empty or non-finite matrices, an unknown algorithm, k outside
+            1 … min(n, m), none for an algorithm that needs it, and `lanczos` inside a program or on complex matrices.
+    """
+    _algorithm(algorithm, SVD_ALGORITHMS)
+    a = _matrices("matrix", matrix, False)
+    least = min(a.shape[-2:])
+    if k is not None and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= least):
+        raise InputError(f"k = {shown(k)}: must be 1 to {least}, the smaller side")
+    if algorithm == "auto" and k is not None:
+        algorithm = _for_the_top(a, int(k), precise)
+    with jax.enable_x64(True):
+        a = jnp.asarray(a)
+        if algorithm in ("randomized", "lanczos"):
+            if k is None:
+                raise InputError(f"k is not given: {algorithm} computes the k largest")
+            if algorithm == "randomized":
+                if isinstance(iterations, bool) or not isinstance(iterations, (int, np.integer)) or iterations < 0:
+                    raise InputError(f"iterations = {shown(iterations)}: must be a whole number, 0 or more")
+                return _randomized(a, int(k), int(iterations), 10, jax.random.key(seed))
+            if not _known(a):
+                raise InputError("algorithm = lanczos: cannot run inside jit, vmap or grad; take randomized there")
+            if jnp.iscomplexobj(a):
+                raise InputError(f"matrix has dtype {a.dtype}: must be real for lanczos")
+            return _lanczos(a, int(k), tolerance, seed)
+        u, s, vh = _jitted_svd(a, algorithm, bool(precise))
+        return SVD(u, s, vh) if k is None else SVD(u[..., :k], s[..., :k], vh[..., :k, :])
+
+
+_KRYLOV, _SHARE = 1536, 48
+"""Smaller side from which, and its ratio to k from which, Krylov spaces are faster than a whole SVD."""
+
+
+def _for_the_top(a: Any, k: int, precise: bool) -> str:
+    least = min(a.shape[-2:])
+    if least < _KRYLOV or k * _SHARE > least:
+        return "auto"
+    if not precise:
+        return "randomized"
+    return "lanczos" if _known(a) and not np.iscomplexobj(a) else "auto"
+
+
+def svdvals(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto", precise: bool = True) -> Num[Array, "..."]:
+    r"""Singular values of matrices, descending, in the matrices' own precision; see `svd`.
+
+    Args:
+        matrix: shape (..., n, m), floating point.
+        algorithm: `library`, `threads`, `jacobi`, `gram` or "auto".
+        precise: see `svd`.
+
+    Returns:
+        Shape (..., min(n, m)), real.
+
+    Raises:
+        InputError: for integers, fewer than two axes, empty or non-finite matrices, and an unknown algorithm.
+    """
+    _algorithm(algorithm, tuple(_VALUES))
+    with jax.enable_x64(True):
+        return _jitted_svdvals(jnp.asarray(_matrices("matrix", matrix, False)), algorithm, bool(precise))
+
+
+def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:
+    r"""Eigenvalues and eigenvectors of symmetric or Hermitian matrices, in the matrices' own precision.
+
+    Only the lower triangle is read.
+
+    Args:
+        matrix: shape (..., N, N), floating point; symmetric up to rounding.
+        algorithm: one of `EIGH_ALGORITHMS`, or "auto".
+
+    Returns:
+        `Eigh`. Differentiable where eigenvalues differ.
+
+    Raises:
+        InputError: for integers, shapes that are not square, empty, non-finite or asymmetric matrices, and an unknown
+            algorithm.
+    """
+    _algorithm(algorithm, EIGH_ALGORITHMS)
+    with jax.enable_x64(True):
+        return _jitted_eigh(jnp.asarray(_matrices("matrix", matrix, True)), algorithm)
+
+
+def eigvalsh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Num[Array, "..."]:
+    r"""Eigenvalues of symmetric or Hermitian matrices, ascending, in the matrices' own precision; see `eigh`.
+
+    On processors by LAPACK's divide and conquer without vectors, the matrices of a batch spread over the cores, alone and
+    inside `jit`, `vmap` and `grad`. Only the lower triangle is read.
+
+    Args:
+        matrix: shape (..., N, N), floating point; symmetric up to rounding.
+        algorithm: one of `EIGH_ALGORITHMS`, or "auto".
+
+    Returns:
+        Shape (..., N), real.
+
+    Raises:
+        InputError: as `eigh`.
+    """
+    _algorithm(algorithm, EIGH_ALGORITHMS)
+    with jax.enable_x64(True):
+        return _jitted_eigvalsh(jnp.asarray(_matrices("matrix", matrix, True)), algorithm)
+
+
+_jitted_svd, _jitted_svdvals = jax.jit(_svd, static_argnums=(1, 2)), jax.jit(_svdvals, static_argnums=(1, 2))
+_jitted_eigh, _jitted_eigvalsh = jax.jit(_eigh, static_argnums=1), jax.jit(_eigvalsh, static_argnums=1)

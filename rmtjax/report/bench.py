@@ -1,0 +1,116 @@
+"""Benches as people read them: a table, and a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from rmtjax.report.figures import MUTED, PALETTE, new_figure, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["svd_figure", "svd_summary", "svd_table", "write_svd"]
+
+_TITLES = {
+    "svd": "singular vectors and values",
+    "svdvals": "singular values",
+    "eigh": "eigenvectors and values",
+    "eigvalsh": "eigenvalues",
+    "top": "the largest singular triplets",
+}
+
+
+def _shape(case: dict[str, Any]) -> str:
+    batch, n, m = case["shape"]
+    return f"{batch}×{n}×{m}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def svd_table(result: dict[str, Any]) -> Table:
+    """A line a case: what `auto` took and how fast, beside the others; above 1 ours is faster."""
+    peers = list(dict.fromkeys(name for case in result["cases"] for name in case["over_auto"]))
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("what")
+    shown.add_column("batch×n×m", justify="right")
+    shown.add_column("auto")
+    for name in ("matrices/s", "GFLOP/s", "% of peak", "error of σ", "auto/best"):
+        shown.add_column(name, justify="right")
+    for name in peers:
+        shown.add_column(f"{name} ÷", justify="right")
+    for case in result["cases"]:
+        auto = case["times"]["rmtjax auto"]
+        if "median_s" not in auto:
+            shown.add_row(case["what"], _shape(case), f"failed: {auto['failed']}")
+            continue
+        best = f"{case['auto_over_best']:.2f}" if "best" in case else "–"
+        shown.add_row(
+            case["what"] if case["k"] is None else f"top {case['k']}",
+            _shape(case),
+            case["auto"],
+            _number(auto["matrices_per_s"]),
+            _number(auto["gflops"]),
+            f"{100 * auto['share']:.1f}",
+            f"{case['accuracy']['auto']['gaussian']['values']:.0e}",
+            best,
+            *(f"{case['over_auto'][name]:.2f}" if name in case["over_auto"] else "–" for name in peers),
+        )
+    return shown
+
+
+def svd_summary(result: dict[str, Any]) -> str:
+    """One line: the machine, and what the columns say."""
+    return (
+        f"{result['hardware']}, {result['dtype']}, matrix products at {result['peak_gflops']:,.0f} GFLOP/s;"
+        " NAME ÷: its time over auto's; auto/best: auto's time over that of the fastest of ours that is as precise."
+    )
+
+
+@style()
+def svd_figure(result: dict[str, Any]) -> Figure:
+    """Throughput of `auto` and of the peers, a panel for each operation."""
+    cases = [case for case in result["cases"] if "median_s" in case["times"]["rmtjax auto"]]
+    kinds = list(dict.fromkeys(case["what"] for case in cases))
+    peers = list(dict.fromkeys(name for case in cases for name in case["over_auto"]))
+    widths = [sum(case["what"] == kind for case in cases) for kind in kinds]
+    fig, panels = new_figure(
+        1, len(kinds), size=(2.4 + 0.36 * sum(widths), 4.6), sharey=True, squeeze=False, width_ratios=widths
+    )
+    panels = panels[0]
+    for axes, kind in zip(panels, kinds, strict=True):
+        own = [case for case in cases if case["what"] == kind]
+        for i, case in enumerate(own):
+            values = [t["gflops"] for t in case["times"].values() if "gflops" in t]
+            axes.plot([i, i], [min(values), max(values)], color="#e4e4e4", lw=5, solid_capstyle="butt", zorder=1)
+        for j, name in enumerate(["rmtjax auto", *peers]):
+            at = [
+                (i, case["times"][name]["gflops"])
+                for i, case in enumerate(own)
+                if "gflops" in case["times"].get(name, {})
+            ]
+            marker = {"marker": "D", "s": 34} if j == 0 else {"marker": "osv^Px*"[(j - 1) % 7], "s": 22}
+            axes.scatter(
+                *zip(*at, strict=True), color=PALETTE[j % len(PALETTE)], label=name, zorder=3 + (j == 0), **marker
+            )
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(own)), [_shape(case) for case in own], rotation=90, fontsize=7.5)
+        axes.grid(axis="x", visible=False)
+        axes.set_title(_TITLES[kind] if len(kinds) < 3 else kind if kind != "top" else f"top {own[0]['k']}")
+        axes.axhline(
+            result["peak_gflops"], color=MUTED, lw=1, ls="--", label="matrix products" if axes is panels[0] else None
+        )
+    panels[0].set_ylabel("GFLOP/s, counted as of the textbook's algorithm")
+    fig.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return fig
+
+
+def write_svd(result: dict[str, Any], folder: str | Path, stem: str = "svd") -> list[Path]:
+    """The figure, into a folder."""
+    path = Path(folder) / f"{stem}.png"
+    save(svd_figure(result), path)
+    return [path]

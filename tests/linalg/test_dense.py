@@ -1,0 +1,378 @@
+"""Decompositions by every algorithm against NumPy's in double precision, their derivatives, and who has BLAS's threads."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from rmtjax import InputError
+from rmtjax.linalg import dense, jacobi
+
+FULL = ("auto", "library", "threads", "jacobi", "gram", "polar")
+VALUES = ("auto", "library", "threads", "jacobi", "gram")
+SYMMETRIC = ("auto", *dense.EIGH_ALGORITHMS)
+DTYPES = ("float32", "float64", "complex64", "complex128")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Many small decompositions: waking LAPACK's threads would take longer than the work."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "float64") -> np.ndarray:
+    a = rng.normal(size=shape)
+    return (a + 1j * rng.normal(size=shape) if "complex" in dtype else a).astype(dtype)
+
+
+def goe(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Matrices (..., N, N) with off-diagonal variance 1/N."""
+    a = rng.normal(size=(*shape, shape[-1]))
+    return (a + a.swapaxes(-1, -2)) / np.sqrt(2 * shape[-1])
+
+
+def adjoint(a: np.ndarray) -> np.ndarray:
+    return np.asarray(a).swapaxes(-1, -2).conj()
+
+
+def check(found: dense.SVD, a: np.ndarray, tolerance: float) -> None:
+    """Factors of the right shape and dtype, orthonormal, in order, and A when multiplied."""
+    u, s, vh = map(np.asarray, found)
+    k = min(a.shape[-2:])
+    assert u.dtype == vh.dtype == a.dtype and s.dtype == a.real.dtype
+    assert (
+        u.shape == (*a.shape[:-1], k) and s.shape == (*a.shape[:-2], k) and vh.shape == (*a.shape[:-2], k, a.shape[-1])
+    )
+    scale = max(np.linalg.norm(a.astype(complex), 2, (-2, -1)).max(), 1e-300)
+    assert np.all(np.diff(s, axis=-1) <= 0) and np.all(s >= 0)
+    np.testing.assert_allclose(s / scale, np.linalg.svd(a.astype(complex), compute_uv=False) / scale, atol=tolerance)
+    np.testing.assert_allclose((u * s[..., None, :]) @ vh / scale, a / scale, atol=tolerance)
+    for q in (u, adjoint(vh)):
+        np.testing.assert_allclose(adjoint(q) @ q, np.broadcast_to(np.eye(k), (*a.shape[:-2], k, k)), atol=tolerance)
+
+
+# -- what comes out ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", FULL)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_svd(dtype, algorithm):
+    rng = np.random.default_rng(0)
+    for shape in ((3, 2, 5, 8), (2, 7, 6)) if "64" in dtype else ((2, 1, 1), (1, 9), (4, 9, 1)):
+        a = normal(rng, shape, dtype)
+        check(dense.svd(a, algorithm=algorithm), a, 60 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("algorithm", FULL)
+def test_svd_of_singular_matrices(algorithm):
+    """Vectors of null spaces are orthonormal all the same."""
+    rng = np.random.default_rng(1)
+    low = normal(rng, (9, 2)) @ normal(rng, (2, 6))
+    a = np.stack([low, np.zeros((9, 6)), np.eye(9, 6), 1e200 * low, 1e-200 * low, np.ones((9, 6))])
+    tolerance = 1e-6 if algorithm == "gram" else 1e-13  # whose small singular values are off by √ε
+    for one, *found in zip(a, *dense.svd(a, algorithm=algorithm), strict=True):
+        check(dense.SVD(*found), one, tolerance)
+
+
+@pytest.mark.parametrize("algorithm", VALUES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_svdvals(dtype, algorithm):
+    a = normal(np.random.default_rng(2), (3, 2, 6, 4), dtype)
+    for one in (a, a.swapaxes(-1, -2)):
+        got = dense.svdvals(one, algorithm=algorithm)
+        assert got.dtype == a.real.dtype and got.shape == (3, 2, 4)
+        np.testing.assert_allclose(got, np.linalg.svd(one, compute_uv=False), atol=100 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("algorithm", SYMMETRIC)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_eigh(dtype, algorithm):
+    rng = np.random.default_rng(3)
+    for n in (1, 2, 7):
+        a = normal(rng, (3, 2, n, n), dtype)
+        a = a + adjoint(a)
+        wanted, tolerance = np.linalg.eigvalsh(a), 100 * np.finfo(dtype).eps
+        values, v = map(np.asarray, dense.eigh(a, algorithm=algorithm))
+        assert values.dtype == a.real.dtype and v.dtype == a.dtype and v.shape == a.shape
+        np.testing.assert_allclose(values, wanted, atol=tolerance)
+        np.testing.assert_allclose((v * values[..., None, :]) @ adjoint(v), a, atol=2 * tolerance)
+        np.testing.assert_allclose(adjoint(v) @ v, np.broadcast_to(np.eye(n), v.shape), atol=tolerance)
+        np.testing.assert_allclose(dense.eigvalsh(a, algorithm=algorithm), wanted, atol=tolerance)
+        # Only the lower triangle is read, where a program cannot check that the other one is the same.
+        lower = np.tril(a)
+        with jax.enable_x64(True):
+            got = jax.jit(lambda x: dense.eigvalsh(x, algorithm=algorithm))(jnp.asarray(lower))
+        np.testing.assert_allclose(got, wanted, atol=tolerance)
+
+
+def test_jacobi_is_precise_relative_to_each_value():
+    """Columns of very different sizes: LAPACK's small values are rounding of the large ones, those of Jacobi are not."""
+    rng = np.random.default_rng(4)
+    a = (normal(rng, (5, 12, 8)) * np.geomspace(1e-6, 1, 8)).astype(np.float32)
+    exact = np.linalg.svd(a.astype(float), compute_uv=False)  # of float64, whose rounding is far below
+    off = np.abs(np.asarray(jacobi.one_sided(jnp.asarray(a))[1]) / exact - 1).max()
+    assert off < 2e-6
+    assert np.abs(np.asarray(dense.svdvals(a, algorithm="library")) / exact - 1).max() > 10 * off
+
+
+def test_large_singular_values_of_gram_are_precise():
+    """And the documentation is right about the small ones: they are off by √ε σ₁ at most."""
+    rng = np.random.default_rng(5)
+    u, vh = np.linalg.qr(normal(rng, (40, 10)))[0], np.linalg.qr(normal(rng, (10, 10)))[0]
+    s = np.geomspace(1, 1e-7, 10)
+    got = dense.svd((u * s @ vh).astype(np.float32), algorithm="gram").s
+    np.testing.assert_allclose(got[:4], s[:4], rtol=2e-4)
+    np.testing.assert_allclose(got, s, atol=2 * np.sqrt(np.finfo(np.float32).eps))
+
+
+# -- the largest -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 90, 60), (60, 90)])
+@pytest.mark.parametrize("algorithm", ["auto", "library", "jacobi", "randomized", "lanczos"])
+def test_top(shape, algorithm):
+    rng = np.random.default_rng(6)
+    u, _, vh = np.linalg.svd(normal(rng, shape), full_matrices=False)
+    s = 0.6 ** np.arange(60)
+    a = u * s @ vh
+    found = dense.svd(a, k=5, algorithm=algorithm, tolerance=1e-6)
+    assert found.u.shape == (*shape[:-1], 5) and found.vh.shape == (*shape[:-2], 5, shape[-1])
+    np.testing.assert_allclose(found.s, np.broadcast_to(s[:5], found.s.shape), rtol=1e-9)
+    for got, wanted in ((found.u, u[..., :5]), (adjoint(found.vh), adjoint(vh)[..., :5])):
+        np.testing.assert_allclose(np.abs(np.sum(np.asarray(got) * wanted, -2)), 1, atol=1e-8)
+    np.testing.assert_allclose(
+        np.asarray(found.u * found.s[..., None, :]) @ np.asarray(found.vh), (u * s)[..., :5] @ vh[..., :5, :], atol=1e-4
+    )
+
+
+def test_power_iterations_are_what_helps():
+    a = normal(np.random.default_rng(7), (120, 120))
+    exact = np.linalg.svd(a, compute_uv=False)[:3]
+    off = [
+        np.abs(np.asarray(dense.svd(a, k=3, algorithm="randomized", iterations=i).s) - exact).max() for i in (0, 2, 8)
+    ]
+    assert off[0] > 3 * off[1] > 9 * off[2]
+
+
+# -- in programs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_under_jit_and_vmap(n):
+    rng = np.random.default_rng(8)
+    with jax.enable_x64(True):
+        a = jnp.asarray(goe(rng, 3, 5, n))
+        wanted = np.linalg.eigvalsh(a)
+        for f in (jax.jit(dense.eigvalsh), jax.vmap(dense.eigvalsh), jax.jit(jax.vmap(jax.vmap(dense.eigvalsh)))):
+            np.testing.assert_allclose(f(a), wanted, atol=1e-13)
+        for algorithm in VALUES:
+
+            def values(a, algorithm=algorithm):
+                return dense.svdvals(a, algorithm=algorithm), dense.svd(a, algorithm=algorithm).s
+
+            for got in (*jax.jit(values)(a), *jax.vmap(values)(a), *jax.lax.map(values, a)):
+                np.testing.assert_allclose(
+                    got, np.linalg.svd(a, compute_uv=False), atol=1e-7 if algorithm == "gram" else 1e-13
+                )
+
+
+def test_gradients_of_values():
+    rng = np.random.default_rng(9)
+    with jax.enable_x64(True):
+        a, b, c = goe(rng, 6), goe(rng, 6), rng.normal(size=(2, 4, 6))
+        for f, at, along in ((dense.eigvalsh, a, b), (dense.svdvals, c[0], c[1]), (dense.svdvals, c[0].T, c[1].T)):
+            _, got = jax.jvp(f, (at,), (along,))
+            step = 1e-6
+            wanted = (np.asarray(f(at + step * along)) - np.asarray(f(at - step * along))) / (2 * step)
+            np.testing.assert_allclose(got, wanted, atol=1e-8)
+        # The sum of squared eigenvalues is the sum of squared entries, of which one triangle is looked at.
+        slope = jax.jit(jax.grad(lambda x: jnp.sum(dense.eigvalsh(x) ** 2)))(a)
+        np.testing.assert_allclose(np.tril(slope), np.tril(2 * a + 2 * np.tril(a, -1)), atol=1e-12)
+        batch = jax.vmap(jax.grad(lambda x: dense.svdvals(x)[0]))(c)
+        u, _, vh = np.linalg.svd(c)
+        np.testing.assert_allclose(batch, u[:, :, :1] * vh[:, :1], atol=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", ["library", "threads", "jacobi", "gram", "polar"])
+@pytest.mark.parametrize(("shape", "dtype"), [((2, 6, 4), "complex128"), ((4, 6), "float64")])
+def test_derivatives_of_vectors(algorithm, shape, dtype):
+    """Of u₀v₀*, which no choice of signs or phases changes, forwards and backwards; and of A itself, which is dA."""
+    rng = np.random.default_rng(10)
+    with jax.enable_x64(True):
+        a, da = (jnp.asarray(normal(rng, shape, dtype)) for _ in range(2))
+
+        def leading(a):
+            u, _, vh = dense.svd(a, algorithm=algorithm)
+            return u[..., :, :1] @ vh[..., :1, :]
+
+        def whole(a):
+            u, s, vh = dense.svd(a, algorithm=algorithm)
+            return (u * s[..., None, :]) @ vh
+
+        step = 1e-6
+        wanted = (leading(a + step * da) - leading(a - step * da)) / (2 * step)
+        np.testing.assert_allclose(jax.jvp(leading, (a,), (da,))[1], wanted, atol=1e-7)
+        np.testing.assert_allclose(jax.jvp(whole, (a,), (da,))[1], da, atol=1e-10)
+        weight = jnp.asarray(normal(rng, a.shape, dtype))
+        slope = jax.grad(lambda a: jnp.sum(weight * leading(a)).real)(a)
+        np.testing.assert_allclose(jnp.sum(slope * da).real, jnp.sum(weight * wanted).real, atol=1e-6)
+
+
+def test_derivatives_of_eigenvectors():
+    rng = np.random.default_rng(11)
+    with jax.enable_x64(True):
+        for dtype in ("float64", "complex128"):
+            a, da = (normal(rng, (2, 5, 5), dtype) for _ in range(2))
+            a, da = (jnp.asarray(x + adjoint(x)) for x in (a, da))
+            for algorithm in dense.EIGH_ALGORITHMS:
+
+                def projector(a, algorithm=algorithm):
+                    v = dense.eigh(a, algorithm=algorithm).vectors[..., :2]
+                    return v @ jnp.swapaxes(v, -1, -2).conj()
+
+                step = 1e-6
+                wanted = (projector(a + step * da) - projector(a - step * da)) / (2 * step)
+                np.testing.assert_allclose(jax.jvp(projector, (a,), (da,))[1], wanted, atol=1e-7)
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+def test_callers_in_many_threads():
+    """Eight at once get their own answers, and BLAS has as many threads afterwards as before."""
+    rng = np.random.default_rng(12)
+    a = goe(rng, 8, 6, 60)
+    wanted = np.linalg.eigvalsh(a)
+    with threadpool_limits(2, user_api="blas"):
+        before = [(i["filepath"], i["num_threads"]) for i in threadpool_info()]
+        results = [None] * 8
+
+        def work(i):
+            for _ in range(3):
+                results[i] = np.asarray(dense.eigvalsh(a[i])), np.asarray(dense.svd(a[i], algorithm="threads").s)
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert [(i["filepath"], i["num_threads"]) for i in threadpool_info()] == before
+    for (values, singular), exact in zip(results, wanted, strict=True):
+        np.testing.assert_allclose(values, exact, atol=1e-13)
+        np.testing.assert_allclose(np.sort(singular), np.sort(np.abs(exact)), atol=1e-13)
+
+
+def test_blas_has_its_threads_back_whatever_the_program(monkeypatch):
+    """One thread while LAPACK works, all of them after it: in loops, branches, and where part of a result is not used."""
+    rng = np.random.default_rng(13)
+    x = jnp.asarray(normal(rng, (6, 40, 40), "float32"))
+    wanted = np.linalg.svd(np.asarray(x), compute_uv=False)
+    seen = []
+    enter = dense.one_blas_thread.enter
+
+    def values(a):
+        return dense.svdvals(a, algorithm="threads")
+
+    programs = {
+        "alone": (values, 1),
+        "in a loop that it does not depend on": (
+            lambda a: jax.lax.fori_loop(0, 5, lambda i, s: s + (i + 1) * values(a), jnp.zeros((6, 40))), 15
+        ),
+        "in a branch": (lambda a: jax.lax.cond(a[0, 0, 0] < 1e9, values, lambda a: 2 * values(a), a), 1),
+        "twice": (lambda a: values(a) + dense.svd(a, algorithm="threads").s, 2),
+        "without its values": (
+            lambda a: jnp.linalg.norm(dense.svd(a, algorithm="threads").u, axis=-2) * wanted, 1
+        ),
+        "slope": (lambda a: jnp.linalg.norm(jax.jacobian(lambda a: values(a)[0, 0])(a)) * wanted, 1),
+    }  # fmt: skip
+    monkeypatch.setattr(dense.one_blas_thread, "enter", lambda: (seen.append(1), enter()))
+    for name, (program, times) in programs.items():
+        seen.clear()
+        np.testing.assert_allclose(jax.jit(program)(x), times * wanted, rtol=1e-4, err_msg=name)
+        assert seen and dense.one_blas_thread._inside == 0, name
+
+
+# -- which one ---------------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_one_of_them():
+    rng = np.random.default_rng(14)
+    for shape in ((20, 3, 3), (2, 3, 3), (20, 20, 20), (3, 70, 70), (40, 40, 5)):
+        a = normal(rng, shape, "float32")
+        name = dense.chosen_algorithm(shape)
+        for got, wanted in zip(dense.svd(a), dense.svd(a, algorithm=name), strict=True):
+            np.testing.assert_array_equal(got, wanted, err_msg=f"{shape} {name}")
+        name = dense.chosen_algorithm(shape, vectors=False, precise=False)
+        np.testing.assert_array_equal(dense.svdvals(a, precise=False), dense.svdvals(a, algorithm=name))
+    assert dense.chosen_algorithm((20, 3, 3)) == "jacobi" and dense.chosen_algorithm((3, 70, 70)) == "threads"
+    for platform in ("cpu", "gpu", "tpu"):
+        for n in (2, 50, 2000):
+            for batch in (1, 1000):
+                for precise in (True, False):
+                    name = dense.chosen_algorithm((batch, n, n), precise=precise, platform=platform)
+                    assert name in dense.SVD_ALGORITHMS and (name != "gram" or not precise)
+                    assert name != "threads" or platform == "cpu"
+                    symmetric = dense.chosen_algorithm((batch, n, n), symmetric=True, platform=platform)
+                    assert symmetric in dense.EIGH_ALGORITHMS
+
+
+def test_rounding_is_no_asymmetry():
+    rng = np.random.default_rng(15)
+    for dtype in ("float32", "float64"):
+        a = rng.normal(size=(4, 50, 50)).astype(dtype)
+        product = a * np.arange(50, dtype=dtype) @ a.swapaxes(-1, -2)  # off by a few roundings
+        assert np.any(product != product.swapaxes(-1, -2))
+        dense.eigvalsh(product)
+    np.testing.assert_array_equal(dense.eigvalsh(np.zeros((3, 3))), np.zeros(3))
+    np.testing.assert_allclose(dense.eigvalsh(np.diag([1e308, -1e308])), [-1e308, 1e308])
+
+
+def test_what_accelerators_check_is_what_the_host_checks():
+    """Their memory is not copied to look at it: one program says whether all is well."""
+    a = goe(np.random.default_rng(16), 3, 6)
+    with jax.enable_x64(True):
+        for symmetric in (True, False):
+            assert dense._sound(jnp.asarray(a), symmetric)
+            assert not dense._sound(jnp.asarray(a).at[1, 2, 3].set(np.nan), symmetric)
+        crooked = jnp.asarray(a).at[1, 2, 3].add(1e-6)
+        assert dense._sound(crooked, False) and not dense._sound(crooked, True)
+
+
+I3 = np.eye(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: dense.eigvalsh(np.eye(3, dtype=int)), "matrix has dtype int64: must be floating point"),
+        (lambda: dense.eigvalsh(np.ones((2, 3))), r"matrix has shape \(2, 3\): must be \(..., N, N\)"),
+        (lambda: dense.eigh(np.ones(3)), r"matrix has shape \(3,\)"),
+        (lambda: dense.eigvalsh(np.ones((0, 0))), r"matrix has shape \(0, 0\): must not be empty"),
+        (lambda: dense.svdvals(np.ones((2, 0, 3))), r"matrix has shape \(2, 0, 3\): must not be empty"),
+        (lambda: dense.eigvalsh(I3 + 1e-9 * np.tri(3, k=-1)), "matrix is off its transpose by 1e-09: must be symmetric"),
+        (lambda: dense.eigvalsh(np.stack([I3, np.triu(np.ones((3, 3)))])), "matrix is off its transpose by 1"),
+        (lambda: dense.eigh(np.array([[0, 1j], [1j, 0]])), "matrix is off its transpose by 2"),
+        (lambda: dense.eigvalsh(I3 * np.nan), "matrix has an entry .*nan.*: all must be finite"),
+        (lambda: dense.svdvals(I3 + np.inf), "matrix has an entry .*inf.*: all must be finite"),
+        (lambda: dense.svd(I3, algorithm="jacoby"), "algorithm 'jacoby' is unknown; did you mean 'jacobi'"),
+        (lambda: dense.svdvals(I3, algorithm="polar"), "algorithm 'polar' is unknown"),
+        (lambda: dense.eigh(I3, algorithm="gram"), "algorithm 'gram' is unknown"),
+        (lambda: dense.svd(I3, k=4), "k = 4: must be 1 to 3, the smaller side"),
+        (lambda: dense.svd(I3, k=True), "k = True: must be 1 to 3"),
+        (lambda: dense.svd(I3, algorithm="lanczos"), "k is not given: lanczos computes the k largest"),
+        (lambda: dense.svd(I3, k=1, algorithm="lanczos"), "k = 1: must be 1 to 0 for 3 rows or columns"),
+        (lambda: dense.svd(I3, k=1, algorithm="randomized", iterations=-1), "iterations = -1: must be a whole number"),
+        (lambda: dense.svd(1j * I3, k=1, algorithm="lanczos"), "matrix has dtype complex128: must be real for lanczos"),
+        (
+            lambda: jax.jit(lambda a: dense.svd(a, k=1, algorithm="lanczos"))(I3),
+            "algorithm = lanczos: cannot run inside jit, vmap or grad; take randomized there",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
