@@ -17,6 +17,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import jax
 import numpy as np
 from _common import alternate, ratio, save
 
@@ -40,12 +41,13 @@ def two_svds(pair, top: int = TOP):
     """The peer: cosines of the leading vectors by PyTorch."""
     import torch
 
-    w, left, right = (torch.from_numpy(x) for x in (pair.base, *pair.factors))
+    where = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    w, left, right = (torch.from_numpy(x).to(where) for x in (pair.base, *pair.factors))
 
     def run():
         base = torch.linalg.svd(w, full_matrices=False)[0]
         tuned = torch.linalg.svd(w + left @ right, full_matrices=False)[0]
-        return (tuned.T @ base).abs().max(dim=1).values[:top].numpy()
+        return (tuned.T @ base).abs().max(dim=1).values[:top].cpu().numpy()
 
     return run
 
@@ -55,9 +57,10 @@ def one_layer(n: int, m: int, repeats: int) -> dict:
     from rmtjax.intruders import scan_layer
 
     pair, seen = layer(n, m), {}
+    there = pair if jax.default_backend() == "cpu" else pair.on_device()
 
     def ours():
-        seen["ours"] = scan_layer(pair, top=TOP, threshold=THRESHOLD)
+        seen["ours"] = scan_layer(there, top=TOP, threshold=THRESHOLD)
 
     def theirs():
         seen["theirs"] = run()

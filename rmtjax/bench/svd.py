@@ -3,13 +3,14 @@ r"""Throughput of singular value and eigenvalue decompositions: every algorithm 
 Operations are counted as for the textbook's algorithm, whatever was done: for n×m, k = min(n, m), l = max(n, m), a thin SVD
 :math:`14lk^2 + 8k^3`, its values alone :math:`4lk^2 - \tfrac43k^3`, an eigendecomposition :math:`9n^3`, its values
 :math:`\tfrac43n^3`, the k largest triplets :math:`4nmk` (two products, were the vectors known); a complex one four times as many
-(Golub & Van Loan, *Matrix Computations*, Figures 8.6.1 and §8.3). The share is of the fastest matrix product of the same dtype
+(Golub & Van Loan, *Matrix Computations*, §8.3 and Figure 8.6.1). The share is of the fastest matrix product of the same dtype
 that the device does in the same run.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -299,6 +300,7 @@ def bench_svd(
     top: int = 10,
     repeats: int = 5,
     most_s: float = 20.0,
+    seconds: float = math.inf,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Time every algorithm and peer on batches of Gaussian matrices.
@@ -311,12 +313,14 @@ def bench_svd(
         top: k of the operation top.
         repeats: rounds, all in turn in each, after two that do not count.
         most_s: seconds that the rounds of one may take; what is slower is timed once.
+        seconds: for all of it; cases that would begin later are left out.
         progress: called with (cases done, cases).
 
     Returns:
-        What `rmtjax.bench.timing.made` says, `peak_gflops`, and `cases`: for each operation and shape `times` by name
-        (`compile_s`, `median_s`, `min_s`, `times_s`, `matrices_per_s`, `gflops`, `share`, or `failed`), `accuracy` of ours on
-        Gaussian and on graded matrices, `auto`, `best` of those as precise, and ratios of the others' times to ours.
+        What `rmtjax.bench.timing.made` says, `peak_gflops`, how many cases were `left_out`, and `cases`: for each operation
+        and shape `times` by name (`compile_s`, `median_s`, `min_s`, `times_s`, `matrices_per_s`, `gflops`, `share`, or
+        `failed`), `accuracy` of ours on Gaussian and on graded matrices, `auto`, `best` of those as precise, and ratios of the
+        others' times to ours.
 
     Raises:
         InputError: for unknown operations and dtypes, empty shapes, and numbers that cannot be.
@@ -344,13 +348,21 @@ def bench_svd(
     if not cases:
         raise InputError(f"shapes = {shown(list(shapes))}: none is for {', '.join(operations)}")
     with jax.enable_x64(True):
-        peak = matmul_peak(kind)
-        done = []
+        began, peak, done = time.perf_counter(), matmul_peak(kind), []
         for i, (what, shape) in enumerate(cases):
+            if time.perf_counter() - began > seconds:
+                break
             done.append(_case(what, shape, kind, top if what == "top" else None, repeats, most_s, peak))
             if progress is not None:
                 progress(i + 1, len(cases))
-    return {**made("svd"), "dtype": dtype, "platform": platform, "peak_gflops": peak / 1e9, "cases": done}
+    return {
+        **made("svd"),
+        "dtype": dtype,
+        "platform": platform,
+        "peak_gflops": peak / 1e9,
+        "cases": done,
+        "left_out": len(cases) - len(done),
+    }
 
 
 def _case(

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from rmtjax._errors import InputError, shown
 from rmtjax.adapters.peft import PeftFile, PeftLayer, read_peft
-from rmtjax.linalg.krylov import Operator
+from rmtjax.linalg.krylov import Matrix, Operator
 from rmtjax.models.checkpoint import FLOATS, TensorFile, listed, model_folder
 
 __all__ = ["Pair", "Pairs", "Skipped", "open_weights"]
@@ -32,26 +33,35 @@ class Pair(NamedTuple):
 
     Attributes:
         name: in the base.
-        base: W, shape (n, m).
+        base: W, shape (n, m); of NumPy on processors, of JAX on an accelerator.
         tuned: the matrix afterwards.
         factors: B (n, r) and A (r, m) of an update that is BA and nothing else; otherwise None.
     """
 
     name: str
-    base: np.ndarray
+    base: Matrix
     tuned: Operator
-    factors: tuple[np.ndarray, np.ndarray] | None
+    factors: tuple[Matrix, Matrix] | None
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n, m)."""
         return self.base.shape
 
-    def update(self) -> np.ndarray:
+    def update(self) -> Matrix:
         """What was added, formed: tuned − base."""
         if self.factors is not None:
             return self.factors[0] @ self.factors[1]
         return self.tuned.dense() - self.base
+
+    def on_device(self, device: jax.Device | None = None) -> Pair:
+        """The same in the memory of one of JAX's devices, the first by default."""
+        device = jax.devices()[0] if device is None else device
+        base, tuned = jax.device_put((self.base, self.tuned), device)
+        # An update beside the base shares its array, there as here.
+        return self._replace(
+            base=base, tuned=dataclasses.replace(tuned, weight=base) if self.tuned.weight is self.base else tuned
+        )
 
 
 class Skipped(NamedTuple):

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
 from rmtjax._errors import InputError, shown
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped
 from rmtjax.intruders.predict import Prediction, predict
-from rmtjax.linalg.dense import one_blas_thread
-from rmtjax.linalg.krylov import Operator, Ritz, largest_cosines, top_singular
+from rmtjax.linalg.dense import one_blas_thread, svdvals
+from rmtjax.linalg.krylov import Matrix, Operator, Ritz, largest_cosines, top_singular
 from rmtjax.linalg.spectra import BulkFit, bulk_fit, effective_rank, stable_rank
 
 __all__ = ["LayerScan", "Scan", "Update", "scan", "scan_layer"]
@@ -151,11 +153,15 @@ class Scan:
 # -- spectra -------------------------------------------------------------------------------------------------------------
 
 
-def _all_values(matrix: np.ndarray) -> np.ndarray:
+def _all_values(matrix: Matrix) -> np.ndarray:
     """All singular values, descending, by the Gram matrix: in double precision exact to 1e-8 of the largest.
 
     Beyond a smaller side of 1,024 in single precision, for the memory: what is below 1e-3 of the largest is then rounding.
     """
+    if isinstance(matrix, jax.Array):
+        with jax.enable_x64(True):
+            matrix = matrix.astype(jnp.float64) if min(matrix.shape) <= _DENSE else matrix
+            return np.asarray(svdvals(matrix, algorithm="gram")).astype(float)
     side = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     side = side.astype(np.float64) if len(side) <= _DENSE else side
     gram = side @ side.T
@@ -164,7 +170,7 @@ def _all_values(matrix: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(values[::-1], 0)).astype(float)
 
 
-def _stand_in(ritz: Ritz, columns: np.ndarray, matrix: np.ndarray, noise: float = 1e-3) -> np.ndarray:
+def _stand_in(ritz: Ritz, columns: np.ndarray, matrix: Matrix, noise: float = 1e-3) -> np.ndarray:
     """min(n, m) numbers distributed as the singular values, from the measures of random columns of a Krylov space.
 
     The space is that of the shorter side. The largest Ritz values that have converged are themselves; the others follow the
@@ -182,7 +188,8 @@ def _stand_in(ritz: Ritz, columns: np.ndarray, matrix: np.ndarray, noise: float 
     wanted = (np.arange(count - settled) + 0.5) / (count - settled)
     rest = np.interp(wanted, level, theta_body)[::-1]
     known = theta[len(theta) - settled :][::-1]
-    energy = np.einsum("ij,ij->", matrix, matrix, dtype=float)
+    on_host = isinstance(matrix, np.ndarray)
+    energy = np.einsum("ij,ij->", matrix, matrix, dtype=float) if on_host else float(jnp.sum(matrix * matrix))
     rest *= max(energy - known.sum(), 0) / rest.sum()
     return np.sqrt(np.concatenate([known, np.minimum(rest, known[-1] if settled else np.inf)]))
 
@@ -209,8 +216,9 @@ def _update_of(pair: Pair, top: int) -> Update:
 
 def _exact(pair: Pair, top: int):
     """Everything from two singular value decompositions."""
-    u, s, _ = np.linalg.svd(pair.base, full_matrices=False)
-    tuned_u, tuned_s, _ = np.linalg.svd(pair.tuned.dense(), full_matrices=False)
+    decompose = np.linalg.svd if isinstance(pair.base, np.ndarray) else jnp.linalg.svd
+    u, s, _ = map(np.asarray, decompose(pair.base, full_matrices=False))
+    tuned_u, tuned_s, _ = map(np.asarray, decompose(pair.tuned.dense(), full_matrices=False))
     real = s > s[0] * max(pair.shape) * np.finfo(s.dtype).eps  # the null space has no vectors of its own
     every = np.abs(u.T @ tuned_u[:, :top])
     cosines = every[real].max(0)
@@ -320,9 +328,14 @@ def scan(
     skipped += [Skipped(name, f"smaller than top = {top}") for name in short]
     names = [name for name in pairs.names if name not in set(short)]
 
+    accelerated = jax.default_backend() != "cpu"
+
     def one(name: str) -> LayerScan | Skipped:
         pair = pairs.read(name)
-        return pair if isinstance(pair, Skipped) else scan_layer(pair, top=top, threshold=threshold, exact=exact)
+        if isinstance(pair, Skipped):
+            return pair
+        pair = pair.on_device() if accelerated else pair
+        return scan_layer(pair, top=top, threshold=threshold, exact=exact)
 
     done: list[LayerScan | Skipped] = []
 

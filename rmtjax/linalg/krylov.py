@@ -39,6 +39,7 @@ __all__ = [
     "Cosines",
     "Flipped",
     "Gram",
+    "Matrix",
     "Operator",
     "Ritz",
     "TopSingular",
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 Matrix = np.ndarray | jax.Array
+"""On processors NumPy's, on an accelerator JAX's."""
 _NOISE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}
 """Residual over the largest eigenvalue below which the products' own rounding hides the rest."""
 

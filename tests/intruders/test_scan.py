@@ -1,5 +1,6 @@
 """Verdicts by bounds against those of two decompositions; what is reported beside them; what theory expects."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -69,6 +70,24 @@ def test_every_verdict_is_that_of_the_decompositions(kind):
                 near += float(threshold) in beside
     assert cases == 45 and near >= 14
     assert by_bounds >= 12  # the bounds do the work, and not the decomposition behind them
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("update", ["low rank", "scaled", "dense"])
+def test_in_the_memory_of_a_device(shape, update):
+    """As accelerators do it: JAX's arrays all the way, the same numbers and verdicts."""
+    pair = pair_of("power law", shape, update, np.random.default_rng(3))
+    there = pair.on_device()
+    assert isinstance(there.tuned.weight, jax.Array)
+    assert (there.tuned.weight is there.base) == (pair.tuned.weight is pair.base)
+    for exact in (False, True):
+        here, found = scan_layer(pair, exact=exact), scan_layer(there, exact=exact)
+        assert found.verdicts == here.verdicts and found.method == here.method
+        np.testing.assert_allclose(found.cosines, here.cosines, atol=5e-3)
+        np.testing.assert_allclose(found.values, here.values, rtol=1e-4)
+        np.testing.assert_allclose(found.base_values, here.base_values, rtol=1e-4)
+        assert found.update.effective_rank == pytest.approx(here.update.effective_rank, rel=1e-3)
+        assert found.predicted == pytest.approx(here.predicted, abs=0.02)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
