@@ -135,9 +135,7 @@ def cycles_in_turn(cycles: int, every: int, **steps) -> dict:
     return {name: summary(t) for name, t in times.items()}
 
 
-def measure(
-    batch: int, length: int, dtype: str, repeats: int, cycles: int, every: int, memory_too: bool = True
-) -> dict:
+def measure(batch: int, length: int, dtype: str, repeats: int, cycles: int, every: int) -> dict:
     """All timings, and the peaks of memory."""
     tokens = batch * length
     mine, compile_s = ours("lora", batch, length, dtype)
@@ -148,7 +146,7 @@ def measure(
 
     cycled = cycles_in_turn(cycles, every, lora=mine, alpha_lora=with_alpha)
     peaks = {}
-    for which in ("lora", "alpha-lora", *peers) if memory_too else ():
+    for which in ("lora", "alpha-lora", *peers):
         command = [sys.executable, __file__, "--memory", which, "--batch", batch, "--length", length, "--dtype", dtype]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
         peaks[which] = json.loads(done.stdout.splitlines()[-1])
