@@ -36,6 +36,7 @@ bench: $(BIN)/.tests
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/intruders.py
+	$(BIN)/python benchmarks/svd.py
 
 clean:
 	rm -rf $(VENV) report

@@ -26,6 +26,8 @@ __all__ = ["LayerScan", "Scan", "Update", "scan", "scan_layer"]
 
 _DENSE = 1024
 """Smaller side up to which all singular values are computed; above it a quadrature stands for them."""
+_ASTRAY = 0.2
+"""Angle that a leading vector may be off by, where singular values all but coincide; the bounds on its cosines are wider by it."""
 _SMALL = 1 << 20
 """Entries of a matrix up to which BLAS's threads bring less than a matrix for each core."""
 
@@ -222,14 +224,15 @@ def _exact(pair: Pair, top: int):
     real = s > s[0] * max(pair.shape) * np.finfo(s.dtype).eps  # the null space has no vectors of its own
     every = np.abs(u.T @ tuned_u[:, :top])
     cosines = every[real].max(0)
-    return tuned_s[:top], cosines, cosines, cosines, every[:top].T, s.astype(float), tuned_u[:, :top]
+    # A copy, since a view would keep all the vectors of every layer.
+    return tuned_s[:top], cosines, cosines, cosines, every[:top].T.copy(), s.astype(float), tuned_u[:, :top].copy()
 
 
 def _bounded(pair: Pair, top: int, threshold: float):
     """The same from Krylov spaces; None if they leave a verdict open."""
     n, m = pair.shape
     tuned = top_singular(pair.tuned, top)
-    if tuned.errors.max() > 0.02:
+    if tuned.errors.max() > _ASTRAY:
         return None
     dense = min(n, m) <= _DENSE
     beside = 1 if dense else 4

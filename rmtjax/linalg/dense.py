@@ -656,7 +656,7 @@ def svd(
         return SVD(u, s, vh) if k is None else SVD(u[..., :k], s[..., :k], vh[..., :k, :])
 
 
-_KRYLOV, _SHARE = 1536, 48
+_KRYLOV, _SHARE = 768, 32
 """Smaller side from which, and its ratio to k from which, Krylov spaces are faster than a whole SVD."""
 
 

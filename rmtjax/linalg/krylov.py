@@ -301,7 +301,9 @@ def top_singular(
         ritz = space.ritz()
         errors = _angles(ritz)[-k:]
         worst = errors.max()
-        if worst <= tolerance or not room:
+        # No step helps where residuals are the rounding of products.
+        settled = ritz.residuals[-k:].max() <= 1.01 * space.noise * ritz.values[-1]
+        if worst <= tolerance or settled or not room:
             break
         # Residuals fall geometrically: look again when they should have arrived.
         rate = 0.0 if before is None or worst >= before[1] else math.log(before[1] / worst) / (space.steps - before[0])

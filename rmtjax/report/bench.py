@@ -19,7 +19,6 @@ _TITLES = {
     "svdvals": "singular values",
     "eigh": "eigenvectors and values",
     "eigvalsh": "eigenvalues",
-    "top": "the largest singular triplets",
 }
 
 
@@ -73,20 +72,26 @@ def svd_summary(result: dict[str, Any]) -> str:
 
 @style()
 def svd_figure(result: dict[str, Any]) -> Figure:
-    """Throughput of `auto` and of the peers, a panel for each operation."""
+    """Throughput of `auto`, of the other algorithms of ours and of the peers, a panel for each operation."""
     cases = [case for case in result["cases"] if "median_s" in case["times"]["rmtjax auto"]]
     kinds = list(dict.fromkeys(case["what"] for case in cases))
     peers = list(dict.fromkeys(name for case in cases for name in case["over_auto"]))
-    widths = [sum(case["what"] == kind for case in cases) for kind in kinds]
-    fig, panels = new_figure(
-        1, len(kinds), size=(2.4 + 0.36 * sum(widths), 4.6), sharey=True, squeeze=False, width_ratios=widths
-    )
-    panels = panels[0]
-    for axes, kind in zip(panels, kinds, strict=True):
+    columns = min(len(kinds), 2)
+    rows = -(-len(kinds) // columns)
+    most = max(sum(case["what"] == kind for case in cases) for kind in kinds)
+    size = (max(1.4 + 0.42 * most, 3.2) * columns, 0.7 + 3.3 * rows)
+    fig, panels = new_figure(rows, columns, size=size, sharey=True, squeeze=False)
+    for axes, kind in zip(panels.flat, kinds, strict=False):
         own = [case for case in cases if case["what"] == kind]
-        for i, case in enumerate(own):
-            values = [t["gflops"] for t in case["times"].values() if "gflops" in t]
-            axes.plot([i, i], [min(values), max(values)], color="#e4e4e4", lw=5, solid_capstyle="butt", zorder=1)
+        others = [
+            (i, one["gflops"])
+            for i, case in enumerate(own)
+            for name, one in case["times"].items()
+            if name.startswith("rmtjax ") and "gflops" in one
+        ]
+        axes.scatter(
+            *zip(*others, strict=True), color="#c4c4c4", s=14, lw=0, label="rmtjax, other algorithms", zorder=2
+        )
         for j, name in enumerate(["rmtjax auto", *peers]):
             at = [
                 (i, case["times"][name]["gflops"])
@@ -94,18 +99,29 @@ def svd_figure(result: dict[str, Any]) -> Figure:
                 if "gflops" in case["times"].get(name, {})
             ]
             marker = {"marker": "D", "s": 34} if j == 0 else {"marker": "osv^Px*"[(j - 1) % 7], "s": 22}
-            axes.scatter(
-                *zip(*at, strict=True), color=PALETTE[j % len(PALETTE)], label=name, zorder=3 + (j == 0), **marker
-            )
+            if at:
+                axes.scatter(
+                    *zip(*at, strict=True), color=PALETTE[j % len(PALETTE)], label=name, zorder=4 - (j > 0), **marker
+                )
+        axes.axhline(result["peak_gflops"], color=MUTED, lw=1, ls="--", label="matrix products")
         axes.set_yscale("log")
-        axes.set_xticks(range(len(own)), [_shape(case) for case in own], rotation=90, fontsize=7.5)
-        axes.grid(axis="x", visible=False)
-        axes.set_title(_TITLES[kind] if len(kinds) < 3 else kind if kind != "top" else f"top {own[0]['k']}")
-        axes.axhline(
-            result["peak_gflops"], color=MUTED, lw=1, ls="--", label="matrix products" if axes is panels[0] else None
+        axes.set_xlim(-0.6, len(own) - 0.4)
+        axes.set_xticks(
+            range(len(own)), [_shape(case) for case in own], rotation=60, ha="right", rotation_mode="anchor"
         )
-    panels[0].set_ylabel("GFLOP/s, counted as of the textbook's algorithm")
-    fig.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.grid(axis="x", visible=False)
+        axes.set_title(_TITLES[kind] if kind != "top" else f"the {own[0]['k']} largest singular triplets")
+        if axes in panels[:, 0]:
+            axes.set_ylabel("GFLOP/s")
+    spare = list(panels.flat)[len(kinds) :]
+    for axes in spare:
+        axes.axis("off")
+    handles = panels[0, 0].get_legend_handles_labels()
+    if spare:
+        spare[0].legend(*handles, loc="center")
+    else:
+        fig.legend(*handles, loc="outside upper center", ncols=4)
     return fig
 
 
