@@ -207,9 +207,10 @@ def main(argv: list[str] | None = None) -> None:
     content: dict = {"layers": {}}
     if find_spec("torch") is not None:
         for n, m in shapes:
-            content["layers"][f"{n}x{m}"] = one = one_layer(n, m, 1 if quick or n * m > 1 << 23 else 5)
+            repeats = 1 if quick else 3 if n * m > 1 << 23 else 7
+            content["layers"][f"{n}x{m}"] = one = one_layer(n, m, repeats)
             print(f"{n}×{m}: {one['rmtjax']['median_s']:.3f} s, PyTorch over ours {one['torch_over_rmtjax']:.1f}", one)
-        content["minilm"] = checkpoint(1 if quick else 5)
+        content["minilm"] = checkpoint(1 if quick else 7)
         print(content["minilm"])
     content["agreement"] = agreement(20 if quick else 2000)
     print(content["agreement"])

@@ -137,8 +137,8 @@ def measured_intruders() -> str:
         ),
         ("of these decided without an SVD", f"{same['by_bounds']:,}", ""),
         (
-            f"memory, {memory['layers']} layers of {memory['size']}², in tensors of float32, with mapped files",
-            f"{memory['over_largest_tensor']:.0f}",
+            f"memory, {memory['layers']} layers of {memory['size']}², in tensors of float32",
+            f"{memory['over_largest_tensor']:.1f}",
             "≤ 6",
         ),
     ]
@@ -235,6 +235,42 @@ def experiments() -> str:
     return "\n".join(lines)
 
 
+def measured_svd() -> str:
+    """The bench of decompositions: what `auto` took, and the others' times over it."""
+    found = _benchmark("svd-float32")
+    names = {"svd": "SVD", "svdvals": "singular values", "eigh": "eigh", "eigvalsh": "eigenvalues"}
+    peers = ("jax.numpy", "numpy", "scipy", "torch")
+    lines = [
+        f"On {found['hardware']}, {found['date']}, float32, matrix products at {found['peak_gflops']:.0f} GFLOP/s; the others' "
+        "time over `auto`'s:",
+        "",
+        "| what | batch × n × m | `auto` takes | matrices/s | GFLOP/s | jax.numpy | NumPy | SciPy | PyTorch |",
+        "| --- | --- | --- | --: | --: | --: | --: | --: | --: |",
+    ]
+    for case in found["cases"]:
+        if case["what"] not in ("svd", "eigvalsh"):
+            continue
+        auto = case["times"]["rmtjax auto"]
+        cells = [
+            names.get(case["what"], f"{case['k']} largest"),
+            " × ".join(map(str, case["shape"])),
+            case["auto"],
+            f"{auto['matrices_per_s']:,.3g}" if auto["matrices_per_s"] < 100 else f"{auto['matrices_per_s']:,.0f}",
+            f"{auto['gflops']:.3g}",
+            *(f"{case['over_auto'][peer]:.2f}" if peer in case["over_auto"] else "–" for peer in peers),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    worst = max(found["cases"], key=lambda case: case.get("auto_over_best", 0))
+    shape = " × ".join(map(str, worst["shape"]))
+    figure = sorted((ROOT / "benchmarks/results").glob("svd-float32-*.png"))[-1].relative_to(ROOT)
+    lines += [
+        "",
+        f"All of them, and the other operations: [figure]({figure}). The algorithm that `auto` takes over the fastest of ours that is as precise: {worst['auto_over_best']:.2f} at most "
+        f"({names.get(worst['what'], 'largest')}, {shape}: {worst['auto']} against {worst['best']}).",
+    ]
+    return "\n".join(lines)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Rewrite the README, or say whether it is up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -251,6 +287,7 @@ def main(argv: list[str] | None = None) -> None:
         measured_spectra,
         measured_train_step,
         measured_intruders,
+        measured_svd,
         experiments,
     ):
         name = part.__name__

@@ -27,7 +27,7 @@ __all__ = ["LayerScan", "Scan", "Update", "scan", "scan_layer"]
 _DENSE = 1024
 """Smaller side up to which all singular values are computed; above it a quadrature stands for them."""
 _ASTRAY = 0.2
-"""Angle that a leading vector may be off by, where singular values all but coincide; the bounds on its cosines are wider by it."""
+"""Angle that a vector may be off by, where singular values all but coincide; the bounds on its cosines allow for it."""
 _SMALL = 1 << 20
 """Entries of a matrix up to which BLAS's threads bring less than a matrix for each core."""
 
@@ -155,17 +155,15 @@ class Scan:
 # -- spectra -------------------------------------------------------------------------------------------------------------
 
 
-def _all_values(matrix: Matrix) -> np.ndarray:
-    """All singular values, descending, by the Gram matrix: in double precision exact to 1e-8 of the largest.
+def _all_values(matrix: Matrix, dtype: type = np.float32) -> np.ndarray:
+    """All singular values, descending, by the Gram matrix: below the root of the dtype's precision they are rounding.
 
-    Beyond a smaller side of 1,024 in single precision, for the memory: what is below 1e-3 of the largest is then rounding.
+    That is enough for a bulk and its spikes; the ranks of an update want more.
     """
     if isinstance(matrix, jax.Array):
         with jax.enable_x64(True):
-            matrix = matrix.astype(jnp.float64) if min(matrix.shape) <= _DENSE else matrix
-            return np.asarray(svdvals(matrix, algorithm="gram")).astype(float)
-    side = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    side = side.astype(np.float64) if len(side) <= _DENSE else side
+            return np.asarray(svdvals(matrix.astype(dtype), algorithm="gram")).astype(float)
+    side = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).astype(dtype, copy=False)
     gram = side @ side.T
     del matrix, side
     values = scipy.linalg.eigvalsh(gram.T, overwrite_a=True, check_finite=False, driver="evd")
@@ -210,7 +208,10 @@ def _update_of(pair: Pair, top: int) -> Update:
     if pair.factors is not None:
         left, right = pair.factors
         return _ranks(np.linalg.svd(np.linalg.qr(left)[1] @ np.linalg.qr(right.T)[1].T, compute_uv=False))
-    return _ranks(_all_values(pair.update()), keep=max(top, 16))
+    # In double precision as far as memory allows.
+    return _ranks(
+        _all_values(pair.update(), np.float64 if min(pair.shape) <= _DENSE else np.float32), keep=max(top, 16)
+    )
 
 
 # -- one layer -----------------------------------------------------------------------------------------------------------

@@ -380,7 +380,7 @@ def chosen_algorithm(
             return "gram"
         if symmetric and not vectors:
             return "threads"
-        return "library" if short <= (_QUIET if vectors and not symmetric else 2 * _QUIET) else "threads"
+        return "library" if short <= _QUIET else "threads"
     if not symmetric and not precise and batch > 1:
         return "gram"
     return "jacobi" if batch >= _IN_STEP and short <= _ACCELERATED else "library"

@@ -346,7 +346,9 @@ def _noise_energy(bulk: Any, noise: Callable[[Any], Any], strong: Any) -> Any:
     """The v of ``v · noise(v) = bulk``, `strong` being what `noise` would be without any weak spike."""
     v = bulk / strong
     for _ in range(60 if bulk else 0):
-        v = bulk / max(noise(v), strong / 4)
+        before, v = v, bulk / max(noise(v), strong / 4)
+        if abs(v - before) <= 1e-15 * v:
+            break
     return v
 
 

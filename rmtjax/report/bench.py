@@ -66,7 +66,8 @@ def svd_summary(result: dict[str, Any]) -> str:
     """One line: the machine, and what the columns say."""
     return (
         f"{result['hardware']}, {result['dtype']}, matrix products at {result['peak_gflops']:,.0f} GFLOP/s;"
-        " NAME ÷: its time over auto's; auto/best: auto's time over that of the fastest of ours that is as precise."
+        " NAME ÷: its time over auto's; auto/best: the algorithm it takes over the"
+        " fastest of ours that is as precise."
     )
 
 
