@@ -265,7 +265,8 @@ def measured_svd() -> str:
     figure = sorted((ROOT / "benchmarks/results").glob("svd-float32-*.png"))[-1].relative_to(ROOT)
     lines += [
         "",
-        f"All of them, and the other operations: [figure]({figure}). The algorithm that `auto` takes over the fastest of ours that is as precise: {worst['auto_over_best']:.2f} at most "
+        f"All of them, and the other operations: [figure]({figure}). The algorithm that `auto` takes over the fastest of "
+        f"ours that is as precise: {worst['auto_over_best']:.2f} at most "
         f"({names.get(worst['what'], 'largest')}, {shape}: {worst['auto']} against {worst['best']}).",
     ]
     return "\n".join(lines)

@@ -238,8 +238,9 @@ def _bounded(pair: Pair, top: int, threshold: float):
     dense = min(n, m) <= _DENSE
     beside = 1 if dense else 4
     found = largest_cosines(
-        Operator(pair.base), tuned.vectors, threshold=threshold, errors=tuned.errors, beside=beside, leading=top
-    )
+        Operator(pair.base), tuned.vectors, threshold=threshold, errors=tuned.errors, beside=beside, leading=top,
+        first=max(8, tuned.steps - 4),  # the base's leading vectors take about as many
+    )  # fmt: skip
     if not ((found.lower >= threshold) | (found.upper < threshold)).all():
         return None
     s = _all_values(pair.base) if dense else _stand_in(found.ritz, top + np.arange(beside), pair.base)

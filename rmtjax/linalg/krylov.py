@@ -257,11 +257,13 @@ class TopSingular(NamedTuple):
         values: descending, shape (k,).
         vectors: as columns, shape (n, k).
         errors: bound on the sine of the angle between each vector and the true one.
+        steps: of Lanczos.
     """
 
     values: np.ndarray
     vectors: Matrix
     errors: np.ndarray
+    steps: int
 
 
 def _angles(ritz: Ritz) -> np.ndarray:
@@ -314,7 +316,7 @@ def top_singular(
     vectors = space.combine(ritz.vectors[:, : -k - 1 : -1])
     if n != operator.shape[0]:  # those of the other side
         vectors = (operator @ vectors) / np.maximum(values, np.finfo(float).tiny).astype(vectors.dtype)
-    return TopSingular(values, vectors, errors[::-1])
+    return TopSingular(values, vectors, errors[::-1], space.steps)
 
 
 def _christoffel(ritz: Ritz, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -450,6 +452,7 @@ def largest_cosines(
     tolerance: float = 1e-3,
     beside: int = 1,
     leading: int = 0,
+    first: int = 8,
     most: int = 64,
     seed: int = 0,
 ) -> Cosines:
@@ -463,6 +466,7 @@ def largest_cosines(
         tolerance: width of the bounds at which to stop.
         beside: random columns in the start block, which see what the vectors do not.
         leading: go on until so many of the largest singular vectors are known, too, to an angle of 0.05.
+        first: steps before the first look at the bounds.
         most: blocks at most.
         seed: of those columns.
     """
@@ -479,10 +483,13 @@ def largest_cosines(
     space = BlockLanczos(short, start, most)
     errors = np.broadcast_to(np.asarray(errors, float), (c,))
     lower, upper, done = np.zeros(c), np.ones(c), np.zeros(c, bool)
-    wanted, room = 8, True
+    wanted, room = first, True
     while True:
         room = space.grow(wanted - space.steps)
         ritz = space.ritz()
+        wanted = space.steps + 4
+        if leading and room and _angles(ritz)[-leading:].max() > 0.05:
+            continue
         floor = (max(operator.shape) * np.finfo(vectors.dtype).eps) ** 2 * ritz.values[-1]
         rows = mixing.T @ ritz.first[:c]
         sigma = np.sqrt(np.maximum(ritz.values, floor))
@@ -498,7 +505,5 @@ def largest_cosines(
         done |= upper - lower <= tolerance + 2 * errors
         if threshold is not None:
             done |= upper < threshold
-        settled = leading == 0 or _angles(ritz)[-leading:].max() <= 0.05
-        if (done.all() and settled) or not room:
+        if done.all() or not room:
             return Cosines(estimate, lower, np.maximum(upper, lower), cosines, space.steps, ritz)
-        wanted = space.steps + 4
