@@ -98,3 +98,50 @@ def test_plans_name_every_run_once(monkeypatch):
     names = [f"{name}-{settings.seed}" for plan in plans.values() for seed in range(5) for name, settings in plan(seed)]
     assert len(names) == len(set(names))
     assert all(settings.checked() for plan in plans.values() for _, settings in plan(0))
+
+
+# -- the study of intruders ----------------------------------------------------------------------------------------------
+
+
+def study_run(name, seed, intruders, cosine, lost):
+    spectra = {"intruders": intruders, "predicted": intruders + 0.5, "effective_rank": 90.0 if name == "full" else 5.0}
+    stages = [
+        {"task": task, "scores": {"mrpc": score, task: score}, "forgetting": {"cosine": cosine, "similarities_kept": 0.9},
+         "spectra": {"adapted": spectra, "all": {**spectra, "intruders": intruders + 2}}}
+        for task, score in (("mrpc", 0.8), ("cola", 0.8 - lost))
+    ]  # fmt: skip
+    return {"name": name, "seed": seed, "stages": stages, "made_with": {"device": "none"}}
+
+
+def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
+    """Differences are paired over the seeds that both ways have; correlations are over all runs."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "pilot-full-rate0.1.json").write_text('{"last": 0.7}')
+    counts = {"full": 1, "lora-r8": 7, "lora-r1": 4, "lora-r64": 6, "guarded-lora-r8": 0}
+    for name, count in counts.items():
+        for seed in range(3 if name != "full" else 2):
+            n = count + int(random.integers(0, 2))
+            (folder / f"{name}-{seed}.json").write_text(json.dumps(study_run(name, seed, n, 1 - 0.01 * n, 0.02 * n)))
+    found = run("intruder_study", folder, tmp_path, monkeypatch)
+    assert found["tasks"] == ["MRPC", "CoLA"] and set(found["table"]) == set(counts)
+    assert found["table"]["full"]["elsewhere"][0] == 2 and found["table"]["lora-r8"]["score"] == [80, 0]
+    told = {one["claim"]: one for one in found["claims"]}
+    assert told["LoRA plants intruders, full fine-tuning does not"]["seeds"] == [0, 1]
+    assert told["LoRA plants intruders, full fine-tuning does not"]["holds"]
+    assert not told["a low rank plants more than a high one"]["holds"]
+    assert told["more intruders, more forgotten"]["spearman"] == pytest.approx(1)
+    assert told["more intruders, more of the first task lost by the end"]["holds"]
+    assert "does not hold: a low rank" in capsys.readouterr().out
+
+
+def test_embeddings_that_stay_keep_their_behaviour(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    drift = importlib.import_module("intruder_study_runs").drift
+    x = np.random.default_rng(1).standard_normal((40, 16))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((16, 16)))[0]
+    assert drift(x, x) == pytest.approx({"cosine": 1, "similarities_kept": 1})
+    turned = drift(x, x @ turn)  # another basis: all similarities are as they were
+    assert turned["similarities_kept"] == pytest.approx(1) and abs(turned["cosine"]) < 0.5

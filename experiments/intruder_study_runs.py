@@ -1,0 +1,278 @@
+"""Intruder Dimensions: what every way of fine-tuning does to a spectrum, and what it makes the model forget, run by run.
+
+`python experiments/intruder_study_runs.py [--methods …] [--seeds 3] [--pilot] [--minutes M]` does what
+`results/intruder-study/` does not hold yet. Each way is trained on MRPC, then what came out of that on RTE, then on CoLA, every
+task with a head of its own. After each stage it is written down: the score on its task, and on the earlier ones with the heads
+they had; the intruders (10 leading vectors, ε = 0.5) in the layers that were adapted and in all others, measured and
+predicted; effective rank and strength of the update; and how far the model has moved on text that it was never trained on, the
+development set of SST-2: the mean cosine of its sentence embeddings with the pre-trained ones (mean over tokens, what
+all-MiniLM is for), and the correlation of all similarities of pairs before and after.
+
+The pilot chooses the learning rate of each way between two, by MRPC, at a seed that nothing else has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from glue_runs import ALPHA_RATE, HERE, PILOT, RATE, SPLIT
+from safetensors.numpy import load_file, save_file
+
+from rmtjax._files import write_json
+from rmtjax._startup import device_for_each_core, keep_programs
+from rmtjax.adapters import merged
+from rmtjax.finetune import Settings, finetune
+from rmtjax.finetune.run import Checkpoints, Run
+from rmtjax.intruders import scan
+from rmtjax.models import EncoderConfig, load_encoder, model_folder, save_model
+from rmtjax.models.tokenizer import Tokenizer
+from rmtjax.tasks.glue import find_glue, load_glue
+
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"method": "full"},
+    "lora-r1": {"method": "lora", "rank": 1},
+    "lora-r8": {"method": "lora"},
+    "lora-r64": {"method": "lora", "rank": 64},
+    "rslora-r64": {"method": "rslora", "rank": 64, "scale": 8.0},
+    "alpha-lora-r8": {
+        "method": "lora", "alpha": True, "every": 5, "alpha_learning_rate": ALPHA_RATE, "val_split": SPLIT
+    },
+    "orthogonal-r8": {"method": "orthogonal"},
+    "spectral-additive-r8": {"method": "spectral-additive"},
+    "spectral-rotational-r8": {"method": "spectral-rotational"},
+    "guarded-lora-r8": {"method": "lora", "guard": 0.05},
+}  # fmt: skip
+"""Ways to fine-tune. rsLoRA's a = 8 makes its factor a/√r = 1, that of LoRA with a = r."""
+RATES: dict[str, float] = {"full": 1e-4}
+"""Learning rates; that of Table 2 where nothing is said."""
+PILOT_RATES = {name: (5e-5, 2e-4) if name == "full" else (1e-3, 4e-3) for name in METHODS if name != "lora-r8"}
+SEQUENCE = {"mrpc": 3, "rte": 3, "cola": 1}
+"""Tasks in turn, and epochs of each."""
+TOP, THRESHOLD = 10, 0.5
+ADAPTED = r"attention\.self\.(query|value)"
+
+
+def settings(name: str, task: str, seed: int, epochs: int, **more: Any) -> Settings:
+    """What a way is trained with on a task."""
+    rate = {"learning_rate": RATES.get(name, RATE)}
+    return Settings(task, seed=seed, epochs=epochs, **{**METHODS[name], **rate, **more})
+
+
+# -- what is measured ----------------------------------------------------------------------------------------------------
+
+
+def spectra(tuned: Path) -> dict[str, Any]:
+    """Intruders and updates against the packaged base, in the adapted layers and in the others."""
+    found = scan(None, tuned, top=TOP, threshold=THRESHOLD)
+    told = {}
+    for kind, layers in (
+        ("adapted", scan(None, tuned, top=TOP, threshold=THRESHOLD, layers=ADAPTED).layers),
+        ("all", found.layers),
+    ):
+        moved = [layer for layer in layers if layer.update.frobenius > 0]
+        told[kind] = {
+            "layers": len(layers),
+            "intruders": sum(layer.intruders for layer in layers),
+            "predicted": sum(layer.predicted for layer in layers),
+            "effective_rank": float(np.mean([layer.update.effective_rank for layer in moved])) if moved else 0.0,
+            "stable_rank": float(np.mean([layer.update.stable_rank for layer in moved])) if moved else 0.0,
+            "frobenius": float(np.sqrt(sum(layer.update.frobenius**2 for layer in moved))),
+            "strongest_over_threshold": max(
+                (float(layer.update.strengths[0] / layer.prediction.threshold) for layer in moved), default=0.0
+            ),
+        }
+    return told
+
+
+def embeddings(folder: Path, texts: list[str], batch: int = 64) -> np.ndarray:
+    """Means over tokens of the last states, of length 1, (texts, d)."""
+    import jax
+
+    encoder, _ = load_encoder(folder)
+    tokenizer = Tokenizer(folder, EncoderConfig.read(folder))
+    ids, _ = tokenizer(texts, None, 64)
+    longest = max(map(len, ids))
+    padded = np.full((len(ids), longest), tokenizer.pad, np.int32)
+    mask = np.zeros((len(ids), longest), np.int32)
+    for i, tokens in enumerate(ids):
+        padded[i, : len(tokens)], mask[i, : len(tokens)] = tokens, 1
+
+    @jax.jit
+    def pooled(ids, mask):
+        states = encoder(ids, mask) * mask[:, :, None]
+        mean = states.sum(1) / mask.sum(1, keepdims=True)
+        return mean / jnp.linalg.norm(mean, axis=1, keepdims=True)
+
+    whole = len(ids) - len(ids) % batch  # one shape, one program
+    parts = [pooled(padded[i : i + batch], mask[i : i + batch]) for i in range(0, whole, batch)]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def drift(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """How much of the embeddings' behaviour is left: 1 and 1 if all of it."""
+    pairs = np.triu_indices(len(before), 1)
+    similarity = [(x @ x.T)[pairs] for x in (before, after)]
+    return {
+        "cosine": float(np.mean(np.sum(before * after, 1))),
+        "similarities_kept": float(np.corrcoef(*similarity)[0, 1]),
+    }
+
+
+# -- one run -------------------------------------------------------------------------------------------------------------
+
+
+def trained(run: Run, folder: Path):
+    """The model of a finished run, adapters merged."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = checkpoints.latest(run.trainer.start)
+    checkpoints.close()
+    return merged(run.trainer.model(state))
+
+
+def split_head(folder: Path) -> None:
+    """Of a classifier's folder make one of the encoder, `model.safetensors`, and the head apart, `head.safetensors`."""
+    weights = load_file(folder / "model.safetensors")
+    head = {name: x for name, x in weights.items() if name.startswith("classifier.")}
+    save_file(head, folder / "head.safetensors")
+    save_file(
+        {n: x for n, x in weights.items() if n not in head}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
+
+
+def score_with(encoder: Path, head: Path, of: Settings, where: Path) -> float:
+    """The score on a task with the encoder of one stage and the head of another."""
+    where.mkdir(parents=True, exist_ok=True)
+    for file in encoder.iterdir():
+        if file.is_file() and file.name not in ("model.safetensors", "head.safetensors"):
+            (where / file.name).write_bytes(file.read_bytes())
+    weights = load_file(encoder / "model.safetensors") | load_file(head / "head.safetensors")
+    save_file(weights, where / "model.safetensors", metadata={"format": "pt"})
+    plain = Settings(of.task, data=of.data, model=str(where), method="lora", epochs=1, max_length=of.max_length)
+    run = Run(plain)  # a LoRA that has not been trained changes nothing
+    return run.evaluate(run.trainer.start)[run.task.headline]
+
+
+def stages(name: str, seed: int, data: Path, runs: Path, sequence: dict[str, int], texts: list[str]) -> dict[str, Any]:
+    """Train a way on one task after another and measure after each."""
+    before = embeddings(model_folder(None), texts)
+    base: Path | None = None
+    done: list[dict[str, Any]] = []
+    earlier: list[tuple[Settings, Path]] = []
+    for k, (task, epochs) in enumerate(sequence.items()):
+        chosen = settings(name, task, seed, epochs, data=str(data), model=None if base is None else str(base))
+        folder = runs / f"{name}-{seed}" / f"{k}-{task}"
+        if k == 0:
+            folder = _of_table2(name, chosen, runs.parent) or folder
+        result = finetune(chosen, folder, resume=(folder / "run.json").exists(), base_copy=False)
+        encoder = runs / f"{name}-{seed}" / f"{k}-{task}-merged"
+        if not (encoder / "head.safetensors").exists():
+            run = Run(chosen)
+            save_model(trained(run, folder), encoder, labels=run.task.labels, tokenizer=run.folder)
+            split_head(encoder)
+        scores = {task: result["last"]}
+        for other, head in earlier:
+            scores[other.task] = score_with(encoder, head, other, runs / f"{name}-{seed}" / "scored")
+        done.append(
+            {
+                "task": task,
+                "scores": scores,
+                "forgetting": drift(before, embeddings(encoder, texts)),
+                "spectra": spectra(encoder),
+                "parameters": result["parameters"],
+                "seconds": result["seconds"],
+            }
+        )
+        earlier.append((chosen, encoder))
+        base = encoder
+    told = {k: v for k, v in chosen.checked().as_dict().items() if k not in ("data", "model", "task", "epochs")}
+    return {
+        "name": name,
+        "seed": seed,
+        "settings": told,
+        "sequence": sequence,
+        "stages": done,
+        "made_with": result["made_with"],
+    }
+
+
+def _of_table2(name: str, chosen: Settings, runs: Path) -> Path | None:
+    """The folder of the run for Table 2 that had these very settings, if there is one."""
+    folder = runs / f"{chosen.task}-{name.removesuffix('-r8')}-{chosen.seed}"
+    try:
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))["settings"]
+    except OSError:
+        return None
+    told = chosen.checked().as_dict()
+    return folder if all(found[key] == told[key] for key in told if key not in ("data", "model")) else None
+
+
+def pilot(data: Path, runs: Path, results: Path, methods: list[str]) -> None:
+    """MRPC at two rates for each way."""
+    for name in methods:
+        for rate in PILOT_RATES.get(name, ()):
+            file = results / f"pilot-{name}-rate{rate:g}.json"
+            if file.exists():
+                continue
+            chosen = dataclasses.replace(
+                settings(name, "mrpc", PILOT, SEQUENCE["mrpc"], data=str(data)), learning_rate=rate
+            )
+            folder = runs / file.stem
+            result = finetune(chosen, folder, resume=(folder / "run.json").exists(), base_copy=False)
+            write_json(
+                file, {"name": name, "learning_rate": rate, "last": result["last"], "history": result["history"]}
+            )
+            print(f"{name} at {rate:g}: {100 * result['last']:.2f}, {result['seconds']:.0f} s", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Do the runs that are missing, seed by seed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", default=",".join(METHODS), help="some of %(default)s")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, … (default: %(default)s)")
+    parser.add_argument("--tasks", help="with epochs, such as mrpc:3,rte:3, for another sequence")
+    parser.add_argument(
+        "--texts", type=int, default=832, help="sentences to measure forgetting by (default: %(default)s)"
+    )
+    parser.add_argument("--pilot", action="store_true", help="the pilot's runs instead")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many minutes")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for results/ and runs/ (default: this one)")
+    args = parser.parse_args(argv)
+    methods = args.methods.split(",")
+    if set(methods) - set(METHODS):
+        parser.error(f"methods: {sorted(set(methods) - set(METHODS))[0]} is none of {', '.join(METHODS)}")
+    keep_programs()
+    device_for_each_core()
+    data, began = find_glue(), time.perf_counter()
+    if data is None:
+        parser.error("no folder of GLUE was found: set RMTJAX_DATA to the folder that holds glue/")
+    sequence = SEQUENCE
+    if args.tasks:
+        sequence = {task: int(epochs) for task, epochs in (pair.split(":") for pair in args.tasks.split(","))}
+    results, runs = args.out / "results" / "intruder-study", args.out / "runs" / "study"
+    results.mkdir(parents=True, exist_ok=True)
+    if args.pilot:
+        pilot(data, runs, results, methods)
+        return
+    texts = load_glue("sst2", data, "dev").first[: args.texts]
+    for seed in range(args.seeds):
+        for name in methods:
+            file = results / f"{name}-{seed}.json"
+            if file.exists():
+                continue
+            if time.perf_counter() - began > 60 * args.minutes:
+                return
+            found = stages(name, seed, data, runs, sequence, texts)
+            write_json(file, found)
+            last = found["stages"][-1]
+            print(name, seed, {t: round(100 * s, 2) for t, s in last["scores"].items()}, last["forgetting"], flush=True)
+
+
+if __name__ == "__main__":
+    main()
