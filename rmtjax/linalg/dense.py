@@ -383,7 +383,7 @@ def chosen_algorithm(
         return "library" if short <= _QUIET else "threads"
     if not symmetric and not precise and batch > 1:
         return "gram"
-    return "jacobi" if batch >= _IN_STEP and short <= _ACCELERATED else "library"
+    return "jacobi" if not symmetric and batch >= _IN_STEP and short <= _ACCELERATED else "library"
 
 
 _TINY, _IN_STEP = 6, 16
