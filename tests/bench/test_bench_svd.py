@@ -115,7 +115,7 @@ def test_table_and_figure(result, tmp_path):
     assert all(f"{name} ÷" in text for name in ("jax.numpy", "numpy", "scipy")) and "top 2" in text
     assert len(text.splitlines()) == 1 + len(result["cases"])
     figure = svd_figure(result)
-    assert len(figure.axes) == len(OPERATIONS)
+    assert len([axes for axes in figure.axes if axes.axison]) == len(OPERATIONS)
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["2×6×6", "2×40×12", "2×40×40"]
 
 
@@ -153,10 +153,10 @@ def test_all_that_accelerators_are_for(tmp_path):
     """`benchmarks/gpu.py`, small: a part in a process of its own, and results even of what was stopped."""
     file = tmp_path / "gpu.json"
     script = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--quick", "--out", file]
-    subprocess.run([*script, "--parts", "svd-float32,sweeps,spectra", "--minutes", "5"], check=True, timeout=400)
+    subprocess.run([*script, "--parts", "svd-float64,sweeps", "--minutes", "5"], check=True, timeout=400)
     found = json.loads(file.read_text(encoding="utf-8"))
-    assert set(found["svd-float32"]["found"]) == set(OPERATIONS) and found["hardware"]
-    for part in ("svd-float32", "sweeps", "spectra"):
+    assert set(found["svd-float64"]["found"]) == set(OPERATIONS) and found["hardware"]
+    for part in ("svd-float64", "sweeps"):
         assert found[part]["failed"] is None and found[part]["found"], found[part]
     subprocess.run([*script, "--parts", "spectra", "--minutes", "0.01"], check=True, timeout=100)
     found = json.loads(file.read_text(encoding="utf-8"))
