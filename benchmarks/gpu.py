@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
             failed = None
             try:
                 # What a part leaves of its time the next ones have; one that needs more may take half of theirs.
-                limit = max(seconds, seconds + (left - seconds) / 2)
+                limit = seconds + (left - seconds) / 2
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=max(limit, 1))
                 if done.returncode:
                     failed = "\n".join(done.stderr.strip().splitlines()[-8:])

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,8 @@ def spectra(tuned: Path) -> dict[str, Any]:
     """Intruders and updates against the packaged base, in the adapted layers and in the others."""
     found = scan(None, tuned, top=TOP, threshold=THRESHOLD)
     told = {}
-    for kind, layers in (
-        ("adapted", scan(None, tuned, top=TOP, threshold=THRESHOLD, layers=ADAPTED).layers),
-        ("all", found.layers),
-    ):
+    adapted = [layer for layer in found.layers if re.search(ADAPTED, layer.name)]
+    for kind, layers in (("adapted", adapted), ("all", found.layers)):
         moved = [layer for layer in layers if layer.update.frobenius > 0]
         told[kind] = {
             "layers": len(layers),

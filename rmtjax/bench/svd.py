@@ -248,14 +248,13 @@ def _errors(result: Any, a: np.ndarray, symmetric: bool, k: int | None) -> dict[
     return found
 
 
-def _accuracy(
-    what: str, name: str, k: int | None, graded: np.ndarray, gaussian: np.ndarray
-) -> dict[str, dict[str, float]]:
-    symmetric = what in ("eigh", "eigvalsh")
-    found = {}
-    for kind, a in (("gaussian", gaussian[:_ACCURACY_OF]), ("graded", graded)):
-        given = jnp.asarray(a) if a.dtype.itemsize <= 4 or a.dtype == np.complex64 else a
-        found[kind] = _errors(_ours(what, given, k, a)[name](), a, symmetric, k)
+def _accuracy(what: str, k: int | None, names: Sequence[str], **kinds: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Errors of algorithms of ours on some matrices of each kind."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for kind, a in kinds.items():
+        functions = _ours(what, jnp.asarray(a), k, a)
+        for name in names:
+            found[name][kind] = _errors(functions[name](), a, what in ("eigh", "eigvalsh"), k)
     return found
 
 
@@ -382,14 +381,9 @@ def _case(
             one["matrices_per_s"] = shape[0] / one["median_s"]
             one["gflops"] = one["matrices_per_s"] * count / 1e9
             one["share"] = one["gflops"] * 1e9 / peak
-    graded = _graded(shape, dtype, symmetric)
-    accuracy = {name: _accuracy(what, name, k, graded, host) for name in ours if "median_s" in times[f"rmtjax {name}"]}
-    if what == "top":
-        chosen = dense.chosen_algorithm(shape, dtype, k=k)
-    else:
-        chosen = dense.chosen_algorithm(
-            shape, dtype, symmetric=symmetric, vectors=what in ("svd", "eigh")
-        )  # fmt: skip
+    done = [name for name in ours if "median_s" in times[f"rmtjax {name}"]]
+    accuracy = _accuracy(what, k, done, gaussian=host[:_ACCURACY_OF], graded=_graded(shape, dtype, symmetric))
+    chosen = dense.chosen_algorithm(shape, dtype, symmetric=symmetric, vectors=what not in ("svdvals", "eigvalsh"), k=k)
     slack = 10 * np.sqrt(max(shape[1:])) * np.finfo(dtype).eps
     precise = [
         name

@@ -1,7 +1,7 @@
 r"""Singular value and eigenvalue decompositions of batches of dense matrices, by an algorithm of choice.
 
 =============  ==============================================================  ===========================  =================
-algorithm      what it does                                                    where it pays                error of σ
+algorithm      what it does                                                    meant for                    error of σ
 =============  ==============================================================  ===========================  =================
 `library`      `jnp.linalg`: LAPACK one matrix after another, cuSOLVER, XLA    large matrices               ε σ₁
 `threads`      LAPACK, a matrix for each core                                  batches on processors        ε σ₁
@@ -13,7 +13,8 @@ algorithm      what it does                                                    w
 =============  ==============================================================  ===========================  =================
 
 All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers. `auto`
-takes what was fastest in `rmtjax bench svd` among those whose error is ε σ₁; with `precise=False` among all.
+takes on processors what was fastest in `rmtjax bench svd` among those whose error is ε σ₁, with `precise=False` among all; what
+it takes on accelerators has not been measured there yet.
 
 Golub & Van Loan, *Matrix Computations*; Nakatsukasa & Higham, *SIAM J. Sci. Comput.* 35 (2013), for QDWH; Halko, Martinsson &
 Tropp, *SIAM Review* 53 (2011), for `randomized`.
@@ -366,12 +367,17 @@ def chosen_algorithm(
         dtype: of its entries.
         symmetric: for `eigh`, else for `svd`.
         vectors: whether they are wanted.
-        k: how many, None for all.
+        k: how many, None for all; `lanczos` only where the numbers are known and real.
         precise: see `svd`.
         platform: "cpu", "gpu" or "tpu"; None for that of JAX's first device.
     """
     platform = jax.default_backend() if platform is None else platform
     short, long = sorted(shape[-2:])
+    if k is not None and short >= _KRYLOV and k * _SHARE <= short:
+        if not precise:
+            return "randomized"
+        if not np.issubdtype(dtype, np.complexfloating):
+            return "lanczos"
     batch = int(np.prod(shape[:-2]))
     if platform == "cpu":
         if short <= (_TINY if vectors and not symmetric else _TINY - 2) and batch >= _IN_STEP:
@@ -390,6 +396,8 @@ _TINY, _IN_STEP = 6, 16
 """Smaller side up to which, and number of matrices from which, Jacobi in step beats LAPACK on each core."""
 _QUIET = 32
 """Smaller side up to which LAPACK does not wake its threads, and JAX's own spreading over the cores is all there is to do."""
+_KRYLOV, _SHARE = 768, 32
+"""Smaller side from which, and its ratio to k from which, Krylov spaces are faster than a whole SVD."""
 _LONG = 2
 """Ratio of the sides from which the Gram matrix pays although vectors are wanted."""
 _ACCELERATED = 128
@@ -637,7 +645,8 @@ def svd(
     if k is not None and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= least):
         raise InputError(f"k = {shown(k)}: must be 1 to {least}, the smaller side")
     if algorithm == "auto" and k is not None:
-        algorithm = _for_the_top(a, int(k), precise)
+        taken = chosen_algorithm(a.shape, a.dtype, k=int(k), precise=precise)
+        algorithm = taken if taken == "randomized" or (taken == "lanczos" and _known(a)) else "auto"
     with jax.enable_x64(True):
         a = jnp.asarray(a)
         if algorithm in ("randomized", "lanczos"):
@@ -654,19 +663,6 @@ def svd(
             return _lanczos(a, int(k), tolerance, seed)
         u, s, vh = _jitted_svd(a, algorithm, bool(precise))
         return SVD(u, s, vh) if k is None else SVD(u[..., :k], s[..., :k], vh[..., :k, :])
-
-
-_KRYLOV, _SHARE = 768, 32
-"""Smaller side from which, and its ratio to k from which, Krylov spaces are faster than a whole SVD."""
-
-
-def _for_the_top(a: Any, k: int, precise: bool) -> str:
-    least = min(a.shape[-2:])
-    if least < _KRYLOV or k * _SHARE > least:
-        return "auto"
-    if not precise:
-        return "randomized"
-    return "lanczos" if _known(a) and not np.iscomplexobj(a) else "auto"
 
 
 def svdvals(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto", precise: bool = True) -> Num[Array, "..."]:

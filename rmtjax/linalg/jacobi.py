@@ -9,7 +9,8 @@ Hestenes' method turns pairs of columns :math:`a_p, a_q` of A by plane rotations
 
 :math:`a_p, \tilde a_q \leftarrow ca_p - s\tilde a_q, sa_p + c\tilde a_q`, :math:`\tilde a_q = a_qe^{-i\arg\gamma}`. The pairs of
 a round have no column in common, so that it is one pass over the whole batch; n − 1 rounds, a sweep, meet all pairs (a round
-robin), and six to ten sweeps suffice. Small singular values are as precise, relative to themselves, as the columns allow.
+robin). Gaussian matrices of order 8 to 128 took 6 to 12 sweeps, those whose values fall to the precision up to 39. Small singular
+values are as precise, relative to themselves, as the columns allow.
 
 Golub & Van Loan, *Matrix Computations*, §8.6.3; Demmel & Veselić, *SIAM J. Matrix Anal. Appl.* 13 (1992), for the precision.
 """
@@ -24,8 +25,8 @@ from jaxtyping import Array
 
 __all__ = ["one_sided"]
 
-_SWEEPS = 40
-"""Sweeps at most; convergence is quadratic, and none of float64 has been seen to need 15."""
+_SWEEPS = 200
+"""Sweeps at most, should rounding keep a pair from ever being orthogonal."""
 
 
 def _turned(left: Array, right: Array, rows: int) -> tuple[Array, Array, Array]:

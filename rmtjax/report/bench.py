@@ -63,12 +63,18 @@ def svd_table(result: dict[str, Any]) -> Table:
 
 
 def svd_summary(result: dict[str, Any]) -> str:
-    """One line: the machine, and what the columns say."""
-    return (
+    """The machine, what the columns say, and what failed."""
+    lines = [
         f"{result['hardware']}, {result['dtype']}, matrix products at {result['peak_gflops']:,.0f} GFLOP/s;"
-        " NAME ÷: its time over auto's; auto/best: the algorithm it takes over the"
-        " fastest of ours that is as precise."
-    )
+        " NAME ÷: its time over auto's; auto/best: the algorithm it takes over the fastest of ours that is as precise."
+    ]
+    for case in result["cases"]:
+        for name, one in case["times"].items():
+            if "failed" in one:
+                lines.append(f"{name} failed at {case['what']} of {_shape(case)}: {one['failed']}")
+    if result["left_out"]:
+        lines.append(f"{result['left_out']} cases were left out for want of time")
+    return "\n".join(lines)
 
 
 @style()

@@ -1,5 +1,6 @@
 """The SVD bench: what it counts and checks, its table and figure, the command; and all of the accelerators' benchmarks, small."""
 
+import io
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from rmtjax.bench import bench_svd
 from rmtjax.bench.svd import DEFAULT_SHAPES, OPERATIONS, _errors, _graded, _operations, read_shapes
 from rmtjax.cli import app
 from rmtjax.linalg import dense
-from rmtjax.report.bench import svd_figure, svd_table
+from rmtjax.report.bench import svd_figure, svd_summary, svd_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,8 +109,8 @@ def test_defaults_have_something_for_every_operation():
         assert any(n == m for _, n, m in shapes) and any(min(n, m) >= 160 for _, n, m in shapes)
 
 
-def test_table_and_figure(result, tmp_path):
-    console = Console(width=240, record=True, file=open(tmp_path / "table.txt", "w", encoding="utf-8"))  # noqa: SIM115
+def test_table_and_figure(result):
+    console = Console(width=240, record=True, file=io.StringIO())
     console.print(svd_table(result))
     text = console.export_text()
     assert all(f"{name} ÷" in text for name in ("jax.numpy", "numpy", "scipy")) and "top 2" in text
@@ -117,6 +118,12 @@ def test_table_and_figure(result, tmp_path):
     figure = svd_figure(result)
     assert len([axes for axes in figure.axes if axes.axison]) == len(OPERATIONS)
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["2×6×6", "2×40×12", "2×40×40"]
+
+
+def test_what_failed_is_told(result):
+    broken = {**result, "left_out": 3, "cases": [{**result["cases"][0], "times": {"torch": {"failed": "no memory"}}}]}
+    assert "torch failed at svd of 2×6×6: no memory\n3 cases were left out" in svd_summary(broken)
+    assert "failed" not in svd_summary(result)
 
 
 def test_command(tmp_path):

@@ -119,6 +119,17 @@ def test_jacobi_is_precise_relative_to_each_value():
     assert np.abs(np.asarray(dense.svdvals(a, algorithm="library")) / exact - 1).max() > 10 * off
 
 
+def test_jacobi_goes_on_until_it_is_done():
+    """Values that fall to the precision take several times the sweeps of Gaussian ones."""
+    rng = np.random.default_rng(18)
+    u, v = (np.linalg.qr(normal(rng, (96, 96)))[0] for _ in range(2))
+    a = (u * np.geomspace(1, 1e-14, 96)) @ v
+    with jax.enable_x64(True):
+        av, s, _ = map(np.asarray, jacobi.one_sided(jnp.asarray(a[None])))
+    cosines = (av[0].T @ av[0]) / s[0] / s[0][:, None] - np.eye(96)
+    assert np.abs(cosines).max() < 1e-13 * 96
+
+
 def test_large_singular_values_of_gram_are_precise():
     """And the documentation is right about the small ones: they are off by √ε σ₁ at most."""
     rng = np.random.default_rng(5)
@@ -318,6 +329,20 @@ def test_auto_is_one_of_them():
                     assert name != "threads" or platform == "cpu"
                     symmetric = dense.chosen_algorithm((batch, n, n), symmetric=True, platform=platform)
                     assert symmetric in dense.EIGH_ALGORITHMS
+
+
+def test_auto_for_the_largest():
+    """What is told is what is done: Krylov spaces for few of many, a whole decomposition where they cannot run."""
+    a = normal(np.random.default_rng(17), (800, 800), "float32")
+    name = dense.chosen_algorithm(a.shape, a.dtype, k=4)
+    assert name == "lanczos"
+    for got, wanted in zip(dense.svd(a, k=4), dense.svd(a, k=4, algorithm=name), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert dense.chosen_algorithm(a.shape, a.dtype, k=4, precise=False) == "randomized"
+    assert dense.chosen_algorithm(a.shape, np.complex64, k=4) not in ("lanczos", "randomized")
+    assert dense.chosen_algorithm(a.shape, a.dtype, k=400) == dense.chosen_algorithm((300, 300), k=4) == "threads"
+    inside = jax.jit(lambda a: dense.svd(a, k=4).s)(a)
+    np.testing.assert_allclose(inside, dense.svd(a, k=4).s, rtol=1e-4)
 
 
 def test_rounding_is_no_asymmetry():
