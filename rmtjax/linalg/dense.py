@@ -396,7 +396,7 @@ _TINY, _IN_STEP = 6, 16
 """Smaller side up to which, and number of matrices from which, Jacobi in step beats LAPACK on each core."""
 _QUIET = 32
 """Smaller side up to which LAPACK does not wake its threads, and JAX's own spreading over the cores is all there is to do."""
-_KRYLOV, _SHARE = 768, 32
+_KRYLOV, _SHARE = 512, 32
 """Smaller side from which, and its ratio to k from which, Krylov spaces are faster than a whole SVD."""
 _LONG = 2
 """Ratio of the sides from which the Gram matrix pays although vectors are wanted."""
@@ -551,7 +551,7 @@ def _lanczos(a: Array, k: int, tolerance: float, seed: int) -> SVD:
     on_host = next(iter(a.devices())).platform == "cpu"
     for matrix in _batched(a):
         operator = krylov.Operator(np.asarray(matrix) if on_host else matrix)
-        top = krylov.top_singular(operator, k, tolerance=tolerance, seed=seed)
+        top = krylov.top_singular(operator, k, tolerance=tolerance, width=min(4, k + 2), most=288, seed=seed)
         along = operator.transposed(top.vectors)
         norms = np.maximum(np.linalg.norm(np.asarray(along), axis=0), np.finfo(along.dtype).tiny)
         found.append((top.vectors, top.values.astype(along.dtype), (along / norms).T))

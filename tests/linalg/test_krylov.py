@@ -119,11 +119,12 @@ def test_no_peak_of_the_bound_is_missed(name, kind):
         assert (taken <= 1.02 * best).all()
 
 
+@pytest.mark.parametrize("width", [None, 4])
 @pytest.mark.parametrize("name", ["square", "tall", "wide", "power law", "spikes"])
-def test_largest_triplets_are_those_of_the_decomposition(name):
+def test_largest_triplets_are_those_of_the_decomposition(name, width):
     matrix = MATRICES[name]
     u, s, _ = np.linalg.svd(matrix.astype(float), full_matrices=False)
-    found = top_singular(Operator(matrix), 6)
+    found = top_singular(Operator(matrix), 6, width=width)
     assert found.errors.max() <= 2e-3
     np.testing.assert_allclose(found.values, s[:6], rtol=2e-6)
     sines = np.sqrt(np.maximum(1 - (u[:, :6] * found.vectors).sum(0) ** 2, 0))
