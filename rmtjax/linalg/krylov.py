@@ -280,7 +280,8 @@ def top_singular(
         operator: A, shape (n, m).
         k: how many.
         tolerance: stop when every angle is below it.
-        width: columns of a block, k + 2 by default. Fewer need fewer products in all, and miss copies of values repeated more often.
+        width: columns of a block, k + 2 by default. Fewer need fewer products in all, and miss copies of values that are
+            repeated more often.
         most: blocks at most.
         seed: of the start.
 
@@ -293,7 +294,7 @@ def top_singular(
     short = _short_side(operator)
     n = short.shape[0]
     width = k + 2 if width is None else width
-    if not 1 <= k or n < 3 * max(width, k + 2):
+    if k < 1 or n < 3 * max(width, k + 2):
         raise InputError(f"k = {shown(k)}: must be 1 to {max(n // 3 - 2, 0)} for {n} rows or columns")
     start = np.random.default_rng(seed).standard_normal((n, width)).astype(operator.weight.dtype)
     space = BlockLanczos(
