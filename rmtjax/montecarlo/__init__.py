@@ -6,7 +6,7 @@ from rmtjax.montecarlo.grid import Grid, grid, zipped
 from rmtjax.montecarlo.parameter import Parameter, between, nonnegative, positive, real, size
 from rmtjax.montecarlo.result import cells_of
 from rmtjax.montecarlo.store import open_result
-from rmtjax.montecarlo.verdict import Finding, Verdict, holm, verify
+from rmtjax.montecarlo.verdict import Finding, Verdict, holm, judge, verify
 
 __all__ = [
     "Claim",
@@ -20,6 +20,7 @@ __all__ = [
     "cells_of",
     "grid",
     "holm",
+    "judge",
     "nonnegative",
     "open_result",
     "positive",

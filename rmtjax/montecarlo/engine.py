@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-from rmtjax._errors import InputError, shown
+from rmtjax._errors import InputError, shown, unknown
 from rmtjax._progress import Progress
 from rmtjax.montecarlo.claim import Claim, whole_width
 from rmtjax.montecarlo.grid import Grid
@@ -35,7 +35,7 @@ from rmtjax.montecarlo.provenance import provenance
 from rmtjax.montecarlo.resources import available_memory, needs, workers
 from rmtjax.montecarlo.result import assemble
 from rmtjax.montecarlo.statistics import Comoments, Histogram, Moments, Samples, Statistic
-from rmtjax.montecarlo.store import Store
+from rmtjax.montecarlo.store import Store, joined, state
 
 __all__ = ["Run", "run"]
 
@@ -55,12 +55,11 @@ class _Engine:
     def __init__(self, claim, sampler, plan: Plan, keys, options, crew: Sequence[jax.Device], memory: float):
         self.claim, self.sampler, self.plan, self.options = claim, sampler, plan, options
         self.workers, self.memory = list(crew), memory
-        pad = plan.shape[0] - plan.outer.size
+        pad = plan.groups * plan.cells_per_tile - plan.outer.size
         self.columns = {name: np.pad(v, (0, pad), mode="edge") for name, v in plan.outer.cells().items()}
         self.keys = np.pad(keys, ((0, pad), (0, 0)), mode="edge")
-        inner = plan.grid.split(claim.within)[1]
-        self.shape = tuple(axis.length for axis in inner.axes)
-        self.within = {name: v for axis in inner.axes for name, v in axis.values.items()}
+        self.shape = tuple(axis.length for axis in plan.within.axes)
+        self.within = {name: v for axis in plan.within.axes for name, v in axis.values.items()}
         self.programs: dict[tuple, Program] = {}
         self.seconds_per_tile: dict[tuple, float] = {}
         self.compile_s = 0.0
@@ -158,20 +157,22 @@ class _Engine:
             reason = str(error).splitlines()[0]
             raise InputError(f"memory: {self.claim.name!r} ran out of memory on {device} ({reason})") from None
 
-    def compile(self, chunks: Sequence[tuple[slice, slice]]) -> None:
-        """Make every program that the chunks need: every error of the input shows before anything runs."""
-        group = self.plan.cells_per_tile
-        for cell in sorted({cell for cells, _ in chunks for cell in range(cells.start, cells.stop, group)}):
+    def compile(self, tiles: np.ndarray) -> None:
+        """Make every program that the tiles need: every error of the input shows before anything runs."""
+        for group in np.unique(tiles[:, 0]).tolist():
+            cell = group * self.plan.cells_per_tile
             self.program(self.static_of(cell), (cell, 0))
 
-    def run(self, chunks: Sequence[tuple[slice, slice]], finished: Callable, advance: Callable[[int], None]) -> None:
-        """Compute chunks; call ``finished(chunk, statistics)`` for each once, in no particular order."""
-        plan, group = self.plan, self.plan.cells_per_tile
+    def run(self, chunks: Mapping[int, np.ndarray], finished: Callable, advance: Callable[[int], None]) -> None:
+        """Compute the tiles (group, block) of some chunks; call ``finished(chunk, statistics)`` once for each, in no
+        particular order, with a row for each of the plan's tiles of a chunk.
+        """
+        plan = self.plan
         queue: deque[tuple[int, tuple, list]] = deque()
-        for index, (cells, blocks) in enumerate(chunks):
-            tiles = [(c, b) for c in range(cells.start, cells.stop, group) for b in range(blocks.start, blocks.stop)]
-            for static, members in itertools.groupby(tiles, key=lambda tile: self.static_of(tile[0])):
-                queue.append((index, static, list(members)))
+        for chunk, tiles in chunks.items():
+            placed = [(row, group * plan.cells_per_tile, block) for row, (group, block) in enumerate(tiles.tolist())]
+            for static, members in itertools.groupby(placed, key=lambda tile: self.static_of(tile[1])):
+                queue.append((chunk, static, list(members)))
         open_chunks: dict[int, tuple[int, dict[str, np.ndarray]]] = {}
 
         def take():
@@ -188,27 +189,25 @@ class _Engine:
                 return index, static, members[:count]
 
         def put(index, part, values):
-            cells, blocks = chunks[index]
             if index not in open_chunks:
-                shape = cells.stop - cells.start, blocks.stop - blocks.start
-                whole = {name: np.empty((*shape, *v.shape[2:]), v.dtype) for name, v in values.items()}
-                open_chunks[index] = math.prod(shape) // group, whole
+                whole = {name: np.zeros((plan.chunk, *v.shape[1:]), v.dtype) for name, v in values.items()}
+                open_chunks[index] = len(chunks[index]), whole
             left, whole = open_chunks[index]
-            for i, (c, b) in enumerate(part):
-                for name, v in values.items():
-                    whole[name][c - cells.start : c - cells.start + group, b - blocks.start] = v[i]
+            rows = [row for row, _, _ in part]
+            for name, v in values.items():
+                whole[name][rows] = v
             open_chunks[index] = left - len(part), whole
             if left == len(part):
                 del open_chunks[index]
-                finished(chunks[index], whole)
-            advance(sum(plan.live(slice(c, c + group), slice(b, b + 1)) for c, b in part))
+                finished(index, whole)
+            advance(int(plan.trials_in(chunks[index][rows]).sum()))
 
         def work(device):
             with jax.enable_x64(True):
                 while (taken := take()) is not None:
                     index, static, part = taken
                     began = time.perf_counter()
-                    values = self.compute(device, static, part)
+                    values = self.compute(device, static, [tile[1:] for tile in part])
                     with self.lock:
                         self.seconds_per_tile[static] = max((time.perf_counter() - began) / len(part), 1e-6)
                         put(index, part, values)
@@ -243,7 +242,8 @@ class Run:
         claim: Claim,
         cells: Grid | None = None,
         *,
-        trials: int = 10_000,
+        trials: int | None = None,
+        until_se: float | Mapping[str, float] | None = None,
         seed: int = 0,
         method: str | None = None,
         options: Mapping[str, str] | None = None,
@@ -256,6 +256,8 @@ class Run:
     ) -> None:
         self.seconds = -time.perf_counter()
         self.claim = claim
+        if trials is None:
+            trials = 10_000 if until_se is None else 2**32
         self.trials = _whole("trials", trials, 2, 2**32)
         self.seed = check_seed(seed)
         self.method, sampler = claim.sampler(method)
@@ -276,22 +278,52 @@ class Run:
             raise InputError(f"memory = {shown(memory)}: must be a number of bytes > 0")
 
         self.law = claim.predict(cells)
-        plan = self.plan = make_plan(claim, sampler, cells, tuple(self.law), self.trials, statistics)
+        until = None if until_se is None else _targets(until_se, tuple(self.law))
+        plan = self.plan = make_plan(claim, sampler, cells, tuple(self.law), self.trials, statistics, until)
         check_results_fit(plan, budget)
         stream = ":".join([claim.name, self.method, *(f"{k}={v}" for k, v in sorted(self.options.items()))])
-        crew = workers(devices, plan.shape[0] // plan.cells_per_tile * plan.shape[1])
+        crew = workers(devices, plan.groups * plan.blocks)
         keys = cell_keys(self.seed, stream, plan.outer.cells())
-        self.store = None if store is None else Store.open(store, claim, self.method, self.options, self.seed, plan)
+        made = {"seed": self.seed, "method": self.method, "options": dict(self.options)}
+        self.store = None if store is None else Store.open(store, plan, made, self.law)
         self.engine = _Engine(claim, sampler, plan, keys, self.options, crew, budget)
-        self.missing = [chunk for chunk in plan.chunks() if self.store is None or not self.store.has(chunk)]
+        self.past: list[np.ndarray] = []
+        self.parts: list[dict[str, np.ndarray]] = []
+        self.tiles, self.start, self.fresh = plan.first(), 0, {}
+        while self.tiles.size and not self.missing:
+            self.close_round()
         self.seconds += time.perf_counter()
+
+    @property
+    def missing(self) -> dict[int, np.ndarray]:
+        """The tiles of each chunk of this round that is not done."""
+        size = self.plan.chunk
+        chunks = {(self.start + i) // size: self.tiles[i : i + size] for i in range(0, len(self.tiles), size)}
+        done = self.store.has if self.store is not None else self.fresh.__contains__
+        return {chunk: tiles for chunk, tiles in chunks.items() if not done(chunk)}
+
+    def close_round(self) -> None:
+        """Take what a round has found, and decide on the next."""
+        count, size = len(self.tiles), self.plan.chunk
+        if self.store is not None:
+            values = self.store.read(self.start, self.start + count)
+        else:
+            values = {k: v[:count] for k, v in joined([self.fresh[c] for c in sorted(self.fresh)]).items()}
+            self.fresh = {}
+        self.past.append(self.tiles)
+        self.parts.append(values)
+        self.start += -(-count // size) * size
+        if self.plan.until is None:
+            self.tiles = self.tiles[:0]
+        else:
+            self.tiles = self.plan.next(*state(self.plan, np.concatenate(self.past), self.parts))
 
     def compile(self) -> None:
         """Compile what is needed and not yet compiled."""
         began = time.perf_counter()
         try:
             with jax.enable_x64(True):
-                self.engine.compile(self.missing)
+                self.engine.compile(np.concatenate([self.tiles[:0], *self.missing.values()]))
         except InputError:
             if self.store is not None:
                 self.store.discard()
@@ -302,40 +334,55 @@ class Run:
         """Draw what is missing, after `compile`, and give the result of all."""
         began = time.perf_counter()
         plan, opened = self.plan, self.store
-        total = plan.outer.size * self.trials
-        blocks: dict[str, np.ndarray] = {}
 
-        def finished(chunk: tuple[slice, slice], values: Mapping[str, np.ndarray]) -> None:
+        def finished(chunk: int, values: dict[str, np.ndarray]) -> None:
             if opened is not None:
                 opened.write(chunk, values)
-                return
-            for name, v in values.items():
-                blocks.setdefault(name, np.empty((*plan.shape, *v.shape[2:]), v.dtype))[chunk] = v
+            else:
+                self.fresh[chunk] = values
 
         # LAPACK's own threads and XLA's get in each other's way; the workers keep the cores busy.
         one_thread = threadpool_limits(1, user_api="blas")
-        with jax.enable_x64(True), one_thread, Progress(total, self.claim.name, progress) as bar:
-            bar.advance(total - sum(plan.live(*chunk) for chunk in self.missing))
+        with jax.enable_x64(True), one_thread, Progress(1, self.claim.name, progress) as bar:
             try:
-                self.engine.run(self.missing, finished, bar.advance)
+                while self.tiles.size:
+                    missing = self.missing
+                    total = sum(int(plan.trials_in(tiles).sum()) for tiles in (*self.past, self.tiles))
+                    bar.show(total - sum(int(plan.trials_in(tiles).sum()) for tiles in missing.values()), total)
+                    if missing:
+                        self.engine.compile(np.concatenate(list(missing.values())))
+                        self.engine.run(missing, finished, bar.advance)
+                    self.close_round()
             except InputError:
                 if opened is not None:
                     opened.discard()
                 raise
-        result = assemble(self.claim, plan, self.law, blocks if opened is None else opened.read())
+        result = assemble(plan, self.law, np.concatenate(self.past), joined(self.parts))
         wall = self.seconds + time.perf_counter() - began
         crew, compile_s = self.engine.workers, self.engine.compile_s
-        made = provenance(self.seed, self.method, self.options, self.trials, crew, wall, compile_s)
+        made = provenance(self.seed, self.method, self.options, int(result["trials"].max()), crew, wall, compile_s)
         if opened is not None:
             opened.finish(result, made)
         return result.assign_attrs(made)
+
+
+def _targets(until_se: float | Mapping[str, float], outputs: Sequence[str]) -> dict[str, float]:
+    """The standard error wanted of each output."""
+    targets = until_se if isinstance(until_se, Mapping) else dict.fromkeys(outputs, until_se)
+    for name, value in targets.items():
+        if name not in outputs:
+            raise unknown("until_se: output", name, outputs)
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 < value < math.inf:
+            raise InputError(f"until_se = {shown(value)}: must be a number > 0")
+    return {name: float(value) for name, value in targets.items()}
 
 
 def run(
     claim: Claim,
     cells: Grid | None = None,
     *,
-    trials: int = 10_000,
+    trials: int | None = None,
+    until_se: float | Mapping[str, float] | None = None,
     seed: int = 0,
     method: str | None = None,
     options: Mapping[str, str] | None = None,
@@ -352,7 +399,10 @@ def run(
     Args:
         claim: what to draw and what to expect.
         cells: the grid; the claim's default if None.
-        trials: independent draws per cell, 2 to 2³².
+        trials: independent draws per cell, 2 to 2³²; 10,000 by default.
+        until_se: draw in each cell until the estimated standard error of every output, or of those that are named, is at most
+            this, and no more than `trials` (by default no limit). The number of trials N then depends on the draws, which biases
+            the mean by about −skewness/√N of a standard error (N ≥ 256).
         seed: whole number in [0, 2³²). The trial t of a cell is a function of (seed, claim, method, cell, t) alone.
         method: name of the sampler; the claim's first if None.
         options: choices for the sampler's options, such as ``{"entries": "rademacher"}``.
@@ -377,6 +427,7 @@ def run(
         claim,
         cells,
         trials=trials,
+        until_se=until_se,
         seed=seed,
         method=method,
         options=options,

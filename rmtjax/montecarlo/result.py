@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from rmtjax.montecarlo.claim import Claim
-from rmtjax.montecarlo.statistics import Histogram, merge_blocks
+from rmtjax.montecarlo.statistics import Histogram, State, merge_tiles
 
 if TYPE_CHECKING:
     from rmtjax.montecarlo.plan import Plan
 
-__all__ = ["assemble", "cells_of", "z_score"]
+__all__ = ["assemble", "cells_of", "rows_of", "z_score"]
 
 
 def z_score(excess: np.ndarray, se: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -24,9 +24,35 @@ def z_score(excess: np.ndarray, se: np.ndarray, scale: np.ndarray) -> np.ndarray
         return np.where((se == 0) & rounding, 0.0, excess / se)
 
 
-def assemble(claim: Claim, plan: Plan, law: Mapping[str, np.ndarray], blocks: Mapping[str, np.ndarray]) -> xr.Dataset:
-    """The dataset of a run from the statistics of its blocks, arrays (cells, blocks, outputs, points)."""
-    merged = {name: v[: plan.outer.size] for name, v in merge_blocks(plan.statistics, blocks).items()}
+def rows_of(plan: Plan, tiles: np.ndarray, values: State) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """The statistics of tiles as rows of one cell and block each, cell after cell: (cell, block, arrays)."""
+    cell = tiles[:, :1] * plan.cells_per_tile + np.arange(plan.cells_per_tile)
+    block = np.broadcast_to(tiles[:, 1:], cell.shape)
+    order = np.lexsort((block.ravel(), cell.ravel()))
+    order = order[cell.ravel()[order] < plan.outer.size]  # without the padding of the last tile
+    flat = {name: v.reshape(-1, *v.shape[2:]) for name, v in values.items()}
+    if not np.array_equal(order, np.arange(cell.size)):
+        flat = {name: v[order] for name, v in flat.items()}
+    return cell.ravel()[order], block.ravel()[order], flat
+
+
+def assemble(plan: Plan, law: Mapping[str, np.ndarray], tiles: np.ndarray, values: State) -> xr.Dataset:
+    """The dataset of a run, or of what there is of it.
+
+    Args:
+        plan: of the run.
+        law: what it predicts, by output, in the grid's shape.
+        tiles: those that are done, (group, block), shape (tiles, 2).
+        values: their statistics, arrays (tiles, cells of a tile, …, outputs, points).
+    """
+    cell, block, rows = rows_of(plan, tiles, values)
+    found, points = np.unique(cell), math.prod(plan.within.shape)
+    merged = merge_tiles(plan.statistics, rows, cell)
+    if found.size < plan.outer.size:
+        for name, v in merged.items():
+            fill = 0 if name in ("count", "histogram") else np.nan
+            merged[name] = np.full((plan.outer.size, *v.shape[1:]), fill, v.dtype)
+            merged[name][found] = v
     shape, dims = plan.grid.shape, plan.grid.dims
 
     def labelled(values, *, lead=("output",), units="1", **attrs):
@@ -40,7 +66,7 @@ def assemble(claim: Claim, plan: Plan, law: Mapping[str, np.ndarray], blocks: Ma
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = merged["m2"] / (trials - 1)
         se = np.sqrt(variance / trials)
-    expected = np.stack([law[name].reshape(plan.outer.size, plan.points) for name in plan.outputs], 1)
+    expected = np.stack([law[name].reshape(plan.outer.size, points) for name in plan.outputs], 1)
     z = z_score(merged["mean"] - expected, se, expected)
     variables = {
         "mean": labelled(merged["mean"], long_name="Monte Carlo mean"),
@@ -65,15 +91,19 @@ def assemble(claim: Claim, plan: Plan, law: Mapping[str, np.ndarray], blocks: Ma
         d, v, a = labelled(merged["histogram"], long_name="trials per bin, the outer two open")
         variables["histogram"] = ((*d, "bin"), v, a)
         coords["left_edge"] = ("bin", np.array([-np.inf, *edges]))
-    if "samples" in merged:
-        samples = np.moveaxis(merged["samples"], 1, -1)[..., : plan.trials]
+    if "samples" in rows:
+        drawn = rows["samples"]  # (rows, trials of a block, outputs, points)
+        samples = np.full((plan.outer.size, int(block.max()) + 1, *drawn.shape[1:]), np.nan)
+        samples[cell, block] = drawn
+        samples = samples.reshape(plan.outer.size, -1, *drawn.shape[2:])[:, : int(count.max())]
+        samples = np.moveaxis(samples, 1, -1)
         d, v, a = labelled(samples, long_name="samples")
         variables["samples"] = ((*d, "trial"), v, a)
     for axis in plan.grid.axes:
         for name, values in axis.values.items():
-            about = {"long_name": claim.params[name].meaning or name, "units": "1"}
+            about = {"long_name": plan.about["meaning"][name] or name, "units": "1"}
             coords[name] = ((), values[0], about) if axis.fixed else (axis.dim, values, about)
-    attrs = {"claim": claim.name, "equation": claim.equation, "source": claim.source}
+    attrs = {name: plan.about[name] for name in ("claim", "equation", "source")}
     return xr.Dataset(variables, coords, attrs)
 
 

@@ -2,8 +2,8 @@
 
 A statistic is three pure functions: `block` reduces the samples of one block, ``x`` of shape (trials, outputs, points)
 with a mask of the trials that count; `merge` adds two disjoint sets of trials (Chan, Golub & LeVeque 1979); `names` are
-the arrays it keeps. Blocks are merged as a binary tree in block order, so the result knows nothing of how the work was
-divided.
+the arrays it keeps. Blocks are merged as a binary tree in their order, so the result knows nothing of how the work was
+divided. `Samples` alone reduce nothing and are never merged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Comoments", "Histogram", "Moments", "Samples", "merge_blocks"]
+__all__ = ["Comoments", "Histogram", "Moments", "Samples", "merge_tiles"]
 
 State = Mapping[str, np.ndarray]
 
@@ -115,21 +115,34 @@ class Samples:
         """Keep a block."""
         return {"samples": _masked(x, live, jnp.nan)}
 
-    @staticmethod
-    def merge(a: State, b: State) -> dict[str, np.ndarray]:
-        """Put one set after the other."""
-        axis = a["samples"].ndim - 3
-        return {"samples": np.concatenate([a["samples"], b["samples"]], axis)}
-
 
 Statistic = Moments | Comoments | Histogram | Samples
 
 
-def merge_blocks(statistics: tuple[Statistic, ...], blocks: State) -> dict[str, np.ndarray]:
-    """Merge axis 1 (blocks) of arrays of shape (cells, blocks, …), neighbours first, in a binary tree."""
-    parts = [{name: v[:, i] for name, v in blocks.items()} for i in range(next(iter(blocks.values())).shape[1])]
-    while len(parts) > 1:
-        pairs = zip(parts[::2], parts[1::2], strict=False)
-        merged = [{k: v for s in statistics for k, v in s.merge(a, b).items()} for a, b in pairs]
-        parts = merged + parts[len(merged) * 2 :]
-    return parts[0]
+def merge_tiles(statistics: tuple[Statistic, ...], tiles: State, owner: np.ndarray) -> dict[str, np.ndarray]:
+    """Merge the rows that belong together, neighbours first, in a binary tree.
+
+    Args:
+        statistics: what the rows hold; `Samples` are left out.
+        tiles: arrays with a row for each block of trials.
+        owner: whom each row belongs to, ascending, shape (rows,); the rows of one stand in the order of its blocks.
+
+    Returns:
+        Arrays with a row for each owner.
+    """
+    merged = [s for s in statistics if not isinstance(s, Samples)]
+    state = {name: tiles[name] for s in merged for name in s.names}
+    while True:
+        place = np.arange(owner.size) - np.searchsorted(owner, owner)
+        even = place % 2 == 0
+        left = np.flatnonzero(even[:-1] & (owner[1:] == owner[:-1]))
+        if not left.size:
+            return state
+        a, b = ({name: v[i] for name, v in state.items()} for i in (left, left + 1))
+        kept = np.flatnonzero(even)
+        at = np.searchsorted(kept, left)
+        both = {name: v for s in merged for name, v in s.merge(a, b).items()}
+        state = {name: v[kept] for name, v in state.items()}
+        for name, v in both.items():
+            state[name][at] = v
+        owner = owner[kept]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +17,11 @@ from rmtjax._errors import InputError, shown
 from rmtjax._progress import Progress
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.engine import Run
-from rmtjax.montecarlo.grid import Grid
+from rmtjax.montecarlo.grid import Axis, Grid
 from rmtjax.montecarlo.resources import workers
 from rmtjax.montecarlo.result import z_score
 
-__all__ = ["Finding", "Verdict", "holm", "verify"]
+__all__ = ["Finding", "Verdict", "allowance", "beyond", "claim_of", "grid_of", "holm", "judge", "verify"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Verdict:
     Attributes:
         findings: one for each claim, output and comparison.
         results: the datasets, by claim and method.
+        references: the first sampler's dataset on the grid of comparison, by claim, where samplers were compared.
         level: the family-wise error: the probability that anything true is refuted.
         wall_s: seconds in all.
     """
@@ -76,6 +78,7 @@ class Verdict:
     results: dict[tuple[str, str], xr.Dataset] = field(repr=False)
     level: float
     wall_s: float
+    references: dict[str, xr.Dataset] = field(default_factory=dict, repr=False)
 
     @property
     def holds(self) -> bool:
@@ -97,10 +100,12 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 @dataclass
 class _Tests:
-    claim: Claim
+    claim: str
+    erratum: bool
     output: str
     against: str
     method: str
+    tests: int
     trials: int
     mean: xr.DataArray
     se: xr.DataArray
@@ -114,9 +119,9 @@ class _Tests:
         here = self.mean.isel(place)
         cell = {str(n): float(v) for n, v in here.coords.items() if n != "output"}
         return Finding(
-            self.claim.name, self.output, self.against, self.method, self.p.size, self.trials, float(self.z[at]),
+            self.claim, self.output, self.against, self.method, self.tests, self.trials, float(self.z[at]),
             float(adjusted.min()), cell, float(here), float(self.se.isel(place)), float(self.expected.isel(place)),
-            bool((adjusted > level).all()), self.claim.erratum,
+            bool((adjusted > level).all()), self.erratum,
         )  # fmt: skip
 
 
@@ -126,24 +131,62 @@ def _p_values(excess: np.ndarray, se: np.ndarray, freedom: np.ndarray | float, s
     return z, np.where(np.isfinite(p), p, 0.0)  # a mean that is not a number refutes the law
 
 
-def _against_law(claim: Claim, cells: Grid, result: xr.Dataset) -> list[_Tests]:
-    bias = {}
-    if claim.bias is not None:
-        allowed = claim.predict(cells, claim.bias)
-        bias = {name: v for name, v in allowed.items() if name in result["output"].values}
-        if not bias:
-            everywhere = next(iter(allowed.values()))
-            bias = {str(name): everywhere for name in result["output"].values}
+def grid_of(result: xr.Dataset) -> Grid:
+    """The grid that a result is of, from its coordinates."""
+    numbers = {str(n): c for n, c in result.coords.items() if c.dtype.kind in "fiu"}
+    axes = []
+    for dim in (str(d) for d in result["mean"].dims if d != "output"):
+        along = {n: c.values.astype(np.float64) for n, c in numbers.items() if c.dims == (dim,)}
+        axes.append(Axis(along or {dim: np.arange(float(result.sizes[dim]))}, False))
+    axes += [Axis({n: c.values.astype(np.float64)[None]}, True) for n, c in numbers.items() if c.ndim == 0]
+    return Grid(tuple(axes))
+
+
+def allowance(claim: Claim | None, result: xr.Dataset) -> np.ndarray:
+    """How far the law may be from the mean in every cell because it is a limit, of the shape of ``mean``: the claim's bias.
+
+    Without a claim, or for one whose law is exact, 0.
+    """
+    outputs = [str(name) for name in result["output"].values]
+    allowed = np.zeros(result["mean"].transpose("output", ...).shape)
+    if claim is not None and claim.bias is not None:
+        bias = claim.predict(grid_of(result), claim.bias)
+        if not set(bias) & set(outputs):
+            bias = dict.fromkeys(outputs, next(iter(bias.values())))
+        for one, name in zip(allowed, outputs, strict=True):
+            one[...] = bias.get(name, 0.0)
+    return allowed
+
+
+def beyond(gap: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """What of a gap exceeds the allowance, with its sign."""
+    excess = np.sign(gap) * np.maximum(np.abs(gap) - allowed, 0.0)
+    return np.where(np.isfinite(gap), excess, gap)
+
+
+def _against_law(label: str, claim: Claim | None, result: xr.Dataset) -> list[_Tests]:
     tests = []
-    for name in result["output"].values:
+    for name, allowed in zip(result["output"].values, allowance(claim, result), strict=True):
         one = result.sel(output=name)
         mean, se, law = one["mean"].values, one["se"].values, one["law"].values
-        gap = mean - law
-        excess = np.sign(gap) * np.maximum(np.abs(gap) - bias.get(str(name), 0.0), 0.0)
-        excess = np.where(np.isfinite(gap), excess, gap)
-        z, p = _p_values(excess, se, result["trials"].values - 1, law)
-        method, trials = result.attrs["method"], result.attrs["trials_per_cell"]
-        tests.append(_Tests(claim, str(name), "law", method, trials, one["mean"], one["se"], one["law"], z, p))
+        drawn = np.broadcast_to(result["trials"].values, mean.shape)
+        z, p = _p_values(beyond(mean - law, allowed), se, drawn - 1, law)
+        tests.append(
+            _Tests(
+                claim=label,
+                erratum=claim is not None and claim.erratum,
+                output=str(name),
+                against="law",
+                method=str(result.attrs.get("method", "")),
+                tests=int((drawn >= 2).sum()),
+                trials=int(result.attrs.get("trials_per_cell", drawn.max(initial=0))),
+                mean=one["mean"],
+                se=one["se"],
+                expected=one["law"],
+                z=z,
+                p=np.where(drawn >= 2, p, 1.0),  # a cell without draws says nothing
+            )
+        )
     return tests
 
 
@@ -158,10 +201,12 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
         z, p = _p_values((b["mean"] - a["mean"]).values, se, np.nan_to_num(freedom, nan=1.0), a["mean"].values)
         tests.append(
             _Tests(
-                claim=claim,
+                claim=claim.name,
+                erratum=claim.erratum,
                 output=str(name),
                 against=first.attrs["method"],
                 method=other.attrs["method"],
+                tests=z.size,
                 trials=other.attrs["trials_per_cell"],
                 mean=b["mean"],
                 se=b["se"].copy(data=se),
@@ -214,13 +259,13 @@ def verify(
     Returns:
         A `Verdict`.
     """
-    if not isinstance(level, (int, float)) or not 0 < level < 1:
-        raise InputError(f"level = {shown(level)}: must be a number in (0, 1)")
+    _check_level(level)
     if not claims:
         raise InputError("claims is empty: give at least one")
     began = time.perf_counter()
     tests: list[_Tests] = []
     results: dict[tuple[str, str], xr.Dataset] = {}
+    references: dict[str, xr.Dataset] = {}
     plans = [_runs(claim, trials, seed, how) for claim in claims]
     # One claim's programs compile on one core; several claims fill the others, and the bars show which is awaited.
     with ThreadPoolExecutor(len(workers(how.get("devices"), len(claims)))) as pool:
@@ -231,9 +276,9 @@ def verify(
                     ready.result()
                 result = first.execute(progress)
                 results[claim.name, first.method] = result
-                tests += _against_law(claim, claim.resolve(claim.grid), result)
+                tests += _against_law(claim.name, claim, result)
                 if compared:
-                    reference = compared[0].execute(progress)
+                    references[claim.name] = reference = compared[0].execute(progress)
                     for other in compared[1:]:
                         results[claim.name, other.method] = drawn = other.execute(progress)
                         tests += _against_each_other(claim, reference, drawn)
@@ -241,6 +286,56 @@ def verify(
                     done(claim)
         finally:
             pool.shutdown(cancel_futures=True)
+    return Verdict(_findings(tests, level), results, level, time.perf_counter() - began, references)
+
+
+def judge(results: Sequence[xr.Dataset], claims: Iterable[Claim] = (), *, level: float = 0.01) -> Verdict:
+    """Test finished results against the laws that they hold, as `verify` does.
+
+    Args:
+        results: from `run` or `open_result`.
+        claims: where to look for a result's claim, which states its bias and whether it is a known error. It is the one of
+            the same name, equation and parameters; a result without one is tested as if its law were exact.
+        level: the family-wise error, in (0, 1).
+
+    Returns:
+        A `Verdict`. A claim that several results are of is there under one name for each.
+    """
+    _check_level(level)
+    if not results:
+        raise InputError("results is empty: give at least one")
+    known = {claim.name: claim for claim in claims}
+    tests: list[_Tests] = []
+    kept: dict[tuple[str, str], xr.Dataset] = {}
+    for i, result in enumerate(results):
+        missing = [name for name in ("mean", "se", "law", "z", "trials") if name not in result]
+        if missing or "output" not in result.dims:
+            raise InputError(
+                f"results[{i}] has no {' and no '.join(missing or ['output'])}: must come from run or open_result"
+            )
+        name, method = (str(result.attrs.get(key, "")) for key in ("claim", "method"))
+        labels = itertools.chain([name, f"{name} ({method})"], (f"{name} ({k})" for k in itertools.count(2)))
+        taken = {label for label, _ in kept}
+        label = next(label for label in labels if label not in taken)
+        kept[label, method] = result
+        tests += _against_law(label, claim_of(result, known), result)
+    wall = sum(float(result.attrs.get("wall_s", 0.0)) for result in results)
+    return Verdict(_findings(tests, level), kept, level, wall)
+
+
+def claim_of(result: xr.Dataset, known: Mapping[str, Claim]) -> Claim | None:
+    """The claim that a result is of, if it is among those known by name."""
+    claim = known.get(str(result.attrs.get("claim", "")))
+    if claim is None or claim.equation != result.attrs.get("equation"):
+        return None
+    return claim if set(grid_of(result).names) == set(claim.params) else None
+
+
+def _check_level(level: float) -> None:
+    if not isinstance(level, (int, float)) or not 0 < level < 1:
+        raise InputError(f"level = {shown(level)}: must be a number in (0, 1)")
+
+
+def _findings(tests: Sequence[_Tests], level: float) -> tuple[Finding, ...]:
     adjusted = np.split(holm(np.concatenate([t.p.ravel() for t in tests])), np.cumsum([t.p.size for t in tests])[:-1])
-    findings = tuple(t.finding(a, level) for t, a in zip(tests, adjusted, strict=True))
-    return Verdict(findings, results, level, time.perf_counter() - began)
+    return tuple(t.finding(a, level) for t, a in zip(tests, adjusted, strict=True))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rmtjax.montecarlo.keys import cell_keys, trial_keys
-from rmtjax.montecarlo.statistics import Comoments, Histogram, Moments, Samples, merge_blocks
+from rmtjax.montecarlo.statistics import Comoments, Histogram, Moments, Samples, merge_tiles
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 7, 8])
@@ -21,10 +21,16 @@ def test_merged_blocks_are_the_statistics_of_the_whole(blocks):
         with jax.enable_x64(True):
             part = jnp.asarray(x[b * block : (b + 1) * block])
             state = {k: np.asarray(v) for s in statistics for k, v in s.block(part, jnp.asarray(live)).items()}
-        parts.append({k: v[None] for k, v in state.items()})
-    merged = merge_blocks(statistics, {k: np.stack([p[k] for p in parts], 1) for k in parts[0]})
+        parts.append(state)
+    stacked = {k: np.stack([p[k] for p in parts]) for k in parts[0]}
+    # Another cell of other blocks beside it.
+    owner = np.append(np.zeros(blocks, int), [3, 3])
+    merged = merge_tiles(statistics, {k: np.concatenate([v, v[:1], v[:1]]) for k, v in stacked.items()}, owner)
+    assert set(merged) == {name for s in statistics[:-1] for name in s.names}
+    assert merged["count"][1] == 2 * stacked["count"][0]
+    np.testing.assert_allclose(merged["mean"][1], stacked["mean"][0], rtol=1e-15)
     whole = x[:trials]
-    assert merged["count"] == trials
+    assert merged["count"][0] == trials
     np.testing.assert_allclose(merged["mean"][0], whole.mean(0), rtol=1e-15)
     np.testing.assert_allclose(merged["m2"][0], ((whole - whole.mean(0)) ** 2).sum(0), rtol=1e-6)
     np.testing.assert_array_equal(merged["min"][0], whole.min(0))
@@ -34,7 +40,7 @@ def test_merged_blocks_are_the_statistics_of_the_whole(blocks):
     edges = [-np.inf, 1e8 - 1, 1e8, 1e8 + 1, np.inf]
     counts = np.array([[np.histogram(whole[:, o, q], edges)[0] for q in range(points)] for o in range(outputs)])
     np.testing.assert_array_equal(merged["histogram"][0], counts)
-    np.testing.assert_array_equal(merged["samples"][0][:trials], whole)
+    np.testing.assert_array_equal(stacked["samples"].reshape(x.shape)[:trials], whole)
 
 
 def test_a_key_belongs_to_values_not_to_a_place_in_a_grid():

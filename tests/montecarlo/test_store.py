@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import shutil
 import signal
 import time
 
@@ -11,6 +10,7 @@ from rmtjax import InputError
 from rmtjax.montecarlo import grid, open_result, run
 from rmtjax.montecarlo import plan as plan_module
 from rmtjax.montecarlo import program as program_module
+from rmtjax.montecarlo.store import Store
 
 from .helpers import MEAN, TWO
 
@@ -28,7 +28,7 @@ def _files(store):
 
 def _slow_run(path):
     """Hundreds of chunks, one tile a call, so that a kill lands between them."""
-    plan_module._CHUNKS = 10_000
+    plan_module._CHUNKS, plan_module._SHORT = 10_000, 10_000
     program_module._CAPACITY = 1
     run(MEAN, grid(**CELLS), trials=40_000, store=path)
 
@@ -44,16 +44,21 @@ def undisturbed(tmp_path_factory):
     return path
 
 
+def _chunks(path):
+    return [f for f in (path / "tiles/count").glob("c.*") if not f.name.endswith(".partial")]
+
+
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, undisturbed):
     path = tmp_path / "killed"
     context = multiprocessing.get_context("spawn")
-    wanted = len(list((undisturbed / "blocks/count/c").rglob("*")))
+    wanted = len(_chunks(undisturbed))
+    assert wanted == 240
     cut = 0
     for share in (0.2, 0.5):
         process = context.Process(target=_slow_run, args=(path,))
         process.start()
         for _ in range(30_000):
-            if len(list((path / "blocks/count/c").rglob("*"))) > share * wanted or not process.is_alive():
+            if len(_chunks(path)) > share * wanted or not process.is_alive():
                 break
             time.sleep(0.002)
         alive = process.is_alive()
@@ -61,8 +66,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, undisturbed):
         process.join()
         cut += alive and not (path / "result").exists()
     assert cut > 0, "no kill came before the end; the test proves nothing"
-    with pytest.raises(InputError, match="not finished"):
-        open_result(path)
+    found = open_result(path)
+    assert found.attrs["unfinished"] == 1 and found.attrs["seed"] == 0
+    assert 0.2 * wanted * 1000 < found["trials"].sum() < 240_000
     process = context.Process(target=_slow_run, args=(path,))
     process.start()
     process.join(300)
@@ -70,6 +76,43 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, undisturbed):
     # A kill may leave a half-written file under a temporary name, never under its own.
     killed = {k: v for k, v in _files(path).items() if not k.endswith(".partial")}
     assert killed == _files(undisturbed)
+
+
+def test_a_store_can_be_read_while_it_is_written(tmp_path, monkeypatch):
+    """What is there is right; cells without a trial are no numbers."""
+    monkeypatch.setattr(plan_module, "_SHORT", 10_000)
+    seen = []
+    write = Store.write
+
+    def watched(self, chunk, values):
+        write(self, chunk, values)
+        seen.append((chunk, open_result(tmp_path / "s")))
+
+    monkeypatch.setattr(Store, "write", watched)
+    whole = run(MEAN, grid(**CELLS), trials=3000, store=tmp_path / "s")
+    assert len(seen) == 18
+    blocks = np.zeros(6)
+    for chunk, found in seen:
+        blocks[chunk // 3] += 1
+        trials = found["trials"].values.ravel()
+        assert (np.ceil(trials / 1024) == blocks).all()
+        assert (np.isfinite(found["mean"]).squeeze() == (found["trials"] > 0)).all()
+        assert found["law"].equals(whole["law"])
+        assert found.attrs["equation"] == MEAN.equation
+        done = found["trials"] == 3000
+        for name in ("mean", "se", "z", "min", "max"):
+            assert whole[name].where(done).equals(found[name].where(done))
+        assert found["shift"].attrs["long_name"] == "mean"
+    assert whole.equals(open_result(tmp_path / "s"))
+    assert "unfinished" not in open_result(tmp_path / "s").attrs
+
+
+def test_a_store_without_a_chunk_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(MEAN, trials=10, store=tmp_path / "s")
+    with pytest.raises(InputError, match="holds no chunk yet"):
+        open_result(tmp_path / "s")
 
 
 def test_a_finished_store_is_read_not_drawn_again(tmp_path):
@@ -126,7 +169,7 @@ def test_what_is_not_a_store_is_refused_and_kept(tmp_path):
 def test_a_damaged_chunk_is_named(tmp_path, damage):
     path = tmp_path / "s"
     run(MEAN, trials=5000, store=path)
-    chunk = next(f for f in sorted((path / "blocks/mean/c").rglob("*")) if f.is_file())
+    chunk = next(f for f in sorted((path / "tiles/moments").glob("c.*")))
     data = bytearray(chunk.read_bytes())
     if damage == "truncate":
         chunk.write_bytes(data[: len(data) // 2])
@@ -135,7 +178,7 @@ def test_a_damaged_chunk_is_named(tmp_path, damage):
         chunk.write_bytes(data)
     else:
         chunk.write_bytes(b"")
-    with pytest.raises(InputError, match=r"is damaged: a chunk of blocks/mean cannot be read"):
+    with pytest.raises(InputError, match=r"is damaged: a chunk of tiles/moments cannot be read"):
         run(MEAN, trials=5000, store=path)
 
 
@@ -177,7 +220,7 @@ def test_missing_chunks_are_drawn_again(tmp_path):
     path = tmp_path / "s"
     first = run(MEAN, trials=5000, store=path)
     whole = _files(path)
-    shutil.rmtree(path / "blocks/count/c/0")
+    (path / "tiles/count/c.0.0").unlink()
     again = run(MEAN, trials=5000, store=path)
     assert first.equals(again)
     assert _files(path) == whole
