@@ -1,26 +1,32 @@
 """The Monte Carlo engine: claims, grids, runs, verdicts. It knows nothing of the science that it checks."""
 
 from rmtjax.montecarlo.claim import Claim, Option, Sampler
-from rmtjax.montecarlo.engine import run
+from rmtjax.montecarlo.engine import Run, run
+from rmtjax.montecarlo.estimate import Estimate, estimate
 from rmtjax.montecarlo.grid import Grid, grid, zipped
+from rmtjax.montecarlo.merge import merge_results
 from rmtjax.montecarlo.parameter import Parameter, between, nonnegative, positive, real, size
 from rmtjax.montecarlo.result import cells_of
-from rmtjax.montecarlo.store import open_result
+from rmtjax.montecarlo.store import open_result, write_result
 from rmtjax.montecarlo.verdict import Finding, Verdict, holm, judge, verify
 
 __all__ = [
     "Claim",
+    "Estimate",
     "Finding",
     "Grid",
     "Option",
     "Parameter",
+    "Run",
     "Sampler",
     "Verdict",
     "between",
     "cells_of",
+    "estimate",
     "grid",
     "holm",
     "judge",
+    "merge_results",
     "nonnegative",
     "open_result",
     "positive",
@@ -28,5 +34,6 @@ __all__ = [
     "run",
     "size",
     "verify",
+    "write_result",
     "zipped",
 ]

@@ -190,7 +190,8 @@ class _Engine:
 
         def put(index, part, values):
             if index not in open_chunks:
-                whole = {name: np.zeros((plan.chunk, *v.shape[1:]), v.dtype) for name, v in values.items()}
+                size = max(plan.chunk, len(chunks[index]))
+                whole = {name: np.zeros((size, *v.shape[1:]), v.dtype) for name, v in values.items()}
                 open_chunks[index] = len(chunks[index]), whole
             left, whole = open_chunks[index]
             rows = [row for row, _, _ in part]
@@ -325,10 +326,14 @@ class Run:
             with jax.enable_x64(True):
                 self.engine.compile(np.concatenate([self.tiles[:0], *self.missing.values()]))
         except InputError:
-            if self.store is not None:
-                self.store.discard()
+            self.discard()
             raise
         self.seconds += time.perf_counter() - began
+
+    def discard(self) -> None:
+        """Remove the store, if this run has made it and put nothing into it."""
+        if self.store is not None:
+            self.store.discard()
 
     def execute(self, progress: bool | None = None) -> xr.Dataset:
         """Draw what is missing, after `compile`, and give the result of all."""
@@ -354,8 +359,7 @@ class Run:
                         self.engine.run(missing, finished, bar.advance)
                     self.close_round()
             except InputError:
-                if opened is not None:
-                    opened.discard()
+                self.discard()
                 raise
         result = assemble(plan, self.law, np.concatenate(self.past), joined(self.parts))
         wall = self.seconds + time.perf_counter() - began

@@ -81,22 +81,27 @@ class Plan:
         blocks = self.blocks if self.until is None else min(self.blocks, -(-_FIRST // self.block))
         return _tiles(np.zeros(self.groups, int), np.full(self.groups, blocks))
 
-    def next(self, done: np.ndarray, count: np.ndarray, mean: np.ndarray, m2: np.ndarray) -> np.ndarray:
+    def next(self, done: np.ndarray, count: np.ndarray, m2: np.ndarray) -> np.ndarray:
         """The tiles of the next round, none if every cell is as precise as it should be or has all its trials.
 
         Args:
             done: blocks of each cell so far.
-            count, mean, m2: what they say: trials (cells,), means and sums of squares (cells, outputs, points).
+            count: trials of each cell so far.
+            m2: their sums of squared deviations, shape (cells, outputs, points).
         """
         if self.until is None:
             return np.empty((0, 2), int)
-        target = np.array([self.until.get(name, np.inf) for name in self.outputs])[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            needed = (m2 / (count[:, None, None] - 1) / target**2).max((1, 2), initial=0)
-        needed = np.where(np.isfinite(needed), needed, 0)  # no number of trials makes a mean of what is no number
+        needed = self.needed(count, m2)
         wanted = np.ceil(np.minimum(_SPARE * needed, self.trials) / self.block).astype(int)
         wanted = np.minimum(np.minimum(np.maximum(wanted, done + 1), _GROWTH * done), self.blocks)
         return _tiles(done, np.where(needed > count, wanted, done))
+
+    def needed(self, count: np.ndarray, m2: np.ndarray) -> np.ndarray:
+        """Trials that each cell needs, to what its draws so far say of its variance (arrays as for `next`)."""
+        target = np.array([self.until.get(name, np.inf) for name in self.outputs])[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            needed = (m2 / (count[:, None, None] - 1) / target**2).max((1, 2), initial=0)
+        return np.where(np.isfinite(needed), needed, 0)  # no number of trials makes a mean of what is no number
 
     def trials_in(self, tiles: np.ndarray) -> np.ndarray:
         """Trials that count in each tile, over all its cells."""

@@ -27,7 +27,7 @@ from rmtjax.montecarlo.plan import Plan
 from rmtjax.montecarlo.result import assemble, rows_of
 from rmtjax.montecarlo.statistics import Moments, merge_tiles
 
-__all__ = ["Store", "open_result"]
+__all__ = ["Store", "joined", "open_result", "state", "write_result"]
 
 _FORMAT = "rmtjax run 2"
 _MOMENTS = ("mean", "m2", "min", "max")
@@ -159,9 +159,7 @@ class Store:
     def finish(self, result: xr.Dataset, made: Mapping[str, Any]) -> None:
         """Add the finished dataset and how this session went."""
         if "provenance" not in self._root:  # which comes last: where it is, the result is complete
-            texts = {n: c.astype(object) for n, c in result.coords.items() if c.dtype.kind == "U"}
-            result = result.assign_coords(texts)
-            result.to_zarr(self.path, group="result", mode="w", zarr_format=3, consolidated=False)
+            _write_dataset(result, self.path)
         log = self._root.require_group("provenance")
         log.attrs["sessions"] = [*log.attrs.get("sessions", []), dict(made)]
 
@@ -186,10 +184,39 @@ def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def state(plan: Plan, tiles: np.ndarray, parts: Sequence[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, ...]:
-    """What a plan decides its next round by: blocks, trials, means and sums of squares of each cell."""
+    """What a plan decides its next round by: blocks, trials and sums of squares of each cell."""
     cell, _, rows = rows_of(plan, tiles, joined([{n: p[n] for n in ("count", *_MOMENTS)} for p in parts]))
     merged = merge_tiles((Moments(),), rows, cell)
-    return np.bincount(cell, minlength=plan.outer.size), merged["count"], merged["mean"], merged["m2"]
+    return np.bincount(cell, minlength=plan.outer.size), merged["count"], merged["m2"]
+
+
+def _write_dataset(result: xr.Dataset, path: Path) -> None:
+    texts = {name: c.astype(object) for name, c in result.coords.items() if c.dtype.kind == "U"}
+    result.assign_coords(texts).to_zarr(path, group="result", mode="w", zarr_format=3, consolidated=False)
+
+
+def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
+    """Keep a result that is of no single run, such as several merged, where `open_result` finds it.
+
+    Raises:
+        InputError: if there is something already, or the place cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"out = {path}: exists already; give a folder that does not")
+    unfinished = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        about = {name: result.attrs[name] for name in ("claim", "equation", "source")}
+        root = zarr.create_group(unfinished, attributes={"format": _FORMAT, **about}, zarr_format=3)
+        _write_dataset(result.drop_attrs(deep=False).assign_attrs(about), unfinished)
+        root.create_group(
+            "provenance", attributes={"sessions": [{k: v for k, v in result.attrs.items() if k not in about}]}
+        )
+        unfinished.rename(path)
+    except OSError as error:
+        raise InputError(f"out = {path}: cannot be written: {error.strerror or error}") from None
 
 
 def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
@@ -209,7 +236,7 @@ def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
 
 
 def open_result(path: str | os.PathLike) -> xr.Dataset:
-    """The dataset of a store, with the provenance of its last session.
+    """The dataset of a store, or of several that were merged, with the provenance of its last session.
 
     A run that is not finished, which may be writing just now, gives what it has: cells without a trial are NaN, and the
     attribute ``unfinished`` is 1.

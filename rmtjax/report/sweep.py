@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import xarray as xr
 from rich.table import Table
 from rich.text import Text
 
 from rmtjax.report.text import number
 
-__all__ = ["table"]
+if TYPE_CHECKING:
+    from rmtjax.montecarlo import Estimate, Run
+
+__all__ = ["plan", "summary", "table"]
 
 _MOST = 41
 """Rows of a terminal's table; the rest is in the JSON and the store."""
@@ -40,10 +46,45 @@ def table(rows: Sequence[Mapping[str, Any]], most: int = _MOST) -> Table:
     return shown
 
 
+def summary(result: xr.Dataset) -> str:
+    """One line: how much was drawn, how, and how long it took."""
+    trials, made = result["trials"].values, result.attrs
+    least, most = (f"{int(f(trials)):,}" for f in (np.min, np.max))
+    each = most if least == most else f"{least} to {most}"
+    return (
+        f"{trials.size:,} cells × {each} trials ({made['method']}) in {made['wall_s']:.2f} s, of which"
+        f" {made['compile_s']:.2f} s to compile"
+    )
+
+
+def plan(run: Run, found: Estimate) -> str:
+    """What a run would take, in three lines."""
+    device = run.engine.workers[0]
+    crew = f"{found.workers} cores" if device.platform == "cpu" else f"{found.workers} × {device.device_kind}"
+    done = f", {found.done:,} of them stored already" if found.done else ""
+    programs = f"{found.programs:,} program{'s' * (found.programs != 1)}"
+    about = "about " if run.plan.until is not None else ""
+    return (
+        f"{run.claim.name} ({run.method}): {found.cells:,} cells, {about}{found.trials:,} trials{done}\n"
+        f"about {_duration(found.seconds)} on {crew} after {found.compile_s:.1f} s to compile {programs}\n"
+        f"about {_bytes(found.memory)} of memory; {_bytes(found.stored)} in a store at most"
+    )
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _bytes(count: float) -> str:
+    power = min(3, int(math.log10(max(count, 1))) // 3)
+    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
+
+
 def _digits(value: float, se: float) -> str:
     """As many decimals as the standard error makes meaningful, and one more."""
-    import math
-
     if not math.isfinite(value):
         return str(value)
     decimals = 6 if not se > 0 else max(0, min(15, 2 - math.floor(math.log10(se))))

@@ -1,0 +1,99 @@
+"""What a run would take, measured on a little of it."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from rmtjax.montecarlo.engine import Run
+from rmtjax.montecarlo.plan import result_bytes
+from rmtjax.montecarlo.store import state
+
+__all__ = ["Estimate", "estimate"]
+
+_PILOT = 64
+"""Cells whose variance stands for that of all."""
+
+
+class Estimate(NamedTuple):
+    """What a run would take.
+
+    Attributes:
+        cells: of the grid, without the parameters that are evaluated within a draw.
+        trials: in all cells together.
+        done: of them, stored already.
+        programs: to compile.
+        compile_s: that took.
+        seconds: that drawing what is missing would take.
+        memory: bytes, of the programs and of what is kept.
+        stored: bytes that a store would take at most.
+        workers: threads that draw.
+    """
+
+    cells: int
+    trials: int
+    done: int
+    programs: int
+    compile_s: float
+    seconds: float
+    memory: float
+    stored: float
+    workers: int
+
+
+def estimate(run: Run, seconds: float = 3.0) -> Estimate:
+    """Compile a run's programs, draw a little with each, and extrapolate. Nothing is stored.
+
+    Args:
+        run: not executed yet.
+        seconds: to spend on drawing.
+    """
+    run.compile()
+    engine, plan = run.engine, run.plan
+    random = np.random.default_rng(0)
+    missing = np.concatenate([run.tiles[:0], *run.missing.values()])
+    kinds: dict[tuple, list[int]] = {}
+    for i, group in enumerate(missing[:, 0].tolist()):
+        kinds.setdefault(engine.static_of(group * plan.cells_per_tile), []).append(i)
+
+    def draw(tiles: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+        found: dict[str, np.ndarray] = {}
+        began = time.perf_counter()
+        engine.run({0: tiles}, lambda _, values: found.update(values), lambda _: None)
+        return time.perf_counter() - began, {name: v[: len(tiles)] for name, v in found.items()}
+
+    with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
+        trials = 0
+        if plan.until is not None and missing.size:
+            cells = np.sort(random.permutation(plan.outer.size)[:_PILOT])
+            first = plan.first()
+            tiles = first[np.isin(first[:, 0], cells)]
+            engine.compile(tiles)
+            _, values = draw(tiles)
+            _, *found = state(plan, tiles, [values])
+            enough = np.clip(1.02 * plan.needed(*found), found[0], plan.trials)
+            trials = int(plan.outer.size * enough.mean())
+        left = 0.0
+        for members in kinds.values():
+            spent, count = 0.0, 1
+            while True:  # the first call wakes what is asleep, and each later one doubles
+                tiles = missing[random.choice(members, min(count, len(members)), replace=False)]
+                spent, _ = draw(tiles)
+                if spent >= seconds / len(kinds) / 2 or count >= len(members):
+                    break
+                count = max(2 * count, int(count * seconds / len(kinds) / max(spent, 1e-3)))
+            left += spent * len(members) / len(tiles)
+    known = sum(int(plan.trials_in(tiles).sum()) for tiles in (*run.past, run.tiles))
+    open_ = int(plan.trials_in(missing).sum())
+    done, trials = known - open_, max(trials, known)
+    left *= (trials - done) / max(open_, 1)
+    kept = result_bytes(plan) / plan.trials_in(plan.first()).sum() * trials
+    programs = sum(p.memory(engine.workers[0]) for p in engine.programs.values())
+    return Estimate(
+        plan.outer.size, trials, done, len(engine.programs), engine.compile_s, left,
+        kept + programs * len(engine.workers), kept, len(engine.workers),
+    )  # fmt: skip
