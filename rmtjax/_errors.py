@@ -1,4 +1,4 @@
-"""The one error that says: what you gave cannot be used."""
+"""What the package raises of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ class InputError(ValueError):
     The message is one line that names the argument, its value and what is allowed. The command line prints it and
     exits with status 2. It is raised before anything is compiled or written.
     """
+
+
+class HostError(RuntimeError):
+    """Another process of a run on several hosts has ended, or cannot be reached."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"another process of this run has ended or cannot be reached ({reason})")
 
 
 def shown(value: Any, limit: int = 60) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import zlib
 
-__all__ = ["device_for_each_core", "keep_programs"]
+from rmtjax._errors import InputError
+
+__all__ = ["device_for_each_core", "join_hosts", "keep_programs", "leave"]
 
 
 def device_for_each_core() -> None:
@@ -38,3 +41,56 @@ def keep_programs() -> None:
         features = platform.processor()
     kind = f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(user_cache_dir("rmtjax"), "xla", kind))
+
+
+_HEARTBEAT_S = 30
+"""After this silence a process counts as dead, and JAX ends the others."""
+
+
+def join_hosts(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
+    """Make this process one of several, and say whether it is the first, which writes and prints.
+
+    Args:
+        coordinator: host:port where process 0 listens; "auto" where JAX finds it by itself (SLURM, Open MPI, Kubernetes, TPU
+            pods); None for a process of its own.
+        num_processes, process_id: needed where JAX does not find them by itself.
+
+    Raises:
+        InputError: for arguments that do not fit together, or if the others cannot be reached.
+    """
+    given = {"num-processes": num_processes, "process-id": process_id}
+    if coordinator is None:
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(f"{name} = {value}: needs --coordinator HOST:PORT, or auto")
+        return True
+    if coordinator == "auto":
+        address = None
+    else:
+        host, colon, port = coordinator.rpartition(":")
+        if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+            raise InputError(f"coordinator = {coordinator!r}: must be HOST:PORT, or auto")
+        address = coordinator
+        for name, value in given.items():
+            if value is None:
+                raise InputError(f"{name} is missing: --coordinator {coordinator} needs it")
+    if num_processes is not None and num_processes < 1:
+        raise InputError(f"num-processes = {num_processes}: must be at least 1")
+    if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
+        raise InputError(f"process-id = {process_id}: must be 0 to {num_processes - 1}, one less than --num-processes")
+    import jax
+
+    try:
+        jax.distributed.initialize(address, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_S)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"coordinator = {coordinator}: {str(error).splitlines()[0]}") from None
+    return jax.process_index() == 0
+
+
+def leave(status: int) -> None:
+    """End this process, without waiting for the others of its run if there are any."""
+    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized() and status:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 import typer.core
 
-from rmtjax._errors import InputError
-from rmtjax._startup import device_for_each_core, keep_programs
+from rmtjax._errors import HostError, InputError
+from rmtjax._startup import device_for_each_core, join_hosts, keep_programs, leave
 
 app = typer.Typer(
     help="Random-matrix laws checked against Monte Carlo at scale, and what they say about fine-tuning.",
@@ -22,6 +22,15 @@ Seed = Annotated[int, typer.Option(help="Whole number; with it every draw is fix
 Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON; - for standard output.")
 ]
+
+Coordinator = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", help="Share the work of several hosts; `auto` on SLURM, Open MPI, Kubernetes, TPU pods."
+    ),
+]
+Processes = Annotated[int | None, typer.Option("--num-processes", help="How many processes there are in all.")]
+Process = Annotated[int | None, typer.Option("--process-id", help="Which of them this is, from 0, which writes.")]
 
 
 def _console(quiet: bool = False):
@@ -60,9 +69,12 @@ def verify(
     seed: Seed = 0,
     level: Annotated[float, typer.Option(help="Probability that anything true is refuted.")] = 0.01,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Also write a table and figures into this folder.")
+        str | None, typer.Option(metavar="DIR", help="Also write a page, a table and figures into this folder.")
     ] = None,
     json: Json = None,
+    coordinator: Coordinator = None,
+    num_processes: Processes = None,
+    process_id: Process = None,
 ) -> None:
     """Test laws against Monte Carlo. Exit status 1 if one is refuted."""
     from rmtjax._files import prepare_file, prepare_folder, write_json
@@ -70,11 +82,12 @@ def verify(
     from rmtjax.montecarlo import verify
     from rmtjax.report import verdict as report
 
+    first = join_hosts(coordinator, num_processes, process_id)
     chosen = find_claims(claim or [])
-    folder = None if out is None else prepare_folder("out", out)
-    target = None if json is None else prepare_file("json", json)
-    console = _console(quiet=target == "-")
-    verdict = verify(chosen, trials=trials, seed=seed, level=level)
+    folder = None if out is None or not first else prepare_folder("out", out)
+    target = None if json is None or not first else prepare_file("json", json)
+    console = _console(quiet=target == "-" or not first)
+    verdict = verify(chosen, trials=trials, seed=seed, level=level, progress=None if first else False)
     console.print(report.table(verdict))
     console.print(f"\n{report.summary(verdict)}")
     if target is not None:
@@ -86,6 +99,28 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command("report")
+def report_stores(
+    store: Annotated[list[str], typer.Argument(metavar="STORE.zarr...", help="What sweep --out has left.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for report.html.")],
+    claim: Annotated[
+        list[str] | None, typer.Option(metavar="FILE.py", help="Where claims of the stores are defined, if not here.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="Probability that anything true is refuted.")] = 0.01,
+) -> None:
+    """One HTML page of stored runs, which needs no network: verdicts, equations, figures, data."""
+    from rmtjax._files import prepare_folder
+    from rmtjax.claims import find_claims
+    from rmtjax.montecarlo import judge, open_result
+    from rmtjax.report.page import write_page
+
+    known = [*find_claims([]), *(find_claims(claim) if claim else [])]
+    results = [open_result(path).assign_attrs(store=path) for path in store]
+    folder = prepare_folder("out", out)
+    path = write_page(judge(results, known, level=level), folder / "report.html", known)
+    _console().print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
+
+
 @app.command()
 def sweep(
     claim: Annotated[str, typer.Argument(help="A claim's name, or a Python file that defines one.")],
@@ -93,7 +128,16 @@ def sweep(
         list[str] | None,
         typer.Option("--set", metavar="NAME=SPEC", help="Values of a parameter: a number, a,b,c or start:stop:count."),
     ] = None,
-    trials: Annotated[int, typer.Option(help="Draws per cell.")] = 10_000,
+    trials: Annotated[
+        int | None, typer.Option(help="Draws per cell; 10,000, or at most so many with --until-se.")
+    ] = None,
+    until_se: Annotated[
+        list[str] | None,
+        typer.Option("--until-se", metavar="SE|OUTPUT=SE", help="Draw in each cell until its standard error is this."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take, measured on a little of it, and stop.")
+    ] = False,
     method: Annotated[
         str | None, typer.Option(help="Sampler: compressed or dense; the claim's first by default.")
     ] = None,
@@ -108,13 +152,17 @@ def sweep(
         str | None, typer.Option(metavar="STORE.zarr", help="Store the run chunk by chunk; run again to go on.")
     ] = None,
     json: Json = None,
+    coordinator: Coordinator = None,
+    num_processes: Processes = None,
+    process_id: Process = None,
 ) -> None:
     """Draw a claim's sampler over a grid and set the result beside the law."""
     from rmtjax._files import prepare_file, write_json
     from rmtjax.claims import find_claims
-    from rmtjax.montecarlo import cells_of, run
-    from rmtjax.report.sweep import table
+    from rmtjax.montecarlo import Run, cells_of, estimate, run
+    from rmtjax.report import sweep as report
 
+    first = join_hosts(coordinator, num_processes, process_id)
     found = find_claims([claim])
     if len(found) > 1:
         raise InputError(f"claim = {claim}: the file defines {len(found)} claims, sweep takes one")
@@ -126,9 +174,18 @@ def sweep(
         fitting = [name for name, sampler in one.samplers.items() if set(options) <= set(sampler.options)]
         method = fitting[0] if fitting else None
     cells = one.grid.override(**_values(one, _pairs("set", set_ or [])))
-    target = None if json is None else prepare_file("json", json)
-    console = _console(quiet=target == "-")
-    result = run(one, cells, trials=trials, seed=seed, method=method, options=options, store=out)
+    target = None if json is None or not first else prepare_file("json", json)
+    console = _console(quiet=target == "-" or not first)
+    how = dict(trials=trials, until_se=_targets(until_se or []), seed=seed, method=method, options=options, store=out)
+    if dry_run:
+        planned = Run(one, cells, **how)
+        found_out = estimate(planned)
+        planned.discard()
+        if target is not None:
+            write_json(target, found_out._asdict())
+        console.print(report.plan(planned, found_out))
+        return
+    result = run(one, cells, progress=None if first else False, **how)
     rows = cells_of(result)
     if target is not None:
         made = {k: v for k, v in result.attrs.items() if k not in ("claim", "wall_s", "compile_s")}
@@ -142,11 +199,30 @@ def sweep(
                 **made,
             },
         )
-    console.print(table(rows))
-    console.print(
-        f"\n{len(rows)} cells × {trials:,} trials ({result.attrs['method']}) in {result.attrs['wall_s']:.2f} s,"
-        f" of which {result.attrs['compile_s']:.2f} s to compile"
-    )
+    console.print(report.table(rows))
+    console.print(f"\n{report.summary(result)}")
+
+
+@app.command()
+def merge(
+    stores: Annotated[list[str], typer.Argument(metavar="STORE.zarr...", help="Runs of one sweep with several seeds.")],
+    out: Annotated[str, typer.Option(metavar="STORE.zarr", help="Where the result of all their trials goes.")],
+    json: Json = None,
+) -> None:
+    """Put runs of the same sweep with different seeds together."""
+    from rmtjax._files import prepare_file, write_json
+    from rmtjax.montecarlo import cells_of, merge_results, open_result, write_result
+    from rmtjax.report import sweep as report
+
+    target = None if json is None else prepare_file("json", json)
+    console = _console(quiet=target == "-")
+    result = merge_results([open_result(store) for store in stores])
+    write_result(out, result)
+    rows = cells_of(result)
+    if target is not None:
+        write_json(target, {"claim": result.attrs["claim"], "seeds": result.attrs["seed"], "cells": rows})
+    console.print(report.table(rows))
+    console.print(f"\nseeds {', '.join(map(str, result.attrs['seed']))}; wrote {out}")
 
 
 @app.command()
@@ -416,6 +492,18 @@ def _pairs(what: str, texts: list[str]) -> dict[str, str]:
     return pairs
 
 
+def _targets(texts: list[str]) -> dict[str, float] | float | None:
+    def number(text):
+        try:
+            return float(text)
+        except ValueError:
+            raise InputError(f"until-se = {text!r}: must be a number > 0, or OUTPUT=NUMBER") from None
+
+    if len(texts) == 1 and "=" not in texts[0]:
+        return number(texts[0])
+    return {name: number(value) for name, value in _pairs("until-se", texts).items()} or None
+
+
 def _values(claim, pairs: dict[str, str]):
     from rmtjax._errors import unknown
     from rmtjax.montecarlo.grid import parse_values
@@ -433,13 +521,16 @@ def main() -> None:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        leave(2)
+    except HostError as error:
+        print(f"error: {error}; a run with --out goes on where it stopped when all are started again", file=sys.stderr)
+        leave(1)
     except OSError as error:  # a full disk, a folder taken away: what a store holds by then stays good
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        leave(1)
     except KeyboardInterrupt:
         print("stopped; a run with --out goes on where it stopped when started again", file=sys.stderr)
-        sys.exit(130)
+        leave(130)
 
 
 if __name__ == "__main__":

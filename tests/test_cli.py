@@ -100,7 +100,8 @@ def test_a_users_law_that_holds(run, law, tmp_path):
     found = json.loads((tmp_path / "v.json").read_text())
     assert found["holds"] is True
     assert found["findings"][0]["claim"] == "mean"
-    assert {f.name for f in (tmp_path / "report").iterdir()} == {"verdict.md", "verdict.json", "mean.png"}
+    names = {"report.html", "verdict.md", "verdict.json", "mean.png"}
+    assert {f.name for f in (tmp_path / "report").iterdir()} == names
     assert "| mean |" in (tmp_path / "report/verdict.md").read_text()
 
 
@@ -311,3 +312,48 @@ def test_a_full_disk_is_one_line_and_the_store_stays_good(run, law, tmp_path, mo
     assert run(*asked[:-3], "--json", tmp_path / "b.json")[0] == 0
     ours, undisturbed = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert ours["cells"] == undisturbed["cells"]
+
+
+def test_a_sweep_until_a_standard_error(run, law, tmp_path):
+    status, out, _ = run("sweep", law(), "--until-se", 0.02, "--json", tmp_path / "s.json")
+    assert status == 0 and "4 cells × 1,024 to " in out
+    rows = json.loads((tmp_path / "s.json").read_text())["cells"]
+    assert all(row["se"] <= 0.02 for row in rows)
+    assert {row["n"]: row["trials"] for row in rows}[100] == 1024 < {row["n"]: row["trials"] for row in rows}[1]
+    for text, says in (
+        ("much", "until-se = 'much': must be a number > 0"),
+        ("-1", "until_se = -1"),
+        ("x=1", "output 'x'"),
+    ):
+        status, _, err = run("sweep", law(), "--until-se", text)
+        assert status == 2 and says in err and err.count("\n") == 1
+
+
+def test_a_dry_run_says_what_it_would_take(run, law, tmp_path):
+    asked = "sweep", law(), "--trials", 5000, "--out", tmp_path / "s.zarr", "--dry-run"
+    status, out, _ = run(*asked, "--json", tmp_path / "plan.json")
+    assert (
+        status == 0
+        and "4 cells, 20,000 trials\n" in out
+        and "1 program\n" in out
+        and not (tmp_path / "s.zarr").exists()
+    )
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["trials"] == 20_000 and found["done"] == 0 and found["seconds"] > 0
+    assert run(*asked[:-1])[0] == 0
+    status, out, _ = run(*asked)
+    assert status == 0 and "20,000 trials, 20,000 of them stored already" in out
+
+
+def test_runs_of_several_seeds_are_one(run, law, tmp_path):
+    stores = [tmp_path / f"{seed}.zarr" for seed in (1, 2)]
+    for seed, store in enumerate(stores, 1):
+        assert run("sweep", law(), "--trials", 500 * seed, "--seed", seed, "--out", store)[0] == 0
+    status, out, _ = run("merge", *stores, "--out", tmp_path / "both.zarr", "--json", tmp_path / "both.json")
+    assert status == 0 and "seeds 1, 2" in out
+    found = json.loads((tmp_path / "both.json").read_text())
+    assert found["seeds"] == [1, 2] and all(row["trials"] == 1500 for row in found["cells"])
+    status, _, err = run("merge", stores[0], stores[0], "--out", tmp_path / "again.zarr")
+    assert status == 2 and "seed = 1 is in two results" in err and not (tmp_path / "again.zarr").exists()
+    status, _, err = run("merge", *stores, "--out", tmp_path / "both.zarr")
+    assert status == 2 and "exists already" in err

@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, shown, unknown
 from rmtjax._progress import Progress
+from rmtjax.montecarlo import hosts
 from rmtjax.montecarlo.claim import Claim, whole_width
 from rmtjax.montecarlo.grid import Grid
 from rmtjax.montecarlo.keys import cell_keys, check_seed
@@ -286,11 +287,22 @@ class Run:
         crew = workers(devices, plan.groups * plan.blocks)
         keys = cell_keys(self.seed, stream, plan.outer.cells())
         made = {"seed": self.seed, "method": self.method, "options": dict(self.options)}
-        self.store = None if store is None else Store.open(store, plan, made, self.law)
+        self.together, self.store = hosts.count() > 1, None
+        refused = None
+        if store is not None and hosts.index() == 0:
+            try:
+                self.store = Store.open(store, plan, made, self.law)
+            except InputError as error:
+                if not self.together:
+                    raise
+                refused = error
+        if self.together:
+            hosts.agree(refused)
         self.engine = _Engine(claim, sampler, plan, keys, self.options, crew, budget)
         self.past: list[np.ndarray] = []
         self.parts: list[dict[str, np.ndarray]] = []
         self.tiles, self.start, self.fresh = plan.first(), 0, {}
+        self.recall()
         while self.tiles.size and not self.missing:
             self.close_round()
         self.seconds += time.perf_counter()
@@ -300,13 +312,27 @@ class Run:
         """The tiles of each chunk of this round that is not done."""
         size = self.plan.chunk
         chunks = {(self.start + i) // size: self.tiles[i : i + size] for i in range(0, len(self.tiles), size)}
-        done = self.store.has if self.store is not None else self.fresh.__contains__
+        done = self.fresh.__contains__ if self.store is None or self.together else self.store.has
         return {chunk: tiles for chunk, tiles in chunks.items() if not done(chunk)}
+
+    def recall(self) -> None:
+        """Let all processes have what is stored of this round by the first."""
+        if not self.together:
+            return
+        size, known = self.plan.chunk, None
+        if hosts.index() == 0:
+            last = self.start // size + -(-len(self.tiles) // size)
+            done = [c for c in range(self.start // size, last) if self.store is not None and self.store.has(c)]
+            parts = [self.store.read(c * size, (c + 1) * size) for c in done]
+            known = {**(joined(parts) if parts else {}), "chunks": np.array(done, int)}
+        known = hosts.broadcast(known)
+        for i, chunk in enumerate(known.pop("chunks").tolist()):
+            self.fresh[chunk] = {name: v[i * size : (i + 1) * size] for name, v in known.items()}
 
     def close_round(self) -> None:
         """Take what a round has found, and decide on the next."""
         count, size = len(self.tiles), self.plan.chunk
-        if self.store is not None:
+        if self.store is not None and not self.together:
             values = self.store.read(self.start, self.start + count)
         else:
             values = {k: v[:count] for k, v in joined([self.fresh[c] for c in sorted(self.fresh)]).items()}
@@ -318,6 +344,8 @@ class Run:
             self.tiles = self.tiles[:0]
         else:
             self.tiles = self.plan.next(*state(self.plan, np.concatenate(self.past), self.parts))
+        if self.tiles.size:
+            self.recall()
 
     def compile(self) -> None:
         """Compile what is needed and not yet compiled."""
@@ -343,8 +371,21 @@ class Run:
         def finished(chunk: int, values: dict[str, np.ndarray]) -> None:
             if opened is not None:
                 opened.write(chunk, values)
-            else:
+            if opened is None or self.together:
                 self.fresh[chunk] = values
+
+        def draw(missing: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
+            if not self.together:
+                return self.engine.run(missing, finished, advance)
+
+            def compute(chunks, done):
+                self.engine.run({chunk: missing[chunk] for chunk in chunks}, done, lambda _: None)
+
+            def arrived(chunk, values):
+                finished(chunk, values)
+                advance(int(plan.trials_in(missing[chunk]).sum()))
+
+            hosts.share(sorted(missing), compute, arrived)
 
         # LAPACK's own threads and XLA's get in each other's way; the workers keep the cores busy.
         one_thread = threadpool_limits(1, user_api="blas")
@@ -356,7 +397,7 @@ class Run:
                     bar.show(total - sum(int(plan.trials_in(tiles).sum()) for tiles in missing.values()), total)
                     if missing:
                         self.engine.compile(np.concatenate(list(missing.values())))
-                        self.engine.run(missing, finished, bar.advance)
+                        draw(missing, bar.advance)
                     self.close_round()
             except InputError:
                 self.discard()
@@ -365,6 +406,8 @@ class Run:
         wall = self.seconds + time.perf_counter() - began
         crew, compile_s = self.engine.workers, self.engine.compile_s
         made = provenance(self.seed, self.method, self.options, int(result["trials"].max()), crew, wall, compile_s)
+        if self.together:
+            made["processes"] = hosts.count()
         if opened is not None:
             opened.finish(result, made)
         return result.assign_attrs(made)

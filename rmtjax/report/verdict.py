@@ -92,8 +92,9 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
 
 
 def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> list[Path]:
-    """Write ``verdict.md``, ``verdict.json`` and a figure for each claim into a folder; return what was written."""
+    """Write ``report.html``, ``verdict.md``, ``verdict.json`` and a figure for each claim; return what was written."""
     from rmtjax.report.figures import law_against_monte_carlo, save
+    from rmtjax.report.page import write_page
 
     header = ["claim", "output", "compared", "cells", "trials", "worst z", "p (Holm)", "verdict"]
     rows = [
@@ -117,4 +118,4 @@ def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> lis
         )
     write_json(written[0], as_dict(verdict))
     write_text(written[1], "".join(text))
-    return written
+    return [write_page(verdict, folder / "report.html", claims), *written]

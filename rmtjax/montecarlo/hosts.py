@@ -1,0 +1,154 @@
+"""Several processes that share a run: each takes its share of the chunks, and all of them get all results.
+
+The processes are those of `jax.distributed`. What they exchange is arrays, packed into bytes, by collectives of JAX alone: no
+file system needs to be shared, and only process 0 touches a store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rmtjax._errors import HostError, InputError
+
+__all__ = ["agree", "broadcast", "count", "gather", "index", "share"]
+
+Arrays = Mapping[str, np.ndarray]
+Finished = Callable[[int, Arrays], None]
+
+
+def count() -> int:
+    """How many processes there are."""
+    return jax.process_count()
+
+
+def index() -> int:
+    """Which one this is."""
+    return jax.process_index()
+
+
+def _packed(arrays: Arrays) -> np.ndarray:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def _unpacked(data: np.ndarray) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as found:
+        return dict(found)
+
+
+_met = False
+
+
+@contextlib.contextmanager
+def _meeting() -> Iterator[None]:
+    """The first time processes meet, Gloo greets on standard output, which is for results; it then goes to standard error."""
+    global _met
+    if _met:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    _met = True
+
+
+def _exchanged(data: np.ndarray) -> np.ndarray:
+    """An array of every process, stacked."""
+    from jax.experimental.multihost_utils import process_allgather
+
+    try:
+        with _meeting():
+            return np.asarray(process_allgather(data))
+    except (ValueError, RuntimeError) as error:  # of which JAX's own errors are kinds
+        raise HostError(str(error).splitlines()[0]) from None
+
+
+def gather(arrays: Arrays) -> list[dict[str, np.ndarray]]:
+    """The arrays of every process, by any names and of any shapes, in the order of the processes."""
+    mine = _packed(arrays)
+    sizes = _exchanged(np.array([mine.size], np.int32)).ravel()
+    every = _exchanged(np.pad(mine, (0, int(sizes.max()) - mine.size)))
+    return [_unpacked(data[:size]) for data, size in zip(every, sizes.tolist(), strict=True)]
+
+
+def broadcast(arrays: Arrays | None) -> dict[str, np.ndarray]:
+    """The arrays of process 0, on all; the others give None."""
+    return gather({} if arrays is None else arrays)[0]
+
+
+def agree(error: Exception | None) -> None:
+    """Raise an error of this process, or say whose it is: no process goes on without the others."""
+    failed = np.flatnonzero(_exchanged(np.array([error is not None], np.int32)).ravel())
+    if error is not None:
+        raise error
+    if failed.size:
+        raise InputError(f"process {failed[0]} could not start: see what it says")
+
+
+def share(order: Sequence[int], compute: Callable[[list[int], Finished], Any], finished: Finished) -> None:
+    """Compute chunks together.
+
+    The i-th of n processes computes every n-th chunk, beginning with the i-th. A thread exchanges what is finished, in waves
+    of a chunk from each, while the next ones are computed.
+
+    Args:
+        order: the chunks, the same on all processes.
+        compute: ``compute(chunks, done)`` computes some and calls ``done(chunk, arrays)`` once for each.
+        finished: called on every process with every chunk, in order.
+    """
+    processes, here = count(), index()
+    mine = list(order[here::processes])
+    ready: dict[int, Arrays] = {}
+    arrived = threading.Condition()
+    failed: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+
+    def done(chunk: int, arrays: Arrays) -> None:
+        if not failed.empty():
+            raise failed.get()
+        with arrived:
+            ready[chunk] = arrays
+            arrived.notify()
+
+    stopped = False
+
+    def exchange() -> None:
+        try:
+            for wave in range(0, len(order), processes):
+                chunk = order[wave + here] if wave + here < len(order) else None
+                with arrived:
+                    arrived.wait_for(lambda: stopped or chunk is None or chunk in ready)  # noqa: B023
+                    if stopped and chunk is not None and chunk not in ready:
+                        return
+                    arrays = {} if chunk is None else ready.pop(chunk)
+                for other, found in zip(order[wave : wave + processes], gather(arrays), strict=False):
+                    finished(other, found)
+        except BaseException as error:
+            failed.put(error)
+
+    thread = threading.Thread(target=exchange, name="exchange", daemon=True)
+    thread.start()
+    try:
+        compute(mine, done)
+    finally:
+        with arrived:
+            stopped = True
+            arrived.notify()
+    thread.join()
+    if not failed.empty():
+        raise failed.get()
