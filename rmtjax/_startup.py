@@ -9,7 +9,15 @@ import zlib
 
 from rmtjax._errors import InputError
 
-__all__ = ["device_for_each_core", "join_hosts", "keep_programs", "leave"]
+__all__ = [
+    "cache_folder",
+    "choose_platform",
+    "chosen_devices",
+    "device_for_each_core",
+    "join_hosts",
+    "keep_programs",
+    "leave",
+]
 
 
 def device_for_each_core() -> None:
@@ -27,11 +35,8 @@ def device_for_each_core() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
 
 
-def keep_programs() -> None:
-    """Let JAX keep what it compiles for the next command, unless the user has said where it should.
-
-    A program is only good for the processor it was compiled for, and a home folder may be shared between several.
-    """
+def cache_folder() -> str:
+    """Where compiled programs are kept. They are good for one kind of processor, and a home folder may be shared by several."""
     from platformdirs import user_cache_dir
 
     try:
@@ -39,8 +44,59 @@ def keep_programs() -> None:
             features = next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         features = platform.processor()
-    kind = f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(user_cache_dir("rmtjax"), "xla", kind))
+    return os.path.join(user_cache_dir("rmtjax"), "xla", f"{platform.machine()}-{zlib.crc32(features.encode()):08x}")
+
+
+def keep_programs() -> None:
+    """Let JAX keep what it compiles for the next command, unless the user has said where it should."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
+
+
+_PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
+
+
+def choose_platform(platform: str | None, devices: int | None) -> None:
+    """Say which devices JAX should start, before it does.
+
+    Args:
+        platform: cpu, gpu, cuda, rocm or tpu; None for what JAX prefers.
+        devices: how many will be used; of processor cores so many become devices.
+
+    Raises:
+        InputError: for a platform that does not exist or a number below 1.
+    """
+    if platform is not None and platform not in _PLATFORMS:
+        raise InputError(f"platform = {platform!r}: must be one of {', '.join(_PLATFORMS)}")
+    if devices is not None and devices < 1:
+        raise InputError(f"devices = {devices}: must be at least 1")
+    if platform is None and devices is None:
+        return
+    import jax
+
+    if platform is not None:
+        jax.config.update("jax_platforms", platform)
+    if devices is not None:
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
+def chosen_devices(platform: str | None, devices: int | None) -> list | None:
+    """The local devices that were chosen, None for all.
+
+    Raises:
+        InputError: if there are none, or fewer.
+    """
+    if platform is None and devices is None:
+        return None
+    import jax
+
+    try:
+        found = jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that there is a backend
+        reason = (str(error).splitlines() or ["it does not start"])[0]
+        raise InputError(f"platform = {platform!r}: JAX cannot use it here ({reason})") from None
+    if devices is not None and devices > len(found):
+        raise InputError(f"devices = {devices}: there are {len(found)} ({found[0].platform})")
+    return found[:devices]
 
 
 _HEARTBEAT_S = 30

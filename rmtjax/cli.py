@@ -9,7 +9,7 @@ import typer
 import typer.core
 
 from rmtjax._errors import HostError, InputError
-from rmtjax._startup import device_for_each_core, join_hosts, keep_programs, leave
+from rmtjax._startup import choose_platform, chosen_devices, device_for_each_core, join_hosts, keep_programs, leave
 
 app = typer.Typer(
     help="Random-matrix laws checked against Monte Carlo at scale, and what they say about fine-tuning.",
@@ -31,6 +31,9 @@ Coordinator = Annotated[
 ]
 Processes = Annotated[int | None, typer.Option("--num-processes", help="How many processes there are in all.")]
 Process = Annotated[int | None, typer.Option("--process-id", help="Which of them this is, from 0, which writes.")]
+
+Platform = Annotated[str | None, typer.Option(help="cpu, gpu, cuda, rocm or tpu; by default what JAX prefers.")]
+Devices = Annotated[int | None, typer.Option(help="Local devices to use, of processors cores; all by default.")]
 
 
 def _console(quiet: bool = False):
@@ -75,6 +78,8 @@ def verify(
     coordinator: Coordinator = None,
     num_processes: Processes = None,
     process_id: Process = None,
+    platform: Platform = None,
+    devices: Devices = None,
 ) -> None:
     """Test laws against Monte Carlo. Exit status 1 if one is refuted."""
     from rmtjax._files import prepare_file, prepare_folder, write_json
@@ -82,12 +87,14 @@ def verify(
     from rmtjax.montecarlo import verify
     from rmtjax.report import verdict as report
 
+    choose_platform(platform, devices)
     first = join_hosts(coordinator, num_processes, process_id)
+    crew = chosen_devices(platform, devices)
     chosen = find_claims(claim or [])
     folder = None if out is None or not first else prepare_folder("out", out)
     target = None if json is None or not first else prepare_file("json", json)
     console = _console(quiet=target == "-" or not first)
-    verdict = verify(chosen, trials=trials, seed=seed, level=level, progress=None if first else False)
+    verdict = verify(chosen, trials=trials, seed=seed, level=level, progress=None if first else False, devices=crew)
     console.print(report.table(verdict))
     console.print(f"\n{report.summary(verdict)}")
     if target is not None:
@@ -155,6 +162,8 @@ def sweep(
     coordinator: Coordinator = None,
     num_processes: Processes = None,
     process_id: Process = None,
+    platform: Platform = None,
+    devices: Devices = None,
 ) -> None:
     """Draw a claim's sampler over a grid and set the result beside the law."""
     from rmtjax._files import prepare_file, write_json
@@ -162,7 +171,9 @@ def sweep(
     from rmtjax.montecarlo import Run, cells_of, estimate, run
     from rmtjax.report import sweep as report
 
+    choose_platform(platform, devices)
     first = join_hosts(coordinator, num_processes, process_id)
+    crew = chosen_devices(platform, devices)
     found = find_claims([claim])
     if len(found) > 1:
         raise InputError(f"claim = {claim}: the file defines {len(found)} claims, sweep takes one")
@@ -176,7 +187,9 @@ def sweep(
     cells = one.grid.override(**_values(one, _pairs("set", set_ or [])))
     target = None if json is None or not first else prepare_file("json", json)
     console = _console(quiet=target == "-" or not first)
-    how = dict(trials=trials, until_se=_targets(until_se or []), seed=seed, method=method, options=options, store=out)
+    how = dict(
+        trials=trials, until_se=_targets(until_se or []), seed=seed, method=method, options=options, store=out, devices=crew
+    )  # fmt: skip
     if dry_run:
         planned = Run(one, cells, **how)
         found_out = estimate(planned)
@@ -315,6 +328,8 @@ def finetune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; an epoch by default.")] = None,
     json: Json = None,
+    platform: Platform = None,
+    devices: Devices = None,
 ) -> None:
     """Fine-tune BERT or RoBERTa on a GLUE task with LoRA, α-LoRA or one of their relatives."""
     from rmtjax._files import prepare_file, write_json
@@ -322,7 +337,9 @@ def finetune(
     from rmtjax.finetune import finetune as run
     from rmtjax.report import finetune as report
 
+    choose_platform(platform, devices)
     device_for_each_core()
+    crew = chosen_devices(platform, devices)
     file = None if json is None else prepare_file("json", json)
     console = _console(quiet=file == "-")
     settings = Settings(
@@ -333,7 +350,12 @@ def finetune(
         remat=remat, seed=seed,
     )  # fmt: skip
     result = run(
-        settings, out, resume=resume, save_every=save_every, announce=lambda r: console.print(report.heading(r) + "\n")
+        settings,
+        out,
+        resume=resume,
+        save_every=save_every,
+        devices=crew,
+        announce=lambda r: console.print(report.heading(r) + "\n"),
     )
     if file is not None:
         write_json(file, result)
@@ -341,6 +363,33 @@ def finetune(
     console.print(f"\n{report.summary(result)}")
     if out is not None:
         console.print(f"wrote {', '.join(report.files(out))} into {out}")
+
+
+@app.command()
+def doctor(json: Json = None) -> None:
+    """What there is to compute with, what is wrong, and the cure. Exit status 1 if something is."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from rmtjax._files import prepare_file, write_json
+    from rmtjax.doctor import as_dict, examine
+
+    target = None if json is None else prepare_file("json", json)
+    console = _console(quiet=target == "-")
+    found = examine()
+    if target is not None:
+        write_json(target, as_dict(found))
+    shown = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in found.found.items():
+        shown.add_row(name, value)
+    console.print(shown)
+    for problem in found.problems:
+        console.print(
+            Text.assemble("\n", ("wrong", "bold red"), f"  {problem.what}\n", ("cure", "bold"), f"   {problem.cure}")
+        )
+    if found.problems:
+        raise typer.Exit(1)
+    console.print("\nnothing is wrong")
 
 
 class _ScanFirst(typer.core.TyperGroup):

@@ -92,9 +92,11 @@ def needs(function: Callable, *args) -> Needs:
 
 
 def workers(devices: Sequence[jax.Device] | None, tiles: int) -> list[jax.Device]:
-    """Devices, one entry for each thread that feeds it: on processors one a core, since a program mostly uses one."""
-    devices = _chosen(devices)
-    if devices[0].platform == "cpu":
+    """Devices, one entry for each thread that feeds it: each of those given, or all, with a thread for each processor core,
+    since a program mostly uses one.
+    """
+    found = _chosen(devices)
+    if devices is None and found[0].platform == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        devices = devices * max(1, cores // len(devices))
-    return devices[: max(1, tiles)]
+        found = found * max(1, cores // len(found))
+    return found[: max(1, tiles)]

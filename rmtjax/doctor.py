@@ -1,0 +1,185 @@
+"""What rmtjax finds on a machine, what is wrong with it, and the cure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["Problem", "Report", "examine"]
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "xarray", "zarr", "tokenizers")
+_SMALL_MEMORY, _SMALL_DISK = 2e9, 1e9
+"""Bytes of memory and of disk below which a warning is due."""
+
+
+class Problem(NamedTuple):
+    """Something that is wrong.
+
+    Attributes:
+        what: it is.
+        cure: what to do.
+    """
+
+    what: str
+    cure: str
+
+
+class Report(NamedTuple):
+    """What was found.
+
+    Attributes:
+        found: by name, as texts.
+        problems: what is wrong.
+    """
+
+    found: dict[str, str]
+    problems: list[Problem]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _hardware(kinds: list[str], root: Path) -> list[Problem]:
+    """Accelerators that the machine shows and JAX does not use."""
+    problems = []
+    nvidia = any((root / name).exists() for name in ("proc/driver/nvidia/version", "dev/nvidia0"))
+    if nvidia and not {"gpu", "cuda"} & set(kinds):
+        plugin = next((p for p in ("jax-cuda13-plugin", "jax-cuda12-plugin") if _version(p)), None)
+        cure = "pip install 'rmtjax[cuda]'"
+        if plugin:
+            cure = f"{plugin} is installed but does not start: python -c 'import jax; jax.devices(\"cuda\")' says why"
+        elif os.environ.get("JAX_PLATFORMS"):
+            cure = f"unset JAX_PLATFORMS, which is {os.environ['JAX_PLATFORMS']}"
+        problems.append(Problem("there is an NVIDIA GPU, and JAX does not use it", cure))
+    if (root / "dev/accel0").exists() and "tpu" not in kinds:
+        problems.append(Problem("there is a TPU, and JAX does not use it", "pip install 'rmtjax[tpu]'"))
+    return problems
+
+
+def _amount(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def _precision() -> Problem | None:
+    """Whether double precision, scoped, is what it should be."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    with jax.enable_x64(True):
+        x = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+        off = np.abs(np.asarray(jnp.asarray(x) @ x, np.float64) - x @ x).max()
+    if off > 1e-10:
+        return Problem(
+            f"products in float64 are off by {off:.1g}", "JAX_DEFAULT_MATMUL_PRECISION=highest, or another jaxlib"
+        )
+    return None
+
+
+def examine(root: str | os.PathLike = "/") -> Report:
+    """Look at the machine, the packages and the devices, and try a small product.
+
+    Args:
+        root: where /proc and /dev are.
+    """
+    import jax
+
+    from rmtjax._startup import cache_folder
+    from rmtjax.montecarlo.resources import available_memory
+
+    root, problems, found = Path(root), [], {}
+    found["rmtjax"] = _version("rmtjax") or "not installed, run from its folder"
+    found["Python"] = f"{platform.python_version()} at {sys.executable}"
+    found["packages"] = ", ".join(f"{p} {_version(p) or '—'}" for p in _PACKAGES)
+    ours, lib = _version("jax"), _version("jaxlib")
+    if ours and lib and ours.split(".")[:2] != lib.split(".")[:2]:
+        problems.append(
+            Problem(
+                f"jax {ours} and jaxlib {lib} are not made for each other", f"pip install jax=={ours} jaxlib=={ours}"
+            )
+        )
+
+    total = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    limits = {
+        name: os.environ[name]
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        if name in os.environ
+    }
+    threads = "".join(f", {name}={value}" for name, value in limits.items())
+    found["processor"] = f"{_processor()}, {usable} of {total} cores{threads}"
+
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that there is a backend
+        reason = (str(error).splitlines() or ["no platform starts"])[0]
+        chosen = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms
+        cure = f"unset JAX_PLATFORMS, which is {chosen}" if chosen else "pip install --force-reinstall jax jaxlib"
+        problems.append(Problem(f"JAX finds no device: {reason}", cure))
+        return Report(found, problems)
+    kinds = sorted({d.platform for d in devices})
+    local = jax.local_devices()
+    found["devices"] = f"{len(devices)} × {devices[0].device_kind} ({', '.join(kinds)})"
+    if jax.process_count() > 1:
+        found["devices"] += f", {len(local)} of them here, process {jax.process_index()} of {jax.process_count()}"
+    memory = available_memory(local)
+    found["memory"] = f"{_amount(memory)} free" + (
+        "" if local[0].platform == "cpu" else " on the devices here together"
+    )
+    if memory < _SMALL_MEMORY:
+        cure = "stop what uses it"
+        if local[0].platform == "gpu":
+            cure = (
+                "nvidia-smi shows what holds it; XLA_PYTHON_CLIENT_PREALLOCATE=false keeps JAX from taking all at once"
+            )
+        problems.append(Problem(f"only {_amount(memory)} of memory are free", cure))
+    problems += _hardware(kinds, root)
+    if (wrong := _precision()) is not None:
+        problems.append(wrong)
+    found["precision"] = "float64 in laws and compressions; float32 elsewhere by default" + (
+        ", JAX_ENABLE_X64 makes it float64" if jax.config.jax_enable_x64 else ""
+    )
+
+    cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder())
+    there = next(p for p in (cache, *cache.parents) if p.exists())
+    found["compiled programs"] = f"kept in {cache}"
+    if not _can_be_written(there):
+        problems.append(Problem(f"{cache} cannot be written", "JAX_COMPILATION_CACHE_DIR=FOLDER names another"))
+    free = shutil.disk_usage(".").free
+    found["disk"] = f"{_amount(free)} free here"
+    if free < _SMALL_DISK:
+        problems.append(
+            Problem(f"only {_amount(free)} of disk are free here", "stores grow as they are written: make room")
+        )
+    return Report(found, problems)
+
+
+def _can_be_written(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """The report as plain values."""
+    return {"found": report.found, "problems": [problem._asdict() for problem in report.problems]}
