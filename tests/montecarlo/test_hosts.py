@@ -39,15 +39,15 @@ LIMIT_S = 120
 
 @pytest.fixture
 def start(tmp_path):
-    """Start `rmtjax sweep` as one of several processes (or alone), in a folder with a claim."""
+    """Start `rmtjax sweep`, or another command, as one of several processes (or alone), in a folder with a claim."""
     (tmp_path / "claim.py").write_text(CLAIM)
     started = []
 
-    def call(*arguments, of=1, which=0, port=0, slow=False):
+    def call(*arguments, of=1, which=0, port=0, slow=False, command="sweep"):
         hosts = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", of, "--process-id", which] if of > 1 else []
-        command = [sys.executable, "-c", COMMAND.format(slow=slow), "sweep", "claim.py", *arguments, *hosts]
+        line = [sys.executable, "-c", COMMAND.format(slow=slow), command, "claim.py", *arguments, *hosts]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
+        process = subprocess.Popen(list(map(str, line)), cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
         started.append(process)
         return process
 
@@ -88,6 +88,15 @@ def test_three_processes_make_what_one_makes(start, port, tmp_path):
     assert out[1] == out[2] == ""
     assert _files(tmp_path / "three.zarr") == _files(tmp_path / "one.zarr")
     assert open_result(tmp_path / "three.zarr").attrs["processes"] == 3
+
+
+def test_a_verdict_is_the_same_on_two(start, port):
+    asked = "--trials", 5000, "--json", "-"
+    alone = json.loads(start(*asked, command="verify").communicate(timeout=LIMIT_S)[0])
+    status, out, err = _together(start, port, 2, *asked, command="verify")
+    assert status == [0, 0], err
+    assert json.loads(out[0])["findings"] == alone["findings"] and alone["holds"]
+    assert out[1] == ""
 
 
 def test_rounds_of_a_standard_error(start, port, tmp_path):
