@@ -105,7 +105,7 @@ def test_an_estimate_is_of_the_run_and_leaves_nothing(tmp_path):
     planned = Run(BOTH, method="dense", trials=5_000, store=tmp_path / "s")
     found = estimate(planned, seconds=0.2)
     assert (found.cells, found.trials, found.done, found.programs) == (6, 30_000, 0, 3)
-    assert found.seconds > 0 and found.compile_s > 0 and found.workers >= 1
+    assert found.seconds > 0 and found.compile_s >= 0 and found.workers >= 1
     blocks = 6 * 20  # of 256 trials
     assert found.stored == 8 * 5 * blocks <= found.memory
     planned.discard()
