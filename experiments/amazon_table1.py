@@ -17,6 +17,7 @@ import numpy as np
 from _common import HERE, _plain
 
 from rmtjax._errors import InputError
+from rmtjax._machine import processor
 from rmtjax.report.figures import save
 from rmtjax.report.transfer import figure, markdown, summary, table_rows
 from rmtjax.tasks.transfer import run_transfer, sensitivity
@@ -32,15 +33,6 @@ CAVEAT = (
     "because it comes nearer to the paper at α = 1, not because the paper names it."
 )
 GRID = np.union1d(ALPHAS, np.concatenate([np.linspace(0, end, 49) for end in SHOWN_UP_TO.values()]))
-
-
-def hardware() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return "unknown"
 
 
 def write(path: Path, report: dict) -> None:
@@ -79,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     first = results[0]
     about = {
         "reproduces": __doc__.splitlines()[0],
-        "hardware": hardware(),
+        "hardware": processor(),
         "versions": first.attrs["versions"],
         "seeds": first["seed"].values,
     }

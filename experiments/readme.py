@@ -16,7 +16,7 @@ ROOT = HERE.parent
 
 def mylaw() -> str:
     """The user's file, as it is tested."""
-    return f"```python\n{(ROOT / 'docs/mylaw.py').read_text(encoding='utf-8')}```"
+    return f"```python\n{(ROOT / 'docs/tutorials/own_law.py').read_text(encoding='utf-8')}```"
 
 
 def table1() -> str:
@@ -284,6 +284,7 @@ def main(argv: list[str] | None = None) -> None:
         statements,
         table1,
         sensitivity,
+        table2,
         measured,
         measured_spectra,
         measured_train_step,
