@@ -1,0 +1,71 @@
+"""What mkdocs cannot read off a file: the list of claims, and the command line's help."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+
+
+def _claims() -> str:
+    from rmtjax.claims import CLAIMS
+    from rmtjax.report.mathml import mathml, spoken
+
+    parts = []
+    for claim in CLAIMS.values():
+        equation = mathml(claim.equation) or spoken(claim.equation)
+        meanings = "; ".join(f"`{n}`" + (f" {p.meaning}" if p.meaning != n else "") for n, p in claim.params.items())
+        samplers = ", ".join(f"`{name}`" for name in claim.samplers)
+        parts.append(
+            f"## {claim.name}\n\n{claim.source}\n\n<div class='claim'>{equation}</div>\n\n"
+            f"Parameters: {meanings}. Samplers: {samplers}.\n"
+        )
+    return "\n".join(parts)
+
+
+def _help() -> str:
+    commands = ["", "verify", "sweep", "report", "merge", "transfer", "finetune", "intruders scan", "intruders mend",
+                "bench svd", "claims", "doctor"]  # fmt: skip
+    parts = []
+    for command in commands:
+        code = f"import sys; sys.argv = ['rmtjax', *{command.split()}, '--help']; from rmtjax.cli import main; main()"
+        environment = {"PATH": "", "NO_COLOR": "1", "COLUMNS": "84", "TERMINAL_WIDTH": "84", "LANG": "C.UTF-8"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=ROOT
+        )
+        parts.append(f"## {f'rmtjax {command}'.strip()}\n\n```text\n{done.stdout.strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def on_files(files, config):
+    """Pictures that the experiments have drawn."""
+    for picture in ("intruder_law.png", "figure1_accuracy_vs_alpha.png", "intruder_figure3_similarity.png"):
+        source = ROOT / "experiments/figures" / picture
+        files.append(File.generated(config, f"figures/{picture}", abs_src_path=str(source)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+    """Fill in what is generated; a link to an experiment, which is right in the repository, is its name here."""
+    for mark, made in (("<!-- claims -->", _claims), ("<!-- command line -->", _help)):
+        if mark in markdown:
+            markdown = markdown.replace(mark, made())
+    markdown = markdown.replace("](../experiments/figures/", "](figures/")
+    return re.sub(r"\[([^]]+)\]\(\.\./experiments/[^)]+\.py\)", r"`\1`", markdown)
+
+
+def on_page_content(html: str, **_) -> str:
+    """Set the equations of docstrings (docs/griffe_math.py)."""
+    from rmtjax.report.mathml import mathml
+
+    def written(match: re.Match) -> str:
+        made = mathml(base64.b64decode(match[2]).decode())
+        return made if match[1] else made.replace('display="block"', 'display="inline"', 1)
+
+    return re.sub(r"<code>math(-block)?:([A-Za-z0-9+/=]+)</code>", written, html)

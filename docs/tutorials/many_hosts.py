@@ -1,0 +1,57 @@
+"""One sweep by several processes, and by one: the same bytes. Started without arguments it starts the processes itself.
+
+On a cluster each process runs the part between the marks, and `jax.distributed.initialize()` finds the others.
+"""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+
+def work(store, address=None, count=1, index=0):
+    """What every process does."""
+    # --8<-- [start:work]
+    import jax
+
+    if count > 1:
+        jax.distributed.initialize(address, count, index)  # on SLURM, Open MPI or a TPU pod without arguments
+
+    from rmtjax import CLAIMS, run
+
+    claim = CLAIMS["alpha-ftc"]
+    cells = claim.grid.override(p=1e6, n=5e5, N=2e6, beta=[0.5, 0.9], alpha=[0.0, 1.0, 2.0])
+    result = run(claim, cells, trials=20_000, store=store)  # the first process writes; all of them get the result
+    if jax.process_index() == 0:
+        print(f"{jax.process_count()} processes: largest |z| {abs(result['z']).max().item():.2f}")
+    # --8<-- [end:work]
+    assert result["trials"].min() == 20_000
+
+
+def files(store):
+    """The store without the record of who made it when."""
+    return {
+        str(file.relative_to(store)): file.read_bytes()
+        for file in Path(store).rglob("*")
+        if file.is_file() and "provenance" not in file.parts
+    }
+
+
+def main():
+    """Two processes on this machine, then one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    crew = [subprocess.Popen([sys.executable, __file__, "two.zarr", address, "2", str(i)]) for i in range(2)]
+    if any(process.wait(300) for process in crew):
+        sys.exit("a process failed")
+    work("one.zarr")
+    print("the same bytes:", files("one.zarr") == files("two.zarr"))
+    sys.exit(files("one.zarr") != files("two.zarr"))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        work(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        main()
