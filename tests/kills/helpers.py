@@ -1,0 +1,57 @@
+"""Processes that are killed at random moments. They fork from a server that has imported what takes long to import."""
+
+import multiprocessing
+import time
+
+import numpy as np
+
+KILLS = 50
+
+
+def context():
+    """Where processes come from."""
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(["jax", "rmtjax.montecarlo", "rmtjax.finetune", "orbax.checkpoint"])
+    return forking
+
+
+def whole(target, path):
+    """Seconds that a process takes which nobody kills."""
+    began = time.perf_counter()
+    process = context().Process(target=target, args=(path,))
+    process.start()
+    process.join(600)
+    assert process.exitcode == 0, f"{target.__name__} ended with {process.exitcode}"
+    return time.perf_counter() - began
+
+
+def killed(target, folder, seconds, check, progress, seed=0):
+    """Start a process, kill it at a random moment, start it again on what is left, until it ends; and so on with a new
+    folder until `KILLS` have been killed. Whatever ends is checked.
+
+    Args:
+        target: what a process does, in the folder that it is given.
+        folder: where the folders go.
+        seconds: how long one takes that is not killed.
+        check: called with each folder whose process came to its end.
+        progress: how much a folder holds, a number.
+        seed: of the moments.
+
+    Returns:
+        What was there at each kill.
+    """
+    rng, seen, ended = np.random.default_rng(seed), [], 0
+    while len(seen) < KILLS or progress(folder / str(ended)):
+        path = folder / str(ended)
+        process = context().Process(target=target, args=(path,))
+        process.start()
+        process.join(rng.uniform(0, seconds) if len(seen) < KILLS else 600)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            seen.append(progress(path))
+            continue
+        assert process.exitcode == 0, f"after {len(seen)} kills it ended with {process.exitcode}"
+        check(path)
+        ended += 1
+    return seen

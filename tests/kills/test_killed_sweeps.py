@@ -1,0 +1,120 @@
+"""Sweeps that die at any moment, of anything, go on to the bytes of an undisturbed run."""
+
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rmtjax.montecarlo import engine, grid, open_result, run
+from rmtjax.montecarlo import plan as plan_module
+from rmtjax.montecarlo import program as program_module
+from rmtjax.montecarlo.store import Store
+
+from ..montecarlo.helpers import BOTH, MEAN
+from .helpers import KILLS, context, killed, whole
+
+pytestmark = pytest.mark.kills
+
+
+def files(path):
+    """Every file of a store but the record of who made it when, and what a kill leaves half written under another name."""
+    return {
+        str(f.relative_to(path)): f.read_bytes()
+        for f in sorted(path.rglob("*"))
+        if f.is_file() and f.relative_to(path).parts[0] != "provenance" and not f.name.endswith(".partial")
+    }
+
+
+def chunks(path):
+    """How many chunks are stored."""
+    return sum(not f.name.endswith(".partial") for f in (path / "tiles" / "count").glob("c.*"))
+
+
+def _small_steps():
+    plan_module._CHUNKS, plan_module._SHORT = 10_000, 10_000
+    program_module._CAPACITY = 1
+
+
+def fixed(path):
+    """Hundreds of chunks, one tile a call."""
+    _small_steps()
+    run(MEAN, grid(n=[1, 2, 3], shift=[0.0, 1.0]), trials=40_000, histogram=[-1.0, 0.0, 1.0], store=path)
+
+
+def adaptive(path):
+    """Rounds that depend on what was drawn, two tiles a chunk."""
+    _small_steps()
+    engine.make_plan = lambda *arguments: replace(plan_module.make_plan(*arguments), chunk=2)
+    run(MEAN, grid(n=[1, 4, 400], shift=[0.0, 1.0]), until_se=0.005, store=path)
+
+
+@pytest.mark.parametrize("target", [fixed, adaptive])
+def test_fifty_kills(target, tmp_path):
+    undisturbed = tmp_path / "whole"
+    seconds = whole(target, undisturbed)
+    wanted, count = files(undisturbed), chunks(undisturbed)
+    assert count > 50
+
+    def check(path):
+        assert files(path) == wanted
+        assert open_result(path).equals(open_result(undisturbed))
+
+    seen = killed(target, tmp_path, seconds, check, chunks)
+    print(f"{target.__name__}: killed with {sorted(seen)} of {count} chunks stored")
+    assert len(seen) >= KILLS and sum(0 < n < count for n in seen) >= KILLS / 5, "few kills came in the middle"
+
+
+def _full(path, at=4096):
+    """A file that grows beyond some bytes is refused by the system, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (at, at))
+    kept(path)
+
+
+def kept(path):
+    """With samples, whose files are long."""
+    _small_steps()
+    run(MEAN, grid(n=[1, 2], shift=[0.0]), trials=8192, keep_samples=True, store=path)
+
+
+def test_a_file_that_cannot_grow(tmp_path):
+    whole(kept, tmp_path / "whole")
+    longest = max(map(len, files(tmp_path / "whole").values()))
+    assert longest > 2 * 4096
+    process = context().Process(target=_full, args=(tmp_path / "s",))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 1
+    assert chunks(tmp_path / "s") < chunks(tmp_path / "whole")
+    whole(kept, tmp_path / "s")
+    assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
+def hungry(path):
+    """The last cells need thousands of times what the first do."""
+    _small_steps()
+    run(BOTH, grid(n=[64, 1_000_000], shift=[0.0]), trials=512, method="dense", store=path)
+
+
+def _starved(path):
+    """After the first chunk there is hardly any memory left."""
+    write = Store.write
+
+    def last_write(self, chunk, values):
+        write(self, chunk, values)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, resource.RLIM_INFINITY))
+
+    Store.write = last_write
+    hungry(path)
+
+
+def test_memory_that_runs_out(tmp_path):
+    whole(hungry, tmp_path / "whole")
+    process = context().Process(target=_starved, args=(tmp_path / "s",))
+    process.start()
+    process.join(300)
+    assert process.exitcode not in (0, None), "it did not run out"
+    assert 0 < chunks(tmp_path / "s") < chunks(tmp_path / "whole")
+    whole(hungry, tmp_path / "s")
+    assert files(tmp_path / "s") == files(tmp_path / "whole")
