@@ -7,7 +7,7 @@ from typing import Any
 
 from rmtjax._errors import InputError
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _EXPORTS = {
     **dict.fromkeys(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -22,15 +23,34 @@ class HostError(RuntimeError):
         super().__init__(f"another process of this run has ended or cannot be reached ({reason})")
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C during a run; the message says what is done by then and how the run goes on."""
+
+
+@contextlib.contextmanager
+def stopping(how_far: Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl-C say how far something has come."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(how_far()) from None
+
+
 def shown(value: Any, limit: int = 60) -> str:
     """A value as it stands in an error message: its repr on one line, cut to `limit` characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+def unknown(what: str, name: Any, known: Iterable[str]) -> InputError:
     """The error for a name that does not exist, with the nearest that does."""
     known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if isinstance(name, str) else []
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return InputError(f"{what} {name!r} is unknown{hint} (known: {', '.join(known)})")
+    return InputError(f"{what} {shown(name)} is unknown{hint} (known: {', '.join(known)})")
+
+
+def check_known(what: str, name: Any, known: Iterable[str]) -> None:
+    """Raise `unknown` unless a name, which may be anything, is known."""
+    if not isinstance(name, str) or name not in known:
+        raise unknown(what, name, known)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,12 @@ import numpy as np
 
 from rmtjax._errors import InputError
 
-__all__ = ["prepare_file", "prepare_folder", "write_bytes", "write_json", "write_text"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["lock_folder", "prepare_file", "prepare_folder", "write_bytes", "write_json", "write_text"]
 
 
 def prepare_folder(name: str, path: str | os.PathLike) -> Path:
@@ -30,6 +37,31 @@ def prepare_folder(name: str, path: str | os.PathLike) -> Path:
     if not os.access(path, os.W_OK):
         raise InputError(f"{name} = {path}: the folder cannot be written to")
     return path
+
+
+def lock_folder(name: str, path: Path) -> Callable[[], None]:
+    """Write a folder alone, until what is returned is called or the process ends.
+
+    Where the system or the file system (NFS, often) knows no such locks, nothing keeps others away.
+
+    Raises:
+        InputError: if another process does, or if it cannot be written to.
+    """
+    if not os.access(path, os.W_OK):
+        raise InputError(f"{name} = {path}: the folder cannot be written to")
+    if fcntl is None:
+        return lambda: None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(
+            f"{name} = {path}: another run is writing it; wait for its end or give another folder"
+        ) from None
+    except OSError:  # a file system that knows no locks
+        pass
+    return functools.partial(os.close, descriptor)
 
 
 def prepare_file(name: str, path: str) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jax
 
+from rmtjax._machine import processor
+
 __all__ = ["commit", "hardware", "versions"]
 
 
@@ -39,11 +41,5 @@ def versions(*more: str) -> str:
 def hardware(devices: Sequence[jax.Device]) -> str:
     """How many devices, and which."""
     device = devices[0]
-    name = device.device_kind
-    if device.platform == "cpu":
-        try:
-            with open("/proc/cpuinfo", encoding="utf-8") as lines:
-                name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        except (OSError, StopIteration):
-            pass
+    name = processor() if device.platform == "cpu" else device.device_kind
     return f"{len(devices)} × {name} ({device.platform})"

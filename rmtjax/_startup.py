@@ -8,6 +8,7 @@ import sys
 import zlib
 
 from rmtjax._errors import InputError
+from rmtjax._machine import cores
 
 __all__ = [
     "cache_folder",
@@ -31,8 +32,7 @@ def device_for_each_core() -> None:
         "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
         and jax.config.jax_num_cpu_devices < 1
     ):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", cores())
 
 
 def cache_folder() -> str:

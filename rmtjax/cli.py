@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 import typer.core
 
-from rmtjax._errors import HostError, InputError
+from rmtjax._errors import HostError, InputError, Stopped
 from rmtjax._startup import choose_platform, chosen_devices, device_for_each_core, join_hosts, keep_programs, leave
 
+
+class _Commands(typer.core.TyperGroup):
+    """Says at Ctrl-C how far a command has come. Typer itself ends without a word."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+        leave(130)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Random-matrix laws checked against Monte Carlo at scale, and what they say about fine-tuning.",
     no_args_is_help=True,
     add_completion=False,
@@ -191,7 +207,7 @@ def sweep(
         trials=trials, until_se=_targets(until_se or []), seed=seed, method=method, options=options, store=out, devices=crew
     )  # fmt: skip
     if dry_run:
-        planned = Run(one, cells, **how)
+        planned = Run(one, cells, **{**how, "store": out if out is not None and os.path.exists(out) else None})
         found_out = estimate(planned)
         planned.discard()
         if target is not None:
@@ -501,6 +517,7 @@ def bench_svd(
     repeats: Annotated[int, typer.Option(help="Rounds of which the median is told.")] = 5,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Also write numbers and a figure there.")] = None,
     json: Json = None,
+    platform: Platform = None,
 ) -> None:
     """Singular value and eigenvalue decompositions: every algorithm, NumPy, SciPy, PyTorch and CuPy."""
     from rmtjax._files import prepare_file, prepare_folder, write_json
@@ -508,6 +525,8 @@ def bench_svd(
     from rmtjax.bench import svd
     from rmtjax.report import bench as report
 
+    choose_platform(platform, None)
+    chosen_devices(platform, None)
     wanted = None if shapes is None else svd.read_shapes(shapes, batch)
     if batch is not None and (batch < 1 or shapes is None):
         raise InputError(f"batch = {batch}: must be 1 or more, and is for --shapes of one or two numbers")
@@ -574,12 +593,12 @@ def main() -> None:
     except HostError as error:
         print(f"error: {error}; a run with --out goes on where it stopped when all are started again", file=sys.stderr)
         leave(1)
-    except OSError as error:  # a full disk, a folder taken away: what a store holds by then stays good
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, MemoryError, RuntimeError) as error:  # a full disk, say: what a store holds by then stays good
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        print(f"error: {'out of memory: ' * (not isinstance(error, OSError))}{reason}".rstrip(": "), file=sys.stderr)
         leave(1)
-    except KeyboardInterrupt:
-        print("stopped; a run with --out goes on where it stopped when started again", file=sys.stderr)
-        leave(130)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rmtjax._machine import cores, processor
+
 __all__ = ["Problem", "Report", "examine"]
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "xarray", "zarr", "tokenizers")
@@ -110,14 +112,13 @@ def examine(root: str | os.PathLike = "/") -> Report:
         )
 
     total = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     limits = {
         name: os.environ[name]
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         if name in os.environ
     }
     threads = "".join(f", {name}={value}" for name, value in limits.items())
-    found["processor"] = f"{_processor()}, {usable} of {total} cores{threads}"
+    found["processor"] = f"{processor()}, {cores()} of {total} cores{threads}"
 
     try:
         devices = jax.devices()
@@ -170,14 +171,6 @@ def _can_be_written(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def as_dict(report: Report) -> dict[str, Any]:

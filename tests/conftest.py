@@ -1,6 +1,7 @@
 """Shapes in annotations are checked while the tests run."""
 
 import os
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -12,8 +13,8 @@ from jaxtyping import install_import_hook
 if tuple(map(int, version("jaxlib").split(".")[:2])) == (0, 10):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true")
 
-_hook = install_import_hook(("rmtjax.laws", "rmtjax.linalg", "rmtjax.ensembles"), "beartype.beartype")
-_hook.__enter__()
+if os.environ.get("RMTJAX_TEST_SHAPES") != "0":  # users have no such hook: `make fuzz` goes without
+    install_import_hook(("rmtjax.laws", "rmtjax.linalg", "rmtjax.ensembles"), "beartype.beartype").__enter__()
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +24,22 @@ def _plain_terminal(monkeypatch):
         if name in os.environ and name != "RMTJAX_DATA":
             monkeypatch.delenv(name)
     monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the command line in this process: (exit status, standard output, standard error)."""
+    from rmtjax.cli import main
+
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # main sets it where it is not set
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rmtjax", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        return status, *capsys.readouterr()
+
+    return call

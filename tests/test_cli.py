@@ -2,12 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
-
-from rmtjax.cli import main
 
 LAW = """
 import jax, jax.numpy as jnp
@@ -24,21 +23,9 @@ mean = Claim(
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process: (exit status, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rmtjax", *map(str, arguments)])
-        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # main sets it where it is not set
-        try:
-            main()
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
+def run(command):
+    """The command line."""
+    return command
 
 
 @pytest.fixture
@@ -312,6 +299,54 @@ def test_a_full_disk_is_one_line_and_the_store_stays_good(run, law, tmp_path, mo
     assert run(*asked[:-3], "--json", tmp_path / "b.json")[0] == 0
     ours, undisturbed = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert ours["cells"] == undisturbed["cells"]
+
+
+def test_ctrl_c_says_what_is_done_and_how_it_goes_on(run, law, tmp_path, monkeypatch):
+    from rmtjax.montecarlo.store import Store
+
+    write, left = Store.write, [2]
+
+    def interrupted(self, *arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return write(self, *arguments)
+
+    monkeypatch.setattr(Store, "write", interrupted)
+    asked = "sweep", law(), "--set", "n=1:600:600", "--trials", 3000, "--out", tmp_path / "a.zarr"
+    status, out, err = run(*asked)
+    assert (status, out) == (130, "")
+    done = re.fullmatch(r"stopped: ([\d,]+) of 3,600,000 trials are in (.*); run it again to go on from there\n", err)
+    assert done and done[2] == str(tmp_path / "a.zarr") and 0 < int(done[1].replace(",", "")) < 3_600_000
+    monkeypatch.setattr(Store, "write", write)
+    assert run(*asked)[0] == 0
+
+
+def test_a_plan_leaves_nothing_behind(run, law, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for place in ("empty", "new", "deep/new"):
+        status, out, _ = run("sweep", law(), "--trials", 100, "--dry-run", "--out", tmp_path / place)
+        assert status == 0 and "cells" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "mylaw.py"]
+    assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "error: out of memory\n"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n\ttrace"),
+         "error: out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n"),
+    ],
+)  # fmt: skip
+def test_memory_that_runs_out_is_one_line(run, law, monkeypatch, error, says):
+    from rmtjax.montecarlo.engine import _Engine
+
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(_Engine, "compute", full)
+    assert run("sweep", law(), "--trials", 100) == (1, "", says)
 
 
 def test_a_sweep_until_a_standard_error(run, law, tmp_path):

@@ -17,8 +17,8 @@ def test_tables_are_those_of_the_results():
 def test_the_users_example_holds_and_would_fail_if_it_were_wrong(tmp_path):
     from rmtjax import load_claims, verify
 
-    assert verify(load_claims(ROOT / "docs/mylaw.py"), trials=4000).holds
-    text = (ROOT / "docs/mylaw.py").read_text(encoding="utf-8")
+    assert verify(load_claims(ROOT / "docs/tutorials/own_law.py"), trials=4000).holds
+    text = (ROOT / "docs/tutorials/own_law.py").read_text(encoding="utf-8")
     (tmp_path / "wrong.py").write_text(text.replace("2 + 5 / N + 5 / N**2", "2 + 4 / N + 5 / N**2"), encoding="utf-8")
     assert not verify(load_claims(tmp_path / "wrong.py"), trials=20_000).holds
 

@@ -8,9 +8,10 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._errors import InputError, check_known, shown
 from rmtjax.adapters.linear import AdaptedLinear
 from rmtjax.adapters.updates import METHODS, Dense, update
 from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
@@ -35,7 +36,12 @@ def _matcher(pattern: Pattern) -> Callable[[str], bool]:
         except re.error as error:
             raise InputError(f"target = {pattern!r}: is no regular expression ({error})") from None
         return lambda path: compiled.fullmatch(path) is not None
-    ends = tuple(pattern)
+    try:
+        ends = tuple(pattern)
+    except TypeError:
+        ends = (pattern,)
+    if not ends or not all(isinstance(end, str) for end in ends):
+        raise InputError(f"target = {shown(pattern)}: must be a regular expression, or a list of ends of paths")
     return lambda path: any(path == end or path.endswith(f".{end}") for end in ends)
 
 
@@ -154,12 +160,16 @@ def adapt(
         InputError: if a pattern matches nothing, the rank does not fit a layer, layers that share α differ in outputs,
             or the model is adapted already.
     """
+    check_known("method", method, [*METHODS, "full", "alpha-lora"])
+    check_known("alpha_share", alpha_share, SHARING)
+    for name, value in (("alpha", alpha), ("rank", rank), ("scale", scale), ("seed", seed)):
+        plain = value.item() if isinstance(value, (np.generic, jax.Array)) and value.ndim == 0 else value
+        kinds = {"alpha": bool, "rank": int, "seed": int}.get(name, (int, float, type(None)))
+        if not isinstance(plain, kinds) or (name != "alpha" and isinstance(plain, bool)):
+            what = {"alpha": "True or False", "scale": "a number"}.get(name, "a whole number")
+            raise InputError(f"{name} = {shown(value)}: must be {what}")
     if method == "alpha-lora":
         method, alpha = "lora", True
-    if method != "full" and method not in METHODS:
-        raise unknown("method", method, [*METHODS, "full", "alpha-lora"])
-    if alpha_share not in SHARING:
-        raise unknown("alpha_share", alpha_share, SHARING)
     if alpha_target is not None and not alpha:
         raise InputError(f"alpha_target = {shown(alpha_target)}: is of no use without alpha")
     check_plain(model)

@@ -54,7 +54,7 @@ def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> o
     Raises:
         InputError: if `every` is no whole number of 1 or more.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax
         >>> tx = alpha_updater(optax.sgd(0.1), every=2)
         >>> alpha = jnp.ones(2)

@@ -56,10 +56,12 @@ def read_shapes(text: str, batch: int | None = None) -> list[tuple[int, int, int
     Raises:
         InputError: for what is no shape.
     """
+    if batch is not None and batch < 1:
+        raise InputError(f"batch = {batch}: must be 1 or more")
     shapes = []
     for word in text.split(","):
         parts = word.strip().replace("×", "x").split("x")
-        if not all(p.isdigit() and int(p) > 0 for p in parts) or len(parts) not in (1, 2, 3):
+        if not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts) or len(parts) not in (1, 2, 3):
             raise InputError(f"shapes = {shown(word.strip())}: must be N, NxM or BATCHxNxM, with commas between")
         sizes = [int(p) for p in parts]
         sizes = sizes * 2 if len(sizes) == 1 else sizes

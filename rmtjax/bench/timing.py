@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import statistics
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import jax
 
+from rmtjax._machine import cores, processor
+
 __all__ = ["alternate", "hardware", "made", "ratio", "save", "summary"]
 
 
@@ -23,13 +24,7 @@ def hardware() -> str:
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{len(jax.devices())} × {device.device_kind}"
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {name}"
+    return f"{cores()} cores of {processor()}"
 
 
 def alternate(repeats: int, **functions: Callable[[], object]) -> dict[str, dict[str, float]]:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rmtjax._errors import InputError, shown
-from rmtjax._files import prepare_folder, write_json, write_text
+from rmtjax._errors import InputError, shown, stopping
+from rmtjax._files import lock_folder, prepare_folder, write_json, write_text
 from rmtjax._progress import Progress
 from rmtjax._provenance import commit, hardware, versions
 from rmtjax.adapters import (
@@ -294,16 +294,37 @@ def finetune(
     if resume and out is None:
         raise InputError("resume: needs out, the folder of the run")
     run = Run(settings, devices)
-    identity, history = run.identity(), []
-    folder = None
-    checkpoints = None
-    if out is not None:
-        _existing(Path(out), identity, resume)
-        folder = prepare_folder("out", out).resolve()  # PEFT is told where the base lies
-        write_json(folder / _RUN, {"identity": identity, "made_with": _made_with(run)})
+    how = dict(resume=resume, save_every=save_every, stop_after=stop_after, base_copy=base_copy)
+    if out is None:
+        return _train(run, None, None, **how, shown_progress=shown_progress, announce=announce)
+    _existing(Path(out), run.identity(), resume)
+    folder = prepare_folder("out", out).resolve()  # PEFT is told where the base lies
+    release = lock_folder("out", folder)
+    try:
+        _existing(folder, run.identity(), resume)  # again: another run may just have ended there
+        write_json(folder / _RUN, {"identity": run.identity(), "made_with": _made_with(run)})
         checkpoints = Checkpoints(folder / "checkpoints")
+        return _train(run, folder, checkpoints, **how, shown_progress=shown_progress, announce=announce)
+    finally:
+        release()
+
+
+def _train(
+    run: Run,
+    folder: Path | None,
+    checkpoints: Checkpoints | None,
+    *,
+    resume: bool,
+    save_every: int | None,
+    stop_after: int | None,
+    base_copy: bool,
+    shown_progress: bool | None,
+    announce: Callable[[Run], None] | None,
+) -> dict[str, Any]:
+    """The run itself, which nothing stands in the way of."""
     if announce is not None:
         announce(run)
+    identity, history = run.identity(), []
     trainer, state = run.trainer, run.trainer.start
     if checkpoints is not None and resume:
         with contextlib.ExitStack() as on_error:
@@ -317,7 +338,19 @@ def finetune(
     last = run.batches.steps if stop_after is None else min(stop_after, run.batches.steps)
     per_epoch, started, losses = run.batches.steps_per_epoch, time.perf_counter(), []
     headline = run.task.headline
+
+    def how_far() -> str:
+        if folder is None:
+            return f"stopped after step {step} of {run.batches.steps}: nothing is kept; a run with a folder can go on"
+        kept = max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+        return (
+            f"stopped after step {step} of {run.batches.steps}: {folder} has a checkpoint of step {kept}; --resume goes on"
+            if kept
+            else f"stopped after step {step} of {run.batches.steps}: {folder} has no checkpoint yet; --resume starts anew"
+        )
+
     with (
+        stopping(how_far),
         contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints),
         Progress(run.batches.steps, f"{run.task.name} {_name(run.settings)}", shown_progress, unit="steps") as bar,
     ):

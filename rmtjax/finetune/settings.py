@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from typing import Any
 
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._errors import InputError, check_known, shown
 from rmtjax.adapters.apply import SHARING
 from rmtjax.adapters.updates import METHODS
 
@@ -89,6 +90,7 @@ class Settings:
         """
         from rmtjax.tasks.glue import task
 
+        self._check_kinds()
         name = task(self.task).name
         method, alpha = ("lora", True) if self.method == "alpha-lora" else (self.method, self.alpha)
         filled = dataclasses.replace(
@@ -107,13 +109,31 @@ class Settings:
         filled._check()
         return filled
 
+    def _check_kinds(self) -> None:
+        for name, field in self.__dataclass_fields__.items():
+            value, kind = getattr(self, name), field.type.split(" | ")[0]
+            if value is None and field.default is None:
+                continue
+            if name in ("data", "model"):
+                kinds, what = (str, os.PathLike), "a path"
+            elif name == "target":
+                if not isinstance(value, (list, tuple)) or not all(isinstance(t, str) for t in value):
+                    raise InputError(f"target = {shown(value)}: must be a list of ends of paths")
+                continue
+            else:
+                kinds, what = {
+                    "str": (str, "a name"), "bool": (bool, "True or False"), "int": (int, "a whole number"),
+                    "float": ((int, float), "a number"),
+                }[kind]  # fmt: skip
+            if not isinstance(value, kinds) or (isinstance(value, bool) and kind != "bool"):
+                raise InputError(f"{name} = {shown(value)}: must be {what}")
+
     def _check(self) -> None:
         choices = {
             "method": ALL_METHODS, "alpha_share": SHARING, "dtype": _DTYPES, "alpha_optimizer": _OPTIMISERS,
         }  # fmt: skip
         for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
+            check_known(name, getattr(self, name), known)
         for name in ("rank", "epochs", "batch_size", "alpha_batch_size", "every"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg
 
 from rmtjax._errors import InputError, shown
+from rmtjax._machine import cores
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped
 from rmtjax.intruders.predict import Prediction, predict
 from rmtjax.linalg.dense import one_blas_thread, svdvals
@@ -351,7 +352,7 @@ def scan(
 
     small = [name for name in names if math.prod(pairs.shape(name)) <= _SMALL]
     if len(small) > 1:
-        with one_blas_thread(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with one_blas_thread(), ThreadPoolExecutor(cores()) as pool:
             for result in pool.map(one, small):
                 note(result)
     for name in names if len(small) < 2 else [name for name in names if name not in set(small)]:

@@ -82,7 +82,8 @@ def _finite(name: str, a: Array) -> None:
     if a.size == 0:
         raise InputError(f"{name} has shape {a.shape}: must not be empty")
     if _known(a) and not np.all(np.isfinite(a)):
-        raise InputError(f"{name} has an entry {shown(float(a[~np.isfinite(a)][0]))}: all must be finite")
+        host = np.asarray(a)
+        raise InputError(f"{name} has an entry {shown(float(host[~np.isfinite(host)][0]))}: all must be finite")
 
 
 def _simple(name: str, values: Array) -> None:

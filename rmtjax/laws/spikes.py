@@ -300,9 +300,11 @@ def update_strengths(
     Raises:
         InputError: for shapes that do not fit, or a rank above the dimension.
     """
+    if theta.ndim != 1:
+        raise InputError(f"theta has shape {theta.shape}: must be (r,)")
     r = theta.shape[0]
     for name, columns in (("left", left), ("right", right)):
-        if columns is not None and (columns.shape[1] != r or columns.shape[0] < r):
+        if columns is not None and (columns.ndim != 2 or columns.shape[1] != r or columns.shape[0] < r):
             raise InputError(f"{name} has shape {columns.shape}: must be (n, {r}), n ≥ {r}, a column for each strength")
     first = jnp.linalg.qr(left, "r") * theta
     if right is None:

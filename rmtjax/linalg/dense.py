@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +39,7 @@ from jaxtyping import Array, Num
 from threadpoolctl import ThreadpoolController
 
 from rmtjax._errors import InputError, shown, unknown
+from rmtjax._machine import cores
 from rmtjax.linalg import jacobi, krylov
 
 __all__ = [
@@ -140,14 +140,9 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-@functools.cache
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _spread(shape: tuple[int, ...]) -> bool:
     """Whether a batch (B, n, m) is better off with a matrix for each core than with BLAS's own threads."""
-    return shape[0] >= _cores() or min(shape[1:]) < _BLAS_ALONE
+    return shape[0] >= cores() or min(shape[1:]) < _BLAS_ALONE
 
 
 def _a_core_each(function: Callable[[Array], Any], a: Array) -> Any:
@@ -183,7 +178,7 @@ def _a_core_each(function: Callable[[Array], Any], a: Array) -> Any:
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_cores(), thread_name_prefix="rmtjax-lapack")
+    return ThreadPoolExecutor(cores(), thread_name_prefix="rmtjax-lapack")
 
 
 def _host_eigvalsh(a: Array) -> Array:
@@ -200,10 +195,10 @@ def _host_eigvalsh(a: Array) -> Array:
             part(slice(0, len(batch)))
             return
         with one_blas_thread():
-            if len(batch) < 2 or _cores() < 2:
+            if len(batch) < 2 or cores() < 2:
                 part(slice(0, len(batch)))
             else:
-                ends = np.linspace(0, len(batch), min(len(batch), 4 * _cores()) + 1).astype(int)
+                ends = np.linspace(0, len(batch), min(len(batch), 4 * cores()) + 1).astype(int)
                 list(_pool().map(part, map(slice, ends[:-1], ends[1:])))
 
     real = jnp.finfo(a.dtype).dtype
@@ -582,8 +577,8 @@ def _sound(a: Array, symmetric: bool) -> Array:
 def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
     """The matrices as an array of their own dtype, refused if a spectrum of them makes no sense."""
     a = matrix if isinstance(matrix, jax.Array) else np.asarray(matrix)
-    if not jnp.issubdtype(a.dtype, jnp.inexact):
-        raise InputError(f"{name} has dtype {a.dtype}: must be floating point")
+    if a.dtype.name not in ("float32", "float64", "complex64", "complex128"):
+        raise InputError(f"{name} has dtype {a.dtype}: must be float32, float64, complex64 or complex128")
     if a.ndim < 2 or (symmetric and a.shape[-1] != a.shape[-2]):
         raise InputError(f"{name} has shape {a.shape}: must be (..., {'N, N' if symmetric else 'n, m'})")
     if 0 in a.shape:

@@ -65,7 +65,7 @@ class Tokenizer:
     """
 
     def __init__(self, folder: str | os.PathLike, config: EncoderConfig) -> None:
-        folder = Path(folder)
+        folder = self._folder = Path(folder)
         try:
             self._fast = _read(folder)
         except InputError:
@@ -100,9 +100,12 @@ class Tokenizer:
         least = max(3, self._fast.num_special_tokens_to_add(second is not None))
         if not least <= max_length <= self._longest:
             raise InputError(f"max_length = {max_length}: must be {least} to {self._longest}, the model's positions")
-        self._fast.enable_truncation(max_length, strategy="longest_first")
         pairs = list(first) if second is None else list(zip(first, second, strict=True))
-        encoded = self._fast.encode_batch(pairs)
+        try:
+            self._fast.enable_truncation(max_length, strategy="longest_first")
+            encoded = self._fast.encode_batch(pairs)
+        except Exception as error:
+            raise InputError(f"model = {self._folder}: the tokeniser cannot be used ({shown(str(error))})") from None
         ids = [np.asarray(e.ids, np.int32) for e in encoded]
         types = [np.minimum(np.asarray(e.type_ids, np.int32), self._types - 1) for e in encoded]
         return ids, types

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._errors import InputError, check_known, shown, unknown
 from rmtjax.montecarlo.grid import Axis, Grid, grid
 from rmtjax.montecarlo.parameter import Parameter
 
@@ -93,7 +93,9 @@ class Sampler:
     def choose(self, options: Mapping[str, str] | None) -> dict[str, str]:
         """All options with the given choices, checked."""
         chosen = {name: option.default for name, option in self.options.items()}
-        for name, value in (options or {}).items():
+        if options is not None and not isinstance(options, Mapping):
+            raise InputError(f"options = {shown(options)}: must be a mapping of names to values")
+        for name, value in ({} if options is None else options).items():
             if name not in self.options:
                 raise InputError(f"{name} = {shown(value)}: this sampler has no such option")
             option = self.options[name]
@@ -168,6 +170,8 @@ class Claim:
         Raises:
             InputError: for a parameter that is unknown or missing, or a value or combination that is not admissible.
         """
+        if not isinstance(cells, Grid):
+            raise InputError(f"cells = {shown(cells)}: must be a grid, from rmtjax.grid(name=values, …)")
         for name in cells.names:
             if name not in self.params:
                 raise unknown(f"claim {self.name!r}: parameter", name, self.params)
@@ -181,14 +185,18 @@ class Claim:
         if self.check is not None:
             columns = outer.cells()
             for values in zip(*columns.values(), strict=True):
-                call_with(self.check, **dict(zip(columns, map(float, values), strict=True)))
+                named = dict(zip(columns, map(float, values), strict=True))
+                try:
+                    call_with(self.check, **named)
+                except OverflowError:
+                    at = ", ".join(f"{name} = {value:g}" for name, value in named.items())
+                    raise InputError(f"claim {self.name!r}: {at}: too large to compute with") from None
         return result
 
     def sampler(self, method: str | None = None) -> tuple[str, Sampler]:
         """The sampler of that name, or the first, with its name."""
         method = next(iter(self.samplers)) if method is None else method
-        if method not in self.samplers:
-            raise unknown(f"claim {self.name!r}: method", method, self.samplers)
+        check_known(f"claim {self.name!r}: method", method, self.samplers)
         return method, self.samplers[method]
 
     def predict(self, cells: Grid, of: Callable[..., Any] | None = None) -> dict[str, np.ndarray]:

@@ -9,12 +9,12 @@ resumed. (A program partitioned over several devices by `shard_map` is compiled 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._errors import InputError, shown, stopping, unknown
 from rmtjax._progress import Progress
 from rmtjax.montecarlo import hosts
 from rmtjax.montecarlo.claim import Claim, whole_width
@@ -36,7 +36,7 @@ from rmtjax.montecarlo.provenance import provenance
 from rmtjax.montecarlo.resources import available_memory, needs, workers
 from rmtjax.montecarlo.result import assemble
 from rmtjax.montecarlo.statistics import Comoments, Histogram, Moments, Samples, Statistic
-from rmtjax.montecarlo.store import Store, joined, state
+from rmtjax.montecarlo.store import Store, intact, joined, state
 
 __all__ = ["Run", "run"]
 
@@ -169,24 +169,30 @@ class _Engine:
         particular order, with a row for each of the plan's tiles of a chunk.
         """
         plan = self.plan
-        queue: deque[tuple[int, tuple, list]] = deque()
-        for chunk, tiles in chunks.items():
-            placed = [(row, group * plan.cells_per_tile, block) for row, (group, block) in enumerate(tiles.tolist())]
-            for static, members in itertools.groupby(placed, key=lambda tile: self.static_of(tile[1])):
-                queue.append((chunk, static, list(members)))
+
+        def parts():
+            for chunk, tiles in chunks.items():
+                placed = [
+                    (row, group * plan.cells_per_tile, block) for row, (group, block) in enumerate(tiles.tolist())
+                ]
+                for static, members in itertools.groupby(placed, key=lambda tile: self.static_of(tile[1])):
+                    yield chunk, static, list(members)
+
+        queue, begun = parts(), []  # what is left, and before it what was taken in part
         open_chunks: dict[int, tuple[int, dict[str, np.ndarray]]] = {}
 
         def take():
             with self.lock:
-                if not queue:
+                part = begun.pop() if begun else next(queue, None)
+                if part is None:
                     return None
-                index, static, members = queue.popleft()
+                index, static, members = part
                 per_call = _DISPATCH_S / self.seconds_per_tile.get(static, _DISPATCH_S)
                 count = max(
                     1, min(self.programs[static].capacity, int(per_call), -(-len(members) // len(self.workers)))
                 )
                 if len(members) > count:
-                    queue.appendleft((index, static, members[count:]))
+                    begun.append((index, static, members[count:]))
                 return index, static, members[:count]
 
         def put(index, part, values):
@@ -221,7 +227,8 @@ class _Engine:
                     future.result()
             except BaseException:
                 with self.lock:
-                    queue.clear()
+                    queue.close()
+                    begun.clear()
                 raise
 
 
@@ -269,13 +276,17 @@ class Run:
         if covariance:
             statistics += (Comoments(),)
         if histogram is not None:
-            edges = np.asarray(histogram, np.float64)
+            try:
+                edges = np.asarray(histogram, np.float64)
+            except (TypeError, ValueError):
+                edges = np.empty(0)
             if edges.ndim != 1 or edges.size < 2 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
                 raise InputError(f"histogram = {shown(histogram)}: must be at least two finite increasing bin edges")
             statistics += (Histogram(tuple(edges.tolist())),)
         if keep_samples:
             statistics += (Samples(),)
-        budget = available_memory(devices) * 0.6 if memory is None else float(memory)
+        number = isinstance(memory, (int, float, np.number)) and not isinstance(memory, bool)
+        budget = available_memory(devices) * 0.6 if memory is None else float(memory) if number else math.nan
         if not budget > 0:
             raise InputError(f"memory = {shown(memory)}: must be a number of bytes > 0")
 
@@ -287,7 +298,7 @@ class Run:
         crew = workers(devices, plan.groups * plan.blocks)
         keys = cell_keys(self.seed, stream, plan.outer.cells())
         made = {"seed": self.seed, "method": self.method, "options": dict(self.options)}
-        self.together, self.store = hosts.count() > 1, None
+        self.together, self.store, self.executed = hosts.count() > 1, None, False
         refused = None
         if store is not None and hosts.index() == 0:
             try:
@@ -296,15 +307,19 @@ class Run:
                 if not self.together:
                     raise
                 refused = error
-        if self.together:
-            hosts.agree(refused)
-        self.engine = _Engine(claim, sampler, plan, keys, self.options, crew, budget)
         self.past: list[np.ndarray] = []
         self.parts: list[dict[str, np.ndarray]] = []
         self.tiles, self.start, self.fresh = plan.first(), 0, {}
-        self.recall()
-        while self.tiles.size and not self.missing:
-            self.close_round()
+        try:
+            if self.together:
+                hosts.agree(refused)
+            self.engine = _Engine(claim, sampler, plan, keys, self.options, crew, budget)
+            self._recall()
+            while self.tiles.size and not self.missing:
+                self._close_round()
+        except BaseException:
+            self.discard()
+            raise
         self.seconds += time.perf_counter()
 
     @property
@@ -315,7 +330,7 @@ class Run:
         done = self.fresh.__contains__ if self.store is None or self.together else self.store.has
         return {chunk: tiles for chunk, tiles in chunks.items() if not done(chunk)}
 
-    def recall(self) -> None:
+    def _recall(self) -> None:
         """Let all processes have what is stored of this round by the first."""
         if not self.together:
             return
@@ -329,7 +344,7 @@ class Run:
         for i, chunk in enumerate(known.pop("chunks").tolist()):
             self.fresh[chunk] = {name: v[i * size : (i + 1) * size] for name, v in known.items()}
 
-    def close_round(self) -> None:
+    def _close_round(self) -> None:
         """Take what a round has found, and decide on the next."""
         count, size = len(self.tiles), self.plan.chunk
         if self.store is not None and not self.together:
@@ -337,15 +352,15 @@ class Run:
         else:
             values = {k: v[:count] for k, v in joined([self.fresh[c] for c in sorted(self.fresh)]).items()}
             self.fresh = {}
-        self.past.append(self.tiles)
-        self.parts.append(values)
-        self.start += -(-count // size) * size
-        if self.plan.until is None:
-            self.tiles = self.tiles[:0]
-        else:
-            self.tiles = self.plan.next(*state(self.plan, np.concatenate(self.past), self.parts))
+        past, parts, tiles = [*self.past, self.tiles], [*self.parts, values], self.tiles[:0]
+        if self.plan.until is not None:
+            with contextlib.nullcontext() if self.store is None else intact(self.store.path):
+                tiles = self.plan.next(*state(self.plan, np.concatenate(past), parts))
+        self.past, self.parts, self.tiles, self.start = past, parts, tiles, self.start + -(-count // size) * size
+        if self.plan.until is not None:
+            check_results_fit(self.plan, self.engine.memory, sum(map(len, (*self.past, self.tiles))))
         if self.tiles.size:
-            self.recall()
+            self._recall()
 
     def compile(self) -> None:
         """Compile what is needed and not yet compiled."""
@@ -353,18 +368,40 @@ class Run:
         try:
             with jax.enable_x64(True):
                 self.engine.compile(np.concatenate([self.tiles[:0], *self.missing.values()]))
-        except InputError:
+        except BaseException:
             self.discard()
             raise
         self.seconds += time.perf_counter() - began
 
     def discard(self) -> None:
-        """Remove the store, if this run has made it and put nothing into it."""
+        """Let go of the store, and remove it if this run has made it and put nothing into it."""
         if self.store is not None:
             self.store.discard()
 
+    def _how_far(self) -> str:
+        """What is done when it stops now, and how it goes on."""
+        if self.store is None:
+            return "stopped" if self.together and hosts.index() else "stopped: nothing is kept without a store"
+        rounds = (*self.past, self.tiles)
+        total = sum(int(self.plan.trials_in(tiles).sum()) for tiles in rounds)
+        left = sum(int(self.plan.trials_in(tiles).sum()) for tiles in self.missing.values())
+        return (
+            f"stopped: {total - left:,} of {total:,} trials are in {self.store.path}; run it again to go on from there"
+        )
+
     def execute(self, progress: bool | None = None) -> xr.Dataset:
-        """Draw what is missing, after `compile`, and give the result of all."""
+        """Draw what is missing, after `compile`, and give the result of all.
+
+        Raises:
+            Stopped: at Ctrl-C.
+        """
+        if self.executed:
+            raise InputError("run: is executed already; make a new one, which goes on with the store")
+        self.executed = True
+        with contextlib.nullcontext() if self.store is None else contextlib.closing(self.store):
+            return self._executed(progress)
+
+    def _executed(self, progress: bool | None) -> xr.Dataset:
         began = time.perf_counter()
         plan, opened = self.plan, self.store
 
@@ -389,7 +426,12 @@ class Run:
 
         # LAPACK's own threads and XLA's get in each other's way; the workers keep the cores busy.
         one_thread = threadpool_limits(1, user_api="blas")
-        with jax.enable_x64(True), one_thread, Progress(1, self.claim.name, progress) as bar:
+        with (
+            stopping(self._how_far),
+            jax.enable_x64(True),
+            one_thread,
+            Progress(1, self.claim.name, progress) as bar,
+        ):
             try:
                 while self.tiles.size:
                     missing = self.missing
@@ -398,7 +440,7 @@ class Run:
                     if missing:
                         self.engine.compile(np.concatenate(list(missing.values())))
                         draw(missing, bar.advance)
-                    self.close_round()
+                    self._close_round()
             except InputError:
                 self.discard()
                 raise

@@ -172,8 +172,8 @@ def make_plan(
     )  # fmt: skip
 
 
-def result_bytes(plan: Plan) -> float:
-    """Bytes of what is kept of all tiles, as far as their number is known."""
+def result_bytes(plan: Plan, tiles: int | None = None) -> float:
+    """Bytes of what is kept of so many tiles; by default of those that are known to come."""
     numbers = 5
     for statistic in plan.statistics:
         if isinstance(statistic, Comoments):
@@ -182,15 +182,19 @@ def result_bytes(plan: Plan) -> float:
             numbers += len(statistic.edges) + 1
         elif isinstance(statistic, Samples):
             numbers += plan.block
-    tiles = plan.groups * plan.blocks if plan.until is None else len(plan.first())
+    if tiles is None:
+        tiles = plan.groups * plan.blocks if plan.until is None else len(plan.first())
     return 8.0 * tiles * plan.cells_per_tile * len(plan.outputs) * math.prod(plan.within.shape) * numbers
 
 
-def check_results_fit(plan: Plan, budget: float) -> None:
-    """Raise `InputError` if what a run keeps takes more than `budget` bytes."""
-    need = result_bytes(plan)
+def check_results_fit(plan: Plan, budget: float, tiles: int | None = None) -> None:
+    """Raise `InputError` if what a run keeps of so many tiles, by default the first round's, takes more than `budget` bytes."""
+    need = result_bytes(plan, tiles)
     if need > budget:
+        what = (
+            f"{plan.trials} trials" if plan.until is None else f"the trials that until_se = {dict(plan.until)} asks for"
+        )
         raise InputError(
-            f"memory: the results of {plan.grid.size} cells × {plan.trials} trials take {need / 1e9:.3g} GB, more than the"
+            f"memory: the results of {plan.grid.size} cells × {what} take {need / 1e9:.3g} GB, more than the"
             f" {budget / 1e9:.3g} GB allowed; ask for fewer cells, trials or statistics"
         )

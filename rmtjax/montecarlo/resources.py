@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import jax
 
-from rmtjax._errors import InputError
+from rmtjax._errors import InputError, shown
+from rmtjax._machine import cores
 
 __all__ = ["Needs", "available_memory", "needs", "workers"]
 
@@ -40,10 +41,13 @@ def _host_memory() -> float:
 
 
 def _chosen(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
-    devices = jax.local_devices() if devices is None else list(devices)
-    if not devices:
-        raise InputError("devices is empty: must hold at least one")
-    return devices
+    try:
+        found = jax.local_devices() if devices is None else list(devices)
+    except TypeError:
+        found = [devices]
+    if not found or not all(isinstance(device, jax.Device) for device in found):
+        raise InputError(f"devices = {shown(devices)}: must be a list of devices of JAX, at least one")
+    return found
 
 
 def available_memory(devices: Sequence[jax.Device] | None = None) -> float:
@@ -97,6 +101,5 @@ def workers(devices: Sequence[jax.Device] | None, tiles: int) -> list[jax.Device
     """
     found = _chosen(devices)
     if devices is None and found[0].platform == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        found = found * max(1, cores // len(found))
+        found = found * max(1, cores() // len(found))
     return found[: max(1, tiles)]

@@ -6,14 +6,20 @@ value, with a checksum for each chunk; ``result/`` the finished dataset; ``prove
 went, the only part that may differ between two runs of the same specification.
 
 Every file appears under its name only when it is complete. The ``count`` of a chunk is written last, so a chunk whose
-``count`` is there is there altogether.
+``count`` is there is there altogether. Whoever writes holds a lock on the folder, which the system takes back when the
+process ends. Digests tell whether the files are still what was written, before anything is made of their bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +29,26 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from rmtjax._errors import InputError, shown
+from rmtjax._files import lock_folder
 from rmtjax.montecarlo.plan import Plan
 from rmtjax.montecarlo.result import assemble, rows_of
 from rmtjax.montecarlo.statistics import Moments, merge_tiles
 
-__all__ = ["Store", "joined", "open_result", "state", "write_result"]
+__all__ = ["Store", "intact", "joined", "open_result", "state", "write_result"]
 
-_FORMAT = "rmtjax run 2"
+_FORMAT = "rmtjax run 3"
 _MOMENTS = ("mean", "m2", "min", "max")
 _MOST = 1 << 40
-"""Tiles that there is room for where their number is not known."""
+"""Tiles that there is room for where only the draws tell their number."""
 
 
 class Store:
     """One run on disk. Get it from `Store.open`."""
 
-    def __init__(self, path: Path, root: zarr.Group, plan: Plan, new: bool) -> None:
-        self.path, self.plan, self._new = path, plan, new
-        self._root = root
+    def __init__(self, path: Path, root: zarr.Group, plan: Plan) -> None:
+        self.path, self.plan, self._root = path, plan, root
+        self._discard: Callable[[], None] | None = None
+        self._release: Callable[[], None] | None = None
         self._group = root["tiles"]
         self._arrays = {name: array for name, array in self._group.arrays()}
         self._done = self._found()
@@ -56,38 +64,64 @@ class Store:
             law: what is predicted, by output.
 
         Raises:
-            InputError: where something else is there; it is left as it was.
+            InputError: where something else is there, which is left as it was; where another process is writing; where nothing
+                can be written.
         """
-        path = Path(path)
-        new = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        path = _path("store", path)
+        new, empty = _is_free(path), path.is_dir()
         wanted = {"format": _FORMAT, "claim": plan.about["claim"], **made, **plan.as_dict()}
-        if not new:
-            root, found = _read_root(path)
+        if new:
+            with _writing(f"store {path}"), _appearing(path) as unfinished:
+                root = zarr.create_group(unfinished, zarr_format=3)
+                root.create_group("tiles")
+                predicted = root.create_group("law")
+                for name, values in law.items():
+                    predicted.create_array(name, data=np.ascontiguousarray(values), compressors=ZstdCodec(level=1))
+                root.attrs.put(_signed({**wanted, "law": _folder_digest(unfinished / "law")}))
+        else:
+            _, found = _read_root(path)
             for key, value in wanted.items():
                 if found.get(key) != value:
                     raise InputError(
                         f"store {path} holds another run: its {key} is {shown(found.get(key))}, here it is {shown(value)};"
                         " give another folder or remove this one"
                     )
-        else:
-            try:
-                root = _made(path, wanted, law)
-            except OSError as error:
-                raise InputError(f"store {path} cannot be made: {error.strerror or error}") from None
-        return cls(path, root, plan, new)
+        release = lock_folder("store", path)
+        try:
+            with intact(path):
+                store = cls(path, zarr.open_group(path, mode="r+", zarr_format=3), plan)
+        except BaseException:
+            release()
+            raise
+        store._release = weakref.finalize(store, release)  # at the latest when nobody knows the store any more
+        store._discard = (lambda: _cleared(path, empty)) if new else None
+        return store
 
     def discard(self) -> None:
-        """Remove a store that this process made and that holds no chunk, so that a mended run can take its place."""
-        if self._new and not self._done:
-            shutil.rmtree(self.path)
+        """Let go, and remove a store that this process made and that holds no chunk: a mended run can take its place."""
+        if self._discard is not None and not self._done:
+            self._discard()
+        self.close()
+
+    def close(self) -> None:
+        """Let another process write."""
+        if self._release is not None:
+            self._release()
 
     def _found(self) -> set[int]:
-        """Which chunks are complete: those whose `count`, written last, is there."""
-        folder = self.path / "tiles" / "count"
-        if not folder.is_dir():
-            return set()
-        parts = (name.split(".") for name in os.listdir(folder))
-        return {int(part[1]) for part in parts if part[0] == "c" and part[-1].isdigit()}
+        """Which chunks are complete. `count` is written last, but files can be lost in other ways than by a kill."""
+        kept = {name for statistic in self.plan.statistics for name in statistic.names} - set(_MOMENTS)
+        complete = None
+        for name in sorted(kept | {"moments", "count"}):
+            folder = self.path / "tiles" / name
+            if name not in self._arrays or not folder.is_dir():
+                return set()
+            if self._arrays[name].attrs.get("digest") != _layout_digest((folder / "zarr.json").read_bytes()):
+                raise InputError(f"store {self.path} is damaged: tiles/{name}/zarr.json is not what was written")
+            parts = (file.split(".") for file in os.listdir(folder))
+            there = {int(part[1]) for part in parts if part[0] == "c" and part[-1].isdigit()}
+            complete = there if complete is None else complete & there
+        return complete
 
     def has(self, chunk: int) -> bool:
         """Whether a chunk is stored."""
@@ -96,24 +130,29 @@ class Store:
     def write(self, chunk: int, values: Mapping[str, np.ndarray]) -> None:
         """Store a chunk, arrays (tiles of a chunk, …): all of it, `count` last."""
         size = self.plan.chunk
+        most = _MOST if self.plan.until else self.plan.groups * self.plan.blocks
         values = {
             "moments": np.stack([values[name] for name in _MOMENTS], 1),
             **{name: v for name, v in values.items() if name not in (*_MOMENTS, "count")},
             "count": values["count"],
         }
         for name, v in values.items():
-            if name not in self._arrays:
-                self._arrays[name] = self._group.create_array(
-                    name,
-                    shape=(_MOST // size * size, *v.shape[1:]),
-                    chunks=(size, *v.shape[1:]),
-                    dtype=v.dtype,
-                    compressors=[ZstdCodec(level=1), Crc32cCodec()],
-                    chunk_key_encoding={"name": "default", "separator": "."},
-                    fill_value=0,
-                    config={"write_empty_chunks": True},
-                )
-            self._arrays[name][chunk * size : (chunk + 1) * size] = v
+            with intact(self.path):
+                if name not in self._arrays:
+                    layout = dict(
+                        shape=(-(-most // size) * size, *v.shape[1:]),
+                        chunks=(size, *v.shape[1:]),
+                        dtype=v.dtype,
+                        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                        chunk_key_encoding={"name": "default", "separator": "."},
+                        fill_value=0,
+                        config={"write_empty_chunks": True},
+                    )
+                    draft: dict[str, Any] = {}
+                    zarr.create_array(draft, **layout)
+                    told = {"digest": _layout_digest(draft["zarr.json"].to_bytes())}
+                    self._arrays[name] = self._group.create_array(name, **layout, attributes=told)
+                self._arrays[name][chunk * size : (chunk + 1) * size] = v
         self._done.add(chunk)
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -122,15 +161,8 @@ class Store:
         Raises:
             InputError: if a chunk is damaged.
         """
-        found = {}
-        for name, array in self._arrays.items():
-            try:
-                found[name] = np.asarray(array[start:stop])
-            except Exception as error:
-                raise InputError(
-                    f"store {self.path} is damaged: a chunk of tiles/{name} cannot be read ({error}); remove the folder and"
-                    " run again"
-                ) from None
+        with intact(self.path):
+            found = {name: np.asarray(array[start:stop]) for name, array in self._arrays.items()}
         moments = found.pop("moments")
         return {**{name: moments[:, i] for i, name in enumerate(_MOMENTS)}, **found}
 
@@ -152,30 +184,121 @@ class Store:
             tiles = self.plan.next(*state(self.plan, np.concatenate(chosen), parts))
         if not any(len(c) for c in chosen):
             raise InputError(f"store {self.path} holds no chunk yet: wait until the run has written one")
+        _compare(self.path, "law", self._root.attrs["law"])
         law = {name: np.asarray(array[...]) for name, array in self._root["law"].arrays()}
         parts = [part for part in parts if part]
         return assemble(self.plan, law, np.concatenate(chosen), joined(parts))
 
     def finish(self, result: xr.Dataset, made: Mapping[str, Any]) -> None:
         """Add the finished dataset and how this session went."""
-        if "provenance" not in self._root:  # which comes last: where it is, the result is complete
-            _write_dataset(result, self.path)
-        log = self._root.require_group("provenance")
-        log.attrs["sessions"] = [*log.attrs.get("sessions", []), dict(made)]
+        with intact(self.path):
+            before = _provenance(self.path, self._root)
+            if before is None:
+                _write_dataset(result, self.path)
+            _tell(self.path, self._root, [*(before or []), dict(made)])
 
 
-def _made(path: Path, attributes: Mapping[str, Any], law: Mapping[str, np.ndarray]) -> zarr.Group:
-    """A new store. It takes its name when it is complete, so that no kill leaves half of one."""
+def _tell(path: Path, root: zarr.Group, sessions: Sequence[Mapping[str, Any]]) -> None:
+    """Write down the sessions and what the result's files are, last of all."""
+    told = _signed({"sessions": list(sessions), "result": _folder_digest(path / "result")})
+    root.require_group("provenance").attrs.put(told)
+
+
+def _provenance(path: Path, root: zarr.Group) -> list[dict[str, Any]] | None:
+    """The sessions of a run that is finished, whose result is then what was written; None if it is not finished."""
+    told = dict(root["provenance"].attrs) if "provenance" in root else {}
+    if not told:
+        return None
+    if not _is_signed(told):
+        raise InputError(f"store {path} is damaged: its provenance is not what was written")
+    _compare(path, "result", told["result"])
+    return told["sessions"]
+
+
+def _compare(path: Path, name: str, digest: str) -> None:
+    if _folder_digest(path / name) != digest:
+        raise InputError(f"store {path} is damaged: its {name} is not what was written")
+
+
+def _path(name: str, path: Any) -> Path:
+    """A folder's path, which an empty text is not."""
+    if not isinstance(path, (str, os.PathLike)) or str(path) in ("", ".") or "\0" in str(path):
+        raise InputError(f"{name} = {shown(path)}: must be the path of a folder")
+    return Path(path)
+
+
+def _is_free(path: Path) -> bool:
+    """Whether there is nothing, or an empty folder."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def _cleared(path: Path, empty: bool) -> None:
+    """Take a store away again, and leave the empty folder that was there."""
+    shutil.rmtree(path)
+    if empty:
+        path.mkdir()
+
+
+@contextlib.contextmanager
+def _writing(what: str) -> Iterator[None]:
+    """Say which argument it was that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what} cannot be written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """What a file that is not as it was written makes of its reader is the store's fault."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # a full disk, say; Zarr's own errors have no number
+            raise
+        if "start new thread" in str(error):
+            raise MemoryError(str(error)) from None
+        said = " ".join(str(error).split())[:150] or type(error).__name__
+        raise InputError(f"store {path} is damaged ({said}); remove it and run again") from None
+
+
+@contextlib.contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """A folder to fill. It takes its name when it is complete, so that no kill leaves half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    root = zarr.create_group(unfinished, attributes=attributes, zarr_format=3)
-    root.create_group("tiles")
-    predicted = root.create_group("law")
-    for name, values in law.items():
-        predicted.create_array(name, data=np.ascontiguousarray(values), compressors=ZstdCodec(level=1))
-    unfinished.rename(path)
-    return zarr.open_group(path, mode="r+", zarr_format=3)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        unfinished = Path(folder) / path.name
+        yield unfinished
+        unfinished.rename(path)
+
+
+def _folder_digest(folder: Path) -> str:
+    """Of the files in a folder and their names: Zarr gives zeros or NaN for a chunk whose file is lost, and says nothing."""
+    found = hashlib.blake2b(digest_size=16)
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not file.name.startswith("."):
+            content = file.read_bytes()
+            found.update(f"{file.relative_to(folder).as_posix()} {len(content)} ".encode())
+            found.update(content)
+    return found.hexdigest()
+
+
+def _layout_digest(content: bytes) -> str:
+    """Of an array's zarr.json without its attributes: what makes numbers of its bytes."""
+    about = {key: value for key, value in json.loads(content).items() if key != "attributes"}
+    return _signed(about)["digest"]
+
+
+def _signed(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a store says of itself, and a digest by which it is known to be what was said."""
+    text = json.dumps(attributes, sort_keys=True)
+    return {**attributes, "digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
+
+
+def _is_signed(attributes: Mapping[str, Any]) -> bool:
+    return _signed({key: value for key, value in attributes.items() if key != "digest"}) == attributes
 
 
 def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -201,22 +324,14 @@ def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
     Raises:
         InputError: if there is something already, or the place cannot be written.
     """
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    path = _path("out", path)
+    if not _is_free(path):
         raise InputError(f"out = {path}: exists already; give a folder that does not")
-    unfinished = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        about = {name: result.attrs[name] for name in ("claim", "equation", "source")}
-        root = zarr.create_group(unfinished, attributes={"format": _FORMAT, **about}, zarr_format=3)
+    about = {name: result.attrs[name] for name in ("claim", "equation", "source")}
+    with _writing(f"out = {path}"), _appearing(path) as unfinished:
+        root = zarr.create_group(unfinished, attributes=_signed({"format": _FORMAT, **about}), zarr_format=3)
         _write_dataset(result.drop_attrs(deep=False).assign_attrs(about), unfinished)
-        root.create_group(
-            "provenance", attributes={"sessions": [{k: v for k, v in result.attrs.items() if k not in about}]}
-        )
-        unfinished.rename(path)
-    except OSError as error:
-        raise InputError(f"out = {path}: cannot be written: {error.strerror or error}") from None
+        _tell(unfinished, root, [{k: v for k, v in result.attrs.items() if k not in about}])
 
 
 def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
@@ -224,7 +339,7 @@ def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     if not path.is_dir():
         raise InputError(f"{refusal}: it is a file; give a folder that does not exist yet or that holds a run")
     try:
-        root = zarr.open_group(path, mode="r+", zarr_format=3)
+        root = zarr.open_group(path, mode="r", zarr_format=3)
         found = dict(root.attrs)
     except FileNotFoundError:
         raise InputError(f"{refusal}: it holds other files; give another folder") from None
@@ -232,6 +347,8 @@ def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         raise InputError(f"store {path} is damaged: its zarr.json cannot be read ({type(error).__name__})") from None
     if found.get("format") != _FORMAT:
         raise InputError(f"{refusal}: its format is {shown(found.get('format'))}, here it is {_FORMAT!r}")
+    if not _is_signed(found):
+        raise InputError(f"store {path} is damaged: its zarr.json is not what was written")
     return root, found
 
 
@@ -244,19 +361,16 @@ def open_result(path: str | os.PathLike) -> xr.Dataset:
     Raises:
         InputError: if the folder is not a store of ours, is damaged or holds no chunk yet.
     """
-    path = Path(path)
+    path = _path("store", path)
     if not path.exists():
         raise InputError(f"store {path} does not exist")
     root, found = _read_root(path)
-    if "provenance" not in root:
-        result = Store(path, root, Plan.from_dict(found), new=False).so_far()
+    with intact(path):
+        sessions = _provenance(path, root)
+        if sessions is not None:
+            return xr.open_zarr(path, group="result", consolidated=False).load().assign_attrs(sessions[-1])
+        result = Store(path, root, Plan.from_dict(found)).so_far()
         options = {f"option_{name}": value for name, value in found["options"].items()}
         return result.assign_attrs(
             seed=found["seed"], method=found["method"], **options, trials_per_cell=found["trials"], unfinished=1
         )  # fmt: skip
-    try:
-        result = xr.open_zarr(path, group="result", consolidated=False).load()
-        sessions = root["provenance"].attrs["sessions"]
-    except Exception as error:
-        raise InputError(f"store {path} is damaged: its result cannot be read ({type(error).__name__})") from None
-    return result.assign_attrs(sessions[-1])

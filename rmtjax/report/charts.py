@@ -535,7 +535,7 @@ def quantiles(table: Table, name: str, claim: str) -> Chart | None:
 def overview(rows: Sequence[tuple[str, np.ndarray, bool]], name: str) -> Chart:
     """The z of every test in one row a claim: (name, z, whether all is as it should be)."""
     reach, step = 6.0, 19.0
-    wide = min(max(width_of(label, 12) for label, _, _ in rows) + 26, 250)
+    wide = min(max(width_of(label, 12) for label, _, _ in rows) + 40, 264)
     count = sum(z.size for _, z, _ in rows)
     off = sum(int((np.abs(np.nan_to_num(z, posinf=9e9, neginf=-9e9)) > reach).sum()) for _, z, _ in rows)
     said = f"z-scores of {count} tests of {len(rows)} claims, a row a claim, beyond each claim's allowance."

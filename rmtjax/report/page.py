@@ -92,6 +92,7 @@ class _Section:
     findings: list[dict[str, Any]]
     good: bool
     status: str
+    finished: bool
     facts: list[tuple[str, str]]
     notes: list[str]
     parameters: list[dict[str, str]]
@@ -210,8 +211,9 @@ def _status(f: Finding) -> tuple[str, str]:
     return words[_verdict(f)], "good" if f.as_it_should else "bad"
 
 
-def _finding(f: Finding, target: str) -> dict[str, Any]:
+def _finding(f: Finding, target: str, finished: bool) -> dict[str, Any]:
     words, kind = _status(f)
+    words += " so far" * (kind == "good" and not finished)
     return {
         "claim": f.claim, "target": target, "output": output_name(f.output), "compared": f"{f.method} / {f.against}",
         "cells": f"{f.tests:,}", "trials": f"{f.trials:,}", "z": _signed(f.z) if f.tests else "–",
@@ -348,19 +350,18 @@ class _Maker:
                 _Figure(f"{ident}--with{k}--figure", said, pictures, self.download(f"{name}.csv", _csv(pair)))
             )
         header, rows, total = _numbers(table)
-        shown = [_finding(f, ident) for f in findings]
+        finished = not result.attrs.get("unfinished") and bool((table.trials > 0).all())
+        shown = [_finding(f, ident, finished) for f in findings]
         kinds = {f["kind"] for f in shown}
         worst = next((f for kind in ("bad", "none") for f in shown if f["kind"] == kind), shown[0])
-        partly = worst["kind"] == "good" and (result.attrs.get("unfinished") or (table.trials == 0).any())
-        so_far = " so far" if partly else ""
         provenance = [(str(result.attrs.get("method", "")) or "run", _provenance(result))]
         provenance += [(f"{method}, compared", _provenance(other)) for method, other in others.items()]
         section = _Section(
-            label=label, ident=ident, source=source, status=worst["status"] + so_far,
+            label=label, ident=ident, source=source, status=worst["status"], finished=finished,
             latex=latex, math=mathml(latex), plain=spoken(latex), findings=shown,
             good="bad" not in kinds, facts=_facts(result, table), parameters=_parameters(table),
-            notes=_notes(result, table, claim, slope, unknown), figures=figures, header=header, rows=rows, rows_of=total,
-            provenance=provenance,
+            notes=_notes(result, table, claim, slope, unknown, finished), figures=figures, header=header, rows=rows,
+            rows_of=total, provenance=provenance,
         )  # fmt: skip
         return section, table
 
@@ -376,10 +377,12 @@ def _facts(result: xr.Dataset, table: Table) -> list[tuple[str, str]]:
     return facts
 
 
-def _notes(result: xr.Dataset, table: Table, claim: Claim | None, slope: Slope | None, unknown: bool) -> list[str]:
+def _notes(
+    result: xr.Dataset, table: Table, claim: Claim | None, slope: Slope | None, unknown: bool, finished: bool
+) -> list[str]:
     notes = []
-    drawn = int((table.trials > 0).sum())
-    if result.attrs.get("unfinished") or drawn < table.trials.size:
+    if not finished:
+        drawn = int((table.trials > 0).sum())
         notes.append(
             f"This run is not finished: {drawn:,} of {table.trials.size:,} cells have been drawn. Those without are left out."
         )
@@ -489,6 +492,10 @@ def page(verdict: Verdict, claims: Iterable[Claim] = (), *, title: str = "Laws a
     sections = [section for section, _ in made.values()]
     strip = overview([(s.label, t.beyond.ravel(), s.good) for s, t in made.values()], "strip")
     lines = summary(verdict).split("\n")
+    going = [s.label for s in sections if not s.finished]
+    if going:
+        runs = f"{len(going)} runs are" if len(going) > 1 else f"the run of {going[0]} is"
+        lines[-1] += f"; {runs} not finished, and more trials may decide otherwise"
     tested = {(s.label) for s in sections}
     errata = {f.claim for f in verdict.findings if f.erratum}
     good = {s.label for s in sections if s.good}

@@ -74,9 +74,8 @@ def summary(verdict: Verdict) -> str:
     tests = sum(f.tests for f in verdict.findings)
     counts = [f"{len(claims - amiss)} of {len(claims)} claims hold"] if claims else []
     counts += [f"{len(errata - amiss)} of {len(errata)} known errors are refuted"] if errata else []
-    lines.append(
-        f"{' and '.join(counts)} in {tests:,} tests at family-wise level {verdict.level:g} ({verdict.wall_s:.1f} s)"
-    )
+    took = f" ({verdict.wall_s:.1f} s)" if verdict.wall_s else ""
+    lines.append(f"{' and '.join(counts)} in {tests:,} tests at family-wise level {verdict.level:g}{took}")
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._errors import InputError, check_known, shown, unknown
 from rmtjax.tasks import amazon
 from rmtjax.tasks.default import load_default
 from rmtjax.transfer import moments as _moments
@@ -361,8 +361,8 @@ def _checked_pairs(pairs: str | Iterable[tuple[str, str]], source: str | None, t
                 f"pairs = {shown(pairs)} cannot be used; allowed: 'all' or (source, target) pairs"
             ) from None
     for domain in (source, target, *itertools.chain(*wanted)):
-        if domain is not None and domain not in amazon.DOMAINS:
-            raise unknown("domain", str(domain), amazon.DOMAINS)
+        if domain is not None:
+            check_known("domain", domain, amazon.DOMAINS)
     for s, t in [*wanted, (source, target)]:
         if s is not None and s == t:
             raise InputError(f"source and target are both {s!r}; allowed: two different domains")
@@ -375,8 +375,7 @@ def _checked_pairs(pairs: str | Iterable[tuple[str, str]], source: str | None, t
 
 
 def _check_features(features: str, words: int) -> None:
-    if features not in amazon.FEATURES:
-        raise unknown("features", str(features), amazon.FEATURES)
+    check_known("features", features, amazon.FEATURES)
     if isinstance(words, bool) or not isinstance(words, int) or not 1 <= words <= amazon.WORDS:
         raise InputError(f"words = {shown(words)} cannot be used; allowed: an integer from 1 to {amazon.WORDS}")
 

@@ -148,7 +148,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
     Source:
         α-LoRA, §3, Theorem 4.4 and Appendices C and D.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import make_classification
         >>> X, y = make_classification(300, 20, random_state=0)
         >>> model = AlphaTransferClassifier().fit(X[200:220], y[200:220], X_source=X[:200], y_source=y[:200])

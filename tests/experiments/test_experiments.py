@@ -27,16 +27,26 @@ TRIALS = {
     "intruder_figure2_profile": 3,
     "intruder_figure3_similarity": 3,
     "intruder_law": 16,
+    "large_study": 16,
     "monotonicity": 16,
     "rank_against_strength": 2,
 }
 SMALLER = {
     "intruder_figure1_outlier": dict(N=20_000),
     "intruder_law": dict(SIZES={(64,): 1.0}, STRENGTHS=np.array([1.0, 2.0]), PARTS=(), windows=dict),
+    "large_study": dict(P=np.array([1e2, 1e6]), TARGET=np.array([0.5, 1.0]), BETA=[0.5], GAMMA=[1.0]),
     "intruder_figure2_profile": dict(ROWS=60, COLUMNS=120, FIRST=20),
     "rank_against_strength": dict(ROWS=64, COLUMNS=64, RANKS=(1, 4)),
 }
 """What is replaced in an experiment that fewer trials alone do not make small."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs():
+    """Here is more to compile than to compute; what is computed is tested elsewhere, as it is compiled by default."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def numbers(value) -> list[float]:

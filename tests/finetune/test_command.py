@@ -1,8 +1,8 @@
 """`rmtjax finetune` as a user meets it."""
 
+import functools
 import json
 import shutil
-import sys
 
 import pytest
 
@@ -12,24 +12,14 @@ from .helpers import files, write_base, write_task
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path, programs):
-    """Run the command in this process and in an empty folder: (exit status, standard output, standard error)."""
+def run(command, monkeypatch, tmp_path, programs):
+    """`rmtjax finetune` in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("RMTJAX_DATA", raising=False)
     monkeypatch.setattr(cli, "device_for_each_core", lambda: None)  # JAX has begun long ago
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))  # main sets it where it is not set
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rmtjax", "finetune", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        return status, *capsys.readouterr()
-
-    return call
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
+    return functools.partial(command, "finetune")
 
 
 @pytest.fixture

@@ -255,6 +255,7 @@ def test_resume_needs_a_folder(chosen):
 # --- real kills ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.kills
 def test_a_killed_command_goes_on_to_the_same_bytes(base, data, tmp_path, programs):
     """SIGKILL while it compiles, and at random moments of a run that keeps every step; each core is a device."""
     command = [

@@ -1,13 +1,12 @@
 """`rmtjax intruders` as a user meets it."""
 
+import functools
 import json
 import pickle
-import sys
 
 import numpy as np
 import pytest
 
-from rmtjax import cli
 from rmtjax.intruders import mend
 from rmtjax.models import load_encoder
 from tests.finetune.helpers import files, write_base
@@ -18,22 +17,11 @@ NAMES = [f"encoder.layer.{i}.attention.self.{part}.weight" for i in (0, 1) for p
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command in this process and in an empty folder: (exit status, standard output, standard error)."""
+def run(command, monkeypatch, tmp_path):
+    """`rmtjax intruders` in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # main sets it where it is not set
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rmtjax", "intruders", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        return status, *capsys.readouterr()
-
-    return call
+    return functools.partial(command, "intruders")
 
 
 @pytest.fixture
@@ -193,9 +181,9 @@ def refused(run, *arguments):
     return err
 
 
-@pytest.mark.parametrize("command", ["scan", "mend"])
-def test_unusable_files(run, command, base, adapter, tmp_path):
-    out = ("--out", tmp_path / "out") if command == "mend" else ("--json", tmp_path / "r.json")
+@pytest.mark.parametrize("what", ["scan", "mend"])
+def test_unusable_files(run, what, base, adapter, tmp_path):
+    out = ("--out", tmp_path / "out") if what == "mend" else ("--json", tmp_path / "r.json")
     (tmp_path / "model.pt").write_bytes(pickle.dumps({}))
     (tmp_path / "cut.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:999])
     other = write_adapter(tmp_path / "other", {"vision.proj": (matrix(2, 30), matrix(36, 2))})
@@ -209,7 +197,7 @@ def test_unusable_files(run, command, base, adapter, tmp_path):
         ((base, other), f"tuned = {other}: updates vision.proj, which the base does not have"),
         ((base, tmp_path / "here"), f"tuned = {tmp_path / 'here'}: holds neither model.safetensors nor"),
     ):
-        assert says in refused(run, command, *arguments, *out)
+        assert says in refused(run, what, *arguments, *out)
     assert files(tmp_path) == before and not (tmp_path / "out").exists()
 
 

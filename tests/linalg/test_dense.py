@@ -373,7 +373,8 @@ I3 = np.eye(3)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: dense.eigvalsh(np.eye(3, dtype=int)), "matrix has dtype int64: must be floating point"),
+        (lambda: dense.eigvalsh(np.eye(3, dtype=int)), "matrix has dtype int64: must be float32, float64, complex64"),
+        (lambda: dense.svdvals(np.eye(3, dtype=np.float16)), "matrix has dtype float16: must be float32, float64"),
         (lambda: dense.eigvalsh(np.ones((2, 3))), r"matrix has shape \(2, 3\): must be \(..., N, N\)"),
         (lambda: dense.eigh(np.ones(3)), r"matrix has shape \(3,\)"),
         (lambda: dense.eigvalsh(np.ones((0, 0))), r"matrix has shape \(0, 0\): must not be empty"),

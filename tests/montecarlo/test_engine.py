@@ -209,7 +209,7 @@ def test_claims_that_cannot_be(changes, says):
         (dict(histogram=[2.0, 1.0]), "histogram = "),
         (dict(histogram=[0.0, np.nan]), "histogram = "),
         (dict(memory=0), "memory = 0"),
-        (dict(devices=[]), "devices is empty"),
+        (dict(devices=[]), "devices = \\[\\]: must be a list of devices of JAX, at least one"),
         (dict(cells=grid(n=-1, shift=0.0)), "n = -1"),
         (dict(cells=grid(n=np.nan, shift=0.0)), "n = nan"),
         (dict(cells=grid(n=1, shift=np.inf)), "shift = inf"),

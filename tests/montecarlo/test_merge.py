@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import xarray as xr
 
 from rmtjax import InputError
 from rmtjax.montecarlo import Run, estimate, grid, merge_results, open_result, run, write_result
@@ -132,4 +131,3 @@ def test_an_estimate_of_a_standard_error():
     assert 0.7 < found.trials / drawn < 1.4
     capped = estimate(Run(claim, until_se=1e-9, trials=2_000), seconds=0.1)
     assert capped.trials <= 8_000
-    assert isinstance(run(claim, until_se=0.1), xr.Dataset)

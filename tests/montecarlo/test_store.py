@@ -1,13 +1,16 @@
+import json
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import time
 
 import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax.montecarlo import grid, open_result, run
+from rmtjax.montecarlo import Claim, Run, grid, open_result, run, write_result
 from rmtjax.montecarlo import plan as plan_module
 from rmtjax.montecarlo import program as program_module
 from rmtjax.montecarlo.store import Store
@@ -48,6 +51,7 @@ def _chunks(path):
     return [f for f in (path / "tiles/count").glob("c.*") if not f.name.endswith(".partial")]
 
 
+@pytest.mark.kills
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, undisturbed):
     path = tmp_path / "killed"
     context = multiprocessing.get_context("spawn")
@@ -178,7 +182,7 @@ def test_a_damaged_chunk_is_named(tmp_path, damage):
         chunk.write_bytes(data)
     else:
         chunk.write_bytes(b"")
-    with pytest.raises(InputError, match=r"is damaged: a chunk of tiles/moments cannot be read"):
+    with pytest.raises(InputError, match=r"is damaged \(.*; remove it and run again"):
         run(MEAN, trials=5000, store=path)
 
 
@@ -192,13 +196,11 @@ def test_a_damaged_root_is_named(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be written"):
         run(MEAN, trials=10, store=tmp_path / "file" / "s")
 
 
 def test_a_run_that_cannot_be_leaves_no_store(tmp_path):
-    from rmtjax.montecarlo import Claim
-
     given = {f: getattr(MEAN, f) for f in MEAN.__dataclass_fields__}
     wrong = Claim(**{**given, "samplers": dict(direct=lambda key, n, shift: {"other": n})})
     with pytest.raises(InputError, match="the sampler returns"):
@@ -209,6 +211,142 @@ def test_a_run_that_cannot_be_leaves_no_store(tmp_path):
     with pytest.raises(InputError, match="holds another run"):
         run(MEAN, trials=11, store=tmp_path / "s")
     assert _files(tmp_path / "s") == before
+
+
+def test_what_was_there_stays_there(tmp_path):
+    """An empty folder that a run could not use, and folders whose names look like ours."""
+    given = {f: getattr(MEAN, f) for f in MEAN.__dataclass_fields__}
+    wrong = Claim(**{**given, "samplers": dict(direct=lambda key, n, shift: {"other": n})})
+    mine = tmp_path / "s.partial" / "thesis.tex"
+    mine.parent.mkdir()
+    mine.write_text("years of work")
+    (tmp_path / "s").mkdir()
+    with pytest.raises(InputError, match="the sampler returns"):
+        run(wrong, trials=10, store=tmp_path / "s")
+    assert list((tmp_path / "s").iterdir()) == []
+    result = run(MEAN, trials=10, store=tmp_path / "s")
+    write_result(tmp_path / "m", result)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "s", "s.partial"]
+    assert mine.read_text() == "years of work"
+
+
+def test_one_writes_at_a_time(tmp_path, monkeypatch):
+    with_store = Run(MEAN, trials=5000, store=tmp_path / "s")
+    with pytest.raises(InputError, match=r"store = .*: another run is writing it; wait for its end or give another"):
+        run(MEAN, trials=5000, store=tmp_path / "s")
+    assert with_store.execute().equals(run(MEAN, trials=5000, store=tmp_path / "s"))  # and then it is free
+    failing = Run(MEAN, trials=5000, seed=1, store=tmp_path / "t")
+    monkeypatch.setattr(Store, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        failing.execute()
+    monkeypatch.undo()
+    assert run(MEAN, trials=5000, seed=1, store=tmp_path / "t")["trials"].min() == 5000
+
+
+def test_a_folder_that_can_only_be_read(tmp_path):
+    """As a user who is not root: nothing can be made there, and what is there opens but cannot go on."""
+    store = tmp_path / "s"
+    run(MEAN, trials=5000, store=store)
+    shutil.rmtree(store / "provenance")  # as a run leaves it that has drawn all and said nothing
+    for folder in (tmp_path, *tmp_path.rglob("*")):
+        folder.chmod(0o555 if folder.is_dir() else 0o444)
+    try:
+        context = multiprocessing.get_context("spawn")
+        said = context.Queue()
+        process = context.Process(target=_as_nobody, args=(tmp_path, said))
+        process.start()
+        fresh, resumed, opened = (said.get(timeout=120) for _ in range(3))
+        process.join()
+    finally:
+        for folder in (tmp_path, *tmp_path.rglob("*")):
+            folder.chmod(0o755 if folder.is_dir() else 0o644)
+    assert fresh == f"InputError: store {tmp_path / 'new'} cannot be written: Permission denied"
+    assert resumed == f"InputError: store = {store}: the folder cannot be written to"
+    assert opened == "30000 trials"
+
+
+def _as_nobody(folder, said):
+    for parent in (folder, *folder.parents):  # pytest's folders are closed to others
+        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o005:
+            parent.chmod(parent.stat().st_mode | 0o005)
+    with (
+        tempfile.TemporaryDirectory() as warm
+    ):  # nobody may be unable to read Python's own files: all that is needed now
+        run(MEAN, trials=5000, store=f"{warm}/s")
+        open_result(f"{warm}/s")
+        "known".encode("ascii")
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    for path in (folder / "new", folder / "s"):
+        try:
+            run(MEAN, trials=5000, store=path)
+            said.put("it could be written")
+        except Exception as error:
+            said.put(f"{type(error).__name__}: {error}")
+    said.put(f"{open_result(folder / 's')['trials'].sum():.0f} trials")
+
+
+def test_a_finished_store_stays_what_it_is(tmp_path):
+    """Though the law may come out otherwise in its last bit elsewhere; and a kill between the last two files costs nothing."""
+    first = run(MEAN, trials=5000, store=tmp_path / "s")
+    given = {f: getattr(MEAN, f) for f in MEAN.__dataclass_fields__}
+    elsewhere = Claim(**{**given, "law": lambda n, shift: shift * (1 + 2**-50) + 0 * n})
+    again = run(elsewhere, trials=5000, store=tmp_path / "s")
+    assert not again["law"].equals(first["law"])
+    assert open_result(tmp_path / "s").equals(first)
+    provenance = tmp_path / "s/provenance/zarr.json"
+    about = json.loads(provenance.read_text())
+    assert len(about["attributes"]["sessions"]) == 2
+    provenance.write_text(json.dumps({**about, "attributes": {}}))
+    assert open_result(tmp_path / "s").attrs["unfinished"] == 1
+    assert run(MEAN, trials=5000, store=tmp_path / "s").equals(open_result(tmp_path / "s"))
+
+
+def test_what_is_lost_is_noticed(tmp_path):
+    """Zarr itself gives fill values for a chunk whose file is gone."""
+    whole = run(MEAN, trials=5000, store=tmp_path / "s")
+    lost = next(f for f in (tmp_path / "s/result/mean").rglob("*") if f.is_file() and f.name != "zarr.json")
+    kept = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(InputError, match="its result is not what was written"):
+        open_result(tmp_path / "s")
+    lost.write_bytes(kept)
+    provenance = tmp_path / "s/provenance/zarr.json"
+    before = provenance.read_text()
+    assert before.count('"seed": 0') == 1
+    provenance.write_text(before.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(InputError, match="its provenance is not what was written"):
+        open_result(tmp_path / "s")
+    provenance.write_text(before)
+    assert open_result(tmp_path / "s").equals(whole)
+    next((tmp_path / "s/tiles/moments").glob("c.*")).unlink()
+    shutil.rmtree(tmp_path / "s/provenance")
+    assert run(MEAN, trials=5000, store=tmp_path / "s").equals(whole)
+
+
+def test_a_store_that_was_mended_is_free(tmp_path):
+    run(MEAN, trials=5000, store=tmp_path / "s")
+    layout = tmp_path / "s/tiles/count/zarr.json"
+    before = layout.read_text()
+    layout.write_text(before.replace("float64", "int64"))
+    with pytest.raises(InputError, match=r"tiles/count/zarr\.json is not what was written") as refused:
+        run(MEAN, trials=5000, store=tmp_path / "s")
+    layout.write_text(before)
+    assert run(MEAN, trials=5000, store=tmp_path / "s")["trials"].min() == 5000 and refused
+
+
+def test_no_memory_is_not_damage(tmp_path, monkeypatch):
+    run(MEAN, trials=5000, store=tmp_path / "s")
+    shutil.rmtree(tmp_path / "s/provenance")
+
+    def full(*_):
+        raise MemoryError("Unable to allocate 9 bytes")
+
+    monkeypatch.setattr(np, "asarray", full)
+    with pytest.raises(MemoryError):
+        open_result(tmp_path / "s")
 
 
 def test_opening_what_is_not_there(tmp_path):

@@ -124,11 +124,26 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch, stop):
 
 
 def test_little_growth_means_more_rounds_and_the_same_draws(monkeypatch):
-    once = run(_waiting(), until_se=0.01)
+    """Which is also how the growth is known to be limited: the slowest cell needs forty times the first trials."""
+    rounds = []
+    decided = plan_module.Plan.next
+    monkeypatch.setattr(plan_module.Plan, "next", lambda *a: rounds.append(decided(*a)) or rounds[-1])
+    once = run(_waiting(), until_se=0.01, keep_samples=True)
+    quick, rounds[:] = len(rounds), []
     monkeypatch.setattr(plan_module, "_GROWTH", 2)
-    again = run(_waiting(), until_se=0.01)
+    again = run(_waiting(), until_se=0.01, keep_samples=True)
+    assert len(rounds) >= 6 and quick <= len(rounds) - 2  # 2⁵ < 40 ≤ 2⁶, 4² < 40 ≤ 4³
     assert (again["se"] <= 0.01).all()
-    assert np.abs(again["trials"] / once["trials"] - 1).max() < 0.3
+    both = min(once.sizes["trial"], again.sizes["trial"])
+    one, other = (r["samples"].values[..., :both] for r in (once, again))
+    drawn = np.isfinite(one) & np.isfinite(other)
+    assert drawn.sum() > 10_000
+    np.testing.assert_array_equal(one[drawn], other[drawn])
+
+
+def test_what_grows_beyond_the_memory_says_what_grew():
+    with pytest.raises(InputError, match=r"memory: .* the trials that until_se = \{'value': 1e-06\} asks for take"):
+        run(_waiting(), until_se=1e-6, memory=1e8)
 
 
 @pytest.mark.parametrize(

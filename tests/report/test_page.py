@@ -329,7 +329,10 @@ def test_a_run_that_is_not_finished():
     judged = judge([drawn])
     assert judged.findings[0].tests == 2
     assert judged.holds
-    text = check(page(judged)).all("article")[0]["text"]
+    found = check(page(judged))
+    assert "the run of mine is not finished, and more trials may decide otherwise." in found.all("header")[0]["text"]
+    assert "holds so far" in found.all("table")[0]["text"]
+    text = found.all("article")[0]["text"]
     assert "holds so far" in text
     assert "2 of 6 cells have been drawn" in text
     drawn["trials"].values[:] = 0
