@@ -7,7 +7,7 @@ BIN     = $(VENV)/bin
 PEERS  ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test kills fuzz dist lint docs bench clean
 
 $(BIN)/.runs: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rmtjax needs Python 3.11 or newer")'
@@ -15,8 +15,8 @@ $(BIN)/.runs: pyproject.toml
 	$(BIN)/python -m pip install -q -e .
 	touch $@
 
-$(BIN)/.tests: pyproject.toml $(BIN)/.runs
-	$(BIN)/python -m pip install -q -e '.[test$(if $(PEERS),$(comma)peers$(comma)datasets)]' $(PEERS)
+$(BIN)/.tests$(subst =,-,$(PEERS)): pyproject.toml $(BIN)/.runs
+	$(BIN)/python -m pip install -q -e '.[test,docs$(if $(PEERS),$(comma)peers$(comma)datasets)]' $(PEERS)
 	touch $@
 
 demo: $(BIN)/.runs
@@ -24,14 +24,31 @@ demo: $(BIN)/.runs
 	$(BIN)/rmtjax transfer --out report/transfer
 	@echo "The tables and figures are in report/."
 
-lint: $(BIN)/.tests
+lint: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-bench: $(BIN)/.tests
+# Sweeps and fine-tunings that are killed, some of them fifty times.
+kills: $(BIN)/.tests$(subst =,-,$(PEERS))
+	$(BIN)/python -m pytest -n auto --dist loadfile -m kills
+
+# Tens of thousands of inputs that nobody would give on purpose, to every function and every reader of files.
+fuzz: $(BIN)/.tests$(subst =,-,$(PEERS))
+	RMTJAX_TEST_SHAPES=0 $(BIN)/python -m pytest -n auto -m fuzz tests/fuzz
+
+# Wheel and source archive in dist/, installed into new environments and tried there.
+dist: $(BIN)/.tests$(subst =,-,$(PEERS))
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m pytest -m dist tests/test_dist.py
+
+# The documentation as a site: site/index.html.
+docs: $(BIN)/.tests$(subst =,-,$(PEERS))
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/train_step.py
@@ -39,4 +56,4 @@ bench: $(BIN)/.tests
 	$(BIN)/python benchmarks/svd.py
 
 clean:
-	rm -rf $(VENV) report
+	rm -rf $(VENV) report site dist

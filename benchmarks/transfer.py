@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import scipy.linalg
 from _common import alternate, ratio, save
 from threadpoolctl import threadpool_limits
 
+from rmtjax._machine import cores
 from rmtjax.ensembles.chi import chi
 from rmtjax.montecarlo import grid, run
 from rmtjax.transfer.claims import alpha_ftc
@@ -140,7 +140,7 @@ def draws(repeats, count=1_000_000):
 
 def dense(repeats, trials=32):
     """Seconds a dense trial, ours and NumPy's, and how much the compression saves."""
-    peer = Numpy(1000, 500, 2000, len(os.sched_getaffinity(0)))
+    peer = Numpy(1000, 500, 2000, cores())
     times = alternate(
         repeats,
         rmtjax=lambda: sweep(1000, trials, "dense"),

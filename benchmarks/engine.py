@@ -1,0 +1,159 @@
+"""What the engine costs beside the draws: `python benchmarks/engine.py [--quick]`.
+
+- the compressed sweep of `alpha-ftc` by one process that may use one core, and by two that share it, each on a core of its own;
+- a sweep with and without a store;
+- how soon a run on a store of 10⁵ chunks, of which one is missing, is ready to draw; and what reading them all takes at its end.
+
+Compilation is apart everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from _common import alternate, ratio, save, summary
+
+from rmtjax.montecarlo import Claim, Run, Sampler, grid, open_result, real
+from rmtjax.montecarlo import plan as plan_module
+from rmtjax.transfer.claims import alpha_ftc
+
+FIXED = dict(
+    beta=[0.2, 0.5, 0.8, 1.0], mu=1.0, mu_perp=0.6, gamma=1.0, gamma_source=1.0, alpha=[-1.0, 0.0, 1.0, 2.0, 3.0]
+)
+CELLS = grid(p=[1e3, 1e6, 1e9], n=5e5, N=2e6, **FIXED)
+
+
+def one(trials, core, address, count, index):
+    """A process of the first benchmark: seconds of drawing, after compilation, to standard output."""
+    os.sched_setaffinity(0, {core})
+    if count > 1:
+        jax.distributed.initialize(address, count, index)
+    warm = Run(alpha_ftc, CELLS, trials=2048)
+    warm.compile()
+    warm.execute(False)
+    planned = Run(alpha_ftc, CELLS, trials=trials)
+    planned.compile()
+    began = time.perf_counter()
+    planned.execute(False)
+    if index == 0:
+        print(json.dumps(time.perf_counter() - began))
+
+
+def together(trials, count):
+    """Seconds that `count` processes take, each on a core of its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, __file__, "--one", str(trials), address, str(count)]
+    crew = [
+        subprocess.Popen([*command, str(i), str(cores[i])], stdout=subprocess.PIPE, text=True) for i in range(count)
+    ]
+    said = [process.communicate()[0] for process in crew]
+    if any(process.returncode for process in crew):
+        sys.exit("a process failed")
+    return json.loads(said[0].splitlines()[-1])
+
+
+def storing(trials, repeats, folder):
+    """The same run, kept and not."""
+    Run(alpha_ftc, CELLS, trials=trials).compile()
+    drawn = {}
+
+    def draw(store):
+        planned = Run(alpha_ftc, CELLS, trials=trials, store=store)
+        planned.compile()
+        planned.execute(False)
+        if store is not None:
+            drawn["bytes"] = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+            shutil.rmtree(store)
+
+    found = alternate(repeats, plain=lambda: draw(None), stored=lambda: draw(folder / "s"))
+    return {**found, "over_plain": ratio(found["stored"], found["plain"]), **drawn, "trials_per_cell": trials}
+
+
+MEAN = Claim(
+    name="mean", equation="E x = 0", source="any textbook", params=dict(shift=real()), law=lambda shift: 0 * shift,
+    samplers=dict(direct=Sampler(lambda key, shift: jax.random.normal(key) + 0 * shift, block=16)), grid=dict(shift=0.0),
+)  # fmt: skip
+
+
+def resuming(chunks, repeats, folder):
+    """A store of so many chunks: links to the first one, since their content does not matter here."""
+    plan_module._CHUNKS = plan_module._SHORT = 10**9  # a chunk a tile
+    trials, path = 16 * chunks, folder / "many"
+    begun = Run(MEAN, trials=trials, store=path)
+    begun.compile()
+    begun.engine.run({0: begun.missing[0]}, begun.store.write, lambda _: None)
+    begun.store.close()
+    for name in ("count", "moments"):
+        (first,) = (path / "tiles" / name).glob("c.0.*")
+        source = first
+        for i in range(1, chunks):
+            target = first.with_name(first.name.replace("c.0.", f"c.{i}.", 1))
+            if i % 50_000 == 0:  # file systems limit the links of a file
+                source = Path(shutil.copy(source, target))
+            elif i != chunks // 2 + 1:
+                os.link(source, target)
+    ready, compiled = [], []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        planned = Run(MEAN, trials=trials, store=path)
+        ready.append(time.perf_counter() - began)
+        planned.compile()
+        compiled.append(time.perf_counter() - began)
+        assert len(planned.missing) == 1
+        planned.store.close()
+    began = time.perf_counter()
+    planned = Run(MEAN, trials=trials, store=path)
+    planned.compile()
+    planned.execute(False)
+    end = time.perf_counter() - began
+    assert "unfinished" not in open_result(path).attrs
+    return {"chunks": chunks, "ready": summary(ready), "ready_to_draw": summary(compiled), "to_the_end_s": end}
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small, to see that it works")
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one:
+        trials, address, count, index, core = asked.one
+        return one(int(trials), int(core), address, int(count), int(index))
+    trials, repeats, chunks = (4096, 1, 300) if asked.quick else (150_000, 5, 100_000)
+    found = {}
+    times = {1: [], 2: []}
+    for _ in range(repeats):
+        for count in times:
+            times[count].append(together(trials, count))
+    found["processes"] = {
+        "trials_per_cell": trials, "one": summary(times[1]), "two": summary(times[2]),
+        "one_over_two": ratio(summary(times[1]), summary(times[2])),
+    }  # fmt: skip
+    print(f"two processes: {found['processes']['one_over_two']:.2f} × one pinned to a core")
+    with tempfile.TemporaryDirectory() as folder:
+        found["storing"] = storing(2 * trials, repeats, Path(folder))
+        print(f"with a store: {found['storing']['over_plain']:.3f} × without")
+        found["resuming"] = resuming(chunks, repeats, Path(folder))
+        print(
+            f"{chunks:,} chunks: ready to draw after {found['resuming']['ready_to_draw']['median_s']:.1f} s,"
+            f" {found['resuming']['to_the_end_s']:.0f} s to the end"
+        )
+    if not asked.quick:
+        print(f"wrote {save('engine', found)}")
+
+
+if __name__ == "__main__":
+    main()
