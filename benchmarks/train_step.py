@@ -120,19 +120,26 @@ def memory(which: str, batch: int, length: int, dtype: str) -> None:
 
 
 def cycles_in_turn(cycles: int, every: int, **steps) -> dict:
-    """Times of whole cycles of T steps, the candidates taking turns step by step so that both meet the same weather."""
+    """Times of steps in which α stays and of those in which it moves, and the mean of T steps that these make.
+
+    The candidates take turns step by step so that all meet the same weather. Medians are taken of each kind of step by
+    itself: a sum of T steps is as far off as the worst of them.
+    """
     for step in steps.values():
-        step()
-    times = {name: [] for name in steps}
+        step()  # the first of T, so that the last one of each round below is where α moves
+    times = {name: ([], []) for name in steps}
     for _ in range(cycles):
-        for name in times:
-            times[name].append(0.0)
-        for _ in range(every):
+        for i in range(1, every + 1):
             for name, step in steps.items():
                 began = time.perf_counter()
                 step()
-                times[name][-1] += time.perf_counter() - began
-    return {name: summary(t) for name, t in times.items()}
+                times[name][i % every == every - 1].append(time.perf_counter() - began)
+    return {name: _cycle(every, *kinds) for name, kinds in times.items()}
+
+
+def _cycle(every: int, stays: list[float], moves: list[float]) -> dict:
+    found = {"stays": summary(stays), "moves": summary(moves)}
+    return {**found, "median_s": ((every - 1) * found["stays"]["median_s"] + found["moves"]["median_s"]) / every}
 
 
 def measure(batch: int, length: int, dtype: str, repeats: int, cycles: int, every: int) -> dict:
@@ -161,7 +168,7 @@ def measure(batch: int, length: int, dtype: str, repeats: int, cycles: int, ever
         "one_piece_over_rmtjax": ratio(times["rmtjax_in_one_piece"], times["rmtjax"]),
         "cycles_of_T": cycled,
         "T": every,
-        "alpha_lora_over_lora": ratio(cycled["alpha_lora"], cycled["lora"]),
+        "alpha_lora_over_lora": cycled["alpha_lora"]["median_s"] / cycled["lora"]["median_s"],
         "peak_bytes": peaks,
     }
 
@@ -176,6 +183,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=20, help="T")
     parser.add_argument("--memory", choices=("lora", "alpha-lora", "peft"), help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
+    if chosen.every < 2:
+        parser.error(f"--every {chosen.every}: must be 2 or more, so that α stays in some steps")
     from rmtjax._startup import device_for_each_core
 
     device_for_each_core()
