@@ -51,6 +51,7 @@ docs: $(BIN)/.tests$(subst =,-,$(PEERS))
 bench: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/spectra.py
+	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/intruders.py
 	$(BIN)/python benchmarks/svd.py

@@ -115,6 +115,23 @@ def measured_train_step() -> str:
     return _measurements(found, rows)
 
 
+def measured_engine() -> str:
+    """What the engine costs beside the draws, against its targets."""
+    found = _benchmark("engine")
+    store, resume = found["storing"], found["resuming"]
+    rows = [
+        ("compressed sweep: one process pinned to a core, over two", f"{found['processes']['one_over_two']:.2f} ×", "≥ 1.8"),
+        ("a sweep that is stored, over one that is not", f"{store['over_plain']:.3f}", "≤ 1.02"),
+        (
+            f"a store of {resume['chunks']:,} chunks: from its opening to the next draw",
+            f"{resume['ready_to_draw']['median_s']:.1f} s",
+            "≤ 5 s",
+        ),
+        ("the same: to the end of the run, with all of them read", f"{resume['to_the_end_s']:.0f} s", ""),
+    ]  # fmt: skip
+    return _measurements(found, rows)
+
+
 def measured_intruders() -> str:
     """The benchmark of scans against its targets."""
     found = _benchmark("intruders")
@@ -287,6 +304,7 @@ def main(argv: list[str] | None = None) -> None:
         table2,
         measured,
         measured_spectra,
+        measured_engine,
         measured_train_step,
         measured_intruders,
         measured_svd,
