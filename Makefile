@@ -44,9 +44,10 @@ dist: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python -m pytest -m dist tests/test_dist.py
 
-# The documentation as a site: site/index.html.
+# The documentation as a site, site/index.html, and its tutorials as they stand.
 docs: $(BIN)/.tests$(subst =,-,$(PEERS))
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m pytest -n auto -m docs tests/test_docs.py
 
 bench: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python benchmarks/transfer.py

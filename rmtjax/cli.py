@@ -518,6 +518,10 @@ def bench_svd(
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Also write numbers and a figure there.")] = None,
     json: Json = None,
     platform: Platform = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(help="Devices that share each batch; all by default, of processors one, with all cores."),
+    ] = None,
 ) -> None:
     """Singular value and eigenvalue decompositions: every algorithm, NumPy, SciPy, PyTorch and CuPy."""
     from rmtjax._files import prepare_file, prepare_folder, write_json
@@ -525,8 +529,8 @@ def bench_svd(
     from rmtjax.bench import svd
     from rmtjax.report import bench as report
 
-    choose_platform(platform, None)
-    chosen_devices(platform, None)
+    choose_platform(platform, devices)
+    crew = chosen_devices(platform, devices)
     wanted = None if shapes is None else svd.read_shapes(shapes, batch)
     if batch is not None and (batch < 1 or shapes is None):
         raise InputError(f"batch = {batch}: must be 1 or more, and is for --shapes of one or two numbers")
@@ -536,7 +540,7 @@ def bench_svd(
     with Progress(1, "cases", unit="cases") as bar:
         result = svd.bench_svd(
             wanted, dtype=dtype, operations=[x.strip() for x in operations.split(",") if x.strip()], top=top, repeats=repeats,
-            progress=bar.show,
+            devices=crew, progress=bar.show,
         )  # fmt: skip
     if file is not None:
         write_json(file, result)

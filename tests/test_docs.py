@@ -22,17 +22,20 @@ def _run(script, folder, *arguments):
     return done.stdout
 
 
+@pytest.mark.docs
 def test_a_law_of_your_own(tmp_path):
     said = _run("own_law_checked.py", tmp_path)
     assert said.startswith("goe-fourth-moment holds") and "the law says 2.000" in said
     assert (tmp_path / "moment.zarr/result").is_dir()
 
 
+@pytest.mark.docs
 def test_a_sweep_on_many_hosts(tmp_path):
     said = _run("many_hosts.py", tmp_path)
     assert "2 processes" in said and said.endswith("the same bytes: True\n")
 
 
+@pytest.mark.docs
 def test_fine_tune_and_scan(tmp_path):
     said = _run("finetune_and_scan.py", tmp_path)
     found, mended = (int(re.search(rf"(\d+) {what}", said)[1]) for what in ("intruders in 12 layers", "after mending"))
@@ -71,6 +74,7 @@ def test_the_reference_has_everything_public():
         assert any(home == name or home.startswith(f"{name}.") for name in covered), home
 
 
+@pytest.mark.docs
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocstrings")
     done = subprocess.run(

@@ -4,7 +4,7 @@ Operations are counted as for the textbook's algorithm, whatever was done: for n
 :math:`14lk^2 + 8k^3`, its values alone :math:`4lk^2 - \tfrac43k^3`, an eigendecomposition :math:`9n^3`, its values
 :math:`\tfrac43n^3`, the k largest triplets :math:`4nmk` (two products, were the vectors known); a complex one four times as many
 (Golub & Van Loan, *Matrix Computations*, §8.3 and Figure 8.6.1). The share is of the fastest matrix product of the same dtype
-that the device does in the same run.
+that the devices do in the same run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rmtjax._errors import InputError, shown, unknown
 from rmtjax.bench.timing import made, ratio, summary
@@ -79,6 +80,13 @@ def _operations(what: str, n: int, m: int, k: int | None, dtype: np.dtype) -> fl
         "top": 4 * n * m * (k or 0),
     }[what]
     return float(count * (4 if dtype.kind == "c" else 1))
+
+
+def _spread(host: np.ndarray, devices: Sequence[jax.Device]) -> tuple[jax.Array, int]:
+    """A batch on as many devices as share it evenly, and their number."""
+    count = max(d for d in range(1, len(devices) + 1) if len(host) % d == 0)
+    mesh = Mesh(np.asarray(devices[:count]), ("batch",))
+    return jax.device_put(host, NamedSharding(mesh, PartitionSpec("batch"))), count
 
 
 def matmul_peak(dtype: np.dtype, seconds: float = 1.0) -> float:
@@ -302,6 +310,7 @@ def bench_svd(
     repeats: int = 5,
     most_s: float = 20.0,
     seconds: float = math.inf,
+    devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Time every algorithm and peer on batches of Gaussian matrices.
@@ -315,11 +324,13 @@ def bench_svd(
         repeats: rounds, all in turn in each, after two that do not count.
         most_s: seconds that the rounds of one may take; what is slower is timed once.
         seconds: for all of it; cases that would begin later are left out.
+        devices: among which JAX's batches are shared out evenly, as many of them as can; all local ones if None. The peers
+            take one.
         progress: called with (cases done, cases).
 
     Returns:
         What `rmtjax.bench.timing.made` says, `peak_gflops`, how many cases were `left_out`, and `cases`: for each operation
-        and shape `times` by name (`compile_s`, `median_s`, `min_s`, `times_s`, `matrices_per_s`, `gflops`, `share`, or
+        and shape on how many `devices`, `times` by name (`compile_s`, `median_s`, `min_s`, `times_s`, `matrices_per_s`, `gflops`, `share`, or
         `failed`), `accuracy` of ours on Gaussian and on graded matrices, `auto`, `best` of those as precise, and ratios of the
         others' times to ours.
 
@@ -334,6 +345,7 @@ def bench_svd(
     for name, value in (("top", top), ("repeats", repeats)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
+    devices = jax.local_devices() if devices is None else list(devices)
     platform = jax.default_backend()
     shapes = DEFAULT_SHAPES["cpu" if platform == "cpu" else "gpu"] if shapes is None else shapes
     for shape in shapes:
@@ -353,13 +365,14 @@ def bench_svd(
         for i, (what, shape) in enumerate(cases):
             if time.perf_counter() - began > seconds:
                 break
-            done.append(_case(what, shape, kind, top if what == "top" else None, repeats, most_s, peak))
+            done.append(_case(what, shape, kind, top if what == "top" else None, repeats, most_s, peak, devices))
             if progress is not None:
                 progress(i + 1, len(cases))
     return {
         **made("svd"),
         "dtype": dtype,
         "platform": platform,
+        "devices": len(devices),
         "peak_gflops": peak / 1e9,
         "cases": done,
         "left_out": len(cases) - len(done),
@@ -367,21 +380,24 @@ def bench_svd(
 
 
 def _case(
-    what: str, shape: tuple[int, int, int], dtype: np.dtype, k: int | None, repeats: int, most_s: float, peak: float
-) -> dict[str, Any]:
+    what: str, shape: tuple[int, int, int], dtype: np.dtype, k: int | None, repeats: int, most_s: float, peak: float,
+    devices: Sequence[jax.Device],
+) -> dict[str, Any]:  # fmt: skip
     symmetric = what in ("eigh", "eigvalsh")
     host = _gaussian(shape, dtype, symmetric, 0)
-    a = jnp.asarray(host)
+    a, count = _spread(host, devices)
     ours, peers = _ours(what, a, k, host), _peers(what, a, k, host)
     if a.size * min(shape[1:]) > 3e8 and jax.default_backend() == "cpu":
         for name in ("jacobi", "polar"):  # minutes, for what only accelerators are good at
             ours.pop(name, None)
     times = _timed({**{f"rmtjax {name}": f for name, f in ours.items()}, **peers}, repeats, most_s)
-    count = _operations(what, *shape[1:], k, dtype)
+    operations = _operations(what, *shape[1:], k, dtype)
+    if devices[0].platform != "cpu":  # where one device already has all cores
+        peak *= count
     for one in times.values():
         if "median_s" in one:
             one["matrices_per_s"] = shape[0] / one["median_s"]
-            one["gflops"] = one["matrices_per_s"] * count / 1e9
+            one["gflops"] = one["matrices_per_s"] * operations / 1e9
             one["share"] = one["gflops"] * 1e9 / peak
     done = [name for name in ours if "median_s" in times[f"rmtjax {name}"]]
     accuracy = _accuracy(what, k, done, gaussian=host[:_ACCURACY_OF], graded=_graded(shape, dtype, symmetric))
@@ -396,6 +412,7 @@ def _case(
         "what": what,
         "shape": list(shape),
         "k": k,
+        "devices": count,
         "times": times,
         "accuracy": accuracy,
         "auto": chosen,

@@ -14,7 +14,8 @@ algorithm      what it does                                                    m
 
 All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers. `auto`
 takes on processors what was fastest in `rmtjax bench svd` among those whose error is ε σ₁, with `precise=False` among all; what
-it takes on accelerators has not been measured there yet.
+it takes on accelerators has not been measured there yet. A batch that is sharded over devices by its first axis is computed
+where it lies, but by `lanczos`.
 
 Golub & Van Loan, *Matrix Computations*; Nakatsukasa & Higham, *SIAM J. Sci. Comput.* 35 (2013), for QDWH; Halko, Martinsson &
 Tropp, *SIAM Review* 53 (2011), for `randomized`.

@@ -186,3 +186,39 @@ def test_peers_on_an_accelerators_benchmarks(tmp_path):
     ours, theirs = found["train-float32"]["found"]["4x16"]["losses"]
     assert abs(ours - np.log(2)) < 0.5 and abs(theirs - np.log(2)) < 0.5  # with heads that know nothing yet
     assert found["intruders"]["found"]["128x128"]["same_verdicts"]
+
+
+SPREAD = """
+import sys
+import jax
+import numpy as np
+from rmtjax.cli import main
+from rmtjax.bench.svd import _spread
+from rmtjax.linalg import dense
+
+sys.argv = ["rmtjax", "bench", "svd", "--devices", "2", "--shapes", "4x12x8,3x9x9", "--operations", "svd,eigvalsh",
+            "--repeats", "1", "--json", sys.argv[1]]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+host = np.random.default_rng(0).standard_normal((6, 60, 40)).astype("f4")
+batch, count = _spread(host, jax.local_devices())
+assert count == len(batch.sharding.device_set) == 2
+for name in dense.SVD_ALGORITHMS:
+    k = 2 if name in ("randomized", "lanczos") else None
+    found = dense.svd(batch, algorithm=name, k=k)
+    assert name == "lanczos" or not found[0].sharding.is_fully_replicated, (name, found[0].sharding)
+    for x, alone in zip(found, dense.svd(host, algorithm=name, k=k)):
+        np.testing.assert_allclose(np.abs(x), np.abs(alone), atol=2e-3)
+"""
+
+
+def test_a_batch_is_shared_by_devices(tmp_path):
+    """As many as it can be dealt out to evenly."""
+    file = tmp_path / "svd.json"
+    subprocess.run([sys.executable, "-c", SPREAD, str(file)], check=True, timeout=300, env=QUICK)
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["devices"] == 2
+    assert {tuple(case["shape"]): case["devices"] for case in found["cases"]} == {(4, 12, 8): 2, (3, 9, 9): 1}
+    assert not [one for case in found["cases"] for one in case["times"].values() if "failed" in one]

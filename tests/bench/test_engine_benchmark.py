@@ -1,6 +1,7 @@
 """`benchmarks/engine.py`, small: what it measures is what it says."""
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 def engine(monkeypatch):
     """The module, and the plan's constants as they were afterwards."""
     monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.delitem(sys.modules, "_common", raising=False)  # the experiments have one, too
     for name in ("_CHUNKS", "_SHORT"):
         monkeypatch.setattr(plan, name, getattr(plan, name))
-    return importlib.import_module("engine")
+    yield importlib.import_module("engine")
+    del sys.modules["_common"], sys.modules["engine"]
 
 
 def test_storing(engine, tmp_path):

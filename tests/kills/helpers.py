@@ -3,6 +3,7 @@
 import multiprocessing
 import time
 
+import jax
 import numpy as np
 
 KILLS = 50
@@ -15,6 +16,12 @@ def context():
     return forking
 
 
+def keep_programs(folder):
+    """Compiled programs are kept in a folder, as the command line does; kills hit their writing, too."""
+    jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
 def whole(target, path):
     """Seconds that a process takes which nobody kills."""
     began = time.perf_counter()
@@ -25,9 +32,9 @@ def whole(target, path):
     return time.perf_counter() - began
 
 
-def killed(target, folder, seconds, check, progress, seed=0):
+def killed(target, folder, seconds, check, progress, seed=0, kills=KILLS):
     """Start a process, kill it at a random moment, start it again on what is left, until it ends; and so on with a new
-    folder until `KILLS` have been killed. Whatever ends is checked.
+    folder until so many have been killed. Whatever ends is checked.
 
     Args:
         target: what a process does, in the folder that it is given.
@@ -36,16 +43,17 @@ def killed(target, folder, seconds, check, progress, seed=0):
         check: called with each folder whose process came to its end.
         progress: how much a folder holds, a number.
         seed: of the moments.
+        kills: how many.
 
     Returns:
         What was there at each kill.
     """
     rng, seen, ended = np.random.default_rng(seed), [], 0
-    while len(seen) < KILLS or progress(folder / str(ended)):
+    while len(seen) < kills or progress(folder / str(ended)):
         path = folder / str(ended)
         process = context().Process(target=target, args=(path,))
         process.start()
-        process.join(rng.uniform(0, seconds) if len(seen) < KILLS else 600)
+        process.join(rng.uniform(0, seconds) if len(seen) < kills else 600)
         if process.is_alive():
             process.kill()
             process.join()

@@ -1,12 +1,11 @@
 """A fine-tuning that is killed at any moment ends with the weights of an undisturbed one."""
 
-import jax
 import pytest
 
 from rmtjax.finetune import finetune
 
 from ..finetune.helpers import assert_same, checkpoints, left, settings, write_base, write_task
-from .helpers import KILLS, killed, whole
+from .helpers import KILLS, keep_programs, killed, whole
 
 pytestmark = pytest.mark.kills
 
@@ -14,8 +13,7 @@ pytestmark = pytest.mark.kills
 def tune(folder):
     """Twenty steps, each with a checkpoint; compiled programs are kept beside the data."""
     home = folder.parent
-    jax.config.update("jax_compilation_cache_dir", str(home / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    keep_programs(home)
     chosen = settings(home, home, method="alpha-lora", epochs=5, every=3, max_length=16)
     finetune(chosen, folder, resume=True, save_every=1)
 

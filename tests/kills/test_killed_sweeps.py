@@ -12,7 +12,7 @@ from rmtjax.montecarlo import program as program_module
 from rmtjax.montecarlo.store import Store
 
 from ..montecarlo.helpers import BOTH, MEAN
-from .helpers import KILLS, context, killed, whole
+from .helpers import KILLS, context, keep_programs, killed, whole
 
 pytestmark = pytest.mark.kills
 
@@ -31,26 +31,28 @@ def chunks(path):
     return sum(not f.name.endswith(".partial") for f in (path / "tiles" / "count").glob("c.*"))
 
 
-def _small_steps():
+def _small_steps(path):
+    keep_programs(path.parent)
     plan_module._CHUNKS, plan_module._SHORT = 10_000, 10_000
     program_module._CAPACITY = 1
 
 
 def fixed(path):
     """Hundreds of chunks, one tile a call."""
-    _small_steps()
+    _small_steps(path)
     run(MEAN, grid(n=[1, 2, 3], shift=[0.0, 1.0]), trials=40_000, histogram=[-1.0, 0.0, 1.0], store=path)
 
 
 def adaptive(path):
     """Rounds that depend on what was drawn, two tiles a chunk."""
-    _small_steps()
+    _small_steps(path)
     engine.make_plan = lambda *arguments: replace(plan_module.make_plan(*arguments), chunk=2)
     run(MEAN, grid(n=[1, 4, 400], shift=[0.0, 1.0]), until_se=0.005, store=path)
 
 
-@pytest.mark.parametrize("target", [fixed, adaptive])
-def test_fifty_kills(target, tmp_path):
+@pytest.mark.parametrize(("target", "kills"), [(fixed, KILLS), (adaptive, KILLS // 2)])
+def test_kills(target, kills, tmp_path):
+    whole(target, tmp_path / "first")  # compiles
     undisturbed = tmp_path / "whole"
     seconds = whole(target, undisturbed)
     wanted, count = files(undisturbed), chunks(undisturbed)
@@ -60,9 +62,9 @@ def test_fifty_kills(target, tmp_path):
         assert files(path) == wanted
         assert open_result(path).equals(open_result(undisturbed))
 
-    seen = killed(target, tmp_path, seconds, check, chunks)
+    seen = killed(target, tmp_path, seconds, check, chunks, kills=kills)
     print(f"{target.__name__}: killed with {sorted(seen)} of {count} chunks stored")
-    assert len(seen) >= KILLS and sum(0 < n < count for n in seen) >= KILLS / 5, "few kills came in the middle"
+    assert len(seen) >= kills and sum(0 < n < count for n in seen) >= kills / 5, "few kills came in the middle"
 
 
 def _full(path, at=4096):
@@ -73,7 +75,7 @@ def _full(path, at=4096):
 
 def kept(path):
     """With samples, whose files are long."""
-    _small_steps()
+    _small_steps(path)
     run(MEAN, grid(n=[1, 2], shift=[0.0]), trials=8192, keep_samples=True, store=path)
 
 
@@ -92,7 +94,7 @@ def test_a_file_that_cannot_grow(tmp_path):
 
 def hungry(path):
     """The last cells need thousands of times what the first do."""
-    _small_steps()
+    _small_steps(path)
     run(BOTH, grid(n=[64, 1_000_000], shift=[0.0]), trials=512, method="dense", store=path)
 
 
