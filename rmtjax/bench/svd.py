@@ -329,10 +329,10 @@ def bench_svd(
         progress: called with (cases done, cases).
 
     Returns:
-        What `rmtjax.bench.timing.made` says, `peak_gflops`, how many cases were `left_out`, and `cases`: for each operation
-        and shape on how many `devices`, `times` by name (`compile_s`, `median_s`, `min_s`, `times_s`, `matrices_per_s`, `gflops`, `share`, or
-        `failed`), `accuracy` of ours on Gaussian and on graded matrices, `auto`, `best` of those as precise, and ratios of the
-        others' times to ours.
+        What `rmtjax.bench.timing.made` says, `devices`, `peak_gflops`, how many cases were `left_out`, and `cases`: for each
+        operation and shape on how many `devices`, `times` by name (`compile_s`, `median_s`, `min_s`, `times_s`,
+        `matrices_per_s`, `gflops`, `share`, or `failed`), `accuracy` of ours on Gaussian and on graded matrices, `auto`, `best`
+        of those as precise, and ratios of the others' times to ours.
 
     Raises:
         InputError: for unknown operations and dtypes, empty shapes, and numbers that cannot be.
