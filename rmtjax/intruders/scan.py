@@ -29,6 +29,10 @@ _DENSE = 1024
 """Smaller side up to which all singular values are computed; above it a quadrature stands for them."""
 _ASTRAY = 0.2
 """Angle that a vector may be off by, where singular values all but coincide; the bounds on its cosines allow for it."""
+_FULL = 400
+"""Smaller side up to which a processor has all eigenvectors of a Gram matrix sooner than a Krylov space."""
+_BACKWARD = 1e-6
+"""Error of a singular value decomposition in single precision, of its largest value: what `--exact` leaves open."""
 _SMALL = 1 << 20
 """Entries of a matrix up to which BLAS's threads bring less than a matrix for each core."""
 
@@ -60,7 +64,7 @@ class LayerScan:
         cosines: of each of their left vectors, the largest absolute one with any left singular vector of before.
         lower, upper: bounds on the cosines; an intruder's upper one is below the threshold, another's lower one is not.
         verdicts: "intruder" or "known".
-        method: "bounds" or, where they did not decide or were not asked, "svd".
+        method: "bounds" or, for a small matrix, "eigh"; where they did not decide or were not asked, "svd".
         similarity: absolute cosines of the k leading vectors of after (rows) and before (columns).
         base_values: the k largest singular values of before.
         update: what was added.
@@ -167,7 +171,12 @@ def _all_values(matrix: Matrix, dtype: type = np.float32) -> np.ndarray:
     side = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).astype(dtype, copy=False)
     gram = side @ side.T
     del matrix, side
-    values = scipy.linalg.eigvalsh(gram.T, overwrite_a=True, check_finite=False, driver="evd")
+    if (
+        len(gram) <= _DENSE
+    ):  # NumPy's and SciPy's BLAS each have threads, which wait for work on the cores that others need
+        values = np.linalg.eigvalsh(gram)
+    else:  # in place
+        values = scipy.linalg.eigvalsh(gram.T, overwrite_a=True, check_finite=False, driver="evd")
     return np.sqrt(np.maximum(values[::-1], 0)).astype(float)
 
 
@@ -230,6 +239,59 @@ def _exact(pair: Pair, top: int):
     return tuned_s[:top], cosines, cosines, cosines, every[:top].T.copy(), s.astype(float), tuned_u[:, :top].copy()
 
 
+def _decided(lower: np.ndarray, upper: np.ndarray, threshold: float) -> bool:
+    return bool(((lower >= threshold) | (upper < threshold)).all())
+
+
+def _by_eigh(pair: Pair, top: int, threshold: float):
+    """The same from the Gram matrices in double precision, with bounds on what SVDs in single precision would give.
+
+    Such a decomposition is that of a matrix that differs by ρ = 10⁻⁶ σ₁ at most, so its vector j is the one here up to a
+    share of ρ/|σᵢ − σⱼ| of each other vector i, and any mixture of those that are closer than that. None if that leaves a
+    verdict open.
+    """
+    n, m = pair.shape
+    k, least = min(n, m), max(n, m) * np.finfo(np.float32).eps
+
+    def decomposed(matrix, **which):
+        """Singular values and the vectors of the shorter side."""
+        short = matrix.T if n > m else matrix
+        values, vectors = scipy.linalg.eigh((short @ short.T).T, overwrite_a=True, check_finite=False, **which)
+        return np.sqrt(np.maximum(values[::-1], 0)), vectors[:, ::-1]
+
+    base, tuned = pair.base.astype(np.float64), pair.tuned.dense().astype(np.float64)
+    with one_blas_thread():  # more of them only wait for one another
+        s, inside = decomposed(base, driver="evd")
+        t, vectors = decomposed(tuned, driver="evr", subset_by_index=[max(k - top - 1, 0), k - 1])
+    vectors = vectors[:, :top]
+    real = s > s[0] * least  # the null space has no vectors of its own
+    if real.sum() < top or t[top - 1] <= t[0] * least:
+        return None
+    if n > m:  # left vectors are the images of these
+        vectors = tuned @ vectors / t[:top]
+        every = np.where(real[:, None], np.abs(inside.T @ (base.T @ vectors)) / np.maximum(s, s[0] * least)[:, None], 0)
+    else:
+        every = np.abs(inside.T @ vectors)
+    gaps = -np.diff(t, append=0 if t.size == top else [])
+    gaps = np.minimum(gaps[:top], np.append(np.inf, gaps[: top - 1]))
+    errors = np.minimum(2 * _BACKWARD * t[0] / np.maximum(gaps, np.finfo(float).tiny), 1)
+    if errors.max() > _ASTRAY:
+        return None
+    noise = 2 * _BACKWARD * s[0]
+    distance = np.abs(s[real][:, None] - s)
+    near = distance <= 8 * noise
+    far = np.where(near, 0, noise / np.where(near, 1, distance))
+    upper = (np.sqrt(near @ every**2) + far @ every).max(0)
+    distance[np.arange(real.sum()), np.flatnonzero(real)] = np.inf
+    sine = np.minimum(noise / np.maximum(distance.min(1), np.finfo(float).tiny), 1)[:, None]
+    cosines = np.minimum(every[real], 1)
+    lower = (cosines * np.sqrt(1 - sine**2) - np.sqrt(1 - cosines**2) * sine).max(0)
+    lower, upper = np.maximum(lower - errors, 0), np.minimum(upper + errors, 1)
+    if not _decided(lower, upper, threshold):
+        return None
+    return t[:top], cosines.max(0), lower, upper, every[:top].T.copy(), s, vectors.astype(np.float32)
+
+
 def _bounded(pair: Pair, top: int, threshold: float):
     """The same from Krylov spaces; None if they leave a verdict open."""
     n, m = pair.shape
@@ -242,7 +304,7 @@ def _bounded(pair: Pair, top: int, threshold: float):
         Operator(pair.base), tuned.vectors, threshold=threshold, errors=tuned.errors, beside=beside, leading=top,
         first=max(8, tuned.steps - 4),  # the base's leading vectors take about as many
     )  # fmt: skip
-    if not ((found.lower >= threshold) | (found.upper < threshold)).all():
+    if not _decided(found.lower, found.upper, threshold):
         return None
     s = _all_values(pair.base) if dense else _stand_in(found.ritz, top + np.arange(beside), pair.base)
     estimate = np.clip(found.estimate, found.lower, found.upper)
@@ -257,7 +319,8 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     An intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, which assumes nothing;
     the others' from below by a Ritz vector that has converged beside all singular values seen, and any unseen at their mean
     distance (`rmtjax.linalg.krylov.atom_floors`). Where that leaves a verdict open, the layer is done by two SVDs. Vectors of
-    a null space of the base are nobody's singular vectors and do not count.
+    a null space of the base are nobody's singular vectors and do not count. On a processor, small matrices are decomposed by
+    way of their Gram matrices in double precision, which takes less time than either.
 
     Args:
         pair: the layer before and after.
@@ -268,9 +331,11 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     began = time.perf_counter()
     n, m = pair.shape
     update = _update_of(pair, top)
-    found, method = None, "bounds"
-    if not exact and min(n, m) >= 8 * (top + 2):
-        found = _bounded(pair, top, threshold)
+    found, method = None, "svd"
+    if not exact and min(n, m) <= _FULL and isinstance(pair.base, np.ndarray):
+        found, method = _by_eigh(pair, top, threshold), "eigh"
+    elif not exact and min(n, m) >= 8 * (top + 2):
+        found, method = _bounded(pair, top, threshold), "bounds"
     if found is None:
         found, method = _exact(pair, top), "svd"
     values, cosines, lower, upper, similarity, s, vectors = found

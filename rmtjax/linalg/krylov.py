@@ -122,6 +122,8 @@ class Flipped:
         return self.operator.transposed(self.operator @ x)
 
 
+_FAR = 1 << 23
+"""Entries of a matrix that no cache holds."""
 _LONG, _FORMED = 1.5, 1024
 """From what ratio of the sides, and up to what shorter one, the Gram matrix is formed."""
 
@@ -135,14 +137,33 @@ def _short_side(operator: Operator) -> Operator | Gram | Flipped:
     return Flipped(operator) if n > m and isinstance(operator.weight, np.ndarray) else operator
 
 
+def _qr(xp: Any, block: Matrix) -> tuple[Matrix, Matrix]:
+    """Orthonormal columns and coefficients; by the Gram matrix, twice, which is products where reflections are not.
+
+    Its condition is squared on the way, so columns that all but depend on one another are left to the reflections.
+    """
+    q, r = block, np.eye(block.shape[1])
+    for _ in range(2 if xp is np else 0):
+        try:
+            lower = np.linalg.cholesky((q.T @ q).astype(np.float64))
+        except np.linalg.LinAlgError:
+            return np.linalg.qr(block)
+        size = np.diagonal(lower)
+        if not size.min() > 1e-2 * size.max():
+            return np.linalg.qr(block)
+        q, r = q @ np.linalg.inv(lower).T.astype(q.dtype), lower.T @ r
+    return (q, r) if xp is np else xp.linalg.qr(block)
+
+
 def _next_block(xp: Any, basis: Matrix, block: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Orthonormal columns for what of a block is outside a basis, and the coefficients in either."""
     first = basis.T @ block
+    scale = abs(first).max()
     block = block - basis @ first
     second = basis.T @ block
-    q, r = xp.linalg.qr(block - basis @ second)
+    q, r = _qr(xp, block - basis @ second)
     size = abs(xp.diagonal(r))
-    if xp is jnp or size.min() < 1e-3 * size.max():
+    if xp is jnp or size.min() < 1e-3 * scale:
         # Where next to nothing was left, its direction is rounding, and not orthogonal to the basis.
         q, turn = xp.linalg.qr(q - basis @ (basis.T @ q))
         q = q * xp.sign(xp.diagonal(turn))
@@ -280,8 +301,8 @@ def top_singular(
         operator: A, shape (n, m).
         k: how many.
         tolerance: stop when every angle is below it.
-        width: columns of a block, k + 2 by default. Fewer need fewer products in all, and miss copies of values that are
-            repeated more often.
+        width: columns of a block, by default k + 2, of large matrices k + 6. Fewer need fewer products in all, and miss copies
+            of values that are repeated more often.
         most: blocks at most.
         seed: of the start.
 
@@ -293,7 +314,8 @@ def top_singular(
     """
     short = _short_side(operator)
     n = short.shape[0]
-    width = k + 2 if width is None else width
+    if width is None:  # a few columns more cost nothing where reading the matrix takes longer than the products
+        width = k + (2 if math.prod(operator.shape) < _FAR or n < 3 * (k + 6) else 6)
     if k < 1 or n < 3 * max(width, k + 2):
         raise InputError(f"k = {shown(k)}: must be 1 to {max(n // 3 - 2, 0)} for {n} rows or columns")
     start = np.random.default_rng(seed).standard_normal((n, width)).astype(operator.weight.dtype)

