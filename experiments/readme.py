@@ -152,7 +152,11 @@ def measured_intruders() -> str:
             f"{same['same']:,}",
             "all",
         ),
-        ("of these decided without an SVD", f"{same['by_bounds']:,}", ""),
+        (
+            "of these decided by bounds, by eigendecompositions, by SVDs",
+            ", ".join(f"{n:,}" for n in same["by"].values()),
+            "",
+        ),
         (
             f"memory, {memory['layers']} layers of {memory['size']}², in tensors of float32",
             f"{memory['over_largest_tensor']:.1f}",

@@ -23,7 +23,7 @@ import scipy.linalg
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rmtjax._errors import InputError, shown, unknown
-from rmtjax.bench.timing import made, ratio, summary
+from rmtjax.bench.timing import PAUSE, made, ratio, summary
 from rmtjax.linalg import dense
 
 __all__ = ["DEFAULT_SHAPES", "OPERATIONS", "bench_svd", "read_shapes"]
@@ -44,9 +44,6 @@ DEFAULT_SHAPES = {
 _DTYPES = ("float32", "float64", "complex64", "complex128")
 _ACCURACY_OF = 2
 """Matrices of a batch whose decompositions are checked."""
-
-_PAUSE = 0.05
-"""Seconds for which the threads of the one before still turn in circles, on the cores that the next one needs."""
 
 Function = Callable[[], Any]
 
@@ -280,7 +277,7 @@ def _timed(functions: dict[str, Function], repeats: int, most_s: float) -> dict[
             began = time.perf_counter()
             function()
             first = time.perf_counter() - began
-            time.sleep(_PAUSE)
+            time.sleep(PAUSE)
             began = time.perf_counter()
             function()
             again = time.perf_counter() - began
@@ -292,7 +289,7 @@ def _timed(functions: dict[str, Function], repeats: int, most_s: float) -> dict[
     for _ in range(repeats):
         for name in times:
             if not times[name] or times[name][0] * repeats <= most_s:
-                time.sleep(_PAUSE)
+                time.sleep(PAUSE)
                 began = time.perf_counter()
                 functions[name]()
                 times[name].append(time.perf_counter() - began)

@@ -16,7 +16,10 @@ import jax
 
 from rmtjax._machine import cores, processor
 
-__all__ = ["alternate", "hardware", "made", "ratio", "save", "summary"]
+__all__ = ["PAUSE", "alternate", "hardware", "made", "ratio", "save", "summary"]
+
+PAUSE = 0.05
+"""Seconds for which the threads of what ran before still turn in circles, on the cores that the next one needs."""
 
 
 def hardware() -> str:
@@ -30,11 +33,13 @@ def hardware() -> str:
 def alternate(repeats: int, **functions: Callable[[], object]) -> dict[str, dict[str, float]]:
     """Run functions in turn, A B C A B C …, after one round that does not count: their times in seconds by name.
 
-    A slow spell of a shared machine then hits all of them; `ratio` pairs them round by round.
+    A slow spell of a shared machine then hits all of them; `ratio` pairs them round by round. There is a `PAUSE` between
+    two.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(repeats + 1):
         for name, function in functions.items():
+            time.sleep(PAUSE)
             began = time.perf_counter()
             function()
             if round_:

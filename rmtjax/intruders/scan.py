@@ -32,7 +32,7 @@ _ASTRAY = 0.2
 _FULL = 400
 """Smaller side up to which a processor has all eigenvectors of a Gram matrix sooner than a Krylov space."""
 _BACKWARD = 1e-6
-"""Error of a singular value decomposition in single precision, of its largest value: what `--exact` leaves open."""
+"""Error of a decomposition in single precision, of its largest value: what `--exact` leaves open, too."""
 _SMALL = 1 << 20
 """Entries of a matrix up to which BLAS's threads bring less than a matrix for each core."""
 
@@ -244,52 +244,64 @@ def _decided(lower: np.ndarray, upper: np.ndarray, threshold: float) -> bool:
 
 
 def _by_eigh(pair: Pair, top: int, threshold: float):
-    """The same from the Gram matrices in double precision, with bounds on what SVDs in single precision would give.
+    """The same from the eigenvectors of the Gram matrices of the shorter side; None if they leave a verdict open.
 
-    Such a decomposition is that of a matrix that differs by ρ = 10⁻⁶ σ₁ at most, so its vector j is the one here up to a
-    share of ρ/|σᵢ − σⱼ| of each other vector i, and any mixture of those that are closer than that. None if that leaves a
-    verdict open.
+    What these and an SVD in single precision find are eigenvectors of matrices that differ by ρ = 3·10⁻⁶ λ₁ at most: vector j of
+    one holds a share ρ/|λᵢ − λⱼ| of each other vector i of the other, and any mixture of those that are closer than that. Of what
+    belongs to eigenvalues below ρ nobody knows whether it is a singular vector or the null space.
     """
     n, m = pair.shape
-    k, least = min(n, m), max(n, m) * np.finfo(np.float32).eps
+    k = min(n, m)
 
-    def decomposed(matrix, **which):
-        """Singular values and the vectors of the shorter side."""
+    def gram(matrix):
         short = matrix.T if n > m else matrix
-        values, vectors = scipy.linalg.eigh((short @ short.T).T, overwrite_a=True, check_finite=False, **which)
-        return np.sqrt(np.maximum(values[::-1], 0)), vectors[:, ::-1]
+        return short @ short.T
 
-    base, tuned = pair.base.astype(np.float64), pair.tuned.dense().astype(np.float64)
     with one_blas_thread():  # more of them only wait for one another
-        s, inside = decomposed(base, driver="evd")
-        t, vectors = decomposed(tuned, driver="evr", subset_by_index=[max(k - top - 1, 0), k - 1])
-    vectors = vectors[:, :top]
-    real = s > s[0] * least  # the null space has no vectors of its own
-    if real.sum() < top or t[top - 1] <= t[0] * least:
+        squares, inside = np.linalg.eigh(gram(pair.base))  # other layers go on beside it; SciPy would keep them from it
+        tuned = pair.tuned.dense()
+        tuned_squares, vectors = scipy.linalg.eigh(
+            gram(tuned).T,
+            driver="evr",
+            subset_by_index=[max(k - top - 1, 0), k - 1],
+            overwrite_a=True,
+            check_finite=False,
+        )
+    squares, inside = np.maximum(squares[::-1].astype(float), 0), inside[:, ::-1]
+    tuned_squares, vectors = np.maximum(tuned_squares[::-1].astype(float), 0), vectors[:, ::-1][:, :top]
+    noise, tuned_noise = 3 * _BACKWARD * squares[0], 3 * _BACKWARD * tuned_squares[0]
+    known = squares > 2 * noise
+    if known.sum() < top or tuned_squares[top - 1] <= 2 * tuned_noise:
         return None
-    if n > m:  # left vectors are the images of these
-        vectors = tuned @ vectors / t[:top]
-        every = np.where(real[:, None], np.abs(inside.T @ (base.T @ vectors)) / np.maximum(s, s[0] * least)[:, None], 0)
-    else:
-        every = np.abs(inside.T @ vectors)
-    gaps = -np.diff(t, append=0 if t.size == top else [])
-    gaps = np.minimum(gaps[:top], np.append(np.inf, gaps[: top - 1]))
-    errors = np.minimum(2 * _BACKWARD * t[0] / np.maximum(gaps, np.finfo(float).tiny), 1)
+    s, t = np.sqrt(squares), np.sqrt(tuned_squares[:top])
+    gaps = -np.diff(tuned_squares, append=[] if tuned_squares.size > top else 0.0)
+    gaps = np.minimum(gaps, np.append(np.inf, gaps[:-1]))
+    errors = np.minimum(tuned_noise / np.maximum(gaps, np.finfo(float).tiny) * t[0] / t, 1)
     if errors.max() > _ASTRAY:
         return None
-    noise = 2 * _BACKWARD * s[0]
-    distance = np.abs(s[real][:, None] - s)
+    if n > m:  # left vectors are the images of these
+        vectors = tuned @ vectors / t.astype(tuned.dtype)
+        held = np.abs(inside.T @ (pair.base.T @ vectors)).astype(float)
+        scale, least, most = s, np.sqrt(np.maximum(squares - noise, 0)), np.sqrt(squares + noise)
+    else:
+        held = np.abs(inside.T @ vectors).astype(float)
+        scale = least = most = np.ones(k)
+    every = np.minimum(held / np.maximum(scale, s[0] * _BACKWARD)[:, None], 1)
+    distance = np.abs(squares[known][:, None] - squares)
     near = distance <= 8 * noise
-    far = np.where(near, 0, noise / np.where(near, 1, distance))
-    upper = (np.sqrt(near @ every**2) + far @ every).max(0)
-    distance[np.arange(real.sum()), np.flatnonzero(real)] = np.inf
+    upper = (np.sqrt(near @ held**2) + np.where(near, 0, noise / np.where(near, 1, distance)) @ held) / least[known][
+        :, None
+    ]
+    rest = np.sqrt(np.maximum(1 - np.sum(every[known] ** 2, 0), 0) if n > m else np.sum(held[~known] ** 2, 0))
+    upper = np.maximum(upper.max(0), rest if not known.all() else 0)
+    distance[np.arange(known.sum()), np.flatnonzero(known)] = np.inf
     sine = np.minimum(noise / np.maximum(distance.min(1), np.finfo(float).tiny), 1)[:, None]
-    cosines = np.minimum(every[real], 1)
-    lower = (cosines * np.sqrt(1 - sine**2) - np.sqrt(1 - cosines**2) * sine).max(0)
+    others = np.sqrt(np.maximum(np.sum(held**2, 0) - held[known] ** 2, 0))
+    lower = ((held[known] * np.sqrt(1 - sine**2) - others * sine) / most[known][:, None]).max(0)
     lower, upper = np.maximum(lower - errors, 0), np.minimum(upper + errors, 1)
     if not _decided(lower, upper, threshold):
         return None
-    return t[:top], cosines.max(0), lower, upper, every[:top].T.copy(), s, vectors.astype(np.float32)
+    return t, np.clip(every[known].max(0), lower, upper), lower, upper, every[:top].T.copy(), s, vectors
 
 
 def _bounded(pair: Pair, top: int, threshold: float):
@@ -320,7 +332,7 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     the others' from below by a Ritz vector that has converged beside all singular values seen, and any unseen at their mean
     distance (`rmtjax.linalg.krylov.atom_floors`). Where that leaves a verdict open, the layer is done by two SVDs. Vectors of
     a null space of the base are nobody's singular vectors and do not count. On a processor, small matrices are decomposed by
-    way of their Gram matrices in double precision, which takes less time than either.
+    way of their Gram matrices, which takes less time than either.
 
     Args:
         pair: the layer before and after.

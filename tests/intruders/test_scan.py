@@ -109,7 +109,7 @@ def test_what_is_reported_is_what_the_decompositions_say(shape, update, method):
     slack = 0 if method == "eigh" else 1e-3
     assert (found.lower <= exact.cosines + slack).all() and (exact.cosines <= found.upper + slack).all()
     if found.method == "eigh":
-        np.testing.assert_allclose(found.cosines, exact.cosines, atol=2e-5)
+        np.testing.assert_allclose(found.cosines, exact.cosines, atol=2e-4)
     np.testing.assert_allclose(np.abs(np.sum(found.vectors * exact.vectors, 0)), 1, atol=1e-4)
     np.testing.assert_allclose(found.similarity[:, :6], exact.similarity[:, :6], atol=0.08)  # the spikes stand apart
     for one in ("sigma", "upper", "count"):
@@ -136,9 +136,7 @@ def test_a_null_space_is_nobodys_vector(method):
     a = np.linalg.qr(random.standard_normal((200, 1)))[0].T.astype(np.float32)
     for exact in (False, True):
         found = scan_layer(Pair("w", w, Operator(w, None, b, a), (b, a)), exact=exact)
-        assert found.verdicts == ("intruder",) + ("known",) * 9 and (
-            exact or method == "bounds" or found.method == "eigh"
-        )
+        assert found.verdicts == ("intruder",) + ("known",) * 9
         assert found.cosines[0] < 0.2
 
 
