@@ -142,7 +142,7 @@ def test_mending(run, base, adapter, tmp_path):
     mend(base, adapter, tmp_path / "same", scale=0.75)
     assert [*files(tmp_path / "out").values()] == [*files(tmp_path / "same").values()]
     assert {path.name for path in files(tmp_path / "out")} == {"adapter_config.json", "adapter_model.safetensors"}
-    mend(base, adapter, tmp_path / "less", scale=0.1, top=3, threshold=0.4, layers="key")
+    mend(base, adapter, tmp_path / "less", scale=0.1, top=3, threshold=0.4, layers="key", exact=True)
     options = ("--scale", 0.1, "--top", 3, "--threshold", 0.4, "--layers", "key", "--exact")
     assert run("mend", base, adapter, "--out", tmp_path / "other", *options)[0] == 0
     kept = [stored(tmp_path / name / "adapter_model.safetensors") for name in ("same", "less", "other")]
