@@ -41,8 +41,8 @@ from scipy.special import erf
 
 __all__ = ["Prediction", "predict"]
 
-_NEAR = 4e-3
-"""Mean squared cosine from which a singular vector takes part in the mixing."""
+_NEAR = 0.2
+"""Root mean square of the cosine, in thresholds, from which a singular vector takes part in the mixing: five deviations."""
 _STATES = 48
 """At most so many of them do."""
 
@@ -131,7 +131,7 @@ def predict(
     with_a, with_b = (np.clip(-2 * x / (strong**2 * slope), 0, 1) for x in (left, right))
     gap = np.maximum(np.abs(z[:, None] ** 2 - s**2), 1e-9 * s[0] ** 2)
     p = (strong[:, None] / gap) ** 2 * (z[:, None] ** 2 * with_b[:, None] / n + s**2 * with_a[:, None] / m)
-    near = np.flatnonzero((p.max(0) > _NEAR) & (s > edge))
+    near = np.flatnonzero((p.max(0) > (_NEAR * threshold) ** 2) & (s > edge))
     near = near[np.argsort(-p[:, near].max(0))[:_STATES]]
     far = np.setdiff1d(np.arange(s.size), near)
     chance = np.prod(erf(threshold / np.sqrt(2 * p[:, far])), axis=1)
