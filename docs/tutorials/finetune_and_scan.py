@@ -34,7 +34,7 @@ else:
     made_up(data)
 
 # --8<-- [start:finetune]
-from rmtjax.finetune import Settings, finetune  # noqa: E402
+from rmtjax.finetune import Settings, finetune
 
 settings = Settings(
     task="mrpc",
@@ -47,13 +47,15 @@ settings = Settings(
     learning_rate=1e-2,
     max_length=64,
 )
-result = finetune(settings, "run", resume=True)  # into run/; started again it goes on where it was, or is done
-print(f"accuracy {result['last']:.1%}, α from {min(a['min'] for a in result['alpha'].values()):.3f}", end=" ")
-print(f"to {max(a['max'] for a in result['alpha'].values()):.3f}")
+# Into run/; started again it goes on where it was, or is done.
+result = finetune(settings, "run", resume=True)
+alpha = result["alpha"].values()
+least, most = min(a["min"] for a in alpha), max(a["max"] for a in alpha)
+print(f"accuracy {result['last']:.1%}, α from {least:.3f} to {most:.3f}")
 # --8<-- [end:finetune]
 
 # --8<-- [start:scan]
-from rmtjax.intruders import scan  # noqa: E402
+from rmtjax.intruders import scan
 
 found = scan(None, "run")  # None: the packaged model that was tuned
 for layer in found.layers:
@@ -63,15 +65,17 @@ print(f"{found.intruders} intruders in {len(found.layers)} layers")
 # --8<-- [end:scan]
 
 # --8<-- [start:mend]
-from rmtjax.intruders import mend  # noqa: E402
+from rmtjax.intruders import mend
 
 mend(None, "run", "mended", scale=0.5)
 print(f"{scan(None, 'mended').intruders} after mending")
 # --8<-- [end:mend]
 
 # --8<-- [start:guard]
-import dataclasses  # noqa: E402
+import dataclasses
 
-guarded = finetune(dataclasses.replace(settings, guard=0.05), "guarded", resume=True)
-print(f"guarded: accuracy {guarded['last']:.1%}, {scan(None, 'guarded').intruders} intruders")
+careful = dataclasses.replace(settings, guard=0.05)
+guarded = finetune(careful, "guarded", resume=True)
+found = scan(None, "guarded")
+print(f"guarded: accuracy {guarded['last']:.1%}, {found.intruders} intruders")
 # --8<-- [end:guard]

@@ -15,15 +15,19 @@ def work(store, address=None, count=1, index=0):
     import jax
 
     if count > 1:
-        jax.distributed.initialize(address, count, index)  # on SLURM, Open MPI or a TPU pod without arguments
+        # On SLURM, Open MPI or a TPU pod without arguments.
+        jax.distributed.initialize(address, count, index)
 
     from rmtjax import CLAIMS, run
 
     claim = CLAIMS["alpha-ftc"]
-    cells = claim.grid.override(p=1e6, n=5e5, N=2e6, beta=[0.5, 0.9], alpha=[0.0, 1.0, 2.0])
-    result = run(claim, cells, trials=20_000, store=store)  # the first process writes; all of them get the result
+    sizes = dict(p=1e6, n=5e5, N=2e6)
+    cells = claim.grid.override(**sizes, beta=[0.5, 0.9], alpha=[0.0, 1.0, 2.0])
+    # The first process writes; all of them get the result.
+    result = run(claim, cells, trials=20_000, store=store)
     if jax.process_index() == 0:
-        print(f"{jax.process_count()} processes: largest |z| {abs(result['z']).max().item():.2f}")
+        worst = abs(result["z"]).max().item()
+        print(f"{jax.process_count()} processes: largest |z| {worst:.2f}")
     # --8<-- [end:work]
     assert result["trials"].min() == 20_000
 

@@ -9,7 +9,8 @@ import rmtjax
 # --8<-- [start:verify]
 verdict = rmtjax.verify([fourth], trials=20_000)
 for finding in verdict.findings:
-    print(finding.claim, "holds" if finding.holds else "is refuted", f"z = {finding.z:+.2f}", finding.cell)
+    verb = "holds" if finding.holds else "is refuted"
+    print(f"{finding.claim} {verb}, z = {finding.z:+.2f} at {finding.cell}")
 # --8<-- [end:verify]
 assert verdict.holds
 
@@ -19,7 +20,8 @@ forgotten = dataclasses.replace(
 )
 refuted = rmtjax.verify([forgotten], trials=20_000)
 worst = refuted.findings[0]
-print(f"at N = {worst.cell['N']:g} the mean is {worst.mean:.3f} ± {worst.se:.3f}, the law says {worst.expected:.3f}")
+print(f"at N = {worst.cell['N']:g} the mean is {worst.mean:.3f} ± {worst.se:.3f}", end=", ")
+print(f"the law says {worst.expected:.3f}")
 # --8<-- [end:wrong]
 assert not refuted.holds
 
@@ -29,13 +31,14 @@ assert rmtjax.verify([limit], trials=20_000).holds
 # --8<-- [end:bias]
 
 # --8<-- [start:run]
-result = rmtjax.run(fourth, rmtjax.grid(N=[2, 4, 8, 16, 32]), trials=20_000, seed=1, store="moment.zarr")
-print(result["mean"].values, result["se"].values, result["z"].values)
+cells = rmtjax.grid(N=[2, 4, 8, 16, 32])
+result = rmtjax.run(fourth, cells, trials=20_000, seed=1, store="moment.zarr")
+print(result[["mean", "se", "law", "z"]].squeeze(drop=True).to_dataframe())
 # --8<-- [end:run]
 assert abs(result["z"]).max() < 4.5
 
 # --8<-- [start:precise]
-precise = rmtjax.run(fourth, rmtjax.grid(N=[2, 4, 8, 16, 32]), until_se=0.01)
-print(dict(zip(precise["N"].values.tolist(), precise["trials"].values.tolist(), strict=True)))
+precise = rmtjax.run(fourth, cells, until_se=0.01)
+print(precise[["trials", "se"]].squeeze(drop=True).to_dataframe())
 # --8<-- [end:precise]
 assert precise["se"].max() <= 0.01

@@ -1,16 +1,14 @@
 r"""Singular value and eigenvalue decompositions of batches of dense matrices, by an algorithm of choice.
 
-=============  ==============================================================  ===========================  =================
-algorithm      what it does                                                    meant for                    error of σ
-=============  ==============================================================  ===========================  =================
-`library`      `jnp.linalg`: LAPACK one matrix after another, cuSOLVER, XLA    large matrices               ε σ₁
-`threads`      LAPACK, a matrix for each core                                  batches on processors        ε σ₁
-`jacobi`       one-sided Jacobi, the batch in step (`rmtjax.linalg.jacobi`)    tiny matrices; accelerators  ε σ
-`gram`         eigh of AᵀA or AAᵀ, then AV                                     long ones, large σ only      ε σ₁²/σ
-`polar`        QDWH: A = UH, then eigh of H                                    accelerators with fast GEMM  ε σ₁
-`randomized`   range finder with power iterations (top k)                      k ≪ n, decaying σ            by decay
-`lanczos`      block Lanczos, stopped by its error bound (top k)               k ≪ n                        by tolerance
-=============  ==============================================================  ===========================  =================
+| algorithm | what it does | meant for | error of σ |
+| --- | --- | --- | --- |
+| `library` | `jnp.linalg`: LAPACK one matrix after another, cuSOLVER, XLA | large matrices | ε σ₁ |
+| `threads` | LAPACK, a matrix for each core | batches on processors | ε σ₁ |
+| `jacobi` | one-sided Jacobi, the batch in step (`rmtjax.linalg.jacobi`) | tiny matrices; accelerators | ε σ |
+| `gram` | eigh of AᵀA or AAᵀ, then AV | long ones, large σ only | ε σ₁²/σ |
+| `polar` | QDWH: A = UH, then eigh of H | accelerators with fast GEMM | ε σ₁ |
+| `randomized` | range finder with power iterations (top k) | k ≪ n, decaying σ | by decay |
+| `lanczos` | block Lanczos, stopped by its error bound (top k) | k ≪ n | by tolerance |
 
 All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers. `auto`
 takes on processors what was fastest in `rmtjax bench svd` among those whose error is ε σ₁, with `precise=False` among all; what
