@@ -1,6 +1,6 @@
 """Equations of docstrings, which are written as Sphinx has them, on their way through Markdown.
 
-They travel as inline code that holds LaTeX in base 64, and `docs/hooks.py` sets them as MathML.
+Like those of pages they travel as inline code that holds LaTeX in base 64, and `docs/hooks.py` sets them as MathML.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ _INLINE = re.compile(r":math:`([^`]+)`")
 _BLOCK = re.compile(r"^( *)\.\. math::[ ]*\n((?:\1[ ]+\S.*(?:\n|\Z)|[ ]*\n)+)", re.MULTILINE)
 
 
-def _wrapped(kind: str, latex: str) -> str:
+def wrapped(kind: str, latex: str) -> str:
+    """LaTeX as inline code; `kind` is `math` or `math-block`."""
     return f"`{kind}:{base64.b64encode(' '.join(latex.split()).encode()).decode()}`"
 
 
 def _block(match: re.Match) -> str:
     latex = match[2].strip()
     if r"\\" in latex and r"\begin" not in latex:
-        latex = rf"\begin{{aligned}} {latex} \end{{aligned}}"
-    return f"{match[1]}{_wrapped('math-block', latex)}\n\n"
+        latex = rf"\begin{{split}} {latex} \end{{split}}"  # "aligned" is unknown to latex2mathml
+    return f"{match[1]}{wrapped('math-block', latex)}\n\n"
 
 
 class SphinxMath(griffe.Extension):
@@ -32,4 +33,4 @@ class SphinxMath(griffe.Extension):
         """Griffe calls this with everything that it has read."""
         if obj.docstring is not None:
             text = _BLOCK.sub(_block, obj.docstring.value)
-            obj.docstring.value = _INLINE.sub(lambda m: _wrapped("math", m[1]), text)
+            obj.docstring.value = _INLINE.sub(lambda m: wrapped("math", m[1]), text)

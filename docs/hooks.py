@@ -1,4 +1,4 @@
-"""What mkdocs cannot read off a file: the list of claims, and the command line's help."""
+"""What mkdocs cannot read off a file: the list of claims, the command line's help, and equations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from griffe_math import wrapped
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
+# What GitHub takes for a formula: a fence, here with its indent, or inline.
+FORMULA = re.compile(r"^( *)```math\n(.*?)^\1```$|\$`([^`]+)`\$", re.MULTILINE | re.DOTALL)
 
 
 def _claims() -> str:
@@ -51,21 +55,33 @@ def on_files(files, config):
     return files
 
 
+def _formula(match: re.Match) -> str:
+    indent, block, inline = match.groups()
+    return wrapped("math", inline) if inline else indent + wrapped("math-block", block)
+
+
 def on_page_markdown(markdown: str, **_) -> str:
-    """Fill in what is generated; a link to an experiment, which is right in the repository, is its name here."""
+    """Fill in what is generated; a link to an experiment, which is right in the repository, is its name here.
+
+    Formulas travel on as those of docstrings do.
+    """
     for mark, made in (("<!-- claims -->", _claims), ("<!-- command line -->", _help)):
         if mark in markdown:
             markdown = markdown.replace(mark, made())
     markdown = markdown.replace("](../experiments/figures/", "](figures/")
-    return re.sub(r"\[([^]]+)\]\(\.\./experiments/[^)]+\.py\)", r"`\1`", markdown)
+    markdown = re.sub(r"\[([^]]+)\]\(\.\./experiments/[^)]+\.py\)", r"`\1`", markdown)
+    return FORMULA.sub(_formula, markdown)
 
 
-def on_page_content(html: str, **_) -> str:
-    """Set the equations of docstrings (docs/griffe_math.py)."""
+def on_page_content(html: str, page, **_) -> str:
+    """Set the equations of pages and docstrings (docs/griffe_math.py)."""
     from rmtjax.report.mathml import mathml
 
     def written(match: re.Match) -> str:
-        made = mathml(base64.b64decode(match[2]).decode())
+        latex = base64.b64decode(match[2]).decode()
+        made = mathml(latex)
+        if made is None:
+            raise PluginError(f"{page.file.src_uri}: cannot read the formula {latex}")
         return made if match[1] else made.replace('display="block"', 'display="inline"', 1)
 
     return re.sub(r"<code>math(-block)?:([A-Za-z0-9+/=]+)</code>", written, html)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rmtjax.report.mathml import mathml
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
@@ -52,6 +54,22 @@ def test_tutorials_show_code_that_is_tested():
         for file, _, section in found:
             text = (DOCS / "tutorials" / file).read_text("utf-8")
             assert not section or f"# --8<-- [start:{section}]" in text, (page.name, section)
+
+
+def test_the_formulas_of_the_derivations_can_be_set(monkeypatch):
+    pytest.importorskip("mkdocstrings")
+    monkeypatch.syspath_prepend(DOCS)
+    formula = importlib.import_module("hooks").FORMULA
+    for name in ("derivations", "intruder-law"):
+        page = (DOCS / f"{name}.md").read_text("utf-8")
+        found = [block or inline for _, block, inline in formula.findall(page)]
+        assert len(found) > 100
+        for latex in found:
+            made = mathml(latex)
+            assert made is not None and "\\" not in made, latex  # what is unknown stays as it is
+        left = formula.sub("", page)
+        assert "$" not in left and not re.search(r"\n\n {4,}\S", left)  # an indented block
+        assert not re.search(r"`[^`\n]*[^\x00-\x7f`][^`\n]*`", left)  # mathematics as code
 
 
 def test_the_reference_has_everything_public():
