@@ -386,7 +386,7 @@ def chosen_algorithm(
     return "jacobi" if not symmetric and batch >= _IN_STEP and short <= _ACCELERATED else "library"
 
 
-_TINY, _IN_STEP = 6, 16
+_TINY, _IN_STEP = 8, 16
 """Smaller side up to which, and number of matrices from which, Jacobi in step beats LAPACK on each core."""
 _QUIET = 32
 """Smaller side up to which LAPACK does not wake its threads, and JAX's own spreading over the cores is all there is to do."""

@@ -27,6 +27,8 @@ __all__ = ["one_sided"]
 
 _SWEEPS = 200
 """Sweeps at most, should rounding keep a pair from ever being orthogonal."""
+_CACHE = 2**16
+"""Bytes that a processor turns at a time: they stay in its cache, and few matrices wait for the last one to be done."""
 
 
 def _turned(left: Array, right: Array, rows: int) -> tuple[Array, Array, Array]:
@@ -61,17 +63,7 @@ def _rotate(left: Array, right: Array) -> tuple[Array, Array]:
     return jnp.concatenate([left[:1], right[:1], left[1:-1]]), jnp.concatenate([right[1:], left[-1:]])
 
 
-@functools.partial(jax.jit, static_argnames="vectors")
-def one_sided(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | None]:
-    """Orthogonal columns for those of matrices.
-
-    Args:
-        a: shape (B, m, n), m ≥ n, finite.
-        vectors: whether V is wanted.
-
-    Returns:
-        AV, whose columns are orthogonal, shape (B, m, n); their norms (B, n), descending; V (B, n, n) or None.
-    """
+def _in_step(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | None]:
     batch, m, n = a.shape
     real = jnp.finfo(a.dtype).dtype
     largest = jnp.max(jnp.abs(a), (1, 2), keepdims=True)
@@ -105,3 +97,30 @@ def one_sided(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | Non
     norms = jnp.take_along_axis(norms, order, 0).T * scale[:, :, 0]
     av, v = (jnp.take_along_axis(x, order[:, None], 0).transpose(2, 1, 0) for x in (av, v))
     return av * scale, norms, v if vectors else None
+
+
+@functools.partial(jax.jit, static_argnames="vectors")
+def one_sided(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | None]:
+    """Orthogonal columns for those of matrices.
+
+    Args:
+        a: shape (B, m, n), m ≥ n, finite.
+        vectors: whether V is wanted.
+
+    Returns:
+        AV, whose columns are orthogonal, shape (B, m, n); their norms (B, n), descending; V (B, n, n) or None.
+    """
+    batch, m, n = a.shape
+    each = (m + n * vectors) * n * a.dtype.itemsize
+    block = max(_CACHE // each, 16)
+
+    def on_processor(a):
+        count = -(-batch // block)
+        if count < 2:
+            return _in_step(a, vectors)
+        # Neighbours go to different blocks, so that of a batch that is sharded each device has its share of every block.
+        blocks = jnp.pad(a, ((0, count * block - batch), (0, 0), (0, 0))).reshape(block, count, m, n).swapaxes(0, 1)
+        done = jax.lax.map(lambda one: _in_step(one, vectors), blocks)
+        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:batch], done)
+
+    return jax.lax.platform_dependent(a, cpu=on_processor, default=lambda a: _in_step(a, vectors))
