@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from html import escape, unescape
 from xml.etree.ElementTree import Element
@@ -24,6 +25,8 @@ _ATTRIBUTES = frozenset((
 ))
 # fmt: on
 _PLAIN = re.compile(r"[\w.%+\- ]*")
+_SPACE = '<mspace width="0.167em"></mspace>'
+"""Between a function's name and what it is taken of; the converter leaves none."""
 
 
 @functools.cache
@@ -38,15 +41,20 @@ def spoken(latex: str) -> str:
 def _write(element: Element, out: list[str]) -> None:
     # The converter's texts hold character references beside bare <, so it is written out here, with known names only.
     known = element.tag in _TAGS
+    if element.tag == "mi" and unescape(element.text or "") == "~":
+        out.append("<mo>∼</mo>")
+        return
     if known:
         given = "".join(
             f' {k}="{escape(v)}"' for k, v in element.attrib.items() if k in _ATTRIBUTES and _PLAIN.fullmatch(v)
         )
         out.append(f"<{element.tag}{given}>")
     out.append(escape(unescape(element.text or "")))
-    for child in element:
+    for child, following in itertools.zip_longest(element, element[1:]):
         _write(child, out)
         out.append(escape(unescape(child.tail or "")))
+        if child.tag == "mi" and (child.text or "").isalpha() and len(child.text) > 1 and following is not None:
+            out.append(_SPACE if following.tag in ("mi", "mn", "msub", "msup", "mfrac", "msqrt", "mrow") else "")
     if known:
         out.append(f"</{element.tag}>")
 

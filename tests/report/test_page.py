@@ -284,6 +284,17 @@ def test_every_equation_of_the_package_is_typeset():
         assert root.get("alttext")
     parts = [e.tag for e in ET.fromstring(mathml(r"\frac{a}{\sqrt{b}}")).iter()]
     assert {"mfrac", "msqrt", "mi"} <= set(parts)
+    told = [(e.tag, e.text) for e in ET.fromstring(mathml(r"\log x \sim \log(x)")).iter()]
+    assert told[2:] == [
+        ("mi", "log"),
+        ("mspace", None),
+        ("mi", "x"),
+        ("mo", "∼"),
+        ("mi", "log"),
+        ("mo", "("),
+        ("mi", "x"),
+        ("mo", ")"),
+    ]
 
 
 @pytest.mark.parametrize(
