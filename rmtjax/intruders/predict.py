@@ -85,6 +85,22 @@ class _Bulk(NamedTuple):
         return left * right
 
 
+def _outliers(bulk: _Bulk, theta: np.ndarray, edge: float) -> np.ndarray:
+    """Where D^{-1/2} = θ: Newton's method, which comes from the left since D^{-1/2} is concave, within a bracket."""
+    low, high = np.full_like(theta, edge), edge + theta  # Weyl: at most the sum of the norms
+    z = low
+    for _ in range(100):
+        left, right, to_left, to_right = bulk.sums(z)
+        root = np.sqrt(left * right)
+        beyond = 1 / root > theta
+        low, high = np.where(beyond, low, z), np.where(beyond, z, high)
+        before, z = z, z - (theta - 1 / root) * 2 * root**3 / (to_left * right + left * to_right)
+        z = np.where((z >= low) & (z <= high), z, (low + high) / 2)
+        if np.all(np.abs(z - before) <= 1e-12 * z):
+            break
+    return z
+
+
 def predict(
     strengths: np.ndarray,
     singular_values: np.ndarray,
@@ -120,12 +136,7 @@ def predict(
     if not above.any():
         return Prediction(least, outliers, overlaps, chances)
     strong = theta[above]
-    low, high = np.full_like(strong, edge), edge + strong  # Weyl: at most the sum of the norms
-    for _ in range(45):  # to 10⁻¹³ of the interval
-        middle = (low + high) / 2
-        outside = bulk.transform(middle) < 1 / strong**2
-        low, high = np.where(outside, low, middle), np.where(outside, middle, high)
-    z = (low + high) / 2
+    z = _outliers(bulk, strong, edge)
     left, right, to_left, to_right = bulk.sums(z)
     slope = to_left * right + left * to_right
     with_a, with_b = (np.clip(-2 * x / (strong**2 * slope), 0, 1) for x in (left, right))

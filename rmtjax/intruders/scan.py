@@ -274,9 +274,11 @@ def _by_eigh(pair: Pair, top: int, threshold: float):
     if known.sum() < top or tuned_squares[top - 1] <= 2 * tuned_noise:
         return None
     s, t = np.sqrt(squares), np.sqrt(tuned_squares[:top])
-    gaps = -np.diff(tuned_squares, append=[] if tuned_squares.size > top else 0.0)
-    gaps = np.minimum(gaps, np.append(np.inf, gaps[:-1]))
-    errors = np.minimum(tuned_noise / np.maximum(gaps, np.finfo(float).tiny) * t[0] / t, 1)
+    # By how much of each other vector one may be off; those that were not computed are farther than the last that was.
+    apart = np.abs(tuned_squares[:top, None] - tuned_squares)
+    np.fill_diagonal(apart, np.inf)
+    weight = np.sqrt(tuned_squares / tuned_squares[:top, None]) if n > m else 1  # images of long vectors are longer
+    errors = np.minimum(tuned_noise * (weight / np.maximum(apart, np.finfo(float).tiny)).max(1, initial=0), 1)
     if errors.max() > _ASTRAY:
         return None
     if n > m:  # left vectors are the images of these

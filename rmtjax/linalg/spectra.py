@@ -312,12 +312,24 @@ class BulkFit(NamedTuple):
 
 def _edge_quantile(level: Any, beta: int, edges: int = 1) -> float:
     """What one of the edges exceeds with probability `level`, Tracy–Widom variables in the units of the β-ensembles' edge."""
-    from rmtjax.laws import tracy_widom
-
     if not (isinstance(level, (float, int, np.floating)) and 0 < level < 1):
         raise InputError(f"level = {shown(level)}: must be between 0 and 1")
-    quantile = float(tracy_widom.isf(float(level) / edges, beta))
+    quantile = _tracy_widom_isf(float(level) / edges, beta)
     return quantile / 2 ** (1 / 6) if beta == 4 else quantile
+
+
+@functools.lru_cache(100)  # the layers of a model ask for the same ones
+def _tracy_widom_isf(level: float, beta: int) -> float:
+    from rmtjax.laws import tracy_widom
+
+    return float(tracy_widom.isf(level, beta))
+
+
+@functools.lru_cache(100)
+def _median_singular_value(c: float) -> float:
+    from rmtjax.laws import marchenko_pastur
+
+    return float(marchenko_pastur.singular_ppf(0.5, c))
 
 
 def _settle(count: int, threshold: Callable[[int], float], sizes: np.ndarray) -> int:
@@ -343,11 +355,20 @@ def _share_lost(y: np.ndarray) -> np.ndarray:
 
 
 def _noise_energy(bulk: Any, noise: Callable[[Any], Any], strong: Any) -> Any:
-    """The v of ``v · noise(v) = bulk``, `strong` being what `noise` would be without any weak spike."""
+    """The v of ``v · noise(v) = bulk``, `strong` being what `noise` would be without any weak spike; by Steffensen's method."""
+
+    def again(v):
+        return bulk / max(noise(v), strong / 4)
+
     v = bulk / strong
     for _ in range(60 if bulk else 0):
-        before, v = v, bulk / max(noise(v), strong / 4)
-        if abs(v - before) <= 1e-15 * v:
+        once = again(v)
+        twice = again(once)
+        bend = twice - 2 * once + v
+        before, v = v, v - (once - v) ** 2 / bend if bend else twice
+        if not bulk / strong <= v <= 4 * bulk / strong:
+            v = twice
+        if abs(v - before) <= 1e-14 * v:
             break
     return v
 
@@ -434,10 +455,8 @@ def bulk_fit(
         v = matrix.variance(squares, count)
         return matrix, v, matrix.threshold(v, count, quantile)
 
-    from rmtjax.laws import marchenko_pastur
-
     first = _Rectangle(*((n, m) if n is not None else (k, k / c)), beta)
-    median = (np.median(values) / float(marchenko_pastur.singular_ppf(0.5, c))) ** 2 / first.m
+    median = (np.median(values) / _median_singular_value(float(c))) ** 2 / first.m
     robust = min(int(np.sum(values > first.threshold(median, 0, quantile))), k - 1)
     count = _settle(robust, lambda count: fitted(count)[2], values[order])
     matrix, v, threshold = fitted(count)
