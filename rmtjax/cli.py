@@ -339,7 +339,10 @@ def finetune(
     remat: Annotated[bool, typer.Option("--remat", help="Less memory, more time.")] = False,
     seed: Seed = 0,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder for checkpoints, adapter, metrics, curves.")
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder for checkpoints, adapter, metrics, curves; TASK-METHOD-SEED by default."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; an epoch by default.")] = None,
@@ -365,6 +368,9 @@ def finetune(
         val_split=val_split, alpha_learning_rate=alpha_learning_rate, alpha_optimizer=alpha_optimizer, guard=guard, dtype=dtype,
         remat=remat, seed=seed,
     )  # fmt: skip
+    if out is None:
+        chosen = settings.checked()
+        out = f"{chosen.task}-{'alpha-' if chosen.alpha else ''}{chosen.method}-{chosen.seed}"
     result = run(
         settings,
         out,
@@ -377,8 +383,7 @@ def finetune(
         write_json(file, result)
     console.print(report.table(result))
     console.print(f"\n{report.summary(result)}")
-    if out is not None:
-        console.print(f"wrote {', '.join(report.files(out))} into {out}")
+    console.print(f"wrote {', '.join(report.files(out))} into {out}")
 
 
 @app.command()

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from rmtjax._errors import InputError, check_known, shown
-from rmtjax.adapters.linear import AdaptedLinear
+from rmtjax.adapters.linear import AdaptedLinear, matrix_of
 from rmtjax.adapters.updates import METHODS, Dense, update
 from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
 
@@ -55,13 +55,14 @@ def _dotted(path: Sequence) -> str:
     return ".".join(map(str, path))
 
 
-def dense_layers(model: nnx.Module) -> dict[tuple, nnx.Linear]:
+def dense_layers(model: nnx.Module) -> dict[tuple, nnx.Linear | nnx.LinearGeneral]:
     """The dense layers of a model by path, in the order of its attributes."""
-    found = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, nnx.Linear)}
+    kinds = (nnx.Linear, nnx.LinearGeneral)
+    found = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, kinds)}
     return dict(sorted(found.items(), key=lambda item: [(isinstance(p, str), p) for p in item[0]]))
 
 
-def _selected(model: nnx.Module, pattern: Pattern, argument: str) -> dict[tuple, nnx.Linear]:
+def _selected(model: nnx.Module, pattern: Pattern, argument: str) -> dict[tuple, nnx.Linear | nnx.LinearGeneral]:
     layers, matches = dense_layers(model), _matcher(pattern)
     chosen = {path: layer for path, layer in layers.items() if matches(_dotted(path))}
     if not chosen:
@@ -71,6 +72,16 @@ def _selected(model: nnx.Module, pattern: Pattern, argument: str) -> dict[tuple,
             kinds.setdefault(".".join(named[-2:]), _dotted(path))
         there = ", ".join(f"{kind} (as {path})" for kind, path in kinds.items())
         raise InputError(f"{argument} = {shown(pattern)}: matches no dense layer; there are {there or 'none'}")
+    for path, layer in chosen.items():
+        if isinstance(layer, nnx.LinearGeneral):
+            if layer.batch_axis or layer.axis != tuple(range(-len(layer.axis), 0)):
+                raise InputError(
+                    f"{argument}: {_dotted(path)} has batch axes or contracts other axes than the last ones"
+                )
+        elif layer.kernel.ndim != 2:
+            raise InputError(
+                f"{argument}: {_dotted(path)} is a stack of layers, its kernel has shape {layer.kernel.shape}"
+            )
     return chosen
 
 
@@ -162,12 +173,17 @@ def adapt(
     """
     check_known("method", method, [*METHODS, "full", "alpha-lora"])
     check_known("alpha_share", alpha_share, SHARING)
+    plains = {}
     for name, value in (("alpha", alpha), ("rank", rank), ("scale", scale), ("seed", seed)):
         plain = value.item() if isinstance(value, (np.generic, jax.Array)) and value.ndim == 0 else value
         kinds = {"alpha": bool, "rank": int, "seed": int}.get(name, (int, float, type(None)))
         if not isinstance(plain, kinds) or (name != "alpha" and isinstance(plain, bool)):
             what = {"alpha": "True or False", "scale": "a number"}.get(name, "a whole number")
             raise InputError(f"{name} = {shown(value)}: must be {what}")
+        plains[name] = plain
+    alpha, rank, scale, seed = plains.values()
+    if not -(2**63) <= seed < 2**63:
+        raise InputError(f"seed = {seed}: must fit into 64 bits")
     if method == "alpha-lora":
         method, alpha = "lora", True
     if alpha_target is not None and not alpha:
@@ -184,7 +200,7 @@ def adapt(
         raise InputError(f"train = {shown(train)}: matches no module of the model")
     vectors: dict[tuple, AlphaParam] = {}
     for path, layer in scaled.items():
-        group, outputs = path[: len(path) - SHARING[alpha_share]], layer.out_features
+        group, outputs = path[: len(path) - SHARING[alpha_share]], matrix_of(layer).shape[1]
         vector = vectors.setdefault(group, AlphaParam(jnp.ones(outputs)))
         if vector.shape != (outputs,):
             raise InputError(
@@ -196,7 +212,7 @@ def adapt(
     for i, path in enumerate(dict.fromkeys([*targets, *scaled])):
         layer, own = targets.get(path, scaled.get(path)), None
         if path in targets:
-            kernel, fold = layer.kernel[...], jax.random.fold_in(key, i)
+            kernel, fold = matrix_of(layer), jax.random.fold_in(key, i)
             own = Dense(kernel) if full else update(method, kernel, rank, a, fold, _dotted(path))
         vector = vectors[path[: len(path) - SHARING[alpha_share]]] if path in scaled else None
         adapted[path] = AdaptedLinear(layer, own, vector)

@@ -51,6 +51,9 @@ def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> o
         that returns the gradient over the fresh batch (a tree like `updates`, or in `optax.partition` like all of the
         gradients); it is called within `jax.lax.cond`. Without it `updates` themselves are the gradient.
 
+        In a `chain`, what stands before it does not see that fresh gradient, and what stands after it meets zeros between
+        moves: clipping and the like belong into `optimizer`, `alpha_updater(optax.chain(optax.clip(1.0), optax.adam(5e-3)))`.
+
     Raises:
         InputError: if `every` is no whole number of 1 or more.
 

@@ -25,7 +25,7 @@ from jaxtyping import Array
 from rmtjax._errors import InputError, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json
 from rmtjax.adapters.apply import check_plain, dense_layers, exchange, merged
-from rmtjax.adapters.linear import AdaptedLinear, adapted_layers
+from rmtjax.adapters.linear import AdaptedLinear, adapted_layers, matrix_of
 from rmtjax.adapters.updates import Dense, DoRA, LoRA
 from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
 from rmtjax.models import SequenceClassifier, save_model
@@ -104,7 +104,12 @@ def save_peft(
         "inference_mode": True,
         "init_lora_weights": True,
     }
+    if merge_alpha and not isinstance(model, SequenceClassifier):
+        raise InputError(
+            "merge_alpha: writes the base of a SequenceClassifier only; save `merged` of other models yourself"
+        )
     target = prepare_folder("folder", folder)
+    (target / _ALPHA).unlink(missing_ok=True)  # of what was here before
     alphas = {f"{path}.alpha": _host(layer.alpha[...]) for path, layer in layers.items() if layer.alpha is not None}
     if alphas:
         write_bytes(target / _ALPHA, save(alphas))
@@ -217,6 +222,21 @@ def _config(folder: Path, fan_in_fan_out: bool = False) -> dict[str, Any]:
     for name, value in allowed.items():
         if (values.get(name) or value) != value:
             raise InputError(f"adapter = {folder}: {name} = {shown(values[name])} is not read here, must be {value!r}")
+    for name in ("use_rslora", "use_dora"):
+        if not isinstance(values.get(name) or False, bool):
+            raise InputError(f"adapter = {folder}: {name} = {shown(values[name])}: must be true or false")
+    patterns = values.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise InputError(
+            f"adapter = {folder}: alpha_pattern = {shown(patterns)}: must be an object of patterns and numbers"
+        )
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(
+                f"adapter = {folder}: alpha_pattern has {shown(pattern)}, which is no regular expression ({error})"
+            ) from None
     start = values.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower() not in _STARTS:
         raise InputError(
@@ -279,7 +299,7 @@ def read_peft(folder: str | os.PathLike, *, fan_in_fan_out: bool = False) -> Pef
                     " [r, inputs] and [outputs, r]"
                 )
             scale = _for(name, config.get("alpha_pattern"), config.get("lora_alpha", 8))
-            if not isinstance(scale, (int, float)) or not np.isfinite(scale):
+            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not np.isfinite(scale):
                 raise InputError(f"adapter = {folder}: lora_alpha = {shown(scale)}: must be a number")
         magnitude = value["lora_magnitude_vector"].reshape(-1) if dora and value else None
         alpha = _read(folder, alphas, scaled[name]) if name in scaled else None
@@ -317,7 +337,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
         if read.A is not None:
             kind = LoRA if read.magnitude is None else DoRA
             rank = read.A.shape[0]
-            built = kind(layer.kernel[...], rank, read.scale, jax.random.key(0), read.stabilised)
+            built = kind(matrix_of(layer), rank, read.scale, jax.random.key(0), read.stabilised)
             new = {"A": read.A.T, "B": read.B.T}
             if read.magnitude is not None:
                 new["magnitude"] = read.magnitude
@@ -330,9 +350,10 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
                     )
                 setattr(built, attribute, AdapterParam(array))
         vector = None if read.alpha is None else AlphaParam(read.alpha)
-        if vector is not None and vector.shape != (layer.out_features,):
+        outputs = matrix_of(layer).shape[1]
+        if vector is not None and vector.shape != (outputs,):
             raise InputError(
-                f"adapter = {folder}: {name}.alpha has shape {list(vector.shape)}, the layer asks for [{layer.out_features}]"
+                f"adapter = {folder}: {name}.alpha has shape {list(vector.shape)}, the layer asks for [{outputs}]"
             )
         adapted[path] = AdaptedLinear(layer, built, vector)
     replaced = {}

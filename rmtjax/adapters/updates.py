@@ -163,9 +163,10 @@ class LoRA(Update):
 
 
 class DoRA(LoRA):
-    """m (W + s B A)/‖W + s B A‖ by rows (Liu et al. 2024); the norm counts as a constant for the gradient.
+    """m (W + s B A)/‖W + s B A‖ by rows (Liu et al. 2024); the norm counts as a constant for the gradient of A and B.
 
-    The magnitudes m start at the norms of W's rows.
+    The magnitudes m start at the norms of W's rows. For α, which scales W inside the norm, the norm is no constant: where B A
+    = 0 nothing depends on α, and beside B A it is W's share in the direction of the row.
     """
 
     def __init__(self, kernel: Array, rank: int, scale: float, key: Array, stabilised: bool = False) -> None:
@@ -173,8 +174,8 @@ class DoRA(LoRA):
         self.magnitude = AdapterParam(jnp.linalg.norm(kernel.astype(jnp.float32), axis=0))
 
     def _rescaled(self, kernel: Array) -> Float[Array, " outputs"]:
-        norm = jax.lax.stop_gradient(jnp.linalg.norm(super().kernel(kernel.astype(jnp.float32)), axis=0))
-        return self.magnitude[...] / norm
+        a, b = jax.lax.stop_gradient(self.factors())
+        return self.magnitude[...] / jnp.linalg.norm(kernel.astype(jnp.float32) + a @ b, axis=0)
 
     def kernel(self, kernel):
         return super().kernel(kernel) * self._rescaled(kernel)

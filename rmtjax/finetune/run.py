@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from rmtjax.tasks import glue
 __all__ = ["Checkpoints", "Run", "finetune", "optimizer_of", "predict"]
 
 _RUN, _METRICS, _RESULT = "run.json", "metrics.jsonl", "result.json"
+_FILES = (_RESULT, "adapter", "model", "curves.png")
 
 
 def optimizer_of(settings: Settings, parts: Parts, names: Sequence[str], steps: int) -> optax.GradientTransformation:
@@ -93,6 +94,16 @@ def _digest(folder: Path) -> str:
     return total.hexdigest()[:16]
 
 
+def _digest_of(parts: Mapping[str, Sequences]) -> str:
+    """What identifies data: a hash of their tokens and labels."""
+    total = hashlib.sha256()
+    for name, data in parts.items():
+        total.update(f"{name} {len(data.labels)} ".encode())
+        for array in (*data.ids, *data.types, np.asarray([len(i) for i in data.ids]), np.asarray(data.labels)):
+            total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()[:16]
+
+
 def _encode(examples: glue.Examples, tokenizer: Tokenizer, max_length: int) -> Sequences:
     ids, types = tokenizer(examples.first, examples.second, max_length)
     return Sequences(ids, types, examples.labels)
@@ -115,6 +126,7 @@ class Run:
         self, settings: Settings, devices: Sequence[jax.Device] | None = None, piece: int | None = None
     ) -> None:
         self.settings = settings = settings.checked()
+        self._identity: dict[str, Any] | None = None
         self.task = glue.task(settings.task)
         self.folder = model_folder(settings.model)
         config = EncoderConfig.read(self.folder)
@@ -161,7 +173,14 @@ class Run:
 
     def identity(self) -> dict[str, Any]:
         """What must agree for a run to go on where another stopped."""
-        return {"settings": self.settings.as_dict(), "base": _digest(self.folder), "steps": self.batches.steps}
+        if self._identity is None:
+            self._identity = {
+                "settings": self.settings.as_dict(),
+                "base": _digest(self.folder),
+                "steps": self.batches.steps,
+                "dataset": _digest_of({"train": self.train, **self.dev}),
+            }
+        return self._identity
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """GLUE's metrics on the development set."""
@@ -188,8 +207,9 @@ def _existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
     """
     path = out / _RUN
     if not path.exists():
-        if (out / "checkpoints").exists() or (out / _METRICS).exists():
-            raise InputError(f"out = {out}: holds checkpoints or metrics without {_RUN}; choose another folder")
+        ours = [name for name in ("checkpoints", _METRICS, *_FILES) if (out / name).exists()]
+        if ours:
+            raise InputError(f"out = {out}: holds {ours[0]} without {_RUN}; choose another folder")
         return
     if not resume:
         raise InputError(f"out = {out}: holds a run already; --resume goes on with it, or choose another folder")

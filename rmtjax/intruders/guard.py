@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from rmtjax._errors import InputError, shown
-from rmtjax.adapters.linear import adapted_layers
+from rmtjax.adapters.linear import adapted_layers, matrix_of
 from rmtjax.intruders.predict import predict
 from rmtjax.intruders.scan import _all_values, _edge
 from rmtjax.linalg.dense import one_blas_thread
@@ -79,7 +79,7 @@ def intruder_limits(
     with one_blas_thread():
         for path, layer in adapted_layers(model).items():
             if layer.update is not None and (layers is None or path in layers):
-                kernel = np.asarray(layer.base.kernel[...], np.float32).T
+                kernel = np.asarray(matrix_of(layer.base), np.float32).T
                 share = probability / layer.update.rank
                 found[path] = strength_limit(
                     _all_values(kernel), kernel.shape, probability=share, threshold=threshold, top=top

@@ -288,6 +288,8 @@ def load_classifier(
         InputError: if a file is missing, truncated, a pickle, of another architecture, or a weight of the encoder is
             missing or has the wrong shape.
     """
+    if isinstance(outputs, bool) or not isinstance(outputs, int) or outputs < 1:
+        raise InputError(f"outputs = {shown(outputs)}: must be a whole number, 1 or more")
     folder = model_folder(model)
     config = EncoderConfig.read(folder)
 

@@ -75,13 +75,16 @@ class EncoderConfig:
                 raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
         if not isinstance(self.pad_token_id, int) or isinstance(self.pad_token_id, bool) or self.pad_token_id < 0:
             raise InputError(f"pad_token_id = {shown(self.pad_token_id)}: must be a whole number, 0 or more")
+        if self.pad_token_id >= self.vocab_size:
+            raise InputError(f"pad_token_id = {self.pad_token_id}: must be below vocab_size = {self.vocab_size}")
         for name in ("layer_norm_eps", "initializer_range"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and 0 <= value < float("inf")):
                 raise InputError(f"{name} = {shown(value)}: must be a number, 0 or more")
         for name in _RATES:
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1):
+            absent = value is None and name == "classifier_dropout"
+            if not absent and not (isinstance(value, (int, float)) and 0 <= value < 1):
                 raise InputError(f"{name} = {shown(value)}: must be in [0, 1)")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(

@@ -79,6 +79,7 @@ class Tokenizer:
                 f" {config.vocab_size - 1}"
             )
         self._fast.no_padding()
+        self._most = config.vocab_size - 1
         self._types = config.type_vocab_size
         self._longest = config.max_length
         self.pad = config.pad_token_id
@@ -107,5 +108,10 @@ class Tokenizer:
         except Exception as error:
             raise InputError(f"model = {self._folder}: the tokeniser cannot be used ({shown(str(error))})") from None
         ids = [np.asarray(e.ids, np.int32) for e in encoded]
+        most = max((int(i.max(initial=0)) for i in ids), default=0)
+        if most > self._most:  # of a template that names what the vocabulary does not hold
+            raise InputError(
+                f"model = {self._folder}: the tokeniser gives token {most}, the model's vocabulary ends at {self._most}"
+            )
         types = [np.minimum(np.asarray(e.type_ids, np.int32), self._types - 1) for e in encoded]
         return ids, types

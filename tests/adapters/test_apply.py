@@ -290,6 +290,43 @@ def test_full_with_alpha():
 # -- α -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("method", KINDS)
+def test_layers_with_more_axes_than_two(method):
+    """Flax's own attention: kernels of shapes (8, 2, 4) and (2, 4, 8) are adapted as the matrices that they are."""
+    model = nnx.MultiHeadAttention(2, 8, decode=False, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 8)), jnp.float32)
+    plain = model(x)
+    adapt(model, method, target=["query", "out"], rank=RANK, alpha=True)
+    if method not in ("orthogonal",):  # which begins with an update
+        np.testing.assert_allclose(model(x), plain, atol=1e-5)
+    move(model)
+    layer = adapted_layers(model)["query"]
+    kernel = layer.kernel()
+    assert kernel.shape == (8, 8) and layer.alpha.shape == (8,)
+    bias = layer.base.bias[...].reshape(-1)
+    np.testing.assert_allclose(layer(x), (x @ kernel + bias).reshape(3, 5, 2, 4), atol=1e-4)
+    assert np.abs(model(x) - plain).max() > 0.01
+    whole = merged(model)
+    assert type(whole.query) is nnx.LinearGeneral and whole.query.kernel.shape == (8, 2, 4)
+    np.testing.assert_allclose(whole(x), model(x), atol=1e-4)
+    merge(model)
+    np.testing.assert_allclose(whole(x), model(x), atol=1e-4)
+
+
+def test_what_is_no_matrix_is_refused():
+    stack = nnx.vmap(lambda rngs: nnx.Linear(6, 6, rngs=rngs))(nnx.Rngs(0).fork(split=3))
+    for layer, says in (
+        (stack, "stack of layers, its kernel has shape (3, 6, 6)"),
+        (nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), "contracts other axes"),
+        (nnx.LinearGeneral(4, 5, batch_axis={0: 2}, rngs=nnx.Rngs(0)), "batch axes"),
+    ):
+        with refused("target: here", says):
+            adapt(nnx.Dict(here=layer), target=["here"], rank=2)
+    with refused("seed = ", "64 bits"):
+        adapt(Net(), target=["a"], rank=2, seed=2**70)
+    adapt(Net(), target=["a"], rank=np.int64(2), scale=np.float32(4))
+
+
 def test_alpha_of_wider_target():
     """α may scale layers that have no update, and an updated layer may have no α."""
     model = adapt(classifier(), target=["query", "key"], rank=2, alpha=True, alpha_target=["query", "value", "dense"])

@@ -80,6 +80,15 @@ def test_there_and_back(tmp_path):
         assert set(alpha) == {f"{path}.alpha" for path in adapted_layers(model)} and len(alpha) == 2
 
 
+def test_an_alpha_that_lay_there_is_not_taken_for_this_models(tmp_path):
+    save_peft(moved(adapt(plain(), rank=3, alpha=True)), tmp_path)
+    model = moved(adapt(plain(), rank=3))
+    save_peft(model, tmp_path)
+    again = load_peft(plain(), tmp_path)
+    assert not (tmp_path / ALPHA).exists()
+    np.testing.assert_allclose(logits(again, *batch(model.config)), logits(model, *batch(model.config)), atol=1e-6)
+
+
 def test_modules_that_trained_are_named_whole(tmp_path):
     """The topmost module of which all trains, or else the layers themselves."""
     for train, wanted in (
@@ -120,6 +129,15 @@ def test_a_layer_is_not_taken_for_another_of_its_name(tmp_path):
     np.testing.assert_array_equal(again.shift[...], model.shift[...])
 
 
+def test_alpha_of_any_model_is_not_merged_into_a_base(tmp_path):
+    model = adapt(nnx.Dict(here=nnx.Linear(6, 6, rngs=nnx.Rngs(0))), target=["here"], rank=2, alpha=True)
+    with refused("merge_alpha", "SequenceClassifier"):
+        save_peft(model, tmp_path / "out", merge_alpha=True)
+    assert not (tmp_path / "out").exists()
+    save_peft(model, tmp_path / "out")
+    assert (tmp_path / "out" / ALPHA).exists()
+
+
 def test_what_cannot_be_written(tmp_path):
     full = adapt(plain(), "full")
     for model in (plain(), full, adapt(plain(), "full", alpha=True)):
@@ -151,6 +169,10 @@ def test_what_cannot_be_written(tmp_path):
         ({"layer_replication": [[0, 1]]}, ["layer_replication"]),
         ({"lora_alpha": None}, ["lora_alpha = None"]),
         ({"lora_alpha": "8"}, ["lora_alpha = '8'"]),
+        ({"lora_alpha": True}, ["lora_alpha = True"]),
+        ({"alpha_pattern": {"[": 3}}, ["alpha_pattern has '['", "no regular expression"]),
+        ({"alpha_pattern": [1]}, ["alpha_pattern = [1]"]),
+        ({"use_rslora": "no"}, ["use_rslora = 'no'", "true or false"]),
         ({"use_dora": True}, ["lora_magnitude_vector", "use_dora = True"]),
     ],
 )

@@ -114,6 +114,13 @@ def test_gradient_is_computed_on_moves_alone():
     assert step._cache_size() == 1 and len(traces) == 1
 
 
+def test_a_chain_inside_meets_the_fresh_gradient():
+    """Clipping belongs there: before the updater it never sees what α moves by."""
+    tx = alpha_updater(optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0)), 1)
+    updates, _ = tx.update(jnp.zeros(4), tx.init(jnp.ones(4)), jnp.ones(4), alpha_gradient=lambda: 100 * jnp.ones(4))
+    np.testing.assert_allclose(updates, -5e-4 * np.ones(4), rtol=1e-5)
+
+
 def composed(kind: str, inner, every: int):
     own = alpha_updater(inner, every)
     if kind == "chain":

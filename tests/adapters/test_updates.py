@@ -104,6 +104,22 @@ def test_gradients(method, alpha):
     assert relative(got[1], wanted[1]) < 1e-5
 
 
+@pytest.mark.parametrize("method", EVERY)
+def test_alphas_gradient_is_that_of_the_loss(method):
+    """Against central differences of the formula in double precision: no part of the way from α is left out."""
+    layer, x, g = layer_of(method, True), normal(4, INPUTS, seed=5), normal(4, OUTPUTS, seed=6)
+    graph, own, rest = nnx.split(layer, AlphaParam, ...)
+    got = weights(jax.grad(lambda own: jnp.sum(nnx.merge(graph, own, rest)(x) * g))(own))["alpha"]
+    start, wanted = np.asarray(layer.alpha[...]), []
+    for i in range(OUTPUTS):
+        ends = []
+        for move in (1e-3, -1e-3):
+            layer.alpha[...] = jnp.asarray(start).at[i].add(move)
+            ends.append(float(np.sum(np.asarray(x, float) @ formula(layer, method).T * np.asarray(g))))
+        wanted.append((ends[0] - ends[1]) / 2e-3)
+    assert relative(got, np.array(wanted)) < 2e-3
+
+
 def test_dora():
     """Rows have the norms m; and the norm counts as a constant for the gradient, as in the paper's §4.3."""
     layer = layer_of("dora")

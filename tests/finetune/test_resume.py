@@ -184,6 +184,9 @@ def test_another_base_or_data_of_another_size_do_not_go_on(base, data, stopped, 
     more = write_task(tmp_path / "more", train=40)
     with pytest.raises(InputError, match=r"holds the run of another steps \(15, now 24\)"):
         finetune(settings(base, more, method="alpha-lora", every=T, max_length=16), stopped, resume=True)
+    same = write_task(tmp_path / "same", seed=1)
+    with pytest.raises(InputError, match=r"holds the run of another dataset \("):
+        finetune(settings(base, same, method="alpha-lora", every=T, max_length=16), stopped, resume=True)
     assert files(stopped) == before
 
 
@@ -192,11 +195,11 @@ def test_a_folder_with_a_run_is_not_begun_again(chosen, stopped, tmp_path):
     with pytest.raises(InputError, match=r"out = .*: holds a run already; --resume goes on with it"):
         finetune(chosen, stopped)
     assert files(stopped) == before
-    for name in ("checkpoints", "metrics.jsonl"):
+    for name in ("checkpoints", "metrics.jsonl", "adapter", "model", "result.json", "curves.png"):
         out = tmp_path / name
         (out / name).mkdir(parents=True)
         for resume in (False, True):
-            with pytest.raises(InputError, match=r"out = .*: holds checkpoints or metrics without run.json"):
+            with pytest.raises(InputError, match=rf"out = .*: holds {name} without run.json"):
                 finetune(chosen, out, resume=resume)
         assert [p.name for p in out.rglob("*")] == [name]
     (tmp_path / "file").write_text("mine")
