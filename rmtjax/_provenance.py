@@ -20,7 +20,9 @@ def commit() -> str:
     """The commit of the checkout that the package runs from, with ``+`` if files differ; empty outside of one."""
     here = Path(__file__).parent
     ask = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    ours = ["git", "-C", str(here), "ls-files", "--error-unmatch", "__init__.py"]  # not a user's, whose .venv we are in
     try:
+        subprocess.run(ours, capture_output=True, timeout=5, check=True)
         return subprocess.run(ask, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

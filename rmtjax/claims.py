@@ -79,4 +79,8 @@ def find_claims(names: Sequence[str]) -> list[Claim]:
             found.append(CLAIMS[name])
         else:
             raise unknown("claim", name, [*CLAIMS, *GROUPS])
-    return found
+    named: dict[str, Claim] = {}
+    for claim in found:
+        if named.setdefault(claim.name, claim) is not claim:
+            raise InputError(f"claim {claim.name!r} is there twice, and not the same: give each a name of its own")
+    return list(named.values())

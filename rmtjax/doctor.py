@@ -58,10 +58,10 @@ def _hardware(kinds: list[str], root: Path) -> list[Problem]:
     if nvidia and not {"gpu", "cuda"} & set(kinds):
         plugin = next((p for p in ("jax-cuda13-plugin", "jax-cuda12-plugin") if _version(p)), None)
         cure = "pip install 'rmtjax[cuda]'"
-        if plugin:
-            cure = f"{plugin} is installed but does not start: python -c 'import jax; jax.devices(\"cuda\")' says why"
-        elif os.environ.get("JAX_PLATFORMS"):
+        if os.environ.get("JAX_PLATFORMS"):
             cure = f"unset JAX_PLATFORMS, which is {os.environ['JAX_PLATFORMS']}"
+        elif plugin:
+            cure = f"{plugin} is installed but does not start: python -c 'import jax; jax.devices(\"cuda\")' says why"
         problems.append(Problem("there is an NVIDIA GPU, and JAX does not use it", cure))
     if (root / "dev/accel0").exists() and "tpu" not in kinds:
         problems.append(Problem("there is a TPU, and JAX does not use it", "pip install 'rmtjax[tpu]'"))

@@ -45,6 +45,14 @@ def test_an_accelerator_that_is_not_used(tmp_path, monkeypatch, there, says, cur
     assert problem.what.startswith(says) and cure in problem.cure
 
 
+def test_a_variable_that_hides_a_gpu_comes_before_its_plugin(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr("rmtjax.doctor._version", {"jax-cuda13-plugin": "0.10.2"}.get)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidia0").touch()
+    assert "unset JAX_PLATFORMS" in next(p.cure for p in examine(tmp_path).problems if "NVIDIA" in p.what)
+
+
 def test_what_is_wrong_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("rmtjax.doctor._version", {"jax": "0.10.2", "jaxlib": "0.9.0"}.get)
     monkeypatch.setattr("rmtjax.doctor._SMALL_DISK", 1e18)

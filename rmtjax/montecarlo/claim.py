@@ -205,7 +205,17 @@ class Claim:
         with jax.enable_x64(True):
             values = call_with(of or self.law, **columns)
         values = values if isinstance(values, Mapping) else {OUTPUT: values}
-        return {name: np.broadcast_to(np.asarray(v, np.float64), cells.shape) for name, v in values.items()}
+        found = {}
+        for name, v in values.items():
+            v = np.asarray(v, np.float64)
+            try:
+                found[name] = np.broadcast_to(v, cells.shape)
+            except ValueError:
+                raise InputError(
+                    f"claim {self.name!r}: {'the law' if of is None else 'a function'} gives {name} of shape {v.shape} for"
+                    f" parameters of shape {cells.shape}: must work elementwise"
+                ) from None
+        return found
 
 
 def whole_width(block: int, limit: float) -> int:

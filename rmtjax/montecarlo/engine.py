@@ -490,7 +490,7 @@ def run(
         cells: the grid; the claim's default if None.
         trials: independent draws per cell, 2 to 2³²; 10,000 by default.
         until_se: draw in each cell until the estimated standard error of every output, or of those that are named, is at most
-            this, and no more than `trials` (by default no limit). The number of trials N then depends on the draws, which biases
+            this, and no more than `trials` (by default 2³²). The number of trials N then depends on the draws, which biases
             the mean by about −skewness/√N of a standard error (N ≥ 256).
         seed: whole number in [0, 2³²). The trial t of a cell is a function of (seed, claim, method, cell, t) alone.
         method: name of the sampler; the claim's first if None.

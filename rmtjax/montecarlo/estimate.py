@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from rmtjax.montecarlo.store import state
 
 __all__ = ["Estimate", "estimate"]
 
+_DATASET, _DESCRIBED = 72, 1 << 14
+"""Bytes of a store beside its tiles: of each value of law and dataset, and of what describes them."""
 _PILOT = 64
 """Cells whose variance stands for that of all."""
 
@@ -30,7 +33,7 @@ class Estimate(NamedTuple):
         compile_s: that took.
         seconds: that drawing what is missing would take.
         memory: bytes, of the programs and of what is kept.
-        stored: bytes that a store would take at most.
+        stored: bytes that a store would take, its files' own included.
         workers: threads that draw.
     """
 
@@ -93,7 +96,8 @@ def estimate(run: Run, seconds: float = 3.0) -> Estimate:
     left *= (trials - done) / max(open_, 1)
     kept = result_bytes(plan) / plan.trials_in(plan.first()).sum() * trials
     programs = sum(p.memory(engine.workers[0]) for p in engine.programs.values())
+    values = plan.outer.size * len(plan.outputs) * math.prod(plan.within.shape)
     return Estimate(
-        plan.outer.size, trials, done, len(engine.programs), engine.compile_s, left,
-        kept + programs * len(engine.workers), kept, len(engine.workers),
+        plan.outer.size, trials, done, len(engine.programs), engine.compile_s, left, kept + programs * len(engine.workers),
+        kept + _DATASET * values + _DESCRIBED, len(engine.workers),
     )  # fmt: skip

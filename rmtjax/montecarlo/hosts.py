@@ -79,17 +79,39 @@ def _exchanged(data: np.ndarray) -> np.ndarray:
         raise HostError(str(error).splitlines()[0]) from None
 
 
+_PIECE = 2**26
+"""Bytes that process 0 sends at a time."""
+
+
+def _sizes(mine: np.ndarray) -> list[int]:
+    """Bytes of every process, in two numbers each, since JAX's have 32 bits."""
+    return [(high << 30) + low for high, low in _exchanged(np.array(divmod(mine.size, 1 << 30), np.int32)).tolist()]
+
+
 def gather(arrays: Arrays) -> list[dict[str, np.ndarray]]:
     """The arrays of every process, by any names and of any shapes, in the order of the processes."""
     mine = _packed(arrays)
-    sizes = _exchanged(np.array([mine.size], np.int32)).ravel()
-    every = _exchanged(np.pad(mine, (0, int(sizes.max()) - mine.size)))
-    return [_unpacked(data[:size]) for data, size in zip(every, sizes.tolist(), strict=True)]
+    sizes = _sizes(mine)
+    every = _exchanged(np.pad(mine, (0, max(sizes) - mine.size)))
+    return [_unpacked(data[:size]) for data, size in zip(every, sizes, strict=True)]
 
 
 def broadcast(arrays: Arrays | None) -> dict[str, np.ndarray]:
-    """The arrays of process 0, on all; the others give None."""
-    return gather({} if arrays is None else arrays)[0]
+    """The arrays of process 0, on all; the others give None. However large, in pieces."""
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    mine = _packed({} if arrays is None else arrays)
+    size = _sizes(mine)[0]
+    whole = np.empty(size, np.uint8)
+    for start in range(0, size, _PIECE):
+        piece = whole[start : start + _PIECE]
+        if index() == 0:
+            piece[:] = mine[start : start + _PIECE]
+        try:
+            piece[:] = np.asarray(broadcast_one_to_all(piece))
+        except (ValueError, RuntimeError) as error:
+            raise HostError(str(error).splitlines()[0]) from None
+    return _unpacked(whole)
 
 
 def agree(error: Exception | None) -> None:

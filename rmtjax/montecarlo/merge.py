@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from rmtjax._errors import InputError, shown
-from rmtjax.montecarlo.result import z_score
+from rmtjax.montecarlo.result import same_law, z_score
 
 __all__ = ["merge_results"]
 
@@ -51,6 +51,8 @@ def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
         for name, values in first.coords.items():
             if name not in other.coords or not values.equals(other.coords[name]):
                 raise InputError(f"results[{i}] has other values of {name} than results[0]: must be the same grid")
+        if not same_law(first["law"].values, other["law"].values):
+            raise InputError(f"results[{i}] has another law than results[0]: must be the same")
     seeds = [seed for result in results for seed in _seeds(result)]
     for seed in seeds:
         if seeds.count(seed) > 1:

@@ -28,6 +28,9 @@ _FIRST = 256
 _GROWTH = 4
 """Most that a cell's trials grow from one round to the next, however large its variance seems."""
 
+_SAME = 4096
+"""Trials of every cell before it is believed that nothing varies there."""
+
 _SPARE = 1.02
 """What is drawn beyond what the variance so far asks for."""
 
@@ -97,10 +100,19 @@ class Plan:
         return _tiles(done, np.where(needed > count, wanted, done))
 
     def needed(self, count: np.ndarray, m2: np.ndarray) -> np.ndarray:
-        """Trials that each cell needs, to what its draws so far say of its variance (arrays as for `next`)."""
+        """Trials that each cell needs, to what its draws so far say of its variance (arrays as for `next`).
+
+        Where all draws are the same the event that makes them differ may be rare rather than impossible. By the rule of three
+        its probability is at most 3/N at the level 0.05, so the standard error of an output of deviation d where it varies is
+        below 2√3 d/N: such cells go on until that is enough, d being the largest deviation of any cell, and to `_SAME` trials.
+        """
         target = np.array([self.until.get(name, np.inf) for name in self.outputs])[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            needed = (m2 / (count[:, None, None] - 1) / target**2).max((1, 2), initial=0)
+            variance = m2 / (count[:, None, None] - 1)
+            needed = variance / target**2
+            largest = np.nanmax(np.where(np.isfinite(variance), variance, 0), axis=(0, 2), initial=0)[:, None]
+            unseen = np.where(np.isfinite(target), np.maximum(2 * np.sqrt(3 * largest) / target, _SAME), 0)
+        needed = np.where(m2 == 0, unseen, needed).max((1, 2), initial=0)
         return np.where(np.isfinite(needed), needed, 0)  # no number of trials makes a mean of what is no number
 
     def trials_in(self, tiles: np.ndarray) -> np.ndarray:

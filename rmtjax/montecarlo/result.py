@@ -107,6 +107,11 @@ def assemble(plan: Plan, law: Mapping[str, np.ndarray], tiles: np.ndarray, value
     return xr.Dataset(variables, coords, attrs)
 
 
+def same_law(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two laws are one up to rounding, which may differ between machines."""
+    return one.shape == other.shape and np.allclose(one, other, rtol=1e-9, atol=1e-300, equal_nan=True)
+
+
 def cells_of(result: xr.Dataset) -> list[dict]:
     """The cells of a result as plain dicts: parameters, trials, and mean, se, law and z (by output where several)."""
     outputs = [str(name) for name in result["output"].values]
@@ -115,14 +120,13 @@ def cells_of(result: xr.Dataset) -> list[dict]:
     names = [str(n) for n in table.coords if n != "output"]
     stacked = table.stack(cell=dims) if dims else table.expand_dims("cell")
     columns = {n: np.broadcast_to(stacked[n].values, stacked.sizes["cell"]) for n in names}
+    trials = np.broadcast_to(stacked["trials"].values, stacked.sizes["cell"])
+    numbers = {k: stacked[k].transpose("output", "cell").values for k in ("mean", "se", "law", "z")}
     rows = []
     for i in range(stacked.sizes["cell"]):
         row = {n: _plain(columns[n][i]) for n in names}
-        row["trials"] = int(np.broadcast_to(stacked["trials"].values, stacked.sizes["cell"])[i])
-        values = {
-            name: {k: _plain(stacked[k].sel(output=name).values[i]) for k in ("mean", "se", "law", "z")}
-            for name in outputs
-        }
+        row["trials"] = int(trials[i])
+        values = {name: {k: _plain(v[j, i]) for k, v in numbers.items()} for j, name in enumerate(outputs)}
         rows.append({**row, **values[outputs[0]]} if len(outputs) == 1 else {**row, "outputs": values})
     return rows
 

@@ -2,8 +2,8 @@
 
 Layout: the root's attributes hold the run's specification; ``law/`` what is predicted; ``tiles/`` the statistics of the tiles,
 a row each in the order of the rounds (`rmtjax.montecarlo.plan`), ``moments`` being mean, sum of squares, least and largest
-value, with a checksum for each chunk; ``result/`` the finished dataset; ``provenance/`` how each session that worked on it
-went, the only part that may differ between two runs of the same specification.
+value, with a checksum for each chunk; ``result/`` the finished dataset; ``provenance/`` how the session that finished
+it went, the only part that may differ between two runs of the same specification.
 
 Every file appears under its name only when it is complete. The ``count`` of a chunk is written last, so a chunk whose
 ``count`` is there is there altogether. Whoever writes holds a lock on the folder, which the system takes back when the
@@ -31,7 +31,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from rmtjax._errors import InputError, shown
 from rmtjax._files import lock_folder
 from rmtjax.montecarlo.plan import Plan
-from rmtjax.montecarlo.result import assemble, rows_of
+from rmtjax.montecarlo.result import assemble, rows_of, same_law
 from rmtjax.montecarlo.statistics import Moments, merge_tiles
 
 __all__ = ["Store", "intact", "joined", "open_result", "state", "write_result"]
@@ -79,12 +79,21 @@ class Store:
                     predicted.create_array(name, data=np.ascontiguousarray(values), compressors=ZstdCodec(level=1))
                 root.attrs.put(_signed({**wanted, "law": _folder_digest(unfinished / "law")}))
         else:
-            _, found = _read_root(path)
+            there, found = _read_root(path)
             for key, value in wanted.items():
                 if found.get(key) != value:
                     raise InputError(
                         f"store {path} holds another run: its {key} is {shown(found.get(key))}, here it is {shown(value)};"
                         " give another folder or remove this one"
+                    )
+            _compare(path, "law", found["law"])
+            with intact(path):
+                before = {name: np.asarray(array[...]) for name, array in there["law"].arrays()}
+            for name, values in law.items():
+                if not same_law(before[name], np.asarray(values)):
+                    raise InputError(
+                        f"store {path} holds another run: its law of {name} has other values; give another folder or"
+                        " remove this one"
                     )
         release = lock_folder("store", path)
         try:
@@ -190,12 +199,12 @@ class Store:
         return assemble(self.plan, law, np.concatenate(chosen), joined(parts))
 
     def finish(self, result: xr.Dataset, made: Mapping[str, Any]) -> None:
-        """Add the finished dataset and how this session went."""
+        """Add the finished dataset, and how the session went that finished it."""
         with intact(self.path):
             before = _provenance(self.path, self._root)
-            if before is None:
+            if before is None:  # otherwise it was finished already, and nothing was drawn
                 _write_dataset(result, self.path)
-            _tell(self.path, self._root, [*(before or []), dict(made)])
+                _tell(self.path, self._root, [dict(made)])
 
 
 def _tell(path: Path, root: zarr.Group, sessions: Sequence[Mapping[str, Any]]) -> None:
@@ -353,7 +362,7 @@ def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
 
 
 def open_result(path: str | os.PathLike) -> xr.Dataset:
-    """The dataset of a store, or of several that were merged, with the provenance of its last session.
+    """The dataset of a store, or of several that were merged, with the provenance of the session that finished it.
 
     A run that is not finished, which may be writing just now, gives what it has: cells without a trial are NaN, and the
     attribute ``unfinished`` is 1.

@@ -131,6 +131,27 @@ def _p_values(excess: np.ndarray, se: np.ndarray, freedom: np.ndarray | float, s
     return z, np.where(np.isfinite(p), p, 0.0)  # a mean that is not a number refutes the law
 
 
+def _are_events(one: xr.Dataset, drawn: np.ndarray) -> np.ndarray:
+    """Where every trial gave 0 or 1: values between those bounds never vary as much."""
+    mean, least, most = (one[name].values for name in ("mean", "min", "max"))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = mean * (1 - mean) * drawn / (drawn - 1)
+        whole = np.isin(least, (0, 1)) & np.isin(most, (0, 1)) & (drawn >= 2)
+        return whole & (np.abs(one["variance"].values - variance) <= 1e-6 * variance)
+
+
+def _binomial(mean: np.ndarray, law: np.ndarray, allowed: np.ndarray, drawn: np.ndarray):
+    """What shares of events say, z and p, by their exact distribution under the nearest probability that the allowance leaves.
+
+    A t-test would take a few events, or none, for a small variance.
+    """
+    nearest = np.clip(mean, np.clip(law - allowed, 0, 1), np.clip(law + allowed, 0, 1))
+    seen = np.rint(mean * drawn)
+    below, above = stats.binom.cdf(seen, drawn, nearest), stats.binom.sf(seen - 1, drawn, nearest)
+    p = np.where(nearest == mean, 1.0, np.minimum(2 * np.minimum(below, above), 1.0))
+    return np.sign(mean - nearest) * stats.norm.isf(p / 2), p
+
+
 def grid_of(result: xr.Dataset) -> Grid:
     """The grid that a result is of, from its coordinates."""
     numbers = {str(n): c for n, c in result.coords.items() if c.dtype.kind in "fiu"}
@@ -171,6 +192,11 @@ def _against_law(label: str, claim: Claim | None, result: xr.Dataset) -> list[_T
         mean, se, law = one["mean"].values, one["se"].values, one["law"].values
         drawn = np.broadcast_to(result["trials"].values, mean.shape)
         z, p = _p_values(beyond(mean - law, allowed), se, drawn - 1, law)
+        events = _are_events(one, drawn) & (law >= 0) & (law <= 1)
+        if events.any():
+            exact = _binomial(*(x[events] for x in (mean, law, np.broadcast_to(allowed, mean.shape), drawn)))
+            z, p = z.copy(), p.copy()
+            z[events], p[events] = exact
         tests.append(
             _Tests(
                 claim=label,

@@ -67,7 +67,7 @@ def plan(run: Run, found: Estimate) -> str:
     return (
         f"{run.claim.name} ({run.method}): {found.cells:,} cells, {about}{found.trials:,} trials{done}\n"
         f"about {_duration(found.seconds)} on {crew} after {found.compile_s:.1f} s to compile {programs}\n"
-        f"about {_bytes(found.memory)} of memory; {_bytes(found.stored)} in a store at most"
+        f"about {_bytes(found.memory)} of memory, {_bytes(found.stored)} in a store"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -108,7 +109,7 @@ def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> lis
     text = [f"# Verdict\n\n{summary(verdict)}.\n\n{made}\n\n{markdown_table(header, rows)}"]
     written = [folder / "verdict.json", folder / "verdict.md"]
     for claim in claims:
-        name = f"{claim.name}.png"
+        name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', claim.name).lstrip('.')}.png"
         figure = law_against_monte_carlo(verdict.results[claim.name, claim.sampler()[0]])
         save(figure, folder / name)
         written.append(folder / name)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Claim, Run, grid, open_result, run, write_result
+from rmtjax.montecarlo import Claim, Run, grid, merge_results, open_result, run, write_result
 from rmtjax.montecarlo import plan as plan_module
 from rmtjax.montecarlo import program as program_module
 from rmtjax.montecarlo.store import Store
@@ -288,6 +288,17 @@ def _as_nobody(folder, said):
     said.put(f"{open_result(folder / 's')['trials'].sum():.0f} trials")
 
 
+def test_a_store_of_another_law_is_refused(tmp_path):
+    """Whether it is finished or not: what it holds was compared with the law that it was begun with."""
+    run(MEAN, trials=500, store=tmp_path / "s")
+    given = {f: getattr(MEAN, f) for f in MEAN.__dataclass_fields__}
+    mended = Claim(**{**given, "law": lambda n, shift: shift + 1e-6 + 0 * n})
+    with pytest.raises(InputError, match="holds another run: its law of value has other values"):
+        run(mended, trials=500, store=tmp_path / "s")
+    with pytest.raises(InputError, match=r"results\[1\] has another law"):
+        merge_results([open_result(tmp_path / "s"), run(mended, trials=500, seed=1)])
+
+
 def test_a_finished_store_stays_what_it_is(tmp_path):
     """Though the law may come out otherwise in its last bit elsewhere; and a kill between the last two files costs nothing."""
     first = run(MEAN, trials=5000, store=tmp_path / "s")
@@ -298,7 +309,7 @@ def test_a_finished_store_stays_what_it_is(tmp_path):
     assert open_result(tmp_path / "s").equals(first)
     provenance = tmp_path / "s/provenance/zarr.json"
     about = json.loads(provenance.read_text())
-    assert len(about["attributes"]["sessions"]) == 2
+    assert len(about["attributes"]["sessions"]) == 1  # the second drew nothing
     provenance.write_text(json.dumps({**about, "attributes": {}}))
     assert open_result(tmp_path / "s").attrs["unfinished"] == 1
     assert run(MEAN, trials=5000, store=tmp_path / "s").equals(open_result(tmp_path / "s"))

@@ -37,6 +37,29 @@ def test_each_cell_gets_the_trials_that_it_needs():
     assert np.abs(result["z"]).max() < 4.5
 
 
+def rare(of=lambda q: q):
+    """Events of probability q, and what is said to be their share."""
+    return Claim(
+        name="rare",
+        equation="E = q",
+        source="any textbook",
+        params=dict(q=real()),
+        law=lambda q: 1.0 * of(q),
+        samplers=dict(direct=Sampler(lambda key, q: (jax.random.uniform(key) < q).astype(float), block=64)),
+        grid=dict(q=[1e-3, 3e-3, 0.5]),
+    )
+
+
+def test_a_cell_without_an_event_is_not_taken_for_one_without_variance():
+    """All draws were the same in the first 256 trials; the true errors stay below twice what was asked for."""
+    result = run(rare(), until_se=2e-3, seed=2)
+    q, drawn = result["q"].values, result["trials"].values
+    assert (drawn[:2] >= 860).all() and drawn[2] > 60_000  # 2√3 · ½ / 0.002
+    assert (np.sqrt(q * (1 - q) / drawn) < 4e-3).all()
+    constant = run(rare(), grid(q=[0.0]), until_se=1e-6)
+    assert constant["trials"].item() == 4096 and constant["mean"].item() == 0
+
+
 def test_trials_are_those_of_any_other_run():
     result = run(_waiting(), until_se=0.02, keep_samples=True)
     plain = run(_waiting(), trials=4096, keep_samples=True)

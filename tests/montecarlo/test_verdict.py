@@ -1,12 +1,17 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Claim, holm, real, verify
+from rmtjax.montecarlo import Claim, holm, real, run, verify
+from rmtjax.montecarlo.verdict import _binomial
 
 from .helpers import BOTH, MEAN, TWO
+from .test_until import rare
 
 
 def _shifted(by, **changes):
@@ -37,6 +42,28 @@ def test_the_family_wise_error_is_the_level():
     """100 verdicts on 6 true cells each at level 0.2: 20 false alarms expected, 4.5 standard deviations are ±18."""
     alarms = sum(not verify([MEAN], trials=100, seed=seed, level=0.2).holds for seed in range(100))
     assert 2 <= alarms <= 38
+
+
+@pytest.mark.parametrize("q", [1e-3, 1e-2, 0.5, 0.999])
+@pytest.mark.parametrize("drawn", [10, 300])
+def test_shares_of_events_are_tested_exactly(q, drawn):
+    """Over all numbers of events, a p-value is at most a with probability a at most, with an allowance even less often."""
+    seen = np.arange(drawn + 1.0)
+    chance = stats.binom.pmf(seen, drawn, q)
+    for allowed in (0.0, 0.05):
+        z, p = _binomial(seen / drawn, np.full(drawn + 1, q), np.full(drawn + 1, allowed), np.full(drawn + 1, drawn))
+        for level in (0.3, 0.1, 0.01, 1e-4):
+            assert chance[p <= level].sum() <= level * (1 + 1e-9)
+        assert (np.sign(z) == np.sign(np.where(p < 1, seen / drawn - q, 0))).all()
+    assert p[0] < 1e-12 or q < 0.6 or drawn == 10
+
+
+def test_rare_events_refute_what_is_false_and_nothing_else():
+    """Of 300 draws none is an event: no reason to refute q = 0.001, but q = 0.1."""
+    claim = dataclasses.replace(rare(), grid=dict(q=1e-3))
+    seed = next(s for s in range(9) if run(claim, trials=300, seed=s)["mean"].item() == 0)
+    assert verify([claim], trials=300, seed=seed).holds
+    assert not verify([dataclasses.replace(claim, law=lambda q: 0.1 + 0 * q)], trials=300, seed=seed).holds
 
 
 def test_a_stated_bias_is_allowed_and_no_more():

@@ -1,10 +1,12 @@
 """The claims of the intruder paper: they hold, and would be refuted if their law were wrong."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rmtjax import InputError
 from rmtjax.claims import CLAIMS, GROUPS, find_claims
 from rmtjax.montecarlo import grid, verify
 from rmtjax.spectra import claims, errata
@@ -28,6 +30,7 @@ def test_names_that_scripts_use():
         assert set(claim.params) == parameters
         assert set(claim.predict(claim.grid)) == outputs
     assert find_claims(["errata"]) == list(GROUPS["errata"])
+    assert find_claims(["transfer", "alpha-ftc"]) == list(GROUPS["transfer"])
 
 
 def test_every_erratum_has_its_correction_on_the_same_grid():
@@ -87,3 +90,12 @@ def test_rows_that_are_no_whole_number_are_refused():
         claims.edge.resolve(grid(N=[10], beta=[3]))
     with pytest.raises(InputError, match="theta = 1: must be above the threshold 1"):
         claims.fluctuation.resolve(grid(N=[10], theta=[1.0], beta=[1]))
+
+
+def test_two_claims_of_one_name_are_refused(tmp_path):
+    """They would be one in the results."""
+    text = (Path(__file__).parents[2] / "docs/tutorials/own_law.py").read_text(encoding="utf-8")
+    for name, law in (("one", "2 + 5"), ("other", "3 + 5")):
+        (tmp_path / f"{name}.py").write_text(text.replace("2 + 5", law), encoding="utf-8")
+    with pytest.raises(InputError, match="claim 'goe-fourth-moment' is there twice"):
+        find_claims([str(tmp_path / "one.py"), str(tmp_path / "other.py")])
