@@ -35,7 +35,12 @@ def main(argv: list[str] | None = None) -> None:
         ):
             table = series(found, f"mrpc-alpha-lora-{key}", setting)
             points = np.array([mean_se(of.values()) for of in table.values()]).reshape(-1, 2)
-            axis.errorbar(list(table), points[:, 0], 2 * points[:, 1], fmt="o-", ms=4, color=PALETTE[0], capsize=3)
+            values = np.array(list(table))
+            apart = values == 1 if key == "split" else np.zeros(len(values), bool)  # there both have all of the data
+            for chosen, look in ((~apart, {"fmt": "o-"}), (apart, {"fmt": "s", "label": "all of it for both"})):
+                if chosen.any():
+                    bars = 2 * points[chosen, 1]
+                    axis.errorbar(values[chosen], points[chosen, 0], bars, ms=4, color=PALETTE[0], capsize=3, **look)
             axis.set_xlabel(label)
             numbers[key] = {"value": list(table), "mean_se": points, "seeds": [sorted(of) for of in table.values()]}
         if len(axes[0].lines):
@@ -63,11 +68,13 @@ def main(argv: list[str] | None = None) -> None:
                     "seeds": both,
                 }
         axes[2].set_xticks(range(len(methods)), methods)
+        axes[2].set_xlim(-0.5, len(methods) - 0.5)
         axes[2].legend(frameon=False, fontsize=8)
         if base:
             for axis in axes[:2]:
                 axis.axhline(mean_se(base.values())[0], color=MUTED, lw=0.8, ls=":", label="LoRA")
             axes[0].legend(frameon=False, fontsize=8)
+            axes[1].legend(frameon=False, fontsize=8)
     record(args, figure, numbers, {name: of for name, of in found.items() if name.startswith("mrpc-")})
 
 

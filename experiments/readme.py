@@ -167,7 +167,8 @@ def measured_intruders() -> str:
 
 
 def _pm(pair: tuple[float, float], sign: str = "") -> str:
-    return f"{pair[0]:{sign}.2f} ± {pair[1]:.2f}".replace("-", "−")
+    of_one = pair[1] is None  # seed, which has no error
+    return (f"{pair[0]:{sign}.2f}" + ("" if of_one else f" ± {pair[1]:.2f}")).replace("-", "−")
 
 
 def table2() -> str:
@@ -223,6 +224,8 @@ def ablations() -> str:
         for value, pair, seeds in zip(group["value"], group["mean_se"], group["seeds"], strict=True):
             lines.append(f"| α-LoRA, {name} = {value:g} | {len(seeds)} | {_pm(pair)} |")
     for name in ("LoRA", "rsLoRA", "DoRA"):
+        if name not in found:
+            continue
         one = found[name]
         for label, key in ((name, "without"), (f"{name} with α", "with")):
             gain = f", gain {_pm(one['gain'], '+')}, p = {one['p']:.2f}" if key == "with" else ""
