@@ -133,6 +133,8 @@ def _p_values(excess: np.ndarray, se: np.ndarray, freedom: np.ndarray | float, s
 
 def _are_events(one: xr.Dataset, drawn: np.ndarray) -> np.ndarray:
     """Where every trial gave 0 or 1: values between those bounds never vary as much."""
+    if not {"min", "max", "variance"} <= set(one):  # a dataset that is not of `run`
+        return np.zeros(drawn.shape, bool)
     mean, least, most = (one[name].values for name in ("mean", "min", "max"))
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = mean * (1 - mean) * drawn / (drawn - 1)
