@@ -491,7 +491,7 @@ def run(
         trials: independent draws per cell, 2 to 2³²; 10,000 by default.
         until_se: draw in each cell until the estimated standard error of every output, or of those that are named, is at most
             this, and no more than `trials` (by default 2³²). The number of trials N then depends on the draws, which biases
-            the mean by about −skewness/√N of a standard error (N ≥ 256).
+            the mean by about −skewness/√N of a standard error (N ≥ 256; 4096 where all draws are the same).
         seed: whole number in [0, 2³²). The trial t of a cell is a function of (seed, claim, method, cell, t) alone.
         method: name of the sampler; the claim's first if None.
         options: choices for the sampler's options, such as ``{"entries": "rademacher"}``.

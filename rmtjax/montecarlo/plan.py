@@ -110,7 +110,7 @@ class Plan:
         with np.errstate(divide="ignore", invalid="ignore"):
             variance = m2 / (count[:, None, None] - 1)
             needed = variance / target**2
-            largest = np.nanmax(np.where(np.isfinite(variance), variance, 0), axis=(0, 2), initial=0)[:, None]
+            largest = np.where(np.isfinite(variance), variance, 0).max((0, 2), initial=0)[:, None]
             unseen = np.where(np.isfinite(target), np.maximum(2 * np.sqrt(3 * largest) / target, _SAME), 0)
         needed = np.where(m2 == 0, unseen, needed).max((1, 2), initial=0)
         return np.where(np.isfinite(needed), needed, 0)  # no number of trials makes a mean of what is no number

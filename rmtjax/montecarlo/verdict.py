@@ -34,7 +34,7 @@ class Finding:
         method: the sampler.
         tests: how many cells.
         trials: per cell.
-        z: the largest |z| beyond the claim's stated bias, with its sign.
+        z: the largest |z| beyond the claim's stated bias, with its sign; of shares of events the normal deviate of their p.
         p: the smallest p-value, adjusted by Holm over everything that was tested.
         cell: the parameters of that cell, and there `mean`, `se` and `expected`.
         holds: whether nothing was refuted.
@@ -271,8 +271,8 @@ def verify(
 ) -> Verdict:
     """Test claims on their default grids: each law against its first sampler, and the samplers against each other.
 
-    The null hypothesis of a cell is |E − law| ≤ the claim's stated bias; a t-test gives its p-value, and Holm's method
-    controls the probability that anything true is refuted, over all cells of all claims together.
+    The null hypothesis of a cell is |E − law| ≤ the claim's stated bias; a t-test gives its p-value, or the binomial law where
+    every trial gave 0 or 1, and Holm's method controls the probability that anything true is refuted, over all cells of all claims together.
 
     Args:
         claims: what to test.
