@@ -271,8 +271,9 @@ def verify(
 ) -> Verdict:
     """Test claims on their default grids: each law against its first sampler, and the samplers against each other.
 
-    The null hypothesis of a cell is |E − law| ≤ the claim's stated bias; a t-test gives its p-value, or the binomial law where
-    every trial gave 0 or 1, and Holm's method controls the probability that anything true is refuted, over all cells of all claims together.
+    The null hypothesis of a cell is |E − law| ≤ the claim's stated bias; a t-test gives its p-value, or the binomial law
+    where every trial gave 0 or 1, and Holm's method controls the probability that anything true is refuted, over all cells
+    of all claims together.
 
     Args:
         claims: what to test.
