@@ -325,11 +325,16 @@ def finetune(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; 10, or 3 for the large tasks.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 32,
     learning_rate: Annotated[float | None, typer.Option(help="At its peak; 1e-3, or 5e-5 for full.")] = None,
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which the rate rises to its peak.")] = 0.06,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
     max_length: Annotated[int, typer.Option(help="Tokens of an example; longer ones are cut.")] = 128,
     every: Annotated[int, typer.Option("--every", "-T", help="T, steps between two moves of α.")] = 20,
     val_split: Annotated[float, typer.Option(help="Share of the training set kept for α; 1 shares all of it.")] = 0.2,
     alpha_learning_rate: Annotated[float, typer.Option(help="Learning rate of α.")] = 5e-3,
+    alpha_batch_size: Annotated[
+        int | None, typer.Option(help="Examples in a batch for α; --batch-size by default.")
+    ] = None,
     alpha_optimizer: Annotated[str, typer.Option(help="adam or adamw.")] = "adam",
     guard: Annotated[
         float | None,
@@ -364,9 +369,9 @@ def finetune(
     settings = Settings(
         task=task, data=data, model=model, method=method, alpha=alpha, rank=rank, scale=scale,
         target=tuple(name.strip() for name in target.split(",") if name.strip()), alpha_share=alpha_share, epochs=epochs,
-        batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, max_length=max_length, every=every,
-        val_split=val_split, alpha_learning_rate=alpha_learning_rate, alpha_optimizer=alpha_optimizer, guard=guard, dtype=dtype,
-        remat=remat, seed=seed,
+        batch_size=batch_size, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, clip=clip,
+        max_length=max_length, every=every, val_split=val_split, alpha_learning_rate=alpha_learning_rate,
+        alpha_batch_size=alpha_batch_size, alpha_optimizer=alpha_optimizer, guard=guard, dtype=dtype, remat=remat, seed=seed,
     )  # fmt: skip
     if out is None:
         chosen = settings.checked()

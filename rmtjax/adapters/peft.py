@@ -2,7 +2,8 @@
 
 PEFT has no α. `save_peft` writes it in two ways: as `alpha.safetensors`, one vector (outputs,) for each scaled layer under the
 layer's dotted path plus ".alpha", which `load_peft` reads; and, where asked, merged into a copy of the base in the folder
-`base`, on which PEFT with the adapter alone gives the same answers.
+`base`, on which PEFT with the adapter alone gives the same answers. Layers that share one α are listed in the file's metadata
+under `shared`, a JSON list of lists of paths.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ __all__ = ["PeftFile", "PeftLayer", "load_peft", "read_peft", "save_peft"]
 _PREFIX = "base_model.model."
 _STARTS = ("gaussian", "eva", "orthogonal", "mica")  # other named ones subtract what they start with from the base
 _CONFIG, _TENSORS, _ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"
+_SHARED = "shared"
 
 
 def _host(value: Any) -> np.ndarray:
@@ -112,7 +114,12 @@ def save_peft(
     (target / _ALPHA).unlink(missing_ok=True)  # of what was here before
     alphas = {f"{path}.alpha": _host(layer.alpha[...]) for path, layer in layers.items() if layer.alpha is not None}
     if alphas:
-        write_bytes(target / _ALPHA, save(alphas))
+        owners: dict[int, list[str]] = {}
+        for path, layer in layers.items():
+            if layer.alpha is not None:
+                owners.setdefault(id(layer.alpha), []).append(path)
+        shared = [paths for paths in owners.values() if len(paths) > 1]
+        write_bytes(target / _ALPHA, save(alphas, metadata={_SHARED: json.dumps(shared)}))
         if merge_alpha:
             config["base_model_name_or_path"] = str(
                 save_model(_scaled_base(model), target / "base", tokenizer=base or None)
@@ -185,6 +192,7 @@ class PeftFile:
         layers: updates by the layers' dotted paths.
         keys: of each layer, the tensors it is made of: lora_A, lora_B, lora_magnitude_vector → key.
         own: weights of the model that the file holds besides (`modules_to_save`): name → key.
+        shared: paths of layers that share one α, group by group.
         tensors: all of them.
     """
 
@@ -193,6 +201,7 @@ class PeftFile:
     layers: Mapping[str, PeftLayer]
     keys: Mapping[str, Mapping[str, str]]
     own: Mapping[str, str]
+    shared: Sequence[Sequence[str]]
     tensors: TensorFile
 
 
@@ -304,7 +313,21 @@ def read_peft(folder: str | os.PathLike, *, fan_in_fan_out: bool = False) -> Pef
         magnitude = value["lora_magnitude_vector"].reshape(-1) if dora and value else None
         alpha = _read(folder, alphas, scaled[name]) if name in scaled else None
         layers[name] = PeftLayer(value.get("lora_A"), value.get("lora_B"), scale, stabilised, magnitude, alpha)
-    return PeftFile(folder, config, layers, parts, own, tensors)
+    shared = _shared(folder, alphas, layers) if scaled else []
+    return PeftFile(folder, config, layers, parts, own, shared, tensors)
+
+
+def _shared(folder: Path, alphas: TensorFile, layers: Mapping[str, PeftLayer]) -> list[list[str]]:
+    """The groups of layers that share one α, each with the same numbers."""
+    text = alphas.metadata.get(_SHARED, "[]")
+    try:
+        groups = [[layers[path].alpha for path in group] for group in json.loads(text)]
+        same = all(a is not None and np.array_equal(group[0], a) for group in groups for a in group)
+    except (json.JSONDecodeError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise InputError(f"adapter = {folder}: {_ALPHA}: shared = {shown(text)}: must list layers with the same α")
+    return json.loads(text)
 
 
 def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
@@ -330,7 +353,8 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
     lost = [name for name in file.layers if name not in layers]
     if lost:
         raise InputError(f"adapter = {folder}: {_ALPHA} has {listed(lost)}, for which the model has no place")
-    adapted = {}
+    adapted, vectors = {}, {}
+    groups = {name: i for i, group in enumerate(file.shared) for name in group}
     for name, read in file.layers.items():
         path, layer = layers[name]
         built = None
@@ -349,7 +373,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
                         f" {list(expected)}; is it an adapter for another base?"
                     )
                 setattr(built, attribute, AdapterParam(array))
-        vector = None if read.alpha is None else AlphaParam(read.alpha)
+        vector = None if read.alpha is None else vectors.setdefault(groups.get(name, name), AlphaParam(read.alpha))
         outputs = matrix_of(layer).shape[1]
         if vector is not None and vector.shape != (outputs,):
             raise InputError(

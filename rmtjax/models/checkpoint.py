@@ -35,6 +35,7 @@ __all__ = [
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_PICKLE = "pytorch_model.bin"
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
     "added_tokens.json", "sentencepiece.bpe.model",
@@ -79,15 +80,25 @@ def model_folder(model: str | os.PathLike | None) -> Path:
     name = str(model)
     if folder.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise InputError(f"model = {name}: is no folder")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import file_exists, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         wanted = [_WEIGHTS, _INDEX, "model-*.safetensors", "config.json", *_TOKENIZER]
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        folder = Path(snapshot_download(name, allow_patterns=wanted))
+        if not (folder / _WEIGHTS).is_file() and not (folder / _INDEX).is_file() and file_exists(name, _PICKLE):
+            raise InputError(f"model = {name}: {_is_pickle(_PICKLE, _WEIGHTS)}")
+        return folder
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = shown(str(error).split("\n")[0], 120)
         raise InputError(f"model = {name}: is no folder, and the hub did not give it ({reason})") from None
+
+
+def _is_pickle(old: str, name: str) -> str:
+    return (
+        f"holds {old} but no {name}; a pickle runs the code inside it when it is read, so it is not: convert it with"
+        " save_pretrained of the library that wrote it"
+    )
 
 
 class TensorFile(Mapping[str, jax.Array]):
@@ -111,12 +122,9 @@ class TensorFile(Mapping[str, jax.Array]):
             except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
                 raise self._error(f"{index.name} cannot be read ({shown(str(error))})") from None
         else:
-            old = "pytorch_model.bin" if name == _WEIGHTS else f"{Path(name).stem}.bin"
+            old = _PICKLE if name == _WEIGHTS else f"{Path(name).stem}.bin"
             if (self.folder / old).exists() or (self.folder / f"{old}.index.json").exists():
-                raise self._error(
-                    f"holds {old} but no {name}; a pickle runs the code inside it when it is read, so it is not: convert it"
-                    " with save_pretrained of the library that wrote it"
-                )
+                raise self._error(_is_pickle(old, name))
             raise self._error(f"holds neither {name} nor {index.name}")
         self._open: dict[str, Any] = {}
         self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
@@ -152,6 +160,11 @@ class TensorFile(Mapping[str, jax.Array]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._file
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the files say of themselves."""
+        return {k: v for file in self.files for k, v in (self._opened(file).metadata() or {}).items()}
 
     @property
     def files(self) -> list[str]:

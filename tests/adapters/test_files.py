@@ -225,6 +225,20 @@ def test_refused_alpha(folder):
     save_file({"bert.encoder.layer.0.output.dense.alpha": np.full(16, 2.0, np.float32)}, folder / ALPHA)
     layers = adapted_layers(load_peft(plain(), folder))
     assert len(layers) == 3 and layers["bert.encoder.layer.0.output.dense"].update is None
+    paths = [f"bert.encoder.layer.0.attention.self.{name}" for name in ("query", "key")]
+    for shared, second in (
+        ("[", 1.0),
+        ("3", 1.0),
+        ('["a"]', 1.0),
+        (json.dumps([[*paths, "no"]]), 1.0),
+        (json.dumps([paths]), 2.0),
+    ):
+        alphas = {
+            f"{path}.alpha": np.full(16, value, np.float32) for path, value in zip(paths, (1.0, second), strict=True)
+        }
+        save_file(alphas, folder / ALPHA, metadata={"shared": shared})
+        with refused(f"adapter = {folder}", ALPHA, "shared = ", "must list layers with the same α"):
+            load_peft(plain(), folder)
 
 
 def test_files_that_are_not_there(folder, tmp_path):

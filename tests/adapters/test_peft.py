@@ -235,6 +235,11 @@ def test_trained_here(method, options, tmp_path):
         assert (layer.alpha is None) == (layers[path].alpha is None)
         if layer.alpha is not None:
             np.testing.assert_array_equal(layer.alpha[...], layers[path].alpha[...])
+            same = [
+                [p for p, other in found.items() if other.alpha is found[path].alpha]
+                for found in (adapted_layers(model), layers)
+            ]
+            assert same[0] == same[1] and (len(same[0]) > 1) == ("alpha_share" in options)
         if method in KINDS and layer.update is not None:
             np.testing.assert_array_equal(layer.update.A[...], layers[path].update.A[...])
             assert layers[path].update.strength == layer.update.strength

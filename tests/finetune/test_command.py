@@ -52,10 +52,14 @@ def test_what_a_run_prints_and_leaves(run, usual, base, tmp_path):
 
 
 def test_json_to_standard_output_is_alone(run, usual, tmp_path):
-    status, out, err = run(*usual, "--method", "alpha-lora", "--task", "MRPC", "--epochs", 1, "-T", 2, "--json", "-")
+    more = ("--warmup", 0.5, "--clip", 2, "--alpha-batch-size", 4)
+    status, out, err = run(
+        *usual, *more, "--method", "alpha-lora", "--task", "MRPC", "--epochs", 1, "-T", 2, "--json", "-"
+    )
     found = json.loads(out)
     assert (status, err) == (0, "")
     assert found["settings"]["task"] == "mrpc" and found["settings"]["alpha"] is True
+    assert [found["settings"][name] for name in ("warmup", "clip", "alpha_batch_size")] == [0.5, 2, 4]
     assert len(found["history"]) == 1 and len(found["alpha"]) == 2
     made = tmp_path / "here/mrpc-alpha-lora-0"  # nothing that was trained is lost for want of a name
     assert (made / "adapter/adapter_config.json").exists() and json.loads((made / "result.json").read_text()) == found
@@ -81,6 +85,9 @@ def test_json_to_standard_output_is_alone(run, usual, tmp_path):
         (("--learning-rate", 11), "learning_rate = 11.0: must be above 0, at most 10"),
         (("--alpha-learning-rate", -1), "alpha_learning_rate = -1.0: must be above 0, at most 10"),
         (("--weight-decay", -0.1), "weight_decay = -0.1: must be 0 or more"),
+        (("--warmup", 2), "warmup = 2.0: must be "),
+        (("--clip", 0), "clip = 0.0: must be "),
+        (("--alpha-batch-size", 0), "alpha_batch_size = 0: must be a whole number, 1 or more"),
         (("--scale", 0), "scale = 0.0: must be above 0"),
         (("--scale", "inf"), "scale = inf: must be above 0"),
         (("--val-split", 0), "val_split = 0.0: must be in (0, 1]"),

@@ -154,6 +154,12 @@ def test_hub_that_cannot_be_reached(tmp_path, monkeypatch):
     assert {"config.json", WEIGHTS, INDEX, "tokenizer.json", "vocab.txt"} <= set(asked["some/model"])
     assert not any(name.endswith((".bin", "*")) for name in asked["some/model"])
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "file_exists", lambda name, file: False)
+    assert model_folder("some/model") == tmp_path
+    monkeypatch.setattr(huggingface_hub, "file_exists", lambda name, file: file == "pytorch_model.bin")
+    with refused("model = some/model", "holds pytorch_model.bin but no model.safetensors", "pickle"):
+        load_classifier("some/model")
+    (tmp_path / INDEX).touch()
     assert model_folder("some/model") == tmp_path
 
 
