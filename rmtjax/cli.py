@@ -203,8 +203,9 @@ def sweep(
     cells = one.grid.override(**_values(one, _pairs("set", set_ or [])))
     target = None if json is None or not first else prepare_file("json", json)
     console = _console(quiet=target == "-" or not first)
+    until = _targets(until_se or [])
     how = dict(
-        trials=trials, until_se=_targets(until_se or []), seed=seed, method=method, options=options, store=out, devices=crew
+        trials=trials, until_se=until, seed=seed, method=method, options=options, store=out, devices=crew
     )  # fmt: skip
     if dry_run:
         planned = Run(one, cells, **{**how, "store": out if out is not None and os.path.exists(out) else None})
@@ -229,7 +230,7 @@ def sweep(
             },
         )
     console.print(report.table(rows))
-    console.print(f"\n{report.summary(result)}")
+    console.print(f"\n{report.summary(result, until)}")
 
 
 @app.command()

@@ -322,6 +322,30 @@ def test_ctrl_c_says_what_is_done_and_how_it_goes_on(run, law, tmp_path, monkeyp
     assert run(*asked)[0] == 0
 
 
+def test_ctrl_c_while_compiling(run, law, tmp_path, monkeypatch):
+    """Says as much of what was drawn before."""
+    from rmtjax.montecarlo.engine import _Engine
+    from rmtjax.montecarlo.store import Store
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    write, compiled, left = Store.write, _Engine.compile, [3]
+
+    def some(self, *arguments):
+        left[0] -= 1
+        (write if left[0] else interrupted)(self, *arguments)
+
+    asked = "sweep", law(), "--set", "n=1:600:600", "--trials", 3000, "--out", tmp_path / "a.zarr"
+    monkeypatch.setattr(_Engine, "compile", interrupted)
+    assert run(*asked) == (130, "", "stopped before anything was drawn\n") and not (tmp_path / "a.zarr").exists()
+    monkeypatch.setattr(_Engine, "compile", compiled)
+    monkeypatch.setattr(Store, "write", some)
+    before = run(*asked)
+    monkeypatch.setattr(_Engine, "compile", interrupted)
+    assert before[0] == 130 and "trials are in" in before[2] and run(*asked) == before
+
+
 def test_a_plan_leaves_nothing_behind(run, law, tmp_path):
     (tmp_path / "empty").mkdir()
     for place in ("empty", "new", "deep/new"):
@@ -355,6 +379,14 @@ def test_a_sweep_until_a_standard_error(run, law, tmp_path):
     rows = json.loads((tmp_path / "s.json").read_text())["cells"]
     assert all(row["se"] <= 0.02 for row in rows)
     assert {row["n"]: row["trials"] for row in rows}[100] == 1024 < {row["n"]: row["trials"] for row in rows}[1]
+    assert "ended at --trials" not in out
+    for asked in (0.02, "value=0.02"):
+        status, out, _ = run("sweep", law(), "--until-se", asked, "--trials", 1024)
+        found = re.search(
+            r"\n(\w+): (\d) of 4 cells ended at --trials before their standard error was 0.02; the largest is (.*)\n",
+            out,
+        )
+        assert status == 0 and 1 <= int(found[2]) < 4 and 0.02 < float(found[3]) < 0.1
     for text, says in (
         ("much", "until-se = 'much': must be a number > 0"),
         ("-1", "until_se = -1"),

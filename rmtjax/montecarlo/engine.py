@@ -363,14 +363,19 @@ class Run:
             self._recall()
 
     def compile(self) -> None:
-        """Compile what is needed and not yet compiled."""
+        """Compile what is needed and not yet compiled.
+
+        Raises:
+            Stopped: at Ctrl-C.
+        """
         began = time.perf_counter()
-        try:
-            with jax.enable_x64(True):
-                self.engine.compile(np.concatenate([self.tiles[:0], *self.missing.values()]))
-        except BaseException:
-            self.discard()
-            raise
+        with stopping(self._how_far):
+            try:
+                with jax.enable_x64(True):
+                    self.engine.compile(np.concatenate([self.tiles[:0], *self.missing.values()]))
+            except BaseException:
+                self.discard()
+                raise
         self.seconds += time.perf_counter() - began
 
     def discard(self) -> None:
@@ -385,6 +390,8 @@ class Run:
         rounds = (*self.past, self.tiles)
         total = sum(int(self.plan.trials_in(tiles).sum()) for tiles in rounds)
         left = sum(int(self.plan.trials_in(tiles).sum()) for tiles in self.missing.values())
+        if left == total:
+            return "stopped before anything was drawn"
         return (
             f"stopped: {total - left:,} of {total:,} trials are in {self.store.path}; run it again to go on from there"
         )

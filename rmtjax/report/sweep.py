@@ -46,15 +46,26 @@ def table(rows: Sequence[Mapping[str, Any]], most: int = _MOST) -> Table:
     return shown
 
 
-def summary(result: xr.Dataset) -> str:
-    """One line: how much was drawn, how, and how long it took."""
+def summary(result: xr.Dataset, until: float | Mapping[str, float] | None = None) -> str:
+    """How much was drawn, how, and how long it took; and which cells are not as precise as `until` asks for."""
     trials, made = result["trials"].values, result.attrs
     least, most = (f"{int(f(trials)):,}" for f in (np.min, np.max))
     each = most if least == most else f"{least} to {most}"
-    return (
+    text = (
         f"{trials.size:,} cells × {each} trials ({made['method']}) in {made['wall_s']:.2f} s, of which"
         f" {made['compile_s']:.2f} s to compile"
     )
+    targets = (
+        until if isinstance(until, Mapping) else dict.fromkeys(result["output"].values.tolist(), until or math.inf)
+    )
+    for name, target in targets.items():
+        se = result["se"].sel(output=name).values
+        if short := int((se > target).sum()):
+            text += (
+                f"\n{name}: {short:,} of {se.size:,} cells ended at --trials before their standard error was {target:g};"
+                f" the largest is {se.max():.2g}"
+            )
+    return text
 
 
 def plan(run: Run, found: Estimate) -> str:
