@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few and small, and no file, to see that it works")
     parser.add_argument("--dtype", default="float32")
     chosen = parser.parse_args(argv)
-    how = {"shapes": [(8, 16, 16), (2, 64, 32)], "top": 2, "repeats": 1} if chosen.quick else {"most_s": 6.0}
+    how = {"shapes": [(8, 16, 16), (2, 64, 32)], "top": 2, "repeats": 1} if chosen.quick else {"most_s": 6.0, "more": 5}
     result = bench_svd(dtype=chosen.dtype, **how)
     console = Console(width=200, highlight=False)
     console.print(svd_table(result))

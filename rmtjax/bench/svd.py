@@ -268,9 +268,9 @@ def _accuracy(what: str, k: int | None, names: Sequence[str], **kinds: np.ndarra
 # -- the bench -----------------------------------------------------------------------------------------------------------
 
 
-def _timed(functions: dict[str, Function], repeats: int, most_s: float) -> dict[str, dict[str, Any]]:
+def _timed(functions: dict[str, Function], repeats: int, most_s: float, more: int = 1) -> dict[str, dict[str, Any]]:
     """Times in turn; what fails or takes longer than there is time for is told and left out of the later rounds."""
-    times: dict[str, list[float]] = {}
+    times: dict[str, float] = {}
     found: dict[str, dict[str, Any]] = {}
     for name, function in functions.items():
         try:
@@ -285,16 +285,17 @@ def _timed(functions: dict[str, Function], repeats: int, most_s: float) -> dict[
             found[name] = {"failed": shown(f"{type(error).__name__}: {error}", 200)}
             continue
         found[name] = {"compile_s": max(first - again, 0.0)}
-        times[name] = [again] if again * repeats > most_s else []
-    for _ in range(repeats):
-        for name in times:
-            if not times[name] or times[name][0] * repeats <= most_s:
-                time.sleep(PAUSE)
-                began = time.perf_counter()
-                functions[name]()
-                times[name].append(time.perf_counter() - began)
-    for name, all_ in times.items():
-        found[name] |= summary(all_)
+        times[name] = again
+    rounds = {name: [] for name, again in times.items() if again * repeats <= most_s}
+    is_short = sum(times[name] + PAUSE for name in rounds) <= 1
+    for _ in range(repeats * (more if is_short else 1)):
+        for name, all_ in rounds.items():
+            time.sleep(PAUSE)
+            began = time.perf_counter()
+            functions[name]()
+            all_.append(time.perf_counter() - began)
+    for name, again in times.items():
+        found[name] |= summary(rounds.get(name, [again]))
     return found
 
 
@@ -306,6 +307,7 @@ def bench_svd(
     top: int = 10,
     repeats: int = 5,
     most_s: float = 20.0,
+    more: int = 1,
     seconds: float = math.inf,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -320,6 +322,7 @@ def bench_svd(
         top: k of the operation top.
         repeats: rounds, all in turn in each, after two that do not count.
         most_s: seconds that the rounds of one may take; what is slower is timed once.
+        more: so many times the rounds where one of all takes a second or less: times of milliseconds differ by half.
         seconds: for all of it; cases that would begin later are left out.
         devices: among which JAX's batches are shared out evenly, as many of them as can; all local ones if None. The peers
             take one.
@@ -339,7 +342,7 @@ def bench_svd(
     for what in operations:
         if what not in OPERATIONS:
             raise unknown("operation", str(what), OPERATIONS)
-    for name, value in (("top", top), ("repeats", repeats)):
+    for name, value in (("top", top), ("repeats", repeats), ("more", more)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
     devices = jax.local_devices() if devices is None else list(devices)
@@ -362,7 +365,9 @@ def bench_svd(
         for i, (what, shape) in enumerate(cases):
             if time.perf_counter() - began > seconds:
                 break
-            done.append(_case(what, shape, kind, top if what == "top" else None, repeats, most_s, peak, devices))
+            done.append(
+                _case(what, shape, kind, top if what == "top" else None, (repeats, most_s, more), peak, devices)
+            )
             if progress is not None:
                 progress(i + 1, len(cases))
     return {
@@ -377,7 +382,7 @@ def bench_svd(
 
 
 def _case(
-    what: str, shape: tuple[int, int, int], dtype: np.dtype, k: int | None, repeats: int, most_s: float, peak: float,
+    what: str, shape: tuple[int, int, int], dtype: np.dtype, k: int | None, rounds: tuple[int, float, int], peak: float,
     devices: Sequence[jax.Device],
 ) -> dict[str, Any]:  # fmt: skip
     symmetric = what in ("eigh", "eigvalsh")
@@ -387,7 +392,7 @@ def _case(
     if a.size * min(shape[1:]) > 3e8 and jax.default_backend() == "cpu":
         for name in ("jacobi", "polar"):  # minutes, for what only accelerators are good at
             ours.pop(name, None)
-    times = _timed({**{f"rmtjax {name}": f for name, f in ours.items()}, **peers}, repeats, most_s)
+    times = _timed({**{f"rmtjax {name}": f for name, f in ours.items()}, **peers}, *rounds)
     operations = _operations(what, *shape[1:], k, dtype)
     if devices[0].platform != "cpu":  # where one device already has all cores
         peak *= count

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 
 from rmtjax import InputError
 from rmtjax.bench import bench_svd
-from rmtjax.bench.svd import DEFAULT_SHAPES, OPERATIONS, _errors, _graded, _operations, read_shapes
+from rmtjax.bench.svd import DEFAULT_SHAPES, OPERATIONS, _errors, _graded, _operations, _timed, read_shapes
+from rmtjax.bench.timing import ratio
 from rmtjax.cli import app
 from rmtjax.linalg import dense
 from rmtjax.report.bench import svd_figure, svd_summary, svd_table
@@ -83,6 +85,22 @@ def test_shapes():
     for text in ("", "4x", "0x4", "2x3x4x5", "a", "4,,5"):
         with pytest.raises(InputError, match="must be N, NxM or BATCHxNxM"):
             read_shapes(text)
+
+
+def test_what_is_slow_is_timed_once_and_what_is_quick_more_often():
+    slow, quick = (lambda: time.sleep(0.03)), (lambda: None)
+
+    def fails():
+        raise MemoryError("too large")
+
+    found = _timed({"slow": slow, "quick": quick, "fails": fails}, 2, 0.05)
+    assert [len(found[name]["times_s"]) for name in ("slow", "quick")] == [1, 2]
+    assert found["slow"]["median_s"] > 0.03 and ratio(found["slow"], found["quick"]) > 10
+    assert "too large" in found["fails"]["failed"] and "times_s" not in found["fails"]
+    many = _timed({"slow": slow, "quick": quick}, 2, 10, 3)
+    assert len(many["slow"]["times_s"]) == len(many["quick"]["times_s"]) == 6
+    few = _timed({"slow": lambda: time.sleep(1), "quick": quick}, 1, 10, 3)
+    assert len(few["slow"]["times_s"]) == len(few["quick"]["times_s"]) == 1
 
 
 def test_time_that_has_run_out():
