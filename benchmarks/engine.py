@@ -2,7 +2,8 @@
 
 - the compressed sweep of `alpha-ftc` by one process that may use one core, and by two that share it, each on a core of its own;
 - a sweep with and without a store;
-- how soon a run on a store of 10⁵ chunks, of which one is missing, is ready to draw; and what reading them all takes at its end.
+- how soon a run on a store of 10⁵ chunks, of which one is missing, is ready to draw; and what reading them all takes at its end;
+- the HTML page of all claims: its size and the time to write it, neither of which depends on the number of trials.
 
 Compilation is apart everywhere.
 """
@@ -23,8 +24,10 @@ from pathlib import Path
 import jax
 from _common import alternate, ratio, save, summary
 
-from rmtjax.montecarlo import Claim, Run, Sampler, grid, open_result, real
+from rmtjax.claims import find_claims
+from rmtjax.montecarlo import Claim, Run, Sampler, grid, open_result, real, verify
 from rmtjax.montecarlo import plan as plan_module
+from rmtjax.report.page import write_page
 from rmtjax.transfer.claims import alpha_ftc
 
 FIXED = dict(
@@ -123,6 +126,17 @@ def resuming(chunks, repeats, folder):
     return {"chunks": chunks, "ready": summary(ready), "ready_to_draw": summary(compiled), "to_the_end_s": end}
 
 
+def reporting(names, trials, repeats, folder):
+    """The page that `rmtjax verify --out` writes, of some claims or all."""
+    claims = find_claims(names)
+    found, times, file = verify(claims, trials=trials, progress=False), [], folder / "report.html"
+    for _ in range(repeats):
+        began = time.perf_counter()
+        write_page(found, file, claims)
+        times.append(time.perf_counter() - began)
+    return {"claims": len(claims), "bytes": file.stat().st_size, **summary(times)}
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -150,6 +164,11 @@ def main() -> None:
         print(
             f"{chunks:,} chunks: ready to draw after {found['resuming']['ready_to_draw']['median_s']:.1f} s,"
             f" {found['resuming']['to_the_end_s']:.0f} s to the end"
+        )
+        found["reporting"] = reporting(["bbp-wigner"] if asked.quick else [], 100, repeats, Path(folder))
+        print(
+            f"a page of {found['reporting']['claims']} claims: {found['reporting']['median_s']:.2f} s,"
+            f" {found['reporting']['bytes'] / 1e6:.2f} MB"
         )
     if not asked.quick:
         print(f"wrote {save('engine', found)}")

@@ -118,7 +118,7 @@ def measured_train_step() -> str:
 def measured_engine() -> str:
     """What the engine costs beside the draws, against its targets."""
     found = _benchmark("engine")
-    store, resume = found["storing"], found["resuming"]
+    store, resume, page = found["storing"], found["resuming"], found["reporting"]
     rows = [
         ("compressed sweep: one process pinned to a core, over two", f"{found['processes']['one_over_two']:.2f} ×", "≥ 1.8"),
         ("a sweep that is stored, over one that is not", f"{store['over_plain']:.3f}", "≤ 1.02"),
@@ -128,6 +128,11 @@ def measured_engine() -> str:
             "≤ 5 s",
         ),
         ("the same: to the end of the run, with all of them read", f"{resume['to_the_end_s']:.0f} s", ""),
+        (
+            f"the page of all {page['claims']} claims: its time and size",
+            f"{page['median_s']:.1f} s, {page['bytes'] / 1e6:.2f} MB",
+            "≤ 10 s, 5 MB",
+        ),
     ]  # fmt: skip
     return _measurements(found, rows)
 

@@ -90,7 +90,7 @@ class Store:
             with intact(path):
                 before = {name: np.asarray(array[...]) for name, array in there["law"].arrays()}
             for name, values in law.items():
-                if not same_law(before[name], np.asarray(values)):
+                if not same_law(before[name].ravel(), np.ravel(values)):  # a single cell's is stored with one axis
                     raise InputError(
                         f"store {path} holds another run: its law of {name} has other values; give another folder or"
                         " remove this one"

@@ -119,10 +119,11 @@ def test_a_store_without_a_chunk_says_so(tmp_path, monkeypatch):
         open_result(tmp_path / "s")
 
 
-def test_a_finished_store_is_read_not_drawn_again(tmp_path):
-    first = run(TWO, trials=500, store=tmp_path / "s")
+@pytest.mark.parametrize("cells", [None, grid(n=2.0, x=0.5), grid(n=[2.0], x=0.5)], ids=["grid", "one cell", "axis"])
+def test_a_finished_store_is_read_not_drawn_again(tmp_path, cells):
+    first = run(TWO, cells, trials=500, store=tmp_path / "s")
     before = _files(tmp_path / "s")
-    second = run(TWO, trials=500, store=tmp_path / "s")
+    second = run(TWO, cells, trials=500, store=tmp_path / "s")
     assert first.equals(second)
     assert second.attrs["compile_s"] == 0
     assert _files(tmp_path / "s") == before
