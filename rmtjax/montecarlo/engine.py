@@ -15,6 +15,7 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
@@ -42,6 +43,9 @@ __all__ = ["Run", "run"]
 
 _DISPATCH_S = 0.2
 """Aim for one call of a program: long against its overhead, short against a watcher's patience."""
+
+_UNWRITTEN = 8
+"""Finished chunks that may wait for the disk."""
 
 _KEPT = 64
 """Compiled programs that a process keeps."""
@@ -411,17 +415,21 @@ class Run:
     def _executed(self, progress: bool | None) -> xr.Dataset:
         began = time.perf_counter()
         plan, opened = self.plan, self.store
+        # Files are waited for in a thread of their own, while the workers draw.
+        writer, unwritten = ThreadPoolExecutor(1), deque()
+
+        def written(most: int) -> None:
+            while len(unwritten) > most:
+                unwritten.popleft().result()
 
         def finished(chunk: int, values: dict[str, np.ndarray]) -> None:
             if opened is not None:
-                opened.write(chunk, values)
+                unwritten.append(writer.submit(opened.write, chunk, values))
+                written(_UNWRITTEN)
             if opened is None or self.together:
                 self.fresh[chunk] = values
 
         def draw(missing: Mapping[int, np.ndarray], advance: Callable[[int], None]) -> None:
-            if not self.together:
-                return self.engine.run(missing, finished, advance)
-
             def compute(chunks, done):
                 self.engine.run({chunk: missing[chunk] for chunk in chunks}, done, lambda _: None)
 
@@ -429,7 +437,11 @@ class Run:
                 finished(chunk, values)
                 advance(int(plan.trials_in(missing[chunk]).sum()))
 
-            hosts.share(sorted(missing), compute, arrived)
+            if self.together:
+                hosts.share(sorted(missing), compute, arrived)
+            else:
+                self.engine.run(missing, finished, advance)
+            written(0)
 
         # LAPACK's own threads and XLA's get in each other's way; the workers keep the cores busy.
         one_thread = threadpool_limits(1, user_api="blas")
@@ -440,14 +452,15 @@ class Run:
             Progress(1, self.claim.name, progress) as bar,
         ):
             try:
-                while self.tiles.size:
-                    missing = self.missing
-                    total = sum(int(plan.trials_in(tiles).sum()) for tiles in (*self.past, self.tiles))
-                    bar.show(total - sum(int(plan.trials_in(tiles).sum()) for tiles in missing.values()), total)
-                    if missing:
-                        self.engine.compile(np.concatenate(list(missing.values())))
-                        draw(missing, bar.advance)
-                    self._close_round()
+                with writer:
+                    while self.tiles.size:
+                        missing = self.missing
+                        total = sum(int(plan.trials_in(tiles).sum()) for tiles in (*self.past, self.tiles))
+                        bar.show(total - sum(int(plan.trials_in(tiles).sum()) for tiles in missing.values()), total)
+                        if missing:
+                            self.engine.compile(np.concatenate(list(missing.values())))
+                            draw(missing, bar.advance)
+                        self._close_round()
             except InputError:
                 self.discard()
                 raise
