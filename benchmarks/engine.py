@@ -1,7 +1,7 @@
 """What the engine costs beside the draws: `python benchmarks/engine.py [--quick]`.
 
 - the compressed sweep of `alpha-ftc` by one process that may use one core, and by two that share it, each on a core of its own;
-- a sweep with and without a store;
+- a sweep of a minute with and without a store;
 - how soon a run on a store of 10⁵ chunks, of which one is missing, is ready to draw; and what reading them all takes at its end;
 - the HTML page of all claims: its size and the time to write it, neither of which depends on the number of trials.
 
@@ -158,7 +158,7 @@ def main() -> None:
     }  # fmt: skip
     print(f"two processes: {found['processes']['one_over_two']:.2f} × one pinned to a core")
     with tempfile.TemporaryDirectory() as folder:
-        found["storing"] = storing(2 * trials, repeats, Path(folder))
+        found["storing"] = storing(8 * trials, repeats, Path(folder))
         print(f"with a store: {found['storing']['over_plain']:.3f} × without")
         found["resuming"] = resuming(chunks, repeats, Path(folder))
         print(
