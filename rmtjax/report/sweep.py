@@ -60,10 +60,11 @@ def summary(result: xr.Dataset, until: float | Mapping[str, float] | None = None
     )
     for name, target in targets.items():
         se = result["se"].sel(output=name).values
-        if short := int((se > target).sum()):
+        short = se[se > target]
+        if short.size:
             text += (
-                f"\n{name}: {short:,} of {se.size:,} cells ended at --trials before their standard error was {target:g};"
-                f" the largest is {se.max():.2g}"
+                f"\n{name}: {short.size:,} of {se.size:,} cells ended at --trials before their standard error was"
+                f" {target:g}; the largest is {short.max():.2g}"
             )
     return text
 
