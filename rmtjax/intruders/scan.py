@@ -20,13 +20,15 @@ from rmtjax._machine import cores
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped
 from rmtjax.intruders.predict import Prediction, predict
 from rmtjax.linalg.dense import one_blas_thread, svdvals
-from rmtjax.linalg.krylov import Matrix, Operator, Ritz, largest_cosines, top_singular
+from rmtjax.linalg.krylov import FAR, Matrix, Operator, Ritz, full_width, largest_cosines, top_singular
 from rmtjax.linalg.spectra import BulkFit, bulk_fit, effective_rank, stable_rank
 
 __all__ = ["LayerScan", "Scan", "Update", "scan", "scan_layer"]
 
 _DENSE = 1024
-"""Smaller side up to which all singular values are computed; above it a quadrature stands for them."""
+"""Smaller side up to which the Gram matrix of an update is one of double precision."""
+_VALUES = 512
+"""Smaller side up to which all singular values of a base are computed; above it a quadrature stands for them."""
 _ASTRAY = 0.2
 """Angle that a vector may be off by, where singular values all but coincide; the bounds on its cosines allow for it."""
 _FULL = 400
@@ -312,8 +314,8 @@ def _bounded(pair: Pair, top: int, threshold: float):
     tuned = top_singular(pair.tuned, top)
     if tuned.errors.max() > _ASTRAY:
         return None
-    dense = min(n, m) <= _DENSE
-    beside = 1 if dense else 4
+    dense = min(n, m) <= _VALUES
+    beside = 1 if dense else 4 if n * m < FAR else full_width(top + 4) - top
     found = largest_cosines(
         Operator(pair.base), tuned.vectors, threshold=threshold, errors=tuned.errors, beside=beside, leading=top,
         first=max(8, tuned.steps - 4),  # the base's leading vectors take about as many

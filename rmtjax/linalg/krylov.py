@@ -35,6 +35,7 @@ import numpy as np
 from rmtjax._errors import InputError, shown
 
 __all__ = [
+    "FAR",
     "BlockLanczos",
     "Cosines",
     "Flipped",
@@ -45,14 +46,28 @@ __all__ = [
     "TopSingular",
     "atom_bounds",
     "atom_floors",
+    "full_width",
     "largest_cosines",
     "top_singular",
 ]
 
 Matrix = np.ndarray | jax.Array
 """On processors NumPy's, on an accelerator JAX's."""
+FAR = 1 << 22
+"""Entries of a matrix that caches hold no longer."""
+_PART = 512
+"""Rows of such a matrix that are multiplied by from both sides while they are in one, so that it is read once."""
 _NOISE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}
 """Residual over the largest eigenvalue below which the products' own rounding hides the rest."""
+
+
+def _far(weight: Matrix) -> bool:
+    return isinstance(weight, np.ndarray) and weight.size >= FAR
+
+
+def full_width(columns: int) -> int:
+    """From how many columns on a product with a large matrix takes no less time: BLAS's kernels have room for a multiple."""
+    return -(-columns // 8) * 8
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["weight", "scale", "left", "right"], meta_fields=[])
@@ -90,6 +105,23 @@ class Operator:
         """The product of the matrix times its transpose with x (n, k)."""
         return self @ self.transposed(x)
 
+    def transposed_gram(self, x: Matrix) -> Matrix:
+        """The product of the transpose times the matrix with x (m, k)."""
+        if not _far(self.weight):
+            return self.transposed(self @ x)
+        low, inner = None if self.left is None else self.right @ x, 0.0
+        y = np.zeros_like(x)
+        for row in range(0, self.shape[0], _PART):
+            part = slice(row, row + _PART)
+            weight = self.weight[part]
+            z = weight @ x
+            z = z if self.scale is None else self.scale[part, None] * z
+            if low is not None:
+                z += self.left[part] @ low
+                inner = inner + self.left[part].T @ z
+            y += weight.T @ (z if self.scale is None else self.scale[part, None] * z)
+        return y if low is None else y + self.right.T @ inner
+
     def dense(self) -> Matrix:
         """The matrix itself."""
         w = self.weight if self.scale is None else self.scale[:, None] * self.weight
@@ -119,22 +151,21 @@ class Flipped:
 
     def gram(self, x: Matrix) -> Matrix:
         """The product of the matrix times its transpose with x."""
-        return self.operator.transposed(self.operator @ x)
+        return self.operator.transposed_gram(x)
 
 
-_FAR = 1 << 23
-"""Entries of a matrix that no cache holds."""
 _LONG, _FORMED = 1.5, 1024
 """From what ratio of the sides, and up to what shorter one, the Gram matrix is formed."""
 
 
-def _short_side(operator: Operator) -> Operator | Gram | Flipped:
-    """What has the same singular values, and for left vectors those of the shorter side."""
+def _short_side(operator: Operator) -> tuple[Operator | Gram | Flipped, bool]:
+    """What has the same singular values, and for left vectors those of the shorter side; and whether that is the right one."""
     n, m = operator.shape
     if isinstance(operator.weight, np.ndarray) and min(n, m) <= _FORMED and max(n, m) >= _LONG * min(n, m):
         dense = operator.dense()
-        return Gram(dense.T @ dense if n > m else dense @ dense.T)
-    return Flipped(operator) if n > m and isinstance(operator.weight, np.ndarray) else operator
+        return Gram(dense.T @ dense if n > m else dense @ dense.T), n > m
+    flipped = n > m and isinstance(operator.weight, np.ndarray)
+    return (Flipped(operator) if flipped else operator), flipped
 
 
 def _qr(xp: Any, block: Matrix) -> tuple[Matrix, Matrix]:
@@ -301,8 +332,8 @@ def top_singular(
         operator: A, shape (n, m).
         k: how many.
         tolerance: stop when every angle is below it.
-        width: columns of a block, by default k + 2, of large matrices k + 6. Fewer need fewer products in all, and miss copies
-            of values that are repeated more often.
+        width: columns of a block, by default k + 2, of large matrices a multiple of 8, from k + 4. Fewer need fewer products
+            in all, and miss copies of values that are repeated more often.
         most: blocks at most.
         seed: of the start.
 
@@ -312,10 +343,16 @@ def top_singular(
     Raises:
         InputError: if the matrix has too few rows for three blocks.
     """
-    short = _short_side(operator)
+    short, transposed = _short_side(operator)
     n = short.shape[0]
-    if width is None:  # a few columns more cost nothing where reading the matrix takes longer than the products
-        width = k + (2 if math.prod(operator.shape) < _FAR or n < 3 * (k + 6) else 6)
+    if n == operator.shape[1] and _far(
+        operator.weight
+    ):  # either side is the shorter one, and this one takes one reading a step
+        short, transposed = Flipped(operator), True
+    if width is None:
+        width = k + 2
+        if math.prod(operator.shape) >= FAR and n >= 40 * full_width(k + 4):  # or there is no room to converge in
+            width = full_width(k + 4)
     if k < 1 or n < 3 * max(width, k + 2):
         raise InputError(f"k = {shown(k)}: must be 1 to {max(n // 3 - 2, 0)} for {n} rows or columns")
     start = np.random.default_rng(seed).standard_normal((n, width)).astype(operator.weight.dtype)
@@ -339,7 +376,7 @@ def top_singular(
         wanted = space.steps + math.ceil(min(max(more, 24 / width), 96 / width))
     values = np.sqrt(np.maximum(ritz.values[: -k - 1 : -1], 0))
     vectors = space.combine(ritz.vectors[:, : -k - 1 : -1])
-    if n != operator.shape[0]:  # those of the other side
+    if transposed:
         vectors = (operator @ vectors) / np.maximum(values, np.finfo(float).tiny).astype(vectors.dtype)
     return TopSingular(values, vectors, errors[::-1], space.steps)
 
@@ -498,8 +535,7 @@ def largest_cosines(
     n, c = vectors.shape
     random = np.random.default_rng(seed).standard_normal((n, beside)).astype(vectors.dtype)
     numpy = isinstance(vectors, np.ndarray)
-    short = _short_side(operator)
-    transposed = short.shape[0] != n
+    short, transposed = _short_side(operator)
     mixing, inside = np.eye(c), vectors
     if transposed:  # the process runs on the right side, from the images of the vectors there
         random = random[: short.shape[0]]

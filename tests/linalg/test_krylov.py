@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rmtjax._errors import InputError
+from rmtjax.linalg import krylov
 from rmtjax.linalg.krylov import BlockLanczos, Operator, atom_bounds, largest_cosines, top_singular
 
 
@@ -50,6 +51,15 @@ def start(matrix, kind, count=5):
     return vectors, np.abs(u[:, real].T @ vectors).max(0)
 
 
+@pytest.fixture(params=["near", "far"])
+def distance(request, monkeypatch):
+    """As they are done, and as if no cache held them."""
+    if request.param == "far":
+        monkeypatch.setattr(krylov, "FAR", 1)
+        monkeypatch.setattr(krylov, "_PART", 13)
+
+
+@pytest.mark.usefixtures("distance")
 @pytest.mark.parametrize("kind", ["tuned", "random", "mixed"])
 @pytest.mark.parametrize("name", MATRICES)
 def test_cosines_lie_within_their_bounds_at_every_step(name, kind):
@@ -119,6 +129,7 @@ def test_no_peak_of_the_bound_is_missed(name, kind):
         assert (taken <= 1.02 * best).all()
 
 
+@pytest.mark.usefixtures("distance")
 @pytest.mark.parametrize("width", [None, 4])
 @pytest.mark.parametrize("name", ["square", "tall", "wide", "power law", "spikes"])
 def test_largest_triplets_are_those_of_the_decomposition(name, width):
@@ -137,6 +148,7 @@ def test_an_unfinished_search_says_so():
     assert found.errors.max() > 0.1
 
 
+@pytest.mark.usefixtures("distance")
 def test_operators_are_the_matrices_they_stand_for():
     random = np.random.default_rng(0)
     w, d, b, a = (random.standard_normal(shape) for shape in ((30, 20), (30,), (30, 3), (3, 20)))
@@ -151,6 +163,7 @@ def test_operators_are_the_matrices_they_stand_for():
         np.testing.assert_allclose(operator @ x, dense @ x)
         np.testing.assert_allclose(operator.transposed(y), dense.T @ y)
         np.testing.assert_allclose(operator.gram(y), dense @ (dense.T @ y))
+        np.testing.assert_allclose(operator.transposed_gram(x), dense.T @ (dense @ x))
 
 
 def test_a_space_that_is_used_up_stays_orthonormal():
