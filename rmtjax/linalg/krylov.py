@@ -251,21 +251,39 @@ class BlockLanczos:
         self.operator, self.width, self.steps = operator, b, 0
         self.most = max(0, min(most, n // b - 1))
         self._xp = np if isinstance(operator.weight, np.ndarray) else jnp
-        order = {"order": "F"} if self._xp is np else {}  # a block is then one piece of memory
-        basis = self._xp.zeros((n, b * (self.most + 1)), start.dtype, **order)
         q, turn = self._xp.linalg.qr(start)
         self._block = q * self._xp.sign(self._xp.diagonal(turn))
+        # On an accelerator one buffer from the beginning, for which one step is compiled.
+        columns = b if self._xp is np else b * (self.most + 1)
+        self._basis, self._band = self._xp.zeros((n, 0), start.dtype), np.zeros((0, 0))
+        self._make_room(columns)
         if self._xp is np:
-            basis[:, :b] = self._block
+            self._basis[:, :b] = self._block
         else:
-            basis = basis.at[:, :b].set(self._block)
-        self._basis = basis
-        self._band = np.zeros((b * (self.most + 1),) * 2)
+            self._basis = self._basis.at[:, :b].set(self._block)
+
+    def _make_room(self, columns: int) -> None:
+        """For a basis of so many, and a band."""
+        used = self._band.shape[0]
+        if columns <= used:
+            return
+        band = np.zeros((columns, columns))
+        band[:used, :used] = self._band
+        self._band = band
+        if self._xp is np:
+            basis = np.empty(
+                (len(self._block), columns), self._block.dtype, order="F"
+            )  # a block is one piece of memory
+            basis[:, :used] = self._basis
+            self._basis = basis
+        else:
+            self._basis = jnp.zeros((len(self._block), columns), self._block.dtype)
 
     def grow(self, steps: int) -> bool:
         """Take more steps; False if there was no room for all of them."""
-        b = self.width
-        for _ in range(min(steps, self.most - self.steps)):
+        b, steps = self.width, min(steps, self.most - self.steps)
+        self._make_room(b * (self.steps + steps + 1))
+        for _ in range(steps):
             low, high = self.steps * b, (self.steps + 1) * b
             if self._xp is np:
                 q, r, h = _next_block(np, self._basis[:, :high], self.operator.gram(self._block))
