@@ -111,14 +111,16 @@ def _ours(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str,
     def ready(function):
         return lambda: jax.block_until_ready(function())
 
+    no_use = () if host.dtype.name in dense.SINGLE else ("gram64",)
     if what == "svd":
-        names = [n for n in dense.SVD_ALGORITHMS if n not in ("randomized", "lanczos")]
+        names = [n for n in dense.SVD_ALGORITHMS if n not in ("randomized", "lanczos", *no_use)]
         return {n: ready(functools.partial(dense.svd, a, algorithm=n)) for n in ("auto", *names)}
     if what == "svdvals":
-        names = [n for n in dense.SVD_ALGORITHMS if n not in ("randomized", "lanczos", "polar")]
+        names = [n for n in dense.SVD_ALGORITHMS if n not in ("randomized", "lanczos", "polar", *no_use)]
         return {n: ready(functools.partial(dense.svdvals, a, algorithm=n)) for n in ("auto", *names)}
     if what == "top":
-        names = ["threads", "randomized"] + (["lanczos"] if host.dtype.kind == "f" else [])
+        whole = ["threads"] if no_use else ["threads", "gram64"]
+        names = [*whole, "randomized"] + (["lanczos"] if host.dtype.kind == "f" else [])
         return {n: ready(functools.partial(dense.svd, a, k=k, algorithm=n)) for n in ("auto", *names)}
     function = dense.eigh if what == "eigh" else dense.eigvalsh
     return {n: ready(functools.partial(function, a, algorithm=n)) for n in ("auto", *dense.EIGH_ALGORITHMS)}

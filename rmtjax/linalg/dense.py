@@ -6,14 +6,18 @@ r"""Singular value and eigenvalue decompositions of batches of dense matrices, b
 | `threads` | LAPACK, a matrix for each core | batches on processors | ε σ₁ |
 | `jacobi` | one-sided Jacobi, the batch in step (`rmtjax.linalg.jacobi`) | tiny matrices; accelerators | ε σ |
 | `gram` | eigh of AᵀA or AAᵀ, then AV | long ones, large σ only | ε σ₁²/σ |
+| `gram64` | the same in double precision, of matrices in single | batches on processors | ε σ₁/2 |
 | `polar` | QDWH: A = UH, then eigh of H | accelerators with fast GEMM | ε σ₁ |
 | `randomized` | range finder with power iterations (top k) | k ≪ n, decaying σ | by decay |
 | `lanczos` | block Lanczos, stopped by its error bound (top k) | k ≪ n | by tolerance |
 
+A Gram matrix has a decomposition's digits halved, and double precision has twice those of single precision: what `gram64`
+computes is A's decomposition rounded, with a tenth of the error of LAPACK in single precision, which takes longer.
+
 All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers. `auto`
 takes on processors what was fastest in `rmtjax bench svd` among those whose error is ε σ₁, with `precise=False` among all; what
 it takes on accelerators has not been measured there yet. A batch that is sharded over devices by its first axis is computed
-where it lies, but by `lanczos`.
+where it lies, but by `lanczos` and `gram64`.
 
 Golub & Van Loan, *Matrix Computations*; Nakatsukasa & Higham, *SIAM J. Sci. Comput.* 35 (2013), for QDWH; Halko, Martinsson &
 Tropp, *SIAM Review* 53 (2011), for `randomized`.
@@ -43,6 +47,7 @@ from rmtjax.linalg import jacobi, krylov
 
 __all__ = [
     "EIGH_ALGORITHMS",
+    "SINGLE",
     "SVD",
     "SVD_ALGORITHMS",
     "Eigh",
@@ -54,8 +59,10 @@ __all__ = [
     "svdvals",
 ]
 
-SVD_ALGORITHMS = ("library", "threads", "jacobi", "gram", "polar", "randomized", "lanczos")
+SVD_ALGORITHMS = ("library", "threads", "jacobi", "gram", "gram64", "polar", "randomized", "lanczos")
 """Names for `svd`; the last two are for the k largest."""
+SINGLE = ("float32", "complex64")
+"""Dtypes of matrices that `gram64` is for."""
 EIGH_ALGORITHMS = ("library", "threads", "jacobi")
 """Names for `eigh` and `eigvalsh`."""
 
@@ -180,15 +187,19 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="rmtjax-lapack")
 
 
-def _host_eigvalsh(a: Array) -> Array:
-    """NumPy's `eigvalsh`, which lets go of the interpreter, on a matrix for each core: JAX's computes the vectors too."""
+def _by_numpy(function: Callable[[np.ndarray], Sequence[np.ndarray]], a: Array, *results: jax.ShapeDtypeStruct) -> Any:
+    """A function of a batch by NumPy, whose decompositions let go of the interpreter, on a matrix for each core."""
 
     def call(_, out, given):
         given = np.asarray(given)
-        batch, values = given.reshape(-1, *given.shape[-2:]), np.asarray(out).reshape(-1, given.shape[-1])
+        batch = given.reshape(-1, *given.shape[-2:])
+        core = given.ndim - 2
+        filled = [np.asarray(x) for x in out]
+        filled = [x.reshape(len(batch), *x.shape[core:]) for x in filled]
 
         def part(chunk: slice) -> None:
-            values[chunk] = np.linalg.eigvalsh(batch[chunk])
+            for x, found in zip(filled, function(batch[chunk]), strict=True):
+                x[chunk] = found
 
         if not _spread(batch.shape):
             part(slice(0, len(batch)))
@@ -200,8 +211,65 @@ def _host_eigvalsh(a: Array) -> Array:
                 ends = np.linspace(0, len(batch), min(len(batch), 4 * cores()) + 1).astype(int)
                 list(_pool().map(part, map(slice, ends[:-1], ends[1:])))
 
-    real = jnp.finfo(a.dtype).dtype
-    return buffer_callback(call, jax.ShapeDtypeStruct(a.shape[:-1], real), vmap_method="expand_dims")(a)
+    return buffer_callback(call, results, vmap_method="expand_dims")(a)
+
+
+def _real(dtype: Any) -> Any:
+    return jnp.finfo(dtype).dtype
+
+
+def _host_eigvalsh(a: Array) -> Array:
+    """NumPy's `eigvalsh`: JAX's computes the vectors too."""
+    (values,) = _by_numpy(
+        lambda batch: (np.linalg.eigvalsh(batch),), a, jax.ShapeDtypeStruct(a.shape[:-1], _real(a.dtype))
+    )
+    return values
+
+
+_ILL = 1e-4
+"""Ratio of singular values below which the Gram matrix in double precision leaves their left vectors to be made orthogonal:
+they are so up to 10⁻¹⁶ (σ₁/σ)²."""
+
+
+def _in_double(batch: np.ndarray) -> np.ndarray:
+    return batch.astype(np.complex128 if np.iscomplexobj(batch) else np.float64)
+
+
+def _numpy_gram_svd(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    a = _in_double(batch)
+    squares, v = np.linalg.eigh(a.conj().swapaxes(-1, -2) @ a)
+    s, v = np.sqrt(np.maximum(squares[:, ::-1], 0)), v[:, :, ::-1]
+    u = a @ v
+    ill = np.flatnonzero(s[:, -1] <= _ILL * s[:, 0])
+    if ill.size:
+        norms = np.linalg.norm(u[ill], axis=1)
+        order = np.argsort(-norms, axis=1, kind="stable")
+        s[ill], v[ill] = np.take_along_axis(norms, order, 1), np.take_along_axis(v[ill], order[:, None], 2)
+        # Column after column QR keeps what is orthogonal, up to its phase, and turns the rest until it is.
+        q, r = np.linalg.qr(np.take_along_axis(u[ill], order[:, None], 2))
+        size = np.diagonal(r, axis1=1, axis2=2)
+        turned = q * np.where(size == 0, 1, size / np.where(size == 0, 1, np.abs(size)))[:, None]
+    u /= np.where(s == 0, 1, s)[:, None]
+    if ill.size:
+        u[ill] = turned
+    return u, s, v.conj().swapaxes(-1, -2)
+
+
+def _host_gram_svd(a: Array) -> SVD:
+    """From the Gram matrix in double precision, of matrices in single precision: half the time of LAPACK's own."""
+    n = a.shape[-1]
+    kinds = (a.shape, a.dtype), ((*a.shape[:-2], n), _real(a.dtype)), ((*a.shape[:-2], n, n), a.dtype)
+    return SVD(*_by_numpy(_numpy_gram_svd, a, *(jax.ShapeDtypeStruct(*kind) for kind in kinds)))
+
+
+def _host_gram_svdvals(a: Array) -> Array:
+    def values(batch):
+        wide = _in_double(batch)
+        squares = np.linalg.eigvalsh(wide.conj().swapaxes(-1, -2) @ wide)
+        return (np.sqrt(np.maximum(squares[:, ::-1], 0)),)
+
+    (s,) = _by_numpy(values, a, jax.ShapeDtypeStruct((*a.shape[:-2], a.shape[-1]), _real(a.dtype)))
+    return s
 
 
 # -- algorithms, for matrices with no fewer rows than columns ------------------------------------------------------------
@@ -304,6 +372,7 @@ _FULL: dict[str, Callable[[Array], SVD]] = {
     "threads": functools.partial(_a_core_each, _library_svd),
     "jacobi": _jacobi_svd,
     "gram": _gram_svd,
+    "gram64": _host_gram_svd,
     "polar": _polar_svd,
 }
 _VALUES: dict[str, Callable[[Array], Array]] = {
@@ -311,6 +380,7 @@ _VALUES: dict[str, Callable[[Array], Array]] = {
     "threads": functools.partial(_a_core_each, _library_svdvals),
     "jacobi": _jacobi_svdvals,
     "gram": _gram_svdvals,
+    "gram64": _host_gram_svdvals,
 }
 
 
@@ -353,6 +423,7 @@ def chosen_algorithm(
     k: int | None = None,
     precise: bool = True,
     platform: str | None = None,
+    shared: bool = False,
 ) -> str:
     """What `auto` stands for.
 
@@ -364,6 +435,7 @@ def chosen_algorithm(
         k: how many, None for all; `lanczos` only where the numbers are known and real.
         precise: see `svd`.
         platform: "cpu", "gpu" or "tpu"; None for that of JAX's first device.
+        shared: several devices share the batch, which `gram64` would gather.
     """
     platform = jax.default_backend() if platform is None else platform
     short, long = sorted(shape[-2:])
@@ -376,6 +448,9 @@ def chosen_algorithm(
     if platform == "cpu":
         if short <= (_TINY if vectors and not symmetric else _TINY - 2) and batch >= _IN_STEP:
             return "jacobi"
+        worth = vectors or short > _QUIET or long >= _LONG * short
+        if not symmetric and worth and not shared and np.dtype(dtype).name in SINGLE:
+            return "gram64"
         if not symmetric and not precise and (not vectors or long >= _LONG * short):
             return "gram"
         if symmetric and not vectors:
@@ -389,7 +464,8 @@ def chosen_algorithm(
 _TINY, _IN_STEP = 8, 16
 """Smaller side up to which, and number of matrices from which, Jacobi in step beats LAPACK on each core."""
 _QUIET = 32
-"""Smaller side up to which LAPACK does not wake its threads, and JAX's own spreading over the cores is all there is to do."""
+"""Smaller side up to which LAPACK does not wake its threads, and JAX's own spreading over the cores is all there is to do;
+and up to which it has values alone as soon as double precision."""
 _KRYLOV, _SHARE = 512, 32
 """Smaller side from which, and its ratio to k from which, Krylov spaces are faster than a whole SVD."""
 _LONG = 2
@@ -424,10 +500,10 @@ _EIGENVALUES: dict[str, Callable[[Array], Array]] = {
 
 def _on_its_side(table: dict[str, Callable], algorithm: str, a: Array, precise: bool, vectors: bool) -> Any:
     """An algorithm on matrices of any shape: those for long ones are given wide ones turned."""
-    if algorithm == "auto":
-        function = functools.partial(_fast, table, precise=precise, vectors=vectors)
-    elif algorithm == "threads":  # there is no LAPACK but on the host
-        function = functools.partial(jax.lax.platform_dependent, cpu=table["threads"], default=table["library"])
+    if algorithm in ("auto", "shared"):
+        function = functools.partial(_fast, table, precise=precise, vectors=vectors, shared=algorithm == "shared")
+    elif algorithm in ("threads", "gram64"):  # there is no LAPACK but on the host
+        function = functools.partial(jax.lax.platform_dependent, cpu=table[algorithm], default=table["library"])
     else:
         function = table[algorithm]
     if a.shape[-2] >= a.shape[-1] or algorithm in ("library", "threads"):
@@ -573,6 +649,12 @@ def _sound(a: Array, symmetric: bool) -> Array:
     return finite & jnp.all(jnp.max(jnp.abs(a - _h(a)), (-2, -1)) <= slack)
 
 
+def _dealt(algorithm: str, a: Array) -> str:
+    """`auto` for a batch that several devices share is another one."""
+    several = _known(a) and len(a.devices()) > 1
+    return "shared" if algorithm == "auto" and several else algorithm
+
+
 def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
     """The matrices as an array of their own dtype, refused if a spectrum of them makes no sense."""
     a = matrix if isinstance(matrix, jax.Array) else np.asarray(matrix)
@@ -599,9 +681,11 @@ def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
     return a
 
 
-def _algorithm(name: Any, known: Sequence[str]) -> None:
+def _algorithm(name: Any, known: Sequence[str], matrix: Any = None) -> None:
     if name != "auto" and name not in known:
         raise unknown("algorithm", str(name), ("auto", *known))
+    if name == "gram64" and matrix.dtype.name not in SINGLE:
+        raise InputError(f"matrix has dtype {matrix.dtype}: must be {' or '.join(SINGLE)} for gram64")
 
 
 def svd(
@@ -631,10 +715,11 @@ def svd(
 
     Raises:
         InputError: for integers, fewer than two axes, empty or non-finite matrices, an unknown algorithm, k outside
-            1 … min(n, m), none for an algorithm that needs it, and `lanczos` inside a program or on complex matrices.
+            1 … min(n, m), none for an algorithm that needs it, `lanczos` inside a program or on complex matrices, and
+            `gram64` in double precision.
     """
-    _algorithm(algorithm, SVD_ALGORITHMS)
     a = _matrices("matrix", matrix, False)
+    _algorithm(algorithm, SVD_ALGORITHMS, a)
     least = min(a.shape[-2:])
     if k is not None and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= least):
         raise InputError(f"k = {shown(k)}: must be 1 to {least}, the smaller side")
@@ -655,7 +740,7 @@ def svd(
             if jnp.iscomplexobj(a):
                 raise InputError(f"matrix has dtype {a.dtype}: must be real for lanczos")
             return _lanczos(a, int(k), tolerance, seed)
-        u, s, vh = _jitted_svd(a, algorithm, bool(precise))
+        u, s, vh = _jitted_svd(a, _dealt(algorithm, a), bool(precise))
         return SVD(u, s, vh) if k is None else SVD(u[..., :k], s[..., :k], vh[..., :k, :])
 
 
@@ -664,18 +749,21 @@ def svdvals(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto", precise: 
 
     Args:
         matrix: shape (..., n, m), floating point.
-        algorithm: `library`, `threads`, `jacobi`, `gram` or "auto".
+        algorithm: `library`, `threads`, `jacobi`, `gram`, `gram64` or "auto".
         precise: see `svd`.
 
     Returns:
         Shape (..., min(n, m)), real.
 
     Raises:
-        InputError: for integers, fewer than two axes, empty or non-finite matrices, and an unknown algorithm.
+        InputError: for integers, fewer than two axes, empty or non-finite matrices, an unknown algorithm, and `gram64` in
+            double precision.
     """
-    _algorithm(algorithm, tuple(_VALUES))
+    a = _matrices("matrix", matrix, False)
+    _algorithm(algorithm, tuple(_VALUES), a)
     with jax.enable_x64(True):
-        return _jitted_svdvals(jnp.asarray(_matrices("matrix", matrix, False)), algorithm, bool(precise))
+        a = jnp.asarray(a)
+        return _jitted_svdvals(a, _dealt(algorithm, a), bool(precise))
 
 
 def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:

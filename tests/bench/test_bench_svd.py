@@ -40,9 +40,9 @@ def test_every_algorithm_is_timed_and_checked(result):
     for (what, *_), case in cases.items():
         names = {name.removeprefix("rmtjax ") for name in case["times"] if name.startswith("rmtjax ")}
         wanted = {
-            "svd": {"library", "threads", "jacobi", "gram", "polar"},
-            "svdvals": {"library", "threads", "jacobi", "gram"},
-            "top": {"threads", "randomized", "lanczos"},
+            "svd": {"library", "threads", "jacobi", "gram", "gram64", "polar"},
+            "svdvals": {"library", "threads", "jacobi", "gram", "gram64"},
+            "top": {"threads", "gram64", "randomized", "lanczos"},
         }.get(what, set(dense.EIGH_ALGORITHMS))
         assert names == {"auto", *wanted} == set(case["accuracy"])
         assert {"jax.numpy", "numpy", "scipy"} <= set(case["over_auto"])
@@ -223,10 +223,10 @@ except SystemExit as end:
 host = np.random.default_rng(0).standard_normal((6, 60, 40)).astype("f4")
 batch, count = _spread(host, jax.local_devices())
 assert count == len(batch.sharding.device_set) == 2
-for name in dense.SVD_ALGORITHMS:
+for name in ("auto", *dense.SVD_ALGORITHMS):
     k = 2 if name in ("randomized", "lanczos") else None
     found = dense.svd(batch, algorithm=name, k=k)
-    assert name == "lanczos" or not found[0].sharding.is_fully_replicated, (name, found[0].sharding)
+    assert name in ("lanczos", "gram64") or not found[0].sharding.is_fully_replicated, (name, found[0].sharding)
     for x, alone in zip(found, dense.svd(host, algorithm=name, k=k)):
         np.testing.assert_allclose(np.abs(x), np.abs(alone), atol=2e-3)
 """

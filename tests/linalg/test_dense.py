@@ -1,5 +1,6 @@
 """Decompositions by every algorithm against NumPy's in double precision, their derivatives, and who has BLAS's threads."""
 
+import itertools
 import threading
 
 import jax
@@ -13,6 +14,7 @@ from rmtjax.linalg import dense, jacobi
 
 FULL = ("auto", "library", "threads", "jacobi", "gram", "polar")
 VALUES = ("auto", "library", "threads", "jacobi", "gram")
+ALSO_SINGLE = "gram64"  # which is for nothing else
 SYMMETRIC = ("auto", *dense.EIGH_ALGORITHMS)
 DTYPES = ("float32", "float64", "complex64", "complex128")
 
@@ -47,7 +49,8 @@ def check(found: dense.SVD, a: np.ndarray, tolerance: float) -> None:
     assert (
         u.shape == (*a.shape[:-1], k) and s.shape == (*a.shape[:-2], k) and vh.shape == (*a.shape[:-2], k, a.shape[-1])
     )
-    scale = max(np.linalg.norm(a.astype(complex), 2, (-2, -1)).max(), 1e-300)
+    u, s, vh = u.astype(complex), s.astype(float), vh.astype(complex)  # so that what is seen is their error
+    scale = np.float64(max(np.linalg.norm(a.astype(complex), 2, (-2, -1)).max(), 1e-300))
     assert np.all(np.diff(s, axis=-1) <= 0) and np.all(s >= 0)
     np.testing.assert_allclose(s / scale, np.linalg.svd(a.astype(complex), compute_uv=False) / scale, atol=tolerance)
     np.testing.assert_allclose((u * s[..., None, :]) @ vh / scale, a / scale, atol=tolerance)
@@ -58,10 +61,15 @@ def check(found: dense.SVD, a: np.ndarray, tolerance: float) -> None:
 # -- what comes out ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", FULL)
+@pytest.mark.parametrize("algorithm", (*FULL, ALSO_SINGLE))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_svd(dtype, algorithm):
     rng = np.random.default_rng(0)
+    if algorithm == ALSO_SINGLE and dtype not in dense.SINGLE:
+        for function in (dense.svd, dense.svdvals):
+            with pytest.raises(InputError, match=f"matrix has dtype {dtype}: must be float32 or complex64 for gram64"):
+                function(np.eye(3, dtype=dtype), algorithm=algorithm)
+        return
     for shape in ((3, 2, 5, 8), (2, 7, 6)) if "64" in dtype else ((2, 1, 1), (1, 9), (4, 9, 1)):
         a = normal(rng, shape, dtype)
         check(dense.svd(a, algorithm=algorithm), a, 60 * np.finfo(dtype).eps)
@@ -78,8 +86,10 @@ def test_svd_of_singular_matrices(algorithm):
         check(dense.SVD(*found), one, tolerance)
 
 
-@pytest.mark.parametrize("algorithm", VALUES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "algorithm"),
+    [*itertools.product(DTYPES, VALUES), *((dtype, ALSO_SINGLE) for dtype in dense.SINGLE)],
+)
 def test_svdvals(dtype, algorithm):
     a = normal(np.random.default_rng(2), (3, 2, 6, 4), dtype)
     for one in (a, a.swapaxes(-1, -2)):
@@ -140,6 +150,31 @@ def test_large_singular_values_of_gram_are_precise():
     np.testing.assert_allclose(got, s, atol=2 * np.sqrt(np.finfo(np.float32).eps))
 
 
+@pytest.mark.parametrize("dtype", dense.SINGLE)
+def test_gram_in_double_precision_rounds_the_decomposition(dtype):
+    """Whatever the condition: values, product and orthogonality are off by a rounding or two, LAPACK's in single by ten."""
+    rng = np.random.default_rng(19)
+    u, v = (
+        np.linalg.qr(normal(rng, (6, side, 24), "complex128" if "complex" in dtype else "float64"))[0]
+        for side in (40, 24)
+    )
+    s = np.stack([
+        np.geomspace(1, 10.0**-decades, 24) for decades in (1, 4, 8, 20)
+    ] + [np.append(np.ones(5), np.zeros(19)), np.append(1, np.full(23, 1e-5))])  # fmt: skip
+    a = ((u * s[:, None]) @ adjoint(v)).astype(dtype)
+    a = np.concatenate(
+        [a, 1e30 * a[:3], 1e-30 * a[:3], np.zeros((1, 40, 24), dtype), np.ones((1, 40, 24), dtype)]
+    ).astype(dtype)
+    eps = np.finfo(np.float32).eps
+    for one in (a, a.swapaxes(-1, -2)):
+        for part in np.split(one, len(one)):  # each against its own largest value
+            check(dense.svd(part, algorithm="gram64"), part, 2 * eps)
+        check(dense.svd(one[:6], algorithm="gram64"), one[:6], 2 * eps)  # some of a batch ill-conditioned, some not
+    exact = np.linalg.svd(a.astype(np.complex128), compute_uv=False)
+    off = np.abs(np.asarray(dense.svdvals(a, algorithm="gram64")) - exact).max(1) / np.maximum(exact[:, 0], 1e-300)
+    assert off.max() < eps
+
+
 # -- the largest -------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +224,10 @@ def test_under_jit_and_vmap(n):
             for got in (*jax.jit(values)(a), *jax.jit(jax.vmap(values))(a)):
                 np.testing.assert_allclose(got, exact, atol=1e-7 if algorithm == "gram" else 1e-13)
         np.testing.assert_allclose(jax.lax.map(dense.svdvals, a), exact, atol=1e-13)
+        single = a.astype(jnp.float32)
+        u, s, vh = jax.jit(jax.vmap(lambda a: dense.svd(a, algorithm="gram64")))(single)
+        np.testing.assert_allclose(s, exact, atol=1e-6)
+        np.testing.assert_allclose((u * s[..., None, :]) @ vh, a, atol=1e-6)
 
 
 def test_gradients_of_values():
@@ -319,14 +358,20 @@ def test_auto_is_one_of_them():
             np.testing.assert_array_equal(got, wanted, err_msg=f"{shape} {name}")
         name = dense.chosen_algorithm(shape, vectors=False, precise=False)
         np.testing.assert_array_equal(dense.svdvals(a, precise=False), dense.svdvals(a, algorithm=name))
-    assert dense.chosen_algorithm((20, 3, 3)) == "jacobi" and dense.chosen_algorithm((3, 70, 70)) == "threads"
+    for shape, dtype, wanted in (
+        ((20, 3, 3), "float32", "jacobi"), ((20, 3, 3), "float64", "jacobi"), ((3, 70, 70), "float32", "gram64"),
+        ((3, 70, 70), "float64", "threads"), ((3, 20, 20), "complex64", "gram64"), ((3, 20, 20), "float64", "library"),
+    ):  # fmt: skip
+        assert dense.chosen_algorithm(shape, dtype, platform="cpu") == wanted
+    assert dense.chosen_algorithm((3, 70, 70), platform="cpu", shared=True) == "threads"
+    assert dense.chosen_algorithm((20, 20, 20), platform="cpu", vectors=False) == "library"
     for platform in ("cpu", "gpu", "tpu"):
         for n in (2, 50, 2000):
             for batch in (1, 1000):
                 for precise in (True, False):
                     name = dense.chosen_algorithm((batch, n, n), precise=precise, platform=platform)
                     assert name in dense.SVD_ALGORITHMS and (name != "gram" or not precise)
-                    assert name != "threads" or platform == "cpu"
+                    assert name not in ("threads", "gram64") or platform == "cpu"
                     symmetric = dense.chosen_algorithm((batch, n, n), symmetric=True, platform=platform)
                     assert symmetric in dense.EIGH_ALGORITHMS
 
@@ -340,7 +385,7 @@ def test_auto_for_the_largest():
         np.testing.assert_array_equal(got, wanted)
     assert dense.chosen_algorithm(a.shape, a.dtype, k=4, precise=False) == "randomized"
     assert dense.chosen_algorithm(a.shape, np.complex64, k=4) not in ("lanczos", "randomized")
-    assert dense.chosen_algorithm(a.shape, a.dtype, k=400) == dense.chosen_algorithm((300, 300), k=4) == "threads"
+    assert dense.chosen_algorithm(a.shape, a.dtype, k=400) == dense.chosen_algorithm((300, 300), k=4) == "gram64"
     inside = jax.jit(lambda a: dense.svd(a, k=4).s)(a)
     np.testing.assert_allclose(inside, dense.svd(a, k=4).s, rtol=1e-4)
 
