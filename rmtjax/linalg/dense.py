@@ -3,7 +3,7 @@ r"""Singular value and eigenvalue decompositions of batches of dense matrices, b
 | algorithm | what it does | meant for | error of σ |
 | --- | --- | --- | --- |
 | `library` | `jnp.linalg`: LAPACK one matrix after another, cuSOLVER, XLA | large matrices | ε σ₁ |
-| `threads` | LAPACK, a matrix for each core | batches on processors | ε σ₁ |
+| `threads` | LAPACK in double precision, a matrix for each core | batches on processors | ε σ₁ |
 | `jacobi` | one-sided Jacobi, the batch in step (`rmtjax.linalg.jacobi`) | tiny matrices; accelerators | ε σ |
 | `gram` | eigh of AᵀA or AAᵀ, then AV | long ones, large σ only | ε σ₁²/σ |
 | `gram64` | the same in double precision, of matrices in single | batches on processors | ε σ₁/2 |
@@ -17,7 +17,11 @@ computes is A's decomposition rounded, with a tenth of the error of LAPACK in si
 All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers. `auto`
 takes on processors what was fastest in `rmtjax bench svd` among those whose error is ε σ₁, with `precise=False` among all; what
 it takes on accelerators has not been measured there yet. A batch that is sharded over devices by its first axis is computed
-where it lies, but by `lanczos` and `gram64`.
+where it lies, but by `lanczos`.
+
+`library` on processors is for one matrix, or for few tiny ones. JAX (0.10 on) deals larger batches out to the threads that run
+its programs, and waits for them on one of these: two batches of a program that need nothing of each other can then wait for
+each other for ever, and on two cores they do (so `jnp.linalg` itself). `auto` leaves batches to threads of its own.
 
 Golub & Van Loan, *Matrix Computations*; Nakatsukasa & Higham, *SIAM J. Sci. Comput.* 35 (2013), for QDWH; Halko, Martinsson &
 Tropp, *SIAM Review* 53 (2011), for `randomized`.
@@ -27,7 +31,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +39,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import custom_vmap
 from jax.experimental.buffer_callback import buffer_callback
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Num
 from threadpoolctl import ThreadpoolController
@@ -151,44 +156,18 @@ def _spread(shape: tuple[int, ...]) -> bool:
     return shape[0] >= cores() or min(shape[1:]) < _BLAS_ALONE
 
 
-def _a_core_each(function: Callable[[Array], Any], a: Array) -> Any:
-    """A function of a batch that JAX does by LAPACK, on one matrix for each core.
-
-    JAX (0.10 on) spreads the matrices over its own threads, and LAPACK each of them over as many again, which then wait for one
-    another: at 64 rows and more that takes twice the time. So LAPACK has one thread from before the function to after it,
-    unless there are fewer large matrices than cores. What comes before and after is tied to it by numbers that are zero,
-    since a program keeps to no order that its data do not ask for. (`jax.pure_callback` was seen to wait for ever; a buffer
-    callback is handed the memory itself.)
-    """
-    sides = a.shape[-2:]
-
-    def before(_, out, corner):
-        np.asarray(out)[...] = 0
-        if _spread((math.prod(corner.shape), *sides)):
-            one_blas_thread.enter()
-
-    def after(_, out, values):
-        np.asarray(out)[...] = 0
-        if _spread((math.prod(values.shape[:-1]), *sides)):
-            one_blas_thread.leave()
-
-    corner = a[..., :1, :1]
-    a = a + buffer_callback(before, jax.ShapeDtypeStruct(corner.shape, a.dtype), vmap_method="expand_dims")(corner)
-    results = function(a)
-    values = results if isinstance(results, jax.Array) else next(x for x in results if x.ndim == a.ndim - 1)
-    zero = buffer_callback(after, jax.ShapeDtypeStruct(values.shape[:-1], values.dtype), vmap_method="expand_dims")(
-        values
-    )
-    return jax.tree.map(lambda x: x + zero.reshape(*zero.shape, *[1] * (x.ndim - zero.ndim)).astype(x.dtype), results)
-
-
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="rmtjax-lapack")
 
 
 def _by_numpy(function: Callable[[np.ndarray], Sequence[np.ndarray]], a: Array, *results: jax.ShapeDtypeStruct) -> Any:
-    """A function of a batch by NumPy, whose decompositions let go of the interpreter, on a matrix for each core."""
+    """A function of a batch by NumPy, whose decompositions let go of the interpreter, on a matrix for each core.
+
+    LAPACK has one thread meanwhile, unless there are fewer large matrices than cores: its threads would wait for one another.
+    What LAPACK cannot decompose is NaN in the results, as it is from JAX. (`jax.pure_callback` was seen to wait for ever; a
+    buffer callback is handed the memory itself.)
+    """
 
     def call(_, out, given):
         given = np.asarray(given)
@@ -198,7 +177,16 @@ def _by_numpy(function: Callable[[np.ndarray], Sequence[np.ndarray]], a: Array, 
         filled = [x.reshape(len(batch), *x.shape[core:]) for x in filled]
 
         def part(chunk: slice) -> None:
-            for x, found in zip(filled, function(batch[chunk]), strict=True):
+            try:
+                parts = function(batch[chunk])
+            except np.linalg.LinAlgError:
+                if chunk.stop - chunk.start == 1:
+                    parts = [np.nan] * len(filled)
+                else:
+                    for i in range(chunk.start, chunk.stop):
+                        part(slice(i, i + 1))
+                    return
+            for x, found in zip(filled, parts, strict=True):
                 x[chunk] = found
 
         if not _spread(batch.shape):
@@ -218,11 +206,32 @@ def _real(dtype: Any) -> Any:
     return jnp.finfo(dtype).dtype
 
 
+def _svd_kinds(a: Array) -> list[jax.ShapeDtypeStruct]:
+    """What the thin SVD of matrices is made of: u, s, vh."""
+    *batch, n, m = a.shape
+    k = min(n, m)
+    kinds = ((*batch, n, k), a.dtype), ((*batch, k), _real(a.dtype)), ((*batch, k, m), a.dtype)
+    return [jax.ShapeDtypeStruct(*kind) for kind in kinds]
+
+
+def _host_svd(a: Array) -> SVD:
+    return SVD(*_by_numpy(lambda batch: np.linalg.svd(batch, full_matrices=False), a, *_svd_kinds(a)))
+
+
+def _host_svdvals(a: Array) -> Array:
+    (s,) = _by_numpy(lambda batch: (np.linalg.svd(batch, compute_uv=False),), a, _svd_kinds(a)[1])
+    return s
+
+
+def _host_eigh(a: Array) -> Eigh:
+    kinds = jax.ShapeDtypeStruct(a.shape[:-1], _real(a.dtype)), jax.ShapeDtypeStruct(a.shape, a.dtype)
+    return Eigh(*_by_numpy(np.linalg.eigh, a, *kinds))
+
+
 def _host_eigvalsh(a: Array) -> Array:
     """NumPy's `eigvalsh`: JAX's computes the vectors too."""
-    (values,) = _by_numpy(
-        lambda batch: (np.linalg.eigvalsh(batch),), a, jax.ShapeDtypeStruct(a.shape[:-1], _real(a.dtype))
-    )
+    kind = jax.ShapeDtypeStruct(a.shape[:-1], _real(a.dtype))
+    (values,) = _by_numpy(lambda batch: (np.linalg.eigvalsh(batch),), a, kind)
     return values
 
 
@@ -257,9 +266,7 @@ def _numpy_gram_svd(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _host_gram_svd(a: Array) -> SVD:
     """From the Gram matrix in double precision, of matrices in single precision: half the time of LAPACK's own."""
-    n = a.shape[-1]
-    kinds = (a.shape, a.dtype), ((*a.shape[:-2], n), _real(a.dtype)), ((*a.shape[:-2], n, n), a.dtype)
-    return SVD(*_by_numpy(_numpy_gram_svd, a, *(jax.ShapeDtypeStruct(*kind) for kind in kinds)))
+    return SVD(*_by_numpy(_numpy_gram_svd, a, *_svd_kinds(a)))
 
 
 def _host_gram_svdvals(a: Array) -> Array:
@@ -268,7 +275,7 @@ def _host_gram_svdvals(a: Array) -> Array:
         squares = np.linalg.eigvalsh(wide.conj().swapaxes(-1, -2) @ wide)
         return (np.sqrt(np.maximum(squares[:, ::-1], 0)),)
 
-    (s,) = _by_numpy(values, a, jax.ShapeDtypeStruct((*a.shape[:-2], a.shape[-1]), _real(a.dtype)))
+    (s,) = _by_numpy(values, a, _svd_kinds(a)[1])
     return s
 
 
@@ -369,7 +376,7 @@ def _polar_svd(a: Array) -> SVD:
 
 _FULL: dict[str, Callable[[Array], SVD]] = {
     "library": _library_svd,
-    "threads": functools.partial(_a_core_each, _library_svd),
+    "threads": _host_svd,
     "jacobi": _jacobi_svd,
     "gram": _gram_svd,
     "gram64": _host_gram_svd,
@@ -377,7 +384,7 @@ _FULL: dict[str, Callable[[Array], SVD]] = {
 }
 _VALUES: dict[str, Callable[[Array], Array]] = {
     "library": _library_svdvals,
-    "threads": functools.partial(_a_core_each, _library_svdvals),
+    "threads": _host_svdvals,
     "jacobi": _jacobi_svdvals,
     "gram": _gram_svdvals,
     "gram64": _host_gram_svdvals,
@@ -406,7 +413,7 @@ def _jacobi_eigh(a: Array) -> Eigh:
 
 _EIGH: dict[str, Callable[[Array], Eigh]] = {
     "library": _library_eigh,
-    "threads": functools.partial(_a_core_each, _library_eigh),
+    "threads": _host_eigh,
     "jacobi": _jacobi_eigh,
 }
 
@@ -423,7 +430,6 @@ def chosen_algorithm(
     k: int | None = None,
     precise: bool = True,
     platform: str | None = None,
-    shared: bool = False,
 ) -> str:
     """What `auto` stands for.
 
@@ -435,7 +441,6 @@ def chosen_algorithm(
         k: how many, None for all; `lanczos` only where the numbers are known and real.
         precise: see `svd`.
         platform: "cpu", "gpu" or "tpu"; None for that of JAX's first device.
-        shared: several devices share the batch, which `gram64` would gather.
     """
     platform = jax.default_backend() if platform is None else platform
     short, long = sorted(shape[-2:])
@@ -448,14 +453,13 @@ def chosen_algorithm(
     if platform == "cpu":
         if short <= (_TINY if vectors and not symmetric else _TINY - 2) and batch >= _IN_STEP:
             return "jacobi"
-        worth = vectors or short > _QUIET or long >= _LONG * short
-        if not symmetric and worth and not shared and np.dtype(dtype).name in SINGLE:
+        if (batch == 1 and short <= _ALONE) or batch * short**2 * long <= _AT_ONCE:
+            return "library"
+        if not symmetric and np.dtype(dtype).name in SINGLE:
             return "gram64"
         if not symmetric and not precise and (not vectors or long >= _LONG * short):
             return "gram"
-        if symmetric and not vectors:
-            return "threads"
-        return "library" if short <= _QUIET else "threads"
+        return "threads"
     if not symmetric and not precise and batch > 1:
         return "gram"
     return "jacobi" if not symmetric and batch >= _IN_STEP and short <= _ACCELERATED else "library"
@@ -463,9 +467,9 @@ def chosen_algorithm(
 
 _TINY, _IN_STEP = 8, 16
 """Smaller side up to which, and number of matrices from which, Jacobi in step beats LAPACK on each core."""
-_QUIET = 32
-"""Smaller side up to which LAPACK does not wake its threads, and JAX's own spreading over the cores is all there is to do;
-and up to which it has values alone as soon as double precision."""
+_ALONE, _AT_ONCE = 64, 10_000
+"""Smaller side up to which a single matrix, and size of a batch (in products) up to which all of it, is done by LAPACK before
+the host's threads have been woken. JAX does both on the thread that it is on."""
 _KRYLOV, _SHARE = 512, 32
 """Smaller side from which, and its ratio to k from which, Krylov spaces are faster than a whole SVD."""
 _LONG = 2
@@ -475,12 +479,21 @@ _ACCELERATED = 128
 
 
 def _fast(table: dict[str, Callable], a: Array, **options: Any) -> Any:
-    """The precise algorithm of choice, for whatever platform the program is compiled."""
+    """The algorithm of choice, for whatever platform the program is compiled; under `vmap`, that for the whole batch."""
 
-    def of(platform):
-        return table[chosen_algorithm(a.shape, a.dtype, platform=platform, **options)]
+    @custom_vmap
+    def of_all(a):
+        def on(platform):
+            return table[chosen_algorithm(a.shape, a.dtype, platform=platform, **options)]
 
-    return jax.lax.platform_dependent(a, cpu=of("cpu"), tpu=of("tpu"), default=of("gpu"))
+        return jax.lax.platform_dependent(a, cpu=on("cpu"), tpu=on("tpu"), default=on("gpu"))
+
+    @of_all.def_vmap
+    def _(_size, _batched, a):
+        found = of_all(a)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return of_all(a)
 
 
 def _fast_eigh(a: Array) -> Eigh:
@@ -500,8 +513,8 @@ _EIGENVALUES: dict[str, Callable[[Array], Array]] = {
 
 def _on_its_side(table: dict[str, Callable], algorithm: str, a: Array, precise: bool, vectors: bool) -> Any:
     """An algorithm on matrices of any shape: those for long ones are given wide ones turned."""
-    if algorithm in ("auto", "shared"):
-        function = functools.partial(_fast, table, precise=precise, vectors=vectors, shared=algorithm == "shared")
+    if algorithm == "auto":
+        function = functools.partial(_fast, table, precise=precise, vectors=vectors)
     elif algorithm in ("threads", "gram64"):  # there is no LAPACK but on the host
         function = functools.partial(jax.lax.platform_dependent, cpu=table[algorithm], default=table["library"])
     else:
@@ -649,10 +662,24 @@ def _sound(a: Array, symmetric: bool) -> Array:
     return finite & jnp.all(jnp.max(jnp.abs(a - _h(a)), (-2, -1)) <= slack)
 
 
-def _dealt(algorithm: str, a: Array) -> str:
-    """`auto` for a batch that several devices share is another one."""
-    several = _known(a) and len(a.devices()) > 1
-    return "shared" if algorithm == "auto" and several else algorithm
+@functools.cache
+def _program(function: Callable, how: tuple, mesh: Mesh | None, axis: Any) -> Callable:
+    def program(a):
+        return function(a, *how)
+
+    if mesh is not None:
+        place = PartitionSpec(axis)
+        program = jax.shard_map(program, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
+    return jax.jit(program)
+
+
+def _done(function: Callable, a: Array, *how: Any) -> Any:
+    """A function of matrices, compiled: each device that holds some of a batch does these."""
+    place = a.sharding if _known(a) else None
+    spec = place.spec if isinstance(place, NamedSharding) and a.ndim > 2 else ()
+    if spec and spec[0] is not None and not any(spec[1:]):
+        return _program(function, how, place.mesh, spec[0])(a)
+    return _program(function, how, None, None)(a)
 
 
 def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
@@ -740,7 +767,7 @@ def svd(
             if jnp.iscomplexobj(a):
                 raise InputError(f"matrix has dtype {a.dtype}: must be real for lanczos")
             return _lanczos(a, int(k), tolerance, seed)
-        u, s, vh = _jitted_svd(a, _dealt(algorithm, a), bool(precise))
+        u, s, vh = _done(_svd, a, algorithm, bool(precise))
         return SVD(u, s, vh) if k is None else SVD(u[..., :k], s[..., :k], vh[..., :k, :])
 
 
@@ -763,7 +790,7 @@ def svdvals(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto", precise: 
     _algorithm(algorithm, tuple(_VALUES), a)
     with jax.enable_x64(True):
         a = jnp.asarray(a)
-        return _jitted_svdvals(a, _dealt(algorithm, a), bool(precise))
+        return _done(_svdvals, a, algorithm, bool(precise))
 
 
 def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:
@@ -784,7 +811,7 @@ def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:
     """
     _algorithm(algorithm, EIGH_ALGORITHMS)
     with jax.enable_x64(True):
-        return _jitted_eigh(jnp.asarray(_matrices("matrix", matrix, True)), algorithm)
+        return _done(_eigh, jnp.asarray(_matrices("matrix", matrix, True)), algorithm)
 
 
 def eigvalsh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Num[Array, "..."]:
@@ -805,8 +832,4 @@ def eigvalsh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Num[A
     """
     _algorithm(algorithm, EIGH_ALGORITHMS)
     with jax.enable_x64(True):
-        return _jitted_eigvalsh(jnp.asarray(_matrices("matrix", matrix, True)), algorithm)
-
-
-_jitted_svd, _jitted_svdvals = jax.jit(_svd, static_argnums=(1, 2)), jax.jit(_svdvals, static_argnums=(1, 2))
-_jitted_eigh, _jitted_eigvalsh = jax.jit(_eigh, static_argnums=1), jax.jit(_eigvalsh, static_argnums=1)
+        return _done(_eigvalsh, jnp.asarray(_matrices("matrix", matrix, True)), algorithm)

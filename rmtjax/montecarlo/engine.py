@@ -128,11 +128,11 @@ class _Engine:
         draw = jax.jit(checked_draw(self.claim, self.sampler, self.plan.outputs, {**self.options, **named}, self.shape))
         width = self.sampler.width
         width = self.plan.block if width is None else width(**named) if callable(width) else width
-        width = whole_width(self.plan.block, min(width, self.plan.block))
         one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
         needed = needs(lambda p, k, w: draw(jax.random.wrap_key_data(k), {**p, **w}), *one, self.within)
-        alone = needed.batched or (needed.pooled and width > 1)
-        share = self.share(alone)
+        most = needed.at_once if self.workers[0].platform == "cpu" else math.inf
+        width = whole_width(self.plan.block, min(width, self.plan.block, most))
+        share = self.share(needed.pooled)
 
         def check(need):
             if need > share:
@@ -144,7 +144,8 @@ class _Engine:
 
         check(needed.bytes)
         while True:
-            program = Program(tile_function(draw, self.plan, width), inputs, self.within, alone)
+            tile = tile_function(draw, self.plan, width, width * self.plan.cells_per_tile <= most)
+            program = Program(tile, inputs, self.within, needed.pooled)
             need = program.memory(self.workers[0])
             if need <= share or width == 1:
                 break

@@ -59,8 +59,11 @@ def checked_draw(
     return draw
 
 
-def tile_function(draw: Callable, plan: Plan, width: int) -> Callable:
-    """``(params (G,), within, keys (G, 2), first, trials) -> statistics (G, …)`` of one tile."""
+def tile_function(draw: Callable, plan: Plan, width: int, together: bool = True) -> Callable:
+    """``(params (G,), within, keys (G, 2), first, trials) -> statistics (G, …)`` of one tile.
+
+    `width` trials of a cell are drawn at once, and where they are `together` those of all its cells.
+    """
 
     def one_cell(params, within, key, first, trials):
         keys = trial_keys(key, first, plan.block)
@@ -74,7 +77,9 @@ def tile_function(draw: Callable, plan: Plan, width: int) -> Callable:
         if plan.cells_per_tile == 1:
             result = one_cell({k: v[0] for k, v in params.items()}, within, keys[0], first, trials)
             return jax.tree.map(lambda v: v[None], result)
-        return jax.vmap(one_cell, in_axes=(0, None, 0, None, None))(params, within, keys, first, trials)
+        of_cell = lambda own: one_cell(own[0], within, own[1], first, trials)  # noqa: E731
+        own = params, keys
+        return jax.vmap(of_cell)(own) if together else jax.lax.map(of_cell, own)
 
     return tile
 

@@ -8,18 +8,29 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rmtjax._errors import InputError, shown
 from rmtjax._machine import cores
 
 __all__ = ["Needs", "available_memory", "needs", "workers"]
 
-_POOLED = {
-    "cholesky", "eig", "eigh", "ffi_call", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur", "svd",
-    "triangular_solve", "tridiagonal", "tridiagonal_solve",
+_LAPACK = {
+    **dict.fromkeys(("cholesky", "lu", "triangular_solve"), 1),
+    **dict.fromkeys(
+        ("eigh", "geqp3", "geqrf", "hessenberg", "householder_product", "ormqr", "qr", "schur", "svd", "tridiagonal",
+         "tridiagonal_solve"), 10
+    ),
+    "eig": 30,
+    "ffi_call": math.inf,
 }  # fmt: skip
-"""Primitives whose batches XLA's CPU client spreads over its thread pool and waits for. A program runs on a thread of the
-same pool, so two programs at once can use up the pool waiting for each other (seen with jaxlib 0.10)."""
+"""Primitives that JAX leaves to LAPACK on processors, and what multiplies the entries of the largest operand times its longer
+side to give no fewer products than JAX takes them to need."""
+
+_ONE_THREAD = 1e5
+"""Products up to which JAX does a batch on the thread that it is on (2·10⁵ in jaxlib 0.10's `lapack_kernels.cc`). It deals
+larger ones out to its pool of threads, and waits for them on one of these, as do other programs, and what else in the same
+program can run at the same time: together they can use up the pool waiting for each other, on two cores at once."""
 
 
 def _host_memory() -> float:
@@ -64,30 +75,45 @@ class Needs(NamedTuple):
 
     Attributes:
         bytes: of the largest array that it makes on the way: a lower bound of the memory it needs.
-        pooled: whether it calls primitives of `_POOLED`.
-        batched: whether it calls them on batches, so that its programs must run one at a time on processors.
+        products: in its largest call of LAPACK, 0 if there is none.
+        pooled: whether it calls LAPACK on batches that JAX deals out, so that its programs must run one at a time on
+            processors.
     """
 
-    bytes: int
-    pooled: bool
-    batched: bool
+    bytes: int = 0
+    products: float = 0
+    pooled: bool = False
+
+    @property
+    def at_once(self) -> float:
+        """How many of it may be one batch on processors, at least 1."""
+        return max(1.0, _ONE_THREAD / self.products) if self.products else math.inf
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(*map(max, self, other))
+
+
+def _lapack(equation) -> Needs:
+    operand = max((v.aval for v in equation.invars), key=lambda a: math.prod(getattr(a, "shape", ())))
+    complexity = 3 if jnp.issubdtype(operand.dtype, jnp.complexfloating) else 1
+    weight = _LAPACK[equation.primitive.name] * complexity
+    products = weight * math.prod(operand.shape) * max(operand.shape[-2:], default=1)
+    return Needs(products=products, pooled=operand.ndim > 2 and products > _ONE_THREAD)
 
 
 def _needs(jaxpr) -> Needs:
-    largest, pooled, batched = 0, False, False
+    found = Needs()
     for equation in jaxpr.eqns:
-        if equation.primitive.name in _POOLED:
-            pooled = True
-            batched |= any(len(getattr(v.aval, "shape", ())) > 2 for v in equation.invars)
+        if equation.primitive.name in _LAPACK:
+            found |= _lapack(equation)
         for variable in equation.outvars:
             aval = variable.aval
-            largest = max(largest, math.prod(getattr(aval, "shape", ())) * getattr(aval.dtype, "itemsize", 1))
+            found |= Needs(math.prod(getattr(aval, "shape", ())) * getattr(aval.dtype, "itemsize", 1))
         for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                below = _needs(inner)
-                largest, pooled, batched = max(largest, below.bytes), pooled | below.pooled, batched | below.batched
-    return Needs(largest, pooled, batched)
+                found |= _needs(inner)
+    return found
 
 
 def needs(function: Callable, *args) -> Needs:

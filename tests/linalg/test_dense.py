@@ -1,6 +1,9 @@
 """Decompositions by every algorithm against NumPy's in double precision, their derivatives, and who has BLAS's threads."""
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 
 import jax
@@ -346,6 +349,65 @@ def test_blas_has_its_threads_back_whatever_the_program(monkeypatch):
         assert seen and dense.one_blas_thread._inside == 0, name
 
 
+WAITING = """
+import jax, jax.numpy as jnp
+from rmtjax.linalg import dense
+
+def both(function, key):
+    total = 0.0
+    for key, n in zip(jax.random.split(key), (80, 70)):
+        a = jax.random.normal(key, (16, n, n))
+        total += sum(jnp.sum(x) for x in jax.tree.leaves(function(a @ a.mT)))
+    return total
+
+for x64 in (False, True):
+    with jax.enable_x64(x64):
+        for name in ("svd", "svdvals", "eigh", "eigvalsh"):
+            for function in (getattr(dense, name), jax.vmap(getattr(dense, name))):
+                program = jax.jit(lambda keys: jax.lax.map(lambda key: both(function, key), keys))
+                jax.block_until_ready(program(jax.random.split(jax.random.key(0), 20)))
+print("done")
+"""
+
+
+def test_decompositions_do_not_wait_for_each_other():
+    """Batches of one program that need nothing of each other, on as few threads as there are batches (see the module)."""
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING], capture_output=True, text=True, timeout=300, env={**os.environ, "NPROC": "2"}
+    )
+    assert done.stdout.strip() == "done", done.stderr
+
+
+@pytest.mark.parametrize("algorithm", ("library", "threads", "gram64"))
+def test_what_cannot_be_decomposed_is_nan_inside_programs(algorithm):
+    rng = np.random.default_rng(19)
+    a = normal(rng, (9, 20, 12), "float32")
+    a[4, 3, 2] = np.nan
+    found = jax.jit(lambda a: dense.svd(a, algorithm=algorithm))(a)
+    values = jax.jit(lambda a: dense.svdvals(a, algorithm=algorithm))(a)
+    good = np.arange(9) != 4
+    assert np.isnan(found.s[4]).any() and np.isnan(values[4]).any()
+    exact = np.linalg.svd(a[good].astype("f8"), compute_uv=False)
+    np.testing.assert_allclose(found.s[good], exact, rtol=1e-5)
+    np.testing.assert_allclose(values[good], exact, rtol=1e-5)
+    if algorithm != "gram64":
+        square = a[:, :12] + a[:, :12].swapaxes(-1, -2)
+        found = jax.jit(lambda a: dense.eigh(a, algorithm=algorithm))(square)
+        assert np.isnan(found.values[4]).any() and np.isfinite(found.values[good]).all()
+
+
+def test_a_program_under_vmap_takes_what_is_best_for_all():
+    x = goe(np.random.default_rng(20), 40, 30).astype("float32")
+    for function in (dense.svd, dense.svdvals, dense.eigh, dense.eigvalsh):
+        for got, wanted in zip(jax.tree.leaves(jax.vmap(function)(x)), jax.tree.leaves(function(x)), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+        batched = jax.jit(jax.vmap(jax.vmap(function))).lower(x.reshape(8, 5, 30, 30)).as_text()
+        assert "lapack" not in batched and "lapack" in jax.jit(function).lower(x[0]).as_text()
+    slopes = jax.vmap(jax.grad(lambda a: dense.svd(a).s[0]))(x)
+    u, _, vh = np.linalg.svd(x)
+    np.testing.assert_allclose(slopes, u[:, :, :1] * vh[:, :1], atol=1e-4)
+
+
 # -- which one ---------------------------------------------------------------------------------------------------------
 
 
@@ -360,11 +422,11 @@ def test_auto_is_one_of_them():
         np.testing.assert_array_equal(dense.svdvals(a, precise=False), dense.svdvals(a, algorithm=name))
     for shape, dtype, wanted in (
         ((20, 3, 3), "float32", "jacobi"), ((20, 3, 3), "float64", "jacobi"), ((3, 70, 70), "float32", "gram64"),
-        ((3, 70, 70), "float64", "threads"), ((3, 20, 20), "complex64", "gram64"), ((3, 20, 20), "float64", "library"),
+        ((3, 70, 70), "float64", "threads"), ((3, 20, 20), "complex64", "gram64"), ((3, 20, 20), "float64", "threads"),
+        ((60, 60), "float32", "library"), ((2, 3, 3), "float64", "library"), ((70, 70), "float32", "gram64"),
     ):  # fmt: skip
         assert dense.chosen_algorithm(shape, dtype, platform="cpu") == wanted
-    assert dense.chosen_algorithm((3, 70, 70), platform="cpu", shared=True) == "threads"
-    assert dense.chosen_algorithm((20, 20, 20), platform="cpu", vectors=False) == "library"
+    assert dense.chosen_algorithm((20, 20, 20), platform="cpu", symmetric=True) == "threads"
     for platform in ("cpu", "gpu", "tpu"):
         for n in (2, 50, 2000):
             for batch in (1, 1000):

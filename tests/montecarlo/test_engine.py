@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from rmtjax import InputError
 from rmtjax.montecarlo import Claim, Sampler, cells_of, grid, open_result, positive, real, run, size
 from rmtjax.montecarlo import plan as plan_module
+from rmtjax.montecarlo.resources import needs
 
 from .helpers import BOTH, MEAN, TWO, mean_draw
 
@@ -261,6 +263,48 @@ def test_linear_algebra_in_a_users_sampler_does_not_lock_up():
         grid=dict(n=[1.0, 2.0, 3.0]),
     )
     assert np.isfinite(run(edge, trials=3000)["mean"]).all()
+
+
+TWO_SYSTEMS = """
+import jax, jax.numpy as jnp, numpy as np
+from rmtjax.montecarlo import Claim, Sampler, positive, run
+
+def draw(key, n):
+    one, two = jax.random.split(key)
+    def corner(key, size):
+        x = jax.random.normal(key, (size, 2 * size))
+        return jnp.linalg.inv(x @ x.T + n * jnp.eye(size))[0, 0]
+    return corner(one, 80) + corner(two, 60)
+
+claim = Claim(name="two", equation="", source="", params=dict(n=positive()), law=lambda n: n,
+              samplers=dict(direct=Sampler(draw, block=16)), grid=dict(n=[1.0, 2.0, 3.0]))
+for trials in (4, 300):  # with several cells a tile, and one
+    assert np.isfinite(run(claim, trials=trials)["mean"]).all()
+print("done")
+"""
+
+
+def test_two_systems_of_one_trial_do_not_lock_up():
+    """Nor do two batches within one program, where they need nothing of each other (see `resources`)."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_SYSTEMS], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "NPROC": "2"},
+    )  # fmt: skip
+    assert done.stdout.strip() == "done", done.stderr
+
+
+def test_trials_of_one_batch_on_processors():
+    """As many as LAPACK does on the thread that asks: all small ones, one large one."""
+
+    def products(size):
+        solve = lambda a: jnp.linalg.cholesky(a @ a.T)[0, 0]  # noqa: E731
+        return needs(solve, jnp.ones((size, size)))
+
+    assert needs(lambda a: a @ a, jnp.ones((300, 300))).at_once == np.inf
+    assert products(4).at_once >= 1024
+    assert products(100).at_once == 1
+    assert not products(100).pooled and needs(jnp.linalg.cholesky, jnp.ones((4, 100, 100))).pooled
+    assert not needs(jnp.linalg.cholesky, jnp.ones((4, 10, 10))).pooled
 
 
 def test_same_name_means_same_draws_only_for_the_same_claim():
