@@ -2,8 +2,8 @@ r"""Singular value and eigenvalue decompositions of batches of dense matrices, b
 
 | algorithm | what it does | meant for | error of σ |
 | --- | --- | --- | --- |
-| `library` | `jnp.linalg`: LAPACK one matrix after another, cuSOLVER, XLA | large matrices | ε σ₁ |
-| `threads` | LAPACK in double precision, a matrix for each core | batches on processors | ε σ₁ |
+| `library` | `jnp.linalg`: LAPACK, cuSOLVER, XLA | single and large matrices | ε σ₁ |
+| `threads` | LAPACK, a matrix for each core; SVDs in double precision | batches on processors | ε σ₁ |
 | `jacobi` | one-sided Jacobi, the batch in step (`rmtjax.linalg.jacobi`) | tiny matrices; accelerators | ε σ |
 | `gram` | eigh of AᵀA or AAᵀ, then AV | long ones, large σ only | ε σ₁²/σ |
 | `gram64` | the same in double precision, of matrices in single | batches on processors | ε σ₁/2 |
@@ -118,27 +118,19 @@ class _OneThread:
     def _set(self) -> None:
         self._limit.enter_context(_controller().limit(limits=1, user_api="blas"))
 
-    def enter(self) -> None:
-        """One more inside."""
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
         with self._lock:
             if not self._inside:
                 self._keeper.submit(self._set).result()
             self._inside += 1
-
-    def leave(self) -> None:
-        """One fewer."""
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._keeper.submit(self._limit.close).result()
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        self.enter()
         try:
             yield
         finally:
-            self.leave()
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._keeper.submit(self._limit.close).result()
 
 
 one_blas_thread = _OneThread()
@@ -223,15 +215,35 @@ def _host_svdvals(a: Array) -> Array:
     return s
 
 
+def _symmetric(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    """`numpy.linalg`'s eigh or eigvalsh, of single precision in single precision.
+
+    NumPy has LAPACK's routines for it, behind functions that turn everything to double precision first; where these are no
+    longer what they were, the functions do.
+    """
+    direct = getattr(getattr(np.linalg, "_umath_linalg", None), f"{name}_lo", None)
+    signatures = {kind[0]: kind for kind in getattr(direct, "types", ())}
+
+    def function(batch):
+        signature = signatures.get(batch.dtype.char) if batch.dtype.name in SINGLE else None
+        if signature is None:
+            found = getattr(np.linalg, name)(batch)
+        else:
+            with np.errstate(all="ignore"):
+                found = direct(batch, signature=signature)
+        return tuple(found) if isinstance(found, tuple) else (found,)
+
+    return function
+
+
 def _host_eigh(a: Array) -> Eigh:
     kinds = jax.ShapeDtypeStruct(a.shape[:-1], _real(a.dtype)), jax.ShapeDtypeStruct(a.shape, a.dtype)
-    return Eigh(*_by_numpy(np.linalg.eigh, a, *kinds))
+    return Eigh(*_by_numpy(_symmetric("eigh"), a, *kinds))
 
 
 def _host_eigvalsh(a: Array) -> Array:
-    """NumPy's `eigvalsh`: JAX's computes the vectors too."""
-    kind = jax.ShapeDtypeStruct(a.shape[:-1], _real(a.dtype))
-    (values,) = _by_numpy(lambda batch: (np.linalg.eigvalsh(batch),), a, kind)
+    """Without the vectors, which JAX's computes too."""
+    (values,) = _by_numpy(_symmetric("eigvalsh"), a, jax.ShapeDtypeStruct(a.shape[:-1], _real(a.dtype)))
     return values
 
 
@@ -789,8 +801,7 @@ def svdvals(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto", precise: 
     a = _matrices("matrix", matrix, False)
     _algorithm(algorithm, tuple(_VALUES), a)
     with jax.enable_x64(True):
-        a = jnp.asarray(a)
-        return _done(_svdvals, a, algorithm, bool(precise))
+        return _done(_svdvals, jnp.asarray(a), algorithm, bool(precise))
 
 
 def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:

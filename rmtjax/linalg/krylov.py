@@ -271,9 +271,8 @@ class BlockLanczos:
         band[:used, :used] = self._band
         self._band = band
         if self._xp is np:
-            basis = np.empty(
-                (len(self._block), columns), self._block.dtype, order="F"
-            )  # a block is one piece of memory
+            # By columns: a block is one piece of memory.
+            basis = np.empty((len(self._block), columns), self._block.dtype, order="F")
             basis[:, :used] = self._basis
             self._basis = basis
         else:
@@ -365,7 +364,7 @@ def top_singular(
     n = short.shape[0]
     if n == operator.shape[1] and _far(
         operator.weight
-    ):  # either side is the shorter one, and this one takes one reading a step
+    ):  # both sides are as short, and the right one is read once a step
         short, transposed = Flipped(operator), True
     if width is None:
         width = k + 2

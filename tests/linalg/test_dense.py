@@ -325,7 +325,7 @@ def test_blas_has_its_threads_back_whatever_the_program(monkeypatch):
     x = jnp.asarray(normal(rng, (6, 40, 40), "float32"))
     wanted = np.linalg.svd(np.asarray(x), compute_uv=False)
     seen = []
-    enter = dense.one_blas_thread.enter
+    limit = dense.one_blas_thread._set
 
     def values(a):
         return dense.svdvals(a, algorithm="threads")
@@ -342,7 +342,7 @@ def test_blas_has_its_threads_back_whatever_the_program(monkeypatch):
         ),
         "slope": (lambda a: jnp.linalg.norm(jax.jacobian(lambda a: values(a)[0, 0])(a)) * wanted, 1),
     }  # fmt: skip
-    monkeypatch.setattr(dense.one_blas_thread, "enter", lambda: (seen.append(1), enter()))
+    monkeypatch.setattr(dense.one_blas_thread, "_set", lambda: (seen.append(1), limit()))
     for name, (program, times) in programs.items():
         seen.clear()
         np.testing.assert_allclose(jax.jit(program)(x), times * wanted, rtol=1e-4, err_msg=name)
@@ -394,6 +394,23 @@ def test_what_cannot_be_decomposed_is_nan_inside_programs(algorithm):
         square = a[:, :12] + a[:, :12].swapaxes(-1, -2)
         found = jax.jit(lambda a: dense.eigh(a, algorithm=algorithm))(square)
         assert np.isnan(found.values[4]).any() and np.isfinite(found.values[good]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_eigenvalues_without_numpys_inner_functions(dtype, monkeypatch):
+    """In single precision LAPACK's own; by way of double precision where NumPy does not show these."""
+    a = goe(np.random.default_rng(21), 6, 40).astype(dtype)
+    if dtype == "complex64":
+        a = a + 1j * np.triu(a, 1)
+        a = (a + adjoint(a)).astype(dtype)
+    exact = np.linalg.eigvalsh(a.astype("c16"))
+    direct, vectors = dense._symmetric("eigvalsh")(a)[0], dense._symmetric("eigh")(a)[1]
+    assert direct.dtype == np.float32 and vectors.dtype == dtype
+    np.testing.assert_allclose(direct, exact, atol=5e-6)
+    monkeypatch.delattr(np.linalg, "_umath_linalg")
+    np.testing.assert_array_equal(dense._symmetric("eigvalsh")(a)[0], np.linalg.eigvalsh(a))
+    for got, wanted in zip(dense._symmetric("eigh")(a), np.linalg.eigh(a), strict=True):
+        np.testing.assert_array_equal(got, wanted)
 
 
 def test_a_program_under_vmap_takes_what_is_best_for_all():
