@@ -233,7 +233,11 @@ def ablations() -> str:
             continue
         one = found[name]
         for label, key in ((name, "without"), (f"{name} with α", "with")):
-            gain = f", gain {_pm(one['gain'], '+')}, p = {one['p']:.2f}" if key == "with" else ""
+            gain = ""
+            if key == "with" and len(one["seeds"]) > 2:
+                gain = f", gain {_pm(one['gain'], '+')}, p = {one['p']:.2f}"
+            elif key == "with":  # two differences say nothing of their spread
+                gain = f", gain {_pm((one['gain'][0], None), '+')}"
             lines.append(f"| {label} | {len(one['seeds'])} | {_pm(one[key])}{gain} |")
     return "\n".join(lines)
 
