@@ -1,7 +1,9 @@
 """Intruder Dimensions: intruders, score and forgetting of every way to fine-tune, on a real model and real tasks.
 
 Reads the runs of `intruder_study_runs.py`. Which of the paper's claims hold on this model is computed from them and written
-beside the table: a difference of means over seeds with its standard error, or Spearman's correlation over all runs.
+beside the table. A claim that one way has more of something than another is tested by the differences over seeds (Student's t,
+one-sided), one that two things go together by Spearman's correlation over the ways' means: it holds at 5 %, is contradicted
+if its opposite does, and is open else.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from _glue import NAMES, mean_se, record
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_1samp
 
 from rmtjax.report.figures import PALETTE, new_figure, style
 
@@ -23,10 +25,19 @@ CLAIMS = {
     "LoRA plants intruders, full fine-tuning does not": ("lora-r8", "full", "intruders"),
     "a low rank plants more than a high one": ("lora-r1", "lora-r64", "intruders"),
     "full fine-tuning has the larger effective rank": ("full", "lora-r8", "effective_rank"),
+    "orthonormal factors raise the effective rank": ("orthogonal-r8", "lora-r8", "effective_rank"),
+    "orthonormal factors plant fewer": ("lora-r8", "orthogonal-r8", "intruders"),
+    "the additive spectral adapter plants fewer": ("lora-r8", "spectral-additive-r8", "intruders"),
+    "the rotational spectral adapter plants fewer": ("lora-r8", "spectral-rotational-r8", "intruders"),
+    "an update below the threshold plants fewer": ("lora-r8", "guarded-lora-r8", "intruders"),
     "LoRA of rank 1 forgets more than full fine-tuning": ("lora-r1", "full", "forgotten"),
-    "an update below the threshold plants none": ("lora-r8", "guarded-lora-r8", "intruders"),
 }
 """What is said, and of which two ways the first is to have more of what."""
+TOGETHER = {
+    "more intruders, more forgotten": ("intruders", "forgotten"),
+    "more intruders, more of the first task lost by the end": ("intruders", "score_lost"),
+}
+"""What is said to go together, over the ways."""
 
 
 def numbers_of(run: dict[str, Any]) -> dict[str, float]:
@@ -59,27 +70,38 @@ def gather(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
     return dict(found)
 
 
+def verdict(p: float) -> str:
+    """Of a one-sided p-value."""
+    return "holds" if p < 0.05 else "contradicted" if p > 0.95 else "open"
+
+
 def claims(values: dict[str, dict[int, dict[str, float]]]) -> list[dict[str, Any]]:
-    """Each claim with the paired difference over seeds, and the correlations."""
-    told = []
+    """Each claim with the paired difference over seeds or the correlation over ways, p and verdict."""
+    told: list[dict[str, Any]] = []
     for text, (more, less, what) in CLAIMS.items():
         both = sorted(set(values.get(more, {})) & set(values.get(less, {})))
-        if not both:
+        if len(both) < 2:
             continue
-        mean, se = mean_se([values[more][s][what] - values[less][s][what] for s in both])
-        holds = mean > 2 * se if len(both) > 1 else mean > 0
-        told.append({"claim": text, "of": what, "difference": (mean, se), "seeds": both, "holds": bool(holds)})
-    every = [v for of in values.values() for v in of.values()]
-    for text, (a, b) in {
-        "more intruders, more forgotten": ("intruders", "forgotten"),
-        "more intruders, more of the first task lost by the end": ("intruders", "score_lost"),
-    }.items():
-        pairs = np.array([(v[a], v[b]) for v in every], float)
+        differences = np.array([values[more][s][what] - values[less][s][what] for s in both], float)
+        if np.ptp(differences) > 0:
+            p = float(ttest_1samp(differences, 0, alternative="greater").pvalue)
+        else:  # counts may differ by the same in all seeds: how often would all signs be this one?
+            p = {1.0: 0.5 ** len(both), 0.0: 0.5, -1.0: 1 - 0.5 ** len(both)}[float(np.sign(differences[0]))]
+        told.append(
+            {"claim": text, "of": what, "more": more, "less": less, "difference": mean_se(differences), "p": p,
+             "seeds": both, "verdict": verdict(p)}
+        )  # fmt: skip
+    means = [
+        {what: np.mean([v[what] for v in of.values()]) for what in ("intruders", "forgotten", "score_lost")}
+        for of in values.values()
+    ]
+    for text, (a, b) in TOGETHER.items():
+        pairs = np.array([(v[a], v[b]) for v in means], float)
         if len(pairs) > 3 and np.ptp(pairs, axis=0).all():
-            found = spearmanr(*pairs.T)
+            found = spearmanr(*pairs.T, alternative="greater")
             told.append(
                 {"claim": text, "of": f"{a}, {b}", "spearman": float(found.statistic), "p": float(found.pvalue),
-                 "runs": len(pairs), "holds": bool(found.statistic > 0 and found.pvalue < 0.05)}
+                 "ways": len(pairs), "verdict": verdict(found.pvalue)}
             )  # fmt: skip
     return told
 
@@ -136,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
             if "difference" in one
             else f"ρ = {one['spearman']:+.2f}"
         )
-        print(f"{'holds' if one['holds'] else 'does not hold'}: {one['claim']} ({number})")
+        print(f"{one['verdict']}: {one['claim']} ({number}, p = {one['p']:.3f})")
 
 
 if __name__ == "__main__":

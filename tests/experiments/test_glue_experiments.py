@@ -114,7 +114,7 @@ def study_run(name, seed, intruders, cosine, lost):
 
 
 def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
-    """Differences are paired over the seeds that both ways have; correlations are over all runs."""
+    """Differences are paired over the seeds that both ways have; correlations are over the ways."""
     random = np.random.default_rng(0)
     folder = tmp_path / "study"
     folder.mkdir()
@@ -129,11 +129,15 @@ def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
     assert found["table"]["full"]["elsewhere"][0] == 2 and found["table"]["lora-r8"]["score"] == [80, 0]
     told = {one["claim"]: one for one in found["claims"]}
     assert told["LoRA plants intruders, full fine-tuning does not"]["seeds"] == [0, 1]
-    assert told["LoRA plants intruders, full fine-tuning does not"]["holds"]
-    assert not told["a low rank plants more than a high one"]["holds"]
+    verdicts = {claim: one["verdict"] for claim, one in told.items()}
+    assert verdicts["a low rank plants more than a high one"] == "contradicted"
+    assert (
+        verdicts["full fine-tuning has the larger effective rank"] == "open"
+    )  # the same in both seeds: nothing is shown
+    assert verdicts["an update below the threshold plants fewer"] == "holds"
     assert told["more intruders, more forgotten"]["spearman"] == pytest.approx(1)
-    assert told["more intruders, more of the first task lost by the end"]["holds"]
-    assert "does not hold: a low rank" in capsys.readouterr().out
+    assert verdicts["more intruders, more of the first task lost by the end"] == "holds"
+    assert "contradicted: a low rank" in capsys.readouterr().out
 
 
 def test_embeddings_that_stay_keep_their_behaviour(monkeypatch):
