@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from rmtjax.adapters.linear import AdaptedLinear, adapted_layers, matrix_of
 from rmtjax.adapters.updates import Dense, DoRA, LoRA
 from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
 from rmtjax.models import SequenceClassifier, save_model
-from rmtjax.models.checkpoint import TensorFile, listed, weight_name
+from rmtjax.models.checkpoint import FLOATS, TensorFile, listed, weight_name
 
 __all__ = ["PeftFile", "PeftLayer", "load_peft", "read_peft", "save_peft"]
 
@@ -192,6 +192,7 @@ class PeftFile:
         layers: updates by the layers' dotted paths.
         keys: of each layer, the tensors it is made of: lora_A, lora_B, lora_magnitude_vector → key.
         own: weights of the model that the file holds besides (`modules_to_save`): name → key.
+        unread: layers that are none of these, and why.
         shared: paths of layers that share one α, group by group.
         tensors: all of them.
     """
@@ -201,11 +202,12 @@ class PeftFile:
     layers: Mapping[str, PeftLayer]
     keys: Mapping[str, Mapping[str, str]]
     own: Mapping[str, str]
+    unread: Mapping[str, str]
     shared: Sequence[Sequence[str]]
     tensors: TensorFile
 
 
-def _config(folder: Path, fan_in_fan_out: bool = False) -> dict[str, Any]:
+def _config(folder: Path, matrices_only: bool = False) -> dict[str, Any]:
     try:
         values = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -226,8 +228,10 @@ def _config(folder: Path, fan_in_fan_out: bool = False) -> dict[str, Any]:
         "kasa_config": None,
         "use_bdlora": None,
     }
-    if fan_in_fan_out:
-        del allowed["fan_in_fan_out"]
+    if matrices_only:
+        allowed = {
+            name: value for name, value in allowed.items() if name not in ("bias", "fan_in_fan_out", "lora_bias")
+        }
     for name, value in allowed.items():
         if (values.get(name) or value) != value:
             raise InputError(f"adapter = {folder}: {name} = {shown(values[name])} is not read here, must be {value!r}")
@@ -263,24 +267,27 @@ def _for(path: str, patterns: Mapping[str, Any] | None, default: Any) -> Any:
     return default
 
 
-def read_peft(folder: str | os.PathLike, *, fan_in_fan_out: bool = False) -> PeftFile:
+def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> PeftFile:
     """Read a PEFT folder (LoRA, rsLoRA, DoRA; and α, where `alpha.safetensors` is) for whatever model it is.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
-        fan_in_fan_out: whether adapters of layers that keep their weight transposed are read, too.
+        matrices_only: for whoever asks what happens to weight matrices alone. Biases do not matter then, nor whether layers
+            keep their weight transposed; layers that are no matrices or not finite are told of in `unread`, and no error.
 
     Raises:
         InputError: if a file is missing or of another kind, or its tensors do not fit one another.
     """
     folder = Path(folder)
-    config = _config(folder, fan_in_fan_out)
+    config = _config(folder, matrices_only)
     tensors = TensorFile(folder, "adapter", _TENSORS)
     parts: dict[str, dict[str, str]] = {}
     own: dict[str, str] = {}
     for key in tensors:
         name = key.removeprefix(_PREFIX)
         found = re.fullmatch(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(\.weight)?", name)
+        if matrices_only and name.endswith(".bias"):
+            continue
         if found:
             parts.setdefault(found[1], {})[found[2]] = key
         else:
@@ -291,8 +298,15 @@ def read_peft(folder: str | os.PathLike, *, fan_in_fan_out: bool = False) -> Pef
     scaled = {name.removesuffix(".alpha"): name for name in alphas}
     dora, stabilised = bool(config.get("use_dora")), bool(config.get("use_rslora"))
     needed = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if dora else set())
-    layers = {}
+    layers, unread = {}, {}
     for name in dict.fromkeys([*parts, *scaled]):
+        if matrices_only:
+            reason = _no_matrices(tensors, parts.get(name, {}).values())
+            if reason is None and name in scaled:
+                reason = _no_matrices(alphas, [scaled[name]])
+            if reason is not None:
+                unread[name] = reason
+                continue
         value, scale = {}, 1.0
         if name in parts:
             if set(parts[name]) != needed:
@@ -314,7 +328,20 @@ def read_peft(folder: str | os.PathLike, *, fan_in_fan_out: bool = False) -> Pef
         alpha = _read(folder, alphas, scaled[name]) if name in scaled else None
         layers[name] = PeftLayer(value.get("lora_A"), value.get("lora_B"), scale, stabilised, magnitude, alpha)
     shared = _shared(folder, alphas, layers) if scaled else []
-    return PeftFile(folder, config, layers, parts, own, shared, tensors)
+    return PeftFile(folder, config, layers, parts, own, unread, shared, tensors)
+
+
+def _no_matrices(tensors: TensorFile, keys: Iterable[str]) -> str | None:
+    """Why the tensors under these keys cannot update a matrix; None if they can."""
+    for key in keys:
+        sides, kind = len(tensors.shape(key)), tensors.dtype(key)
+        if sides > 2:
+            return f"of {sides} dimensions in the adapter"
+        if kind not in FLOATS:
+            return f"of type {kind} in the adapter"
+        if not np.isfinite(tensors.on_host(key)).all():
+            return "NaN or infinite in the adapter"
+    return None
 
 
 def _shared(folder: Path, alphas: TensorFile, layers: Mapping[str, PeftLayer]) -> list[list[str]]:

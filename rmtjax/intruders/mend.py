@@ -23,7 +23,7 @@ from rmtjax.adapters.peft import PeftLayer
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped
 from rmtjax.intruders.scan import LayerScan, Scan, scan
 from rmtjax.linalg.krylov import top_singular
-from rmtjax.models.checkpoint import listed
+from rmtjax.models.checkpoint import TOKENIZER_FILES, listed
 
 __all__ = ["correction", "mend", "truncated"]
 
@@ -43,7 +43,7 @@ def correction(pair: Pair, found: LayerScan, scale: float) -> Factors:
     which = [i for i, verdict in enumerate(found.verdicts) if verdict == "intruder"]
     vectors = found.vectors
     if found.method == "bounds":  # whose vectors are good enough for a verdict
-        vectors = top_singular(pair.tuned, vectors.shape[1], tolerance=1e-5, most=150).vectors
+        vectors = top_singular(pair.plain()[0].tuned, vectors.shape[1], tolerance=1e-5, most=150).vectors
     u = vectors[:, which]
     return Factors((scale - 1) * u, pair.tuned.transposed(u).T)  # W'ᵀu = σv
 
@@ -114,7 +114,8 @@ def mend(
     pairs = Pairs(base, tuned, layers)
     planted = [one.name for one in found.layers if one.intruders]
     if pairs.adapter is not None:
-        bare = [name for name in planted if pairs.adapter.layers[pairs.partner(name)].A is None]
+        layers_of = {name: pairs.adapter.layers[pairs.partner(name)] for name in planted}
+        bare = [name for name, layer in layers_of.items() if layer.A is None or layer.strength == 0]
         if bare:
             raise InputError(
                 f"tuned = {tuned}: {listed(bare)} has intruders by α alone and no update to mend; choose others by layers"
@@ -153,9 +154,7 @@ def _write_adapter(pairs: Pairs, changes: dict[str, tuple[Pair, Factors]], targe
         layer = pairs.partner(name)
         made = _mended_layer(pair, pairs.layer(name), change)
         new |= {key: made[part] for part, key in file.keys[layer].items()}
-    for other in sorted(file.folder.iterdir()):
-        if other.is_file() and other.name not in file.tensors.files:
-            write_bytes(target / other.name, other.read_bytes())
+    _copy_beside(file.folder, target)
     for shard in file.tensors.files:
         own = file.tensors.in_file(shard)
         write_bytes(target / shard, _patched(file.folder / shard, {key: new[key] for key in own if key in new}))
@@ -172,6 +171,13 @@ def _write_model(pairs: Pairs, changes: dict[str, tuple[Pair, Factors]], target:
                 mended = pair.tuned.dense() + change.left @ change.right
                 new[key] = mended.T if pairs.turned(pair.name) else mended
         write_bytes(target / shard, _patched(file.folder / shard, new))
-    for other in sorted(file.folder.iterdir()):
-        if other.is_file() and other.suffix in (".json", ".txt", ".model"):
-            write_bytes(target / other.name, other.read_bytes())
+    _copy_beside(file.folder, target, whole=pairs.of_folder)
+
+
+def _copy_beside(folder: Path, target: Path, *, whole: bool = True) -> None:
+    """What belongs to an adapter or a model besides its weights; where the folder may hold other things, by name."""
+    named = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+    for file in sorted(folder.iterdir()):
+        known = file.suffix in (".json", ".txt", ".model") or file.name in ("alpha.safetensors", "README.md")
+        if file.is_file() and (known if whole else file.name in named):
+            write_bytes(target / file.name, file.read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError, shown
@@ -23,8 +25,10 @@ __all__ = ["Pair", "Pairs", "Skipped", "open_weights"]
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _EMBEDDING = re.compile(r"(^|\.)((\w*embed\w*|wte|wpe|shared|lm_head)\.(.*\.)?|decoder\.)weight$")
+_PLAIN = 30
+"""Power of two from which on squares of numbers, and their sums, may leave the range of single precision."""
 _CONV1D = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
-"""Architectures of transformers that keep the transposed weight in dense layers of these names:"""
+"""Architectures of transformers that keep the transposed weight, (inputs, outputs), in dense layers of these names:"""
 _CONV1D_LAYER = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
 
 
@@ -53,6 +57,20 @@ class Pair(NamedTuple):
         if self.factors is not None:
             return self.factors[0] @ self.factors[1]
         return self.tuned.dense() - self.base
+
+    def plain(self) -> tuple[Pair, float]:
+        """The pair in units in which single precision holds the squares of its numbers, and that unit, a power of two."""
+        tuned = self.tuned
+        exponent = math.frexp(max(float(abs(x).max()) for x in (self.base, tuned.weight)))[1]
+        if abs(exponent) <= _PLAIN:
+            return self, 1.0
+        xp = np if isinstance(self.base, np.ndarray) else jnp
+        base = xp.ldexp(self.base, -exponent)
+        weight = base if tuned.weight is self.base else xp.ldexp(tuned.weight, -exponent)
+        left = None if tuned.left is None else xp.ldexp(tuned.left, -exponent)
+        factors = None if self.factors is None else (left, self.factors[1])
+        pair = self._replace(base=base, tuned=dataclasses.replace(tuned, weight=weight, left=left), factors=factors)
+        return pair, math.ldexp(1.0, exponent)
 
     def on_device(self, device: jax.Device | None = None) -> Pair:
         """The same in the memory of one of JAX's devices, the first by default."""
@@ -110,19 +128,23 @@ def _same_layer(one: str, other: str) -> bool:
 
 def _partners(names: list[str], others: Mapping[str, object], argument: str) -> dict[str, str]:
     """For each of `names` the entry of `others` that is the same layer, where there is one."""
+    found = {name: name for name in names if name in others}
     by_end: dict[str, list[str]] = {}
     for other in others:
-        by_end.setdefault(".".join(other.split(".")[-2:]), []).append(other)
-    found = {}
+        if other not in found:
+            by_end.setdefault(".".join(other.split(".")[-2:]), []).append(other)
     for name in names:
-        if name in others:
-            found[name] = name
+        if name in found:
             continue
         same = [o for o in by_end.get(".".join(name.split(".")[-2:]), []) if _same_layer(name, o)]
         if len(same) > 1:
             raise InputError(f"{argument}: {name} could be any of {listed(same)}")
         if same:
             found[name] = same[0]
+    taken: dict[str, str] = {}
+    for name, other in found.items():
+        if taken.setdefault(other, name) != name:
+            raise InputError(f"{argument}: {other} could be either of {listed([taken[other], name])}")
     return found
 
 
@@ -139,6 +161,7 @@ class Pairs:
         skipped: what will not, and why.
         adapter: the adapter, if that is what `tuned` is.
         tuned: its tensors otherwise.
+        of_folder: whether `tuned` is a folder, and what lies there belongs to it.
 
     Raises:
         InputError: if a file is missing, damaged or a pickle, or nothing is in common.
@@ -152,16 +175,19 @@ class Pairs:
         with _called("base"):
             base = model_folder(None) if base is None else base
         self._base = open_weights(base, "base")
-        self._transposed = _keeps_transposed(self._base.folder)
+        if not Path(tuned).exists():
+            with _called("tuned"):
+                tuned = model_folder(tuned, adapter=True)
         folder = Path(tuned)
         for inner in ("adapter", "model"):  # what a run of finetune leaves
             if (folder / "run.json").is_file() and (folder / inner).is_dir():
                 tuned = folder = folder / inner
+        self.of_folder = folder.is_dir()
         self.adapter: PeftFile | None = None
         self.tuned: TensorFile | None = None
         if (folder / "adapter_config.json").is_file():
             with _called("tuned"):
-                self.adapter = read_peft(folder, fan_in_fan_out=True)
+                self.adapter = read_peft(folder, matrices_only=True)
             partners = self._adapted()
         else:
             self.tuned = open_weights(tuned, "tuned")
@@ -176,14 +202,44 @@ class Pairs:
                 self.skipped.append(Skipped(name, "an embedding (--layers takes it all the same)"))
                 del partners[name]
         self._partners = partners
+        self._turned = self._kept_transposed()
         self.names = sorted(partners, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
         # save_peft writes a base that α has been merged into beside the adapter.
         self._has_alpha = self.adapter is not None and self._base.folder.resolve() == (folder / "base").resolve()
         if not self.names:
-            raise InputError(f"tuned = {tuned}: has no weight matrix in common with the base, {self._base.folder}")
+            unread = self.adapter.unread if self.adapter is not None else {}
+            reason = "".join(f"; {name} is {why}" for name, why in list(unread.items())[:1])
+            raise InputError(
+                f"tuned = {tuned}: has no weight matrix in common with the base, {self._base.folder}{reason}"
+            )
 
     def _matrices(self, file: TensorFile) -> list[str]:
         return [name for name in file if len(file.shape(name)) == 2]
+
+    def _fits(self, name: str, layer: str) -> bool:
+        """Whether an update has the shape of a weight as the file keeps it, and not that of its transpose as well."""
+        update, shape = self.adapter.layers[layer], self._base.shape(name)
+        return update.A is not None and shape[0] != shape[1] and (update.B.shape[0], update.A.shape[1]) == shape
+
+    def _kept_transposed(self) -> frozenset[str]:
+        """The weights that the file keeps as (inputs, outputs).
+
+        The base's config says which architecture it is. Without one, an adapter says so of its layers; else biases tell, which
+        are as long as there are outputs.
+        """
+        named = frozenset(name for name in self._partners if _CONV1D_LAYER.search(name))
+        kind = _architecture(self._base.folder)
+        if kind is not None:
+            return named if kind in _CONV1D else frozenset()
+        if self.adapter is not None and self.adapter.config.get("fan_in_fan_out"):
+            # Mixed models have layers of both kinds, which only their shapes tell apart.
+            return frozenset(name for name, layer in self._partners.items() if not self._fits(name, layer))
+        sides = []
+        for name in filter(_CONV1D_LAYER.search, self._matrices(self._base)):
+            (n, m), bias = self._base.shape(name), name.removesuffix("weight") + "bias"
+            if n != m and bias in self._base:
+                sides.append(self._base.shape(bias) == (m,))
+        return named if sides and all(sides) else frozenset()
 
     def _adapted(self) -> dict[str, str]:
         """Base tensor → layer of the adapter."""
@@ -192,9 +248,11 @@ class Pairs:
             stem, embedded, _ = name.partition(".lora_embedding_")
             if len(self.adapter.tensors.shape(key)) == 2:
                 reasons[stem] = "an embedding" if embedded else "trained whole, beside the adapter"
-        self.skipped = [Skipped(name, reason) for name, reason in reasons.items()]
-        stems = {name.removesuffix(".weight"): name for name in self._matrices(self._base)}
-        partners = _partners(list(self.adapter.layers), stems, f"tuned = {self.adapter.folder}")
+        self.skipped = [Skipped(name, reason) for name, reason in [*self.adapter.unread.items(), *reasons.items()]]
+        stems = {f"{name.removesuffix('.weight')}.weight": name for name in self._matrices(self._base)}
+        wanted = {f"{name}.weight": name for name in self.adapter.layers}
+        found = _partners(list(wanted), stems, f"tuned = {self.adapter.folder}")
+        partners = {wanted[name]: stem for name, stem in found.items()}
         stray = [name for name in self.adapter.layers if name not in partners]
         if stray:
             raise InputError(
@@ -208,7 +266,12 @@ class Pairs:
         base, tuned = self._matrices(self._base), self._matrices(self.tuned)
         partners = _partners(base, dict.fromkeys(tuned), f"tuned = {self.tuned.folder}")
         taken = set(partners.values())
-        self.skipped = [Skipped(name, "only in the base") for name in base if name not in partners]
+        self.skipped = [
+            Skipped(name, f"of {len(self._base.shape(name))} dimensions")
+            for name in self._base
+            if len(self._base.shape(name)) > 2
+        ]
+        self.skipped += [Skipped(name, "only in the base") for name in base if name not in partners]
         self.skipped += [Skipped(name, "only in the tuned model") for name in tuned if name not in taken]
         for name, other in list(partners.items()):
             shapes = self._base.shape(name), self.tuned.shape(other)
@@ -236,7 +299,7 @@ class Pairs:
 
     def turned(self, name: str) -> bool:
         """Whether the file keeps the transposed matrix."""
-        return self._transposed and _CONV1D_LAYER.search(name) is not None
+        return name in self._turned
 
     def __iter__(self) -> Iterator[Pair | Skipped]:
         return map(self.read, self.names)
@@ -298,12 +361,13 @@ class Pairs:
         return Pair(name, base, Operator(base, scale, left, right), factors)
 
 
-def _keeps_transposed(folder: Path) -> bool:
-    """Whether a model's dense layers keep the transposed weight, by its config."""
+def _architecture(folder: Path) -> str | None:
+    """What a model is, by its config; None if it has none or that does not say."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config.get("model_type") in _CONV1D
+        kind = config.get("model_type")
     except FileNotFoundError:
-        return False
+        return None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
         raise InputError(f"base = {folder}: config.json cannot be read ({shown(str(error))})") from None
+    return kind if isinstance(kind, str) else None

@@ -64,8 +64,8 @@ class LayerScan:
         shape: (outputs n, inputs m).
         values: the k largest singular values after tuning.
         cosines: of each of their left vectors, the largest absolute one with any left singular vector of before.
-        lower, upper: bounds on the cosines; an intruder's upper one is below the threshold, another's lower one is not.
-        verdicts: "intruder" or "known".
+        lower, upper: bounds on the cosines; an intruder's upper one is below the threshold, a known one's lower one is not.
+        verdicts: "intruder" or "known"; "null" of a matrix whose rank is smaller, where there is no singular vector.
         method: "bounds" or, for a small matrix, "eigh"; where they did not decide or were not asked, "svd".
         similarity: absolute cosines of the k leading vectors of after (rows) and before (columns).
         base_values: the k largest singular values of before.
@@ -91,6 +91,21 @@ class LayerScan:
     prediction: Prediction
     vectors: np.ndarray
     seconds: float
+
+    def scaled(self, by: float) -> LayerScan:
+        """What it would be of a layer that is so much larger."""
+        update, bulk, prediction = self.update, self.bulk, self.prediction
+        return dataclasses.replace(
+            self,
+            values=by * self.values.astype(float),
+            base_values=by * self.base_values,
+            update=update._replace(strengths=by * update.strengths, frobenius=by * update.frobenius),
+            bulk=bulk._replace(
+                sigma=by * bulk.sigma, sigma_error=by * bulk.sigma_error, lower=by * bulk.lower, upper=by * bulk.upper,
+                threshold=by * bulk.threshold,
+            ),
+            prediction=prediction._replace(threshold=by * prediction.threshold, outliers=by * prediction.outliers),
+        )  # fmt: skip
 
     @property
     def intruders(self) -> int:
@@ -335,8 +350,8 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     An intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, which assumes nothing;
     the others' from below by a Ritz vector that has converged beside all singular values seen, and any unseen at their mean
     distance (`rmtjax.linalg.krylov.atom_floors`). Where that leaves a verdict open, the layer is done by two SVDs. Vectors of
-    a null space of the base are nobody's singular vectors and do not count. On a processor, small matrices are decomposed by
-    way of their Gram matrices, which takes less time than either.
+    a null space, of before or after, are nobody's singular vectors and do not count. On a processor, small matrices are
+    decomposed by way of their Gram matrices, which takes less time than either.
 
     Args:
         pair: the layer before and after.
@@ -345,6 +360,7 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
         exact: do the SVDs.
     """
     began = time.perf_counter()
+    pair, unit = pair.plain()
     n, m = pair.shape
     update = _update_of(pair, top)
     found, method = None, "svd"
@@ -355,13 +371,15 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     if found is None:
         found, method = _exact(pair, top), "svd"
     values, cosines, lower, upper, similarity, s, vectors = found
-    verdicts = tuple("intruder" if bound < threshold else "known" for bound in upper)
+    null = values <= values[0] * max(n, m) * np.finfo(np.float32).eps
+    verdicts = tuple(np.where(null, "null", np.where(upper < threshold, "intruder", "known")).tolist())
     bulk = bulk_fit(s, n, m)
     prediction = predict(update.strengths, s, (n, m), _edge(s, bulk), threshold, top=top)
-    return LayerScan(
+    found = LayerScan(
         pair.name, (n, m), values, cosines, lower, upper, verdicts, method, similarity, s[:top], update, bulk, prediction,
         vectors, time.perf_counter() - began,
     )  # fmt: skip
+    return found if unit == 1 else found.scaled(unit)
 
 
 def _edge(s: np.ndarray, bulk: BulkFit) -> float:

@@ -36,7 +36,7 @@ __all__ = [
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLE = "pytorch_model.bin"
-_TOKENIZER = (
+TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
     "added_tokens.json", "sentencepiece.bpe.model",
 )  # fmt: skip
@@ -62,8 +62,12 @@ class LoadReport:
     unused: tuple[str, ...]
 
 
-def model_folder(model: str | os.PathLike | None) -> Path:
+def model_folder(model: str | os.PathLike | None, *, adapter: bool = False) -> Path:
     """Where a model lies: a folder as it is, a hub id downloaded, None the packaged all-MiniLM-L6-v2.
+
+    Args:
+        model: one of these.
+        adapter: whether it may be one of PEFT's.
 
     Raises:
         InputError: if there is no such folder and the hub does not have it, or the demo model is not installed.
@@ -84,8 +88,11 @@ def model_folder(model: str | os.PathLike | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = [_WEIGHTS, _INDEX, "model-*.safetensors", "config.json", *_TOKENIZER]
+        wanted = [_WEIGHTS, _INDEX, "model-*.safetensors", "config.json", *TOKENIZER_FILES]
+        wanted += ["adapter_config.json", "adapter_model*.safetensors*", "alpha.safetensors"] if adapter else []
         folder = Path(snapshot_download(name, allow_patterns=wanted))
+        if (folder / "adapter_config.json").is_file():
+            return folder
         if not (folder / _WEIGHTS).is_file() and not (folder / _INDEX).is_file() and file_exists(name, _PICKLE):
             raise InputError(f"model = {name}: {_is_pickle(_PICKLE, _WEIGHTS)}")
         return folder
@@ -385,7 +392,7 @@ def save_model(
     write_bytes(target / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_json(target / "config.json", config)
     if tokenizer is not None:
-        for name in _TOKENIZER:
+        for name in TOKENIZER_FILES:
             source = Path(tokenizer) / name
             if source.is_file() and source.resolve() != (target / name).resolve():
                 shutil.copyfile(source, target / name)

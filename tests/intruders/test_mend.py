@@ -220,6 +220,24 @@ def contents(folder):
     return {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in stored(file).items()}
 
 
+def test_only_what_belongs_to_it_is_copied(tmp_path):
+    """Beside a file other things may lie, and beside an adapter what a trainer left: nothing unmended goes along."""
+    one, other = weights_of()
+    base, tuned = write(tmp_path / "b", one), write(tmp_path / "t", other, "tuned.safetensors")
+    for name in ("config.json", "diary.txt", "secret.json"):
+        (tuned / name).write_text("{}")
+    mend(base, tuned / "tuned.safetensors", tmp_path / "o1")
+    assert {p.name for p in (tmp_path / "o1").iterdir()} == {"tuned.safetensors", "config.json"}
+    factors = np.ones((1, 48), np.float32), 5 * np.ones((40, 1), np.float32)
+    adapter = write_adapter(tmp_path / "a", {NAMES[0].removesuffix(".weight"): factors}, r=1)
+    for name in ("optimizer.pt", "adapter_model.bin", "tokenizer.json"):
+        (adapter / name).write_text("{}")
+    mend(base, adapter, tmp_path / "o2")
+    assert {p.name for p in (tmp_path / "o2").iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("place", ["file", "folder", "shards"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16, np.float64])
 def test_only_layers_with_intruders_change(place, dtype, tmp_path):

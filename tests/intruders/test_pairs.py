@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save
 
 from rmtjax.adapters import adapt, merged, save_peft
 from rmtjax.adapters.linear import adapted_layers
+from rmtjax.adapters.peft import read_peft
 from rmtjax.adapters.updates import DoRA
 from rmtjax.adapters.variables import AdapterParam, AlphaParam
 from rmtjax.intruders import Pairs, Skipped, scan
@@ -88,8 +89,19 @@ def test_names_that_could_be_two(tmp_path):
         Pairs(one, other)
     both = {f"{tower}.self.query": (matrix(1, 4), matrix(4, 1)) for tower in ("answer", "question")}
     adapter = write_adapter(tmp_path / "a", {"self.query": both["answer.self.query"]})
-    with refused("tuned = ", "self.query could be any of answer.self.query, question.self.query"):
+    with refused("tuned = ", "self.query.weight could be any of answer.self.query.weight, question.self.query.weight"):
         Pairs(other, adapter)
+
+
+def test_two_that_could_be_one(tmp_path):
+    towers = {f"{tower}.enc.fc.weight": matrix(4, 4) for tower in ("text", "vision")}
+    with refused("tuned = ", "enc.fc.weight could be either of text.enc.fc.weight, vision.enc.fc.weight"):
+        Pairs(write(tmp_path / "b", towers), write(tmp_path / "t", {"enc.fc.weight": matrix(4, 4)}))
+    # Where one has the very name, it is that one.
+    found = Pairs(
+        write(tmp_path / "c", {"fc.weight": matrix(4, 4), **towers}), write(tmp_path / "u", {"fc.weight": matrix(4, 4)})
+    )
+    assert found.names == ["fc.weight"] and len(found.skipped) == 2
 
 
 # -- what is left out --------------------------------------------------------------------------------------------------
@@ -308,6 +320,22 @@ def test_adapters_of_turned_weights(kind, tmp_path):
     assert_close(dense(Pairs(tmp_path / "base", tmp_path / "adapter")), {name: w.T for name, w in after.items()})
 
 
+def test_transposed_weights_are_known_without_a_config(tmp_path):
+    """By the adapter's word, or by the length of biases; a square weight does not tell by itself."""
+    model = gpt2(tmp_path / "base")
+    wanted = model.transformer.h[0].attn.c_proj.weight.detach().numpy().T
+    (tmp_path / "base/config.json").unlink()
+    pairs = Pairs(tmp_path / "base", tmp_path / "base")
+    assert pairs.shape("transformer.h.0.mlp.c_fc.weight") == (48, 12)
+    np.testing.assert_array_equal(pairs.read("transformer.h.0.attn.c_proj.weight").base, wanted)
+    weights = {"h.0.attn.c_proj.weight": matrix(12, 12, 3), "h.0.mlp.fc.weight": matrix(20, 12)}
+    layers = {name.removesuffix(".weight"): (matrix(2, 12), matrix(len(w), 2)) for name, w in weights.items()}
+    for said in (True, False):
+        adapter = write_adapter(tmp_path / f"a{said}", layers, fan_in_fan_out=said)
+        pairs = Pairs(write(tmp_path / "plain", weights), adapter)
+        assert [pairs.turned(name) for name in pairs.names] == [said, False]
+
+
 # -- what cannot be used -----------------------------------------------------------------------------------------------
 
 
@@ -387,14 +415,57 @@ def test_a_pickle_is_not_opened(base, tmp_path):
         ({"x.fc": (matrix(2, 10), matrix(12, 3))}, "x.fc: A and B have shapes [2, 10] and [12, 3]"),
         (
             {"x.fc": (np.full((2, 10), np.nan, np.float32), matrix(12, 2))},
-            "lora_A.weight holds numbers that are not finite",
+            "has no weight matrix in common with the base, {base}; x.fc is NaN or infinite in the adapter",
         ),
         ({}, "holds no LoRA weights"),
     ],
 )
 def test_adapters_for_something_else(layers, says, base, tmp_path):
-    with refused("tuned = ", says):
+    with refused("tuned = ", says.replace("{base}", str(base))):
         list(Pairs(base, write_adapter(tmp_path / "a", layers)))
+
+
+def test_layers_of_an_adapter_that_cannot_be_read_are_named(tmp_path):
+    """A convolution's factors have four dimensions; biases do not touch the matrices."""
+    conv = np.ones((2, 4, 3, 3), np.float32), np.ones((4, 2, 1, 1), np.float32)
+    nan = np.full((2, 10), np.nan, np.float32)
+    weights = {
+        "x.fc.weight": matrix(12, 10),
+        "x.nan.weight": matrix(12, 10),
+        "x.conv.weight": np.ones((4, 4, 3, 3), "f"),
+    }
+    base = write(tmp_path / "b", weights)
+    adapter = write_adapter(tmp_path / "a", {**FACTORS, "x.nan": (nan, FACTORS["x.fc"][1]), "x.conv": conv}, bias="all")
+    pairs = Pairs(base, adapter)
+    assert pairs.names == ["x.fc.weight"]
+    assert {skip.name: skip.reason for skip in pairs.skipped} == {
+        "x.nan": "NaN or infinite in the adapter", "x.conv": "of 4 dimensions in the adapter"
+    }  # fmt: skip
+    with refused("adapter = ", "bias = 'all'"):  # a model would have to take these
+        read_peft(adapter)
+
+
+def test_names_of_one_part(tmp_path):
+    base = write(tmp_path / "b", {"fc.weight": matrix(12, 10)})
+    adapter = write_adapter(tmp_path / "a", {"net.fc": FACTORS["x.fc"]})
+    assert Pairs(base, adapter).names == Pairs(base, write(tmp_path / "t", {"net.fc.weight": matrix(12, 10)})).names
+
+
+def test_tensors_of_more_dimensions_are_named(tmp_path):
+    weights = {"x.fc.weight": matrix(12, 10), "experts.up": np.ones((3, 4, 5), np.float32)}
+    pairs = Pairs(write(tmp_path / "b", weights), write(tmp_path / "t", weights))
+    assert pairs.skipped == [("experts.up", "of 3 dimensions")]
+
+
+def test_adapters_of_the_hub(base, adapter, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, allow_patterns: asked.extend(allow_patterns) or str(adapter)
+    )
+    assert Pairs(base, "someone/adapter").adapter.folder == adapter
+    assert {"adapter_config.json", "alpha.safetensors", "adapter_model*.safetensors*"} <= set(asked)
 
 
 def test_vectors_of_another_length(base, tmp_path):

@@ -1,6 +1,7 @@
 """Verdicts by bounds against those of two decompositions; what is reported beside them; what theory expects."""
 
 import importlib
+import warnings
 
 import jax
 import numpy as np
@@ -138,6 +139,48 @@ def test_a_null_space_is_nobodys_vector(method):
         found = scan_layer(Pair("w", w, Operator(w, None, b, a), (b, a)), exact=exact)
         assert found.verdicts == ("intruder",) + ("known",) * 9
         assert found.cosines[0] < 0.2
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("shape", [(64, 48), (48, 64), (500, 450)])
+def test_a_matrix_of_small_rank_has_no_more_vectors(shape, exact):
+    """Where values vanish after tuning, any vectors would do: five directions, and one that is planted."""
+    random = np.random.default_rng(4)
+    u, v = (np.linalg.qr(random.standard_normal((side, 6)))[0] for side in shape)
+    w = ((u[:, :5] * [5, 4, 3, 2, 1]) @ v[:, :5].T).astype(np.float32)
+    for strength, verdicts in ((0, ["known"] * 5 + ["null"] * 5), (9, ["intruder"] + ["known"] * 5 + ["null"] * 4)):
+        b, a = (strength * u[:, 5:]).astype(np.float32), v[:, 5:].T.astype(np.float32)
+        for tuned in (Operator(w, None, b, a), Operator(w + b @ a)):
+            found = scan_layer(Pair("w", w, tuned, (b, a) if tuned.left is not None else None), exact=exact)
+            assert list(found.verdicts) == verdicts
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("shape", [(60, 40), (450, 420)])
+def test_units_do_not_matter(shape, exact):
+    """Numbers whose squares single precision cannot hold."""
+    random = np.random.default_rng(6)
+    w = base("spikes", shape, random)
+    b, a = low_rank(shape, (9.0, 4.0), random)
+    plain = scan_layer(Pair("w", w, Operator(w, None, b, a), (b, a)), exact=exact)
+    assert plain.intruders > 0
+    for exponent in (-100, 120):
+        big, left = (np.ldexp(x, exponent).astype(np.float32) for x in (w, b))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = [
+                scan_layer(Pair("w", big, Operator(big, None, left, a), (left, a)), exact=exact),
+                scan_layer(Pair("w", big, Operator(big + left @ a), None), exact=exact),
+            ]
+        for one in found:
+            assert one.verdicts == plain.verdicts
+            unit = 2.0**exponent
+            np.testing.assert_allclose(one.values / unit, plain.values, rtol=1e-4)
+            np.testing.assert_allclose(one.base_values / unit, plain.base_values, rtol=1e-4)
+            np.testing.assert_allclose(one.prediction.outliers[:2] / unit, plain.prediction.outliers, rtol=1e-3)
+            np.testing.assert_allclose(one.update.strengths[:2] / unit, plain.update.strengths, rtol=1e-3)
+            for part in ("sigma", "sigma_error", "lower", "upper", "threshold"):
+                np.testing.assert_allclose(getattr(one.bulk, part) / unit, getattr(plain.bulk, part), rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["bounds", "eigh"])
