@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["lock_folder", "prepare_file", "prepare_folder", "write_bytes", "write_json", "write_text"]
+__all__ = ["lock_folder", "prepare_file", "prepare_folder", "write_bytes", "write_json", "write_text", "write_with"]
 
 
 def prepare_folder(name: str, path: str | os.PathLike) -> Path:
@@ -83,11 +83,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one."""
+    write_with(path, lambda file: file.write(content))
+
+
+def write_with(path: str | os.PathLike, fill: Callable[[BinaryIO], Any]) -> None:
+    """The same of what a function writes into an open file."""
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(handle, "wb") as file:
-            file.write(content)
+            fill(file)
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError, shown
-from rmtjax._files import prepare_folder, write_bytes
+from rmtjax._files import prepare_folder, write_bytes, write_with
 from rmtjax.adapters.peft import PeftLayer
-from rmtjax.intruders.pairs import Pair, Pairs, Skipped
+from rmtjax.intruders.pairs import Pair, Pairs
 from rmtjax.intruders.scan import LayerScan, Scan, scan
 from rmtjax.linalg.krylov import top_singular
 from rmtjax.models.checkpoint import TOKENIZER_FILES, listed
@@ -121,57 +122,49 @@ def mend(
                 f"tuned = {tuned}: {listed(bare)} has intruders by α alone and no update to mend; choose others by layers"
             )
     target = prepare_folder("out", target)
-    changes = {}
-    for one in found.layers:
-        if one.intruders:
-            pair = pairs.read(one.name)
-            if not isinstance(pair, Skipped):
-                changes[one.name] = (pair, correction(pair, one, scale))
-    if pairs.adapter is not None:
-        _write_adapter(pairs, changes, target)
-    else:
-        _write_model(pairs, changes, target)
+    file = pairs.tuned if pairs.adapter is None else pairs.adapter.tensors
+    of = {pairs.partner(one.name): one for one in found.layers if one.intruders}
+    if pairs.adapter is not None:  # the layer of each of its tensors
+        of = {key: of[layer] for layer, keys in pairs.adapter.keys.items() if layer in of for key in keys.values()}
+    for shard in file.files:
+        changed = [key for key in file.in_file(shard) if key in of]
+        write_with(target / shard, _patched(file.folder / shard, _mended(pairs, of, changed, scale)))
+    _copy_beside(file.folder, target, whole=pairs.of_folder)
     return found
 
 
-def _patched(file: Path, new: dict[str, np.ndarray]) -> bytearray:
-    """What a safetensors file holds, with some tensors replaced and every other bit as it was."""
-    content = bytearray(file.read_bytes())
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    for key, value in new.items():
-        begin, end = (start + offset for offset in header[key]["data_offsets"])
-        made = np.ascontiguousarray(value).astype(_FLOATS[header[key]["dtype"]]).tobytes()
-        assert len(made) == end - begin
-        content[begin:end] = made
-    return content
-
-
-def _write_adapter(pairs: Pairs, changes: dict[str, tuple[Pair, Factors]], target: Path) -> None:
-    file = pairs.adapter
-    new = {}
-    for name, (pair, change) in changes.items():
-        layer = pairs.partner(name)
+def _mended(pairs: Pairs, of: dict[str, LayerScan], keys: list[str], scale: float) -> Iterator[tuple[str, np.ndarray]]:
+    """New tensors for these keys of the tuned file, one layer in memory at a time."""
+    for name in dict.fromkeys(of[key].name for key in keys):
+        pair = pairs.read(name)
+        change = correction(pair, next(of[key] for key in keys if of[key].name == name), scale)
+        if pairs.adapter is None:
+            mended = pair.tuned.dense() + change.left @ change.right
+            yield pairs.partner(name), mended.T if pairs.turned(name) else mended
+            continue
         made = _mended_layer(pair, pairs.layer(name), change)
-        new |= {key: made[part] for part, key in file.keys[layer].items()}
-    _copy_beside(file.folder, target)
-    for shard in file.tensors.files:
-        own = file.tensors.in_file(shard)
-        write_bytes(target / shard, _patched(file.folder / shard, {key: new[key] for key in own if key in new}))
+        for part, key in pairs.adapter.keys[pairs.partner(name)].items():
+            if key in keys:
+                yield key, made[part]
 
 
-def _write_model(pairs: Pairs, changes: dict[str, tuple[Pair, Factors]], target: Path) -> None:
-    file = pairs.tuned
-    by_key = {pairs.partner(name): change for name, change in changes.items()}
-    for shard in file.files:
-        new = {}
-        for key in file.in_file(shard):
-            if key in by_key:
-                pair, change = by_key[key]
-                mended = pair.tuned.dense() + change.left @ change.right
-                new[key] = mended.T if pairs.turned(pair.name) else mended
-        write_bytes(target / shard, _patched(file.folder / shard, new))
-    _copy_beside(file.folder, target, whole=pairs.of_folder)
+def _patched(file: Path, new: Iterator[tuple[str, np.ndarray]]) -> Callable[[BinaryIO], None]:
+    """What writes a safetensors file anew, with some tensors replaced and every other bit as it was."""
+
+    def fill(target: BinaryIO) -> None:
+        with file.open("rb") as source:
+            length = int.from_bytes(source.read(8), "little")
+            header = json.loads(source.read(length))
+            source.seek(0)
+            shutil.copyfileobj(source, target, 1 << 22)
+        for key, value in new:
+            begin, end = header[key]["data_offsets"]
+            made = np.ascontiguousarray(value).astype(_FLOATS[header[key]["dtype"]]).tobytes()
+            assert len(made) == end - begin
+            target.seek(8 + length + begin)
+            target.write(made)
+
+    return fill
 
 
 def _copy_beside(folder: Path, target: Path, *, whole: bool = True) -> None:

@@ -146,7 +146,7 @@ class Scan:
     Attributes:
         layers: those that were compared.
         skipped: tensors that were not, and why.
-        settings: top, threshold, exact.
+        settings: base, tuned, top, threshold, exact.
         seconds: from beginning to end, reading included.
     """
 
@@ -461,5 +461,6 @@ def scan(
     skipped += [r for r in done if isinstance(r, Skipped)]
     if not found:
         raise InputError(f"tuned = {tuned}: nothing to scan, {skipped[-1].name} is {skipped[-1].reason}")
-    settings = {"top": top, "threshold": threshold, "exact": exact}
+    base = "minilm" if base is None else str(base)
+    settings = {"base": base, "tuned": str(tuned), "top": top, "threshold": threshold, "exact": exact}
     return Scan(tuple(found), tuple(skipped), settings, time.perf_counter() - began)

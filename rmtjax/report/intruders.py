@@ -28,19 +28,23 @@ def _short(names: Sequence[str]) -> list[str]:
     return [".".join(p[shared:]) for p in parts]
 
 
-def _number(value: float, digits: int = 2) -> str:
-    return "–" if not np.isfinite(value) else f"{value:.{digits}f}"
+def _number(value: float) -> str:
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
 def table(scan: Scan, every: bool = False) -> Table:
-    """A line a layer: what was added, what theory makes of it, what is there. Without `every`, only the layers that changed."""
+    """A line a layer: the strength of what was added and where the BBP threshold is, the first outlier and where theory expects
+    it, the smallest of the cosines, intruders and how many theory expects. Without `every`, only the layers that changed.
+    """
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("layer", overflow="fold")
     for name in (
-        "shape", "‖Δ‖", "threshold", "eff. rank", "outlier", "predicted", "cosine", "intruders", "predicted"
+        "shape", "‖Δ‖", "BBP at", "eff. rank", "outlier", "theory", "least cosine", "intruders", "expected"
     ):  # fmt: skip
         shown.add_column(name, justify="right")
-    layers = [layer for layer in scan.layers if every or layer.update.frobenius > 0]
+    layers = [layer for layer in scan.layers if every or layer.update.frobenius > 0 or layer.intruders]
     for name, layer in zip(_short([layer.name for layer in layers]), layers, strict=True):
         theta = layer.update.strengths
         foretold = layer.prediction.outliers[0] if len(theta) else np.nan
@@ -50,22 +54,28 @@ def table(scan: Scan, every: bool = False) -> Table:
             f"{layer.shape[0]}×{layer.shape[1]}",
             _number(theta[0] if len(theta) else 0.0),
             _number(layer.prediction.threshold),
-            _number(layer.update.effective_rank, 1),
-            _number(_nearest(layer, foretold)),
+            f"{layer.update.effective_rank:.1f}",
+            _number(_found(layer)[0] if len(theta) else np.nan),
             _number(foretold),
             f"{'≈ ' if layer.method == 'bounds' else ''}{layer.cosines.min():.2f}",
             f"{layer.intruders}" if intruder else "0",
-            _number(layer.predicted, 1),
+            f"{layer.predicted:.1f}",
             style="bold" if intruder else None,
         )
     return shown
 
 
-def _nearest(layer: LayerScan, value: float) -> float:
-    """The measured singular value that a predicted outlier stands for: the nearest, if it is among those that were computed."""
-    if not np.isfinite(value) or value < layer.values[-1]:
-        return np.nan
-    return float(layer.values[np.argmin(np.abs(layer.values - value))])
+def _found(layer: LayerScan) -> np.ndarray:
+    """The measured singular value that each predicted outlier stands for: the one of its rank among all outliers and the base's
+    own spikes; NaN where that was not computed.
+    """
+    predicted = layer.prediction.outliers
+    found = np.full(predicted.shape, np.nan)
+    for i in np.flatnonzero(np.isfinite(predicted)):
+        rank = int((predicted > predicted[i]).sum() + (layer.base_values > predicted[i]).sum())
+        if rank < len(layer.values):
+            found[i] = layer.values[rank]
+    return found
 
 
 def summary(scan: Scan) -> str:
@@ -76,9 +86,13 @@ def summary(scan: Scan) -> str:
     ways = ", ".join(f"{count} by {name}" for name, count in counts.items() if count)
     lines = [
         f"{total['intruders']} intruder{'s' * (total['intruders'] != 1)} among {total['vectors']} vectors of"
-        f" {total['layers']} layers (cosines below {scan.settings['threshold']:g}; {total['predicted']:.1f} predicted)",
+        f" {total['layers']} layer{'s' * (total['layers'] != 1)} (cosines below {scan.settings['threshold']:g};"
+        f" {total['predicted']:.1f} expected)",
         f"{ways}, {scan.seconds:.1f} s",
     ]
+    changed = sum(layer.update.frobenius > 0 for layer in scan.layers)
+    if not changed:
+        lines.append("no layer has changed")
     reasons: dict[str, list[str]] = {}
     for skip in scan.skipped:
         reasons.setdefault(re.sub(r": .*", "", skip.reason), []).append(skip.name)
@@ -141,18 +155,18 @@ def outliers(scan: Scan):
         figure, (left, right) = new_figure(1, 2, size=(8.6, 3.9))
         foretold, found, chance = [], [], []
         for layer in scan.layers:
-            for z, p in zip(layer.prediction.outliers, layer.prediction.probabilities, strict=True):
-                if np.isfinite(_nearest(layer, z)):
-                    foretold.append(z)
-                    found.append(_nearest(layer, z))
-                    chance.append(p)
+            there = _found(layer)
+            seen = np.isfinite(there)
+            foretold += layer.prediction.outliers[seen].tolist()
+            found += there[seen].tolist()
+            chance += layer.prediction.probabilities[seen].tolist()
         if foretold:
             span = [0.95 * min(foretold + found), 1.05 * max(foretold + found)]
             left.plot(span, span, color=MUTED, lw=1)
             dots = left.scatter(foretold, found, c=chance, cmap="cividis", vmin=0, vmax=1, s=22, zorder=3)
             figure.colorbar(dots, ax=left, label="probability of an intruder", pad=0.02)
         left.set_xlabel("predicted outlier")
-        left.set_ylabel("nearest singular value after tuning")
+        left.set_ylabel("singular value of that rank after tuning")
         layers = [layer for layer in scan.layers if len(layer.update.strengths)]
         ratio = [layer.update.strengths[0] / max(layer.prediction.threshold, 1e-12) for layer in layers]
         counts = np.array([layer.intruders for layer in layers])

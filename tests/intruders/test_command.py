@@ -53,7 +53,7 @@ def test_the_table(run, base, adapter, tmp_path):
     status, out, err = run(base, adapter)
     assert (status, err) == (0, "")
     head, *rows, blank, total, how, skipped = [*out.splitlines(), ""][:7]
-    assert head.split()[:4] == ["layer", "shape", "‖Δ‖", "threshold"] and head.endswith("cosine  intruders  predicted")
+    assert head.split()[:4] == ["layer", "shape", "‖Δ‖", "BBP"] and head.endswith("least cosine  intruders  expected")
     # A layer that has an update of zeros is compared and not shown.
     assert [row.split()[:3] for row in rows] == [
         ["key", "36×30", "30.00"],
@@ -73,6 +73,7 @@ def test_options_reach_the_scan(run, base, adapter):
     found = plain(out)
     assert status == 0 and found["total"]["vectors"] == 1 and found["total"]["intruders"] == 0
     assert (found["top"], found["threshold"], found["exact"]) == (1, 0.1, False)
+    assert (found["base"], found["tuned"]) == (str(base), str(adapter))
     assert found["layers"][0]["name"] == NAMES[0] and 0.1 < found["layers"][0]["cosines"][0] < 0.5
 
 
