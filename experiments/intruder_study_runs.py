@@ -51,8 +51,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "guarded-lora-r8": {"method": "lora", "guard": 0.05},
 }  # fmt: skip
 """Ways to fine-tune. rsLoRA's a = 8 makes its factor a/√r = 1, that of LoRA with a = r."""
-RATES: dict[str, float] = {"full": 1e-4}
-"""Learning rates; that of Table 2 where nothing is said."""
+RATES: dict[str, float] = {
+    "full": 5e-5, "lora-r1": 4e-3, "lora-r64": 1e-3, "rslora-r64": 1e-3, "orthogonal-r8": 4e-3,
+    "spectral-additive-r8": 1e-3, "spectral-rotational-r8": 4e-3,
+}  # fmt: skip
+"""Learning rates: the pilot's better ones; that of Table 2 where nothing is said."""
 TRIED = {name: (1e-3, 4e-3) for name in METHODS if not name.endswith("lora-r8")} | {"full": (5e-5, 2e-4)}
 """The pilot's learning rates; α-LoRA and the guarded LoRA keep that of the LoRA they are compared with."""
 SEQUENCE = {"mrpc": 3, "cola": 1, "rte": 1}

@@ -9,15 +9,15 @@ from flax import nnx
 
 from rmtjax._errors import InputError, shown
 from rmtjax.adapters.linear import adapted_layers, matrix_of
-from rmtjax.intruders.predict import predict
-from rmtjax.intruders.scan import _all_values, _edge
+from rmtjax.intruders.predict import lone_intruders, predict
+from rmtjax.intruders.scan import _all_values, _check, _edge
 from rmtjax.linalg.dense import one_blas_thread
 from rmtjax.linalg.spectra import bulk_fit
 
 __all__ = ["intruder_limits", "strength_limit"]
 
-_DRAWS, _PLACES = 256, 32
-"""Draws for a probability, and strengths that are tried before the crossing is narrowed down."""
+_DRAWS, _MOST, _STEPS = 256, 1024, 12
+"""Least and most draws for a probability, and steps to the BBP threshold before the crossing is narrowed down."""
 
 
 def strength_limit(
@@ -28,10 +28,10 @@ def strength_limit(
     threshold: float = 0.5,
     top: int = 10,
 ) -> float:
-    """The strength up to which an update in one direction is an intruder with at most this probability.
+    """The strength up to which an update in one direction plants, in the mean, no more intruders than this.
 
-    The first crossing of `predict`'s probability, which between spikes of the base need not be monotone; never below the
-    threshold of Baik, Ben Arous and Péché, under which there is no outlier.
+    The first crossing of `lone_intruders`, which between spikes of the base need not be monotone. It is 0 where any update
+    plants one: in a matrix of a rank below `top`.
 
     Args:
         singular_values: of the base, all of them.
@@ -40,23 +40,25 @@ def strength_limit(
         threshold: ε.
         top: leading vectors that count.
     """
+    _check(top, threshold)
     if not (isinstance(probability, (int, float)) and 0 < probability < 1):
         raise InputError(f"probability = {shown(probability)}: must be between 0 and 1")
     s = np.asarray(singular_values, float)
-    edge = _edge(s, bulk_fit(s, *shape))
+    bbp = predict(np.zeros(1), s, shape, _edge(s, bulk_fit(s, *shape))).threshold
+    draws = int(min(_MOST, max(_DRAWS, 4 / probability)))
 
     def too_strong(theta):
-        found = predict(np.array([theta]), s, shape, edge, threshold, top=top, draws=_DRAWS)
-        return found.probabilities[0] > probability
+        return lone_intruders(np.array([theta]), s, shape, threshold, top=top, draws=draws)[0] > probability
 
-    low = predict(np.zeros(1), s, shape, edge).threshold
-    places = np.linspace(low, low + 2 * s[0], _PLACES + 1)
-    after = next((i for i in range(1, _PLACES + 1) if too_strong(places[i])), _PLACES)
-    low, high = places[after - 1], places[after]
+    step = max(bbp, 0.1 * s[0]) / _STEPS
+    low = 0.0
+    while low < bbp + 2 * s[0] and not too_strong(low + step):
+        low += step
+    high = low + step
     for _ in range(6):
         middle = (low + high) / 2
         low, high = (low, middle) if too_strong(middle) else (middle, high)
-    return float(low)
+    return float(low) if low > 0 else 0.0
 
 
 def intruder_limits(
@@ -74,6 +76,9 @@ def intruder_limits(
         probability: of any intruder in a layer; each of the r directions of its update is allowed 1/r of it.
         threshold, top: see `strength_limit`.
         layers: paths; by default all layers that have an update.
+
+    Raises:
+        InputError: for values outside what is allowed, and for a layer that no update leaves without an intruder.
     """
     found = {}
     with one_blas_thread():
@@ -81,7 +86,13 @@ def intruder_limits(
             if layer.update is not None and (layers is None or path in layers):
                 kernel = np.asarray(matrix_of(layer.base), np.float32).T
                 share = probability / layer.update.rank
-                found[path] = strength_limit(
+                limit = strength_limit(
                     _all_values(kernel), kernel.shape, probability=share, threshold=threshold, top=top
                 )
+                if limit == 0:
+                    raise InputError(
+                        f"top = {top}: {path} is of so small a rank that any update plants an intruder; guard others by layers,"
+                        " or look at fewer vectors"
+                    )
+                found[path] = limit
     return found

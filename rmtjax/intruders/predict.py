@@ -30,6 +30,19 @@ of a small symmetric matrix: :math:`z_i` and :math:`s_j` on its diagonal, and be
     g \sim N(0, 1/n),\ g' \sim N(0, 1/m),
 
 which to first order give :math:`p_{ij}` back. It is drawn and diagonalised.
+
+At the edge of the bulk all this fails: whether there is an outlier, and which of the last bulk states it has mixed with, is a
+matter of single states within :math:`N^{-1/3}` of the threshold. There, for one direction at a time, nothing is approximated
+but the far end of the bulk: in the base's own singular vectors a Haar direction has Gaussian coordinates :math:`a_j, b_j`, and
+the singular values z of the sum are the zeros of
+
+.. math::
+    \det\begin{pmatrix}A & C - 1/\theta\\ C - 1/\theta & B\end{pmatrix}, \quad
+    A = \sum_j\frac{za_j^2}{z^2-s_j^2},\ B = \sum_j\frac{zb_j^2}{z^2-s_j^2},\ C = \sum_j\frac{s_ja_jb_j}{z^2-s_j^2}.
+
+By the inertia of a Schur complement, beyond z lie as many of them as there are :math:`s_j` and positive eigenvalues of that
+matrix, less one; so they are found by bisection. The largest :math:`s_j` are states of their own, the others share poles, with
+:math:`\chi^2` weights.
 """
 
 from __future__ import annotations
@@ -39,22 +52,24 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import erf
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "lone_intruders", "predict"]
 
 _NEAR = 0.2
 """Root mean square of the cosine, in thresholds, from which a singular vector takes part in the mixing: five deviations."""
 _STATES = 48
 """At most so many of them do."""
+_SINGLE, _NODES = 32, 4
+"""States of the bulk that keep a pole of their own at the edge; strengths at which that is drawn, others lie between."""
 
 
 class Prediction(NamedTuple):
     """What an update of given strengths makes of a matrix.
 
     Attributes:
-        threshold: least strength that makes an outlier.
+        threshold: least strength that makes an outlier, in the limit.
         outliers: mean singular values, NaN for strengths that make none, shape (r,).
         overlaps: squared, of the left vectors with the update's, before any mixing, shape (r,).
-        probabilities: of an intruder, 0 where there is no outlier, shape (r,).
+        probabilities: of an intruder, shape (r,); near the threshold there may be one without a clear outlier.
     """
 
     threshold: float
@@ -132,9 +147,16 @@ def predict(
     if not bulk.values.any():  # nothing but spikes: every strength is an outlier of its own
         return Prediction(0.0, theta.copy(), np.ones_like(theta), (theta > 0).astype(float))
     least = float(1 / np.sqrt(bulk.transform(np.array(edge))))
+    # In the limit D^{-1/2} leaves the edge as a square root: from where single poles do not show, a parabola in it.
+    last, limit = bulk.values[0], least
+    away = last - bulk.values[min(10, bulk.values.size - 1)]
+    if away > 0:
+        one, two, three = 1 / np.sqrt(bulk.transform(last + away * np.array([1.0, 4.0, 9.0])))
+        limit = float(np.clip(3 * (one - two) + three, 0, least))
     above = theta > least
+    chances[~above] = _at_the_edge(theta[~above], limit, s, shape, threshold, top, draws, seed)
     if not above.any():
-        return Prediction(least, outliers, overlaps, chances)
+        return Prediction(limit, outliers, overlaps, chances)
     strong = theta[above]
     z = _outliers(bulk, strong, edge)
     left, right, to_left, to_right = bulk.sums(z)
@@ -142,6 +164,7 @@ def predict(
     with_a, with_b = (np.clip(-2 * x / (strong**2 * slope), 0, 1) for x in (left, right))
     gap = np.maximum(np.abs(z[:, None] ** 2 - s**2), 1e-9 * s[0] ** 2)
     p = (strong[:, None] / gap) ** 2 * (z[:, None] ** 2 * with_b[:, None] / n + s**2 * with_a[:, None] / m)
+    attached = p[:, s <= edge].max(1) > (_NEAR * threshold) ** 2
     near = np.flatnonzero((p.max(0) > (_NEAR * threshold) ** 2) & (s > edge))
     near = near[np.argsort(-p[:, near].max(0))[:_STATES]]
     far = np.setdiff1d(np.arange(s.size), near)
@@ -167,5 +190,128 @@ def predict(
         z = np.take_along_axis(values, own, axis=1).mean(0)
     elif top is not None:
         chance[np.searchsorted(-s[:spikes], -z) + np.arange(z.size) >= top] = 0
+    if attached.any():  # to states of the bulk; others have their outliers ahead of theirs
+        room = None if top is None else top - int((~attached).sum())
+        chance[attached] = _at_the_edge(strong[attached], limit, s, shape, threshold, room, draws, seed)
     outliers[above], overlaps[above], chances[above] = z, with_a, chance
-    return Prediction(least, outliers, overlaps, chances)
+    return Prediction(limit, outliers, overlaps, chances)
+
+
+def _at_the_edge(
+    theta: np.ndarray,
+    limit: float,
+    s: np.ndarray,
+    shape: tuple[int, int],
+    threshold: float,
+    top: int | None,
+    draws: int,
+    seed: int,
+) -> np.ndarray:
+    """`lone_intruders` at some of the strengths, at most 1, and what lies between."""
+    chances = np.zeros_like(theta)
+    which = theta > limit / 2  # far below there is none
+    if which.any():
+        wanted = np.unique(theta[which])
+        nodes = np.quantile(wanted, np.linspace(0, 1, _NODES)) if wanted.size > _NODES else wanted
+        found = lone_intruders(nodes, s, shape, threshold, top=top, draws=draws, seed=seed)
+        chances[which] = np.minimum(np.interp(theta[which], nodes, found), 1)
+    return chances
+
+
+def lone_intruders(
+    strengths: np.ndarray,
+    singular_values: np.ndarray,
+    shape: tuple[int, int],
+    threshold: float = 0.5,
+    *,
+    top: int | None = None,
+    draws: int = 64,
+    seed: int = 0,
+) -> np.ndarray:
+    """Mean number of intruders among the leading vectors after an update in one Haar direction (the module's last formula).
+
+    Args:
+        strengths: of the update, one at a time, with the same draws, shape (t,).
+        singular_values, shape, threshold: see `predict`.
+        top: how many leading vectors are looked at; by default those of the states that keep their own poles.
+        draws: of the direction.
+        seed: of the draws.
+
+    Returns:
+        Shape (t,).
+    """
+    theta, s = np.asarray(strengths, float), np.asarray(singular_values, float)
+    random = np.random.default_rng(seed)
+    single = min(s.size, _SINGLE + (0 if top is None else top))
+    sizes: list[int] = []
+    while sum(sizes) < s.size - single:  # two of each size, then two of twice that
+        sizes.append(min(2 ** (len(sizes) // 2), s.size - single - sum(sizes)))
+    shares = np.split(s[single:], np.cumsum(sizes)[:-1]) if sizes else []
+    poles = np.concatenate([s[:single], [np.sqrt(np.mean(share**2)) for share in shares]])
+    weights = _direction(random, np.append(np.ones(single, int), np.array(sizes, int)), shape, s.size, draws)
+    ranks = np.arange(min(single - 1, s.size if top is None else top))
+    return np.array([_count(t, ranks, poles, single, weights, threshold) for t in theta])
+
+
+class _Weights(NamedTuple):
+    """Of a Haar direction at each pole, (draws, poles), and outside of all, (draws,): Σa², Σb², Σab; a and b themselves."""
+
+    left: np.ndarray
+    right: np.ndarray
+    both: np.ndarray
+    left_zero: np.ndarray
+    right_zero: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+
+def _direction(
+    random: np.random.Generator, sizes: np.ndarray, shape: tuple[int, int], states: int, draws: int
+) -> _Weights:
+    # Turned so that a has one coordinate in each share, b is Gaussian along it and χ across.
+    left = random.chisquare(sizes, (draws, sizes.size))
+    a = np.sqrt(left)
+    b = random.standard_normal((draws, sizes.size))
+    across = np.where(sizes > 1, random.chisquare(np.maximum(sizes - 1, 1), (draws, sizes.size)), 0)
+    right = b**2 + across
+    outside = [random.chisquare(side - states, draws) if side > states else np.zeros(draws) for side in shape]
+    norms = [(x.sum(1) + zero)[:, None] for x, zero in zip((left, right), outside, strict=True)]
+    a, b, both = a / np.sqrt(norms[0]), b / np.sqrt(norms[1]), a * b / np.sqrt(norms[0] * norms[1])
+    left_zero, right_zero = (zero / norm[:, 0] for zero, norm in zip(outside, norms, strict=True))
+    return _Weights(left / norms[0], right / norms[1], both, left_zero, right_zero, a, b)
+
+
+def _count(
+    theta: float, ranks: np.ndarray, poles: np.ndarray, single: int, weights: _Weights, threshold: float
+) -> float:
+    """Mean number of intruders among the singular values of these ranks, 0 being the largest."""
+    square = poles**2
+    left, right, both = (np.ascontiguousarray(x.T) for x in (weights.left, weights.right, weights.both * poles))
+
+    def terms(z):
+        inverse = 1 / (z[..., None] ** 2 - square)  # (draws, ranks, poles)
+        a, b, c = (np.matmul(inverse, x.T[..., None])[..., 0] for x in (left, right, both))
+        a, b = z * a + weights.left_zero[:, None] / z, z * b + weights.right_zero[:, None] / z
+        return inverse, a, b, c - 1 / theta
+
+    shape = len(weights.left), ranks.size
+    low = np.broadcast_to(poles[ranks + 1], shape)
+    high = np.broadcast_to(np.where(ranks > 0, poles[ranks - 1], poles[0] + theta), shape)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for _ in range(40):
+            z = low + 0.49 * (high - low)  # halves of round numbers may be poles
+            _, a, b, c = terms(z)
+            positive = np.where(a * b < c**2, 1, np.where(a + b > 0, 2, 0))
+            more = (poles[:single] > z[..., None]).sum(-1) + positive - 1 > ranks
+            low, high = np.where(more, z, low), np.where(more, high, z)
+        z = (low + high) / 2
+        inverse, a, b, c = terms(z)
+        first = np.abs(a) > np.abs(b)  # the null vector (x, y), from the row that is safer
+        x, y = (z * np.where(first, -c, b))[..., None], np.where(first, a, -c)[..., None]
+        parts = x**2 * weights.left[:, None] + y**2 * (square * weights.right)[:, None]
+        parts += 2 * x * y * (poles * weights.both)[:, None]
+        norm = (inverse**2 * parts).sum(-1) + x[..., 0] ** 2 * weights.left_zero[:, None] / z**4
+        vector = x * weights.a[:, None, :single] + y * (poles * weights.b)[:, None, :single]
+        cosine = np.abs(inverse[..., :single] * vector).max(-1) / np.sqrt(norm)
+        real = z > 1e-6 * max(poles[0], theta)  # of a base of small rank, what is left of its null space is nobody's
+        return float(((cosine < threshold) & real).sum(1).mean())

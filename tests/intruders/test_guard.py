@@ -5,6 +5,7 @@ import pytest
 
 from rmtjax._errors import InputError
 from rmtjax.intruders import predict, strength_limit
+from rmtjax.intruders.predict import lone_intruders
 from rmtjax.laws import intruders
 from rmtjax.linalg.dense import one_blas_thread
 
@@ -50,18 +51,53 @@ def test_a_smaller_probability_asks_for_more():
     assert limits == sorted(limits) and limits[0] < limits[-1]
 
 
-def test_at_the_limit_so_many_draws_are_intruders():
-    """150 draws at the limit for one half: a frequency off by 0.17 is 4 standard errors, the rest is what the law may err."""
-    n, m = 130, 150
+def draws_with_intruders(u, s, vt, theta, draws, random, top=10):
+    """Numbers of intruders after updates in random directions."""
+    w, found = (u * s) @ vt, []
+    for _ in range(draws):
+        a, b = (x / np.linalg.norm(x) for x in (random.standard_normal(side) for side in w.shape))
+        tuned = np.linalg.svd(w + theta * np.outer(a, b), full_matrices=False)[0][:, :top]
+        found.append((np.abs(u.T @ tuned).max(0) < 0.5).sum())
+    return np.array(found)
+
+
+@pytest.mark.parametrize("probability", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize(("shape", "tops"), [((130, 150), (3.0,)), ((120, 120), ()), ((160, 80), (2.9, 2.6))])
+def test_at_the_limit_so_many_draws_are_intruders(shape, tops, probability):
+    """300 draws; 4 standard errors of a frequency, which a true one misses once in 16,000, and 0.01 that the last bisection and
+    the guard's own draws may be off.
+    """
     random = np.random.default_rng(3)
-    u, s, vt = base(n, m, spikes=(3.0,))
-    w, theta = (u * s) @ vt, strength_limit(s, (n, m), probability=0.5)
-    hits = []
-    for _ in range(150):
-        a, b = (x / np.linalg.norm(x) for x in (random.standard_normal(n), random.standard_normal(m)))
-        tuned = np.linalg.svd(w + theta * np.outer(a, b), full_matrices=False)[0][:, :10]
-        hits.append((np.abs(u.T @ tuned).max(0) < 0.5).any())
-    assert abs(np.mean(hits) - 0.5) < 0.2
+    u, s, vt = base(*shape, spikes=tops)
+    found = draws_with_intruders(u, s, vt, strength_limit(s, shape, probability=probability), 300, random)
+    assert abs(found.mean() - probability) < 4 * np.sqrt(probability * (1 - probability) / 300) + 0.01
+
+
+@pytest.mark.parametrize("top", [3, 10])
+@pytest.mark.parametrize(("shape", "tops"), [((120, 120), ()), ((160, 80), (3.1,)), ((80, 160), (2.9, 2.6))])
+def test_one_direction_through_the_edge_and_past_spikes(shape, tops, top):
+    """From below the threshold to beyond all: means of 200 draws, 4 standard errors."""
+    random = np.random.default_rng(7)
+    u, s, vt = base(*shape, spikes=tops)
+    theta = (shape[0] / shape[1]) ** 0.25 * np.array([0.7, 0.9, 1.1, 1.3, 1.6, 2.2, 2.9, 4.0])
+    expected = lone_intruders(theta, s, shape, 0.5, top=top, draws=2000)
+    assert expected[0] < 0.1 and expected[-1] > 0.9
+    for x, wanted in zip(theta, expected, strict=True):
+        found = draws_with_intruders(u, s, vt, x, 200, random, top)
+        assert abs(found.mean() - wanted) < 4 * max(found.std(), 0.1) / np.sqrt(200) + 0.005, x
+
+
+def test_a_base_of_small_rank_has_room_for_none():
+    """Any direction is new to it, and among ten leading ones; among four it is not if it is weak."""
+    s = np.append([9.0, 8, 7, 6, 5], np.zeros(35))
+    assert strength_limit(s, (40, 50)) == 0
+    assert strength_limit(s, (40, 50), top=4) > 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("top", 0), ("top", 2.5), ("threshold", 0), ("threshold", 1.5)])
+def test_what_is_looked_at_must_make_sense(name, value):
+    with pytest.raises(InputError, match=rf"{name} = {value}"):
+        strength_limit(np.ones(10), (10, 10), **{name: value})
 
 
 @pytest.mark.parametrize("probability", [0, 1, -0.1, "a"])
