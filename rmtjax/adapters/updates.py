@@ -66,13 +66,10 @@ def _low_rank_backward(saved, gradient):
 _low_rank_linear.defvjp(_low_rank_forward, _low_rank_backward, symbolic_zeros=True)
 
 
-def _root(gram: Float[Array, "k k"], inverse: bool = False) -> Float[Array, "k k"]:
-    """The square root of a Gram matrix, or its pseudo-inverse."""
-    values, vectors = jnp.linalg.eigh(gram)
-    root = jnp.sqrt(jnp.maximum(values, 0))
-    if inverse:
-        root = jnp.where(root > 1e-3 * root[-1], 1 / jnp.where(root > 0, root, 1), 0)
-    return (vectors * root) @ vectors.T
+def _norm(a: Float[Array, "inputs k"], b: Float[Array, "k outputs"]) -> Float[Array, ""]:
+    """The largest singular value of A B."""
+    right_a, right_b = jnp.linalg.qr(a, mode="r"), jnp.linalg.qr(b.T, mode="r")
+    return jnp.linalg.norm(right_a @ right_b.T, 2)
 
 
 class Update(nnx.Module):
@@ -93,9 +90,7 @@ class Update(nnx.Module):
 
     def norm(self) -> Float[Array, ""]:
         """The largest singular value of what is added, before a DoRA rescales it."""
-        a, b = self.factors()
-        root = _root(a.T @ a)
-        return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(root @ (b @ b.T) @ root)[-1], 0))
+        return _norm(*self.factors())
 
     def bounded(self, limit: float) -> dict[str, Array]:
         """Values of parameters at which `norm` is at most `limit`: the ones that there are, where they fulfil it."""
@@ -154,12 +149,15 @@ class LoRA(Update):
     def bounded(self, limit):
         # Only the singular values that are too large are cut, which is the nearest matrix there is.
         a, b = self.A[...], self.B[...]
-        gram = a.T @ a
-        root = _root(gram)
-        squares, vectors = jnp.linalg.eigh(self.strength**2 * (root @ (b @ b.T) @ root))
-        values = jnp.sqrt(jnp.maximum(squares, 0))
-        excess = jnp.where(values > limit, 1 - limit / jnp.where(values > limit, values, 1), 0)
-        return {"B": b - _root(gram, inverse=True) @ ((vectors * excess) @ (vectors.T @ (root @ b)))}
+        right_a, (left_b, right_b) = jnp.linalg.qr(a, mode="r"), jnp.linalg.qr(b.T)
+        u, values, vh = jnp.linalg.svd(right_a @ right_b.T)
+        if self.strength == 0:
+            return {"B": b}
+        limit = limit / abs(self.strength)
+        too_much = (u * jnp.maximum(values - limit, 0)) @ vh
+        b = b - jnp.linalg.pinv(right_a, rtol=1e-6) @ too_much @ left_b.T
+        # What A all but loses of B cannot be taken from there to the last digit.
+        return {"B": b * jnp.minimum(1.0, limit / jnp.maximum(_norm(a, b), 1e-30))}
 
 
 class DoRA(LoRA):

@@ -22,7 +22,7 @@ from rmtjax.adapters import (
     stiefel,
 )
 from rmtjax.adapters.linear import adapted_layers
-from rmtjax.adapters.updates import Dense
+from rmtjax.adapters.updates import Dense, LoRA
 from tests.models.helpers import batch, classifier, refused, relative, train
 
 PARAMS = {"w": jnp.arange(3.0), "alpha": jnp.ones(4)}
@@ -369,6 +369,31 @@ def test_lora_is_projected():
     cut = layer.update.bounded(limit)["B"]
     expected = (u * np.minimum(s, limit)) @ vt
     np.testing.assert_allclose(a @ np.asarray(cut) * layer.update.strength, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e3, 1e5, np.inf])
+def test_bounds_hold_whatever_the_factors_are(condition):
+    """A direction that A all but loses and B makes up for, and one that it has lost; a negative scale, too."""
+    random = np.random.default_rng(0)
+    ends = np.array([1, 1, 1, 1 / condition])
+    a = np.linalg.qr(random.standard_normal((60, 4)))[0] * ends
+    b = (
+        np.where(ends > 0, 10 / np.maximum(ends, 1e-9), 10)[:, None]
+        * np.linalg.qr(random.standard_normal((50, 4)))[0].T
+    )
+    for scale in (4.0, -8.0):
+        update = LoRA(jnp.zeros((60, 50)), 4, scale, jax.random.key(0))
+        update.A[...], update.B[...] = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
+
+        def norm(update=update):
+            a, b = (np.asarray(x, float) for x in update.factors())
+            return np.linalg.norm(a @ b, 2)
+
+        assert float(update.norm()) == pytest.approx(norm(), rel=1e-5)
+        update.B[...] = update.bounded(2.0)["B"]
+        assert norm() == pytest.approx(2, rel=1e-5) and float(update.norm()) == pytest.approx(2, rel=1e-5)
+    zero = LoRA(jnp.zeros((60, 50)), 4, 0.0, jax.random.key(0))
+    np.testing.assert_array_equal(zero.bounded(2.0)["B"], zero.B[...])
 
 
 def test_a_dense_update_is_scaled_down():
