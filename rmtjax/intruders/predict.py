@@ -58,8 +58,12 @@ _NEAR = 0.2
 """Root mean square of the cosine, in thresholds, from which a singular vector takes part in the mixing: five deviations."""
 _STATES = 48
 """At most so many of them do."""
-_SINGLE, _NODES = 32, 4
-"""States of the bulk that keep a pole of their own at the edge; strengths at which that is drawn, others lie between."""
+_SINGLE, _NODES = 12, 4
+"""States beside those looked at whose vectors are followed at the edge; strengths at which that is drawn, others lie between."""
+
+
+_HALVES = 26
+"""Bisections, to 10⁻⁷ of what is between neighbours."""
 
 
 class Prediction(NamedTuple):
@@ -154,8 +158,12 @@ def predict(
         one, two, three = 1 / np.sqrt(bulk.transform(last + away * np.array([1.0, 4.0, 9.0])))
         limit = float(np.clip(3 * (one - two) + three, 0, least))
     above = theta > least
-    chances[~above] = _at_the_edge(theta[~above], limit, s, shape, threshold, top, draws, seed)
+
+    def at_the_edge(which, room):
+        chances[which] = _at_the_edge(theta[which], limit, s, shape, threshold, room, draws, seed)
+
     if not above.any():
+        at_the_edge(~above, top)
         return Prediction(limit, outliers, overlaps, chances)
     strong = theta[above]
     z = _outliers(bulk, strong, edge)
@@ -190,10 +198,10 @@ def predict(
         z = np.take_along_axis(values, own, axis=1).mean(0)
     elif top is not None:
         chance[np.searchsorted(-s[:spikes], -z) + np.arange(z.size) >= top] = 0
-    if attached.any():  # to states of the bulk; others have their outliers ahead of theirs
-        room = None if top is None else top - int((~attached).sum())
-        chance[attached] = _at_the_edge(strong[attached], limit, s, shape, threshold, room, draws, seed)
     outliers[above], overlaps[above], chances[above] = z, with_a, chance
+    clear = np.zeros_like(above)
+    clear[above] = ~attached  # of the bulk's states, and ahead of those that are not
+    at_the_edge(~clear, None if top is None else max(top - int(clear.sum()), 0))
     return Prediction(limit, outliers, overlaps, chances)
 
 
@@ -286,11 +294,11 @@ def _count(
 ) -> float:
     """Mean number of intruders among the singular values of these ranks, 0 being the largest."""
     square = poles**2
-    left, right, both = (np.ascontiguousarray(x.T) for x in (weights.left, weights.right, weights.both * poles))
+    stacked = np.stack([weights.left, weights.right, weights.both * poles], axis=2)
 
     def terms(z):
         inverse = 1 / (z[..., None] ** 2 - square)  # (draws, ranks, poles)
-        a, b, c = (np.matmul(inverse, x.T[..., None])[..., 0] for x in (left, right, both))
+        a, b, c = np.moveaxis(inverse @ stacked, 2, 0)
         a, b = z * a + weights.left_zero[:, None] / z, z * b + weights.right_zero[:, None] / z
         return inverse, a, b, c - 1 / theta
 
@@ -298,7 +306,7 @@ def _count(
     low = np.broadcast_to(poles[ranks + 1], shape)
     high = np.broadcast_to(np.where(ranks > 0, poles[ranks - 1], poles[0] + theta), shape)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        for _ in range(40):
+        for _ in range(_HALVES):
             z = low + 0.49 * (high - low)  # halves of round numbers may be poles
             _, a, b, c = terms(z)
             positive = np.where(a * b < c**2, 1, np.where(a + b > 0, 2, 0))

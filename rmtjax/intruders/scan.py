@@ -347,9 +347,10 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     r"""Count the intruders of one layer: of its `top` leading left singular vectors after tuning, those whose absolute cosine
     with every left singular vector of before is below the threshold (Shuttleworth et al. 2024).
 
-    An intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, which assumes nothing;
-    the others' from below by a Ritz vector that has converged beside all singular values seen, and any unseen at their mean
-    distance (`rmtjax.linalg.krylov.atom_floors`). Where that leaves a verdict open, the layer is done by two SVDs. Vectors of
+    An intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, which assumes nothing
+    but that its products are exact to single precision; the others' from below by a Ritz vector that has converged among the
+    leading ones, all of which the process has seen (`rmtjax.linalg.krylov.atom_floors`). Where that leaves a verdict open, as
+    it does for vectors that are those of small singular values of before, the layer is done by two SVDs. Vectors of
     a null space, of before or after, are nobody's singular vectors and do not count. On a processor, small matrices are
     decomposed by way of their Gram matrices, which takes less time than either.
 

@@ -490,17 +490,32 @@ def atom_bounds(ritz: Ritz, rows: np.ndarray, floor: float = 0.0, *, transposed:
     return np.minimum(1.005 * best, 1.0)
 
 
-def atom_floors(cosine: np.ndarray, ritz: Ritz, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest cosines of vectors with Ritz vectors, given all of them (c, k), and what is certain, both of shape (c,).
+_SETTLED = 0.05
+"""Angle within which all leading Ritz vectors are taken for those of the largest singular values, with none missing."""
+
+
+def atom_floors(cosine: np.ndarray, ritz: Ritz, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The largest cosines of vectors with Ritz vectors, given all of them (c, k); what is certain; what would be if no singular
+    value hid behind another; all of shape (c,).
 
     A Ritz vector at cosine w from a start vector, and within angle φ of a singular vector, shows one at cosine
     w cos φ − √(1 − w²) sin φ or more. For φ the nearest other eigenvalue counts, and of n eigenvalues k Ritz values do not
-    show all: between two of them a share k/n of the gap is taken for the distance to the nearest.
+    show all: between two of them a share k/n of the gap is taken for the distance to the nearest. Inside the spectrum there may
+    be two much closer than that, and a vector made of both looks like one; from the largest down to the first Ritz vector that
+    has not settled, the random columns of the start would have shown them.
     """
     cosine = np.minimum(np.abs(cosine), 1.0)
-    sine = np.minimum(_angles(ritz) * max(1.0, n / ritz.values.size), 1.0)
-    sure = cosine * np.sqrt(1 - sine**2) - np.sqrt(1 - cosine**2) * sine
-    return cosine.max(axis=1), np.maximum(sure.max(axis=1), 0.0)
+    angles = _angles(ritz)
+    settled = np.cumprod(angles[::-1] <= _SETTLED)[::-1] > 0
+    sine = np.minimum(angles * max(1.0, n / ritz.values.size), 1.0)
+    sure = np.maximum(cosine * np.sqrt(1 - sine**2) - np.sqrt(1 - cosine**2) * sine, 0.0)
+    return cosine.max(axis=1), np.where(settled, sure, 0).max(axis=1), sure.max(axis=1)
+
+
+def _clusters(ritz: Ritz, cosines: np.ndarray, noise: float) -> np.ndarray:
+    """The most that Ritz vectors hold of vectors together whose values rounding cannot tell apart, shape (c,)."""
+    near = np.abs(ritz.values[:, None] - ritz.values) <= 8 * noise * ritz.values[-1]
+    return np.sqrt((cosines**2 @ near).max(axis=1))
 
 
 class Cosines(NamedTuple):
@@ -572,16 +587,20 @@ def largest_cosines(
         rows = mixing.T @ ritz.first[:c]
         sigma = np.sqrt(np.maximum(ritz.values, floor))
         cosines = rows / sigma if transposed else rows
-        estimate, sure = atom_floors(np.where(ritz.values > floor, cosines, 0), ritz, short.shape[0])
+        above = np.where(ritz.values > floor, cosines, 0)
+        estimate, sure, guess = atom_floors(above, ritz, short.shape[0])
         # A vector at angle φ from the one that was meant has cosines that differ by sin φ at most.
         lower = np.maximum(lower, sure - errors)
         done |= lower >= (1 if threshold is None else threshold)
         if not done.all():
             open_ = np.flatnonzero(~done)
             bounds = np.sqrt(atom_bounds(ritz, rows[open_], floor, transposed=transposed))
+            bounds = np.maximum(bounds, _clusters(ritz, above[open_], _NOISE[np.dtype(vectors.dtype)]))
             upper[open_] = np.minimum(upper[open_], bounds + errors[open_])
         done |= upper - lower <= tolerance + 2 * errors
         if threshold is not None:
             done |= upper < threshold
-        if done.all() or not room:
+        # Nor does a step more tell one singular vector inside the spectrum from two.
+        hopeless = threshold is not None and bool((done | (guess - errors >= threshold)).all())
+        if done.all() or hopeless or not room:
             return Cosines(estimate, lower, np.maximum(upper, lower), cosines, space.steps, ritz)

@@ -141,6 +141,31 @@ def test_a_null_space_is_nobodys_vector(method):
         assert found.cosines[0] < 0.2
 
 
+@pytest.mark.parametrize("spread", [3e-5, 2e-4, 1e-3])
+@pytest.mark.parametrize("kind", ["line", "power law"])
+def test_vectors_made_of_neighbours_inside_the_spectrum(kind, spread):
+    """An update in the direction of several singular vectors whose values all but coincide: a Krylov space takes them for one,
+    so such a verdict is not its to give. The cosines, 1/√2 to 1/√6, are far from the thresholds.
+    """
+    random = np.random.default_rng(int(1e6 * spread))
+    n = 440
+    u, v = (np.linalg.qr(random.standard_normal((n, n)))[0] for _ in range(2))
+    values = np.linspace(2, 0.2, n) if kind == "line" else 3 / np.sqrt(np.arange(1, n + 1))
+    for count in (2, 4, 6):
+        s = values.copy()
+        at = int(random.integers(40, 300))
+        s[at : at + count] = s[at] * (1 + spread * np.linspace(1, 0, count))
+        w = ((u * s) @ v.T).astype(np.float32)
+        mix = np.full(count, 1 / np.sqrt(count))
+        b = (5 * u[:, at : at + count] @ mix)[:, None].astype(np.float32)
+        a = (v[:, at : at + count] @ mix)[None].astype(np.float32)
+        pair = Pair("w", w, Operator(w, None, b, a), (b, a))
+        for threshold in np.clip(1 / np.sqrt(count) + np.array([-0.1, 0.05, 0.2]), 0.1, 0.95):
+            found = scan_layer(pair, top=3, threshold=float(threshold))
+            exact = scan_layer(pair, top=3, threshold=float(threshold), exact=True)
+            assert found.verdicts == exact.verdicts, (count, threshold, found.method)
+
+
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("shape", [(64, 48), (48, 64), (500, 450)])
 def test_a_matrix_of_small_rank_has_no_more_vectors(shape, exact):
