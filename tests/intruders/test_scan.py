@@ -141,29 +141,36 @@ def test_a_null_space_is_nobodys_vector(method):
         assert found.cosines[0] < 0.2
 
 
-@pytest.mark.parametrize("spread", [3e-5, 2e-4, 1e-3])
-@pytest.mark.parametrize("kind", ["line", "power law"])
-def test_vectors_made_of_neighbours_inside_the_spectrum(kind, spread):
-    """An update in the direction of several singular vectors whose values all but coincide: a Krylov space takes them for one,
-    so such a verdict is not its to give. The cosines, 1/√2 to 1/√6, are far from the thresholds.
+@pytest.mark.parametrize("kind", ["line", "power law", "uniform"])
+def test_vectors_made_of_neighbours_inside_the_spectrum(kind):
+    """An update in the direction of several singular vectors whose values all but coincide: a Krylov space takes some of them
+    for one, so such a verdict is not its to give. Thresholds are above each of the cosines, about 1/√c.
     """
-    random = np.random.default_rng(int(1e6 * spread))
-    n = 440
+    random = np.random.default_rng(1)
+    n, others = 440, {"line": np.linspace(2, 0.2, 440), "power law": 3 / np.sqrt(np.arange(1, 441))}
     u, v = (np.linalg.qr(random.standard_normal((n, n)))[0] for _ in range(2))
-    values = np.linspace(2, 0.2, n) if kind == "line" else 3 / np.sqrt(np.arange(1, n + 1))
-    for count in (2, 4, 6):
-        s = values.copy()
-        at = int(random.integers(40, 300))
-        s[at : at + count] = s[at] * (1 + spread * np.linspace(1, 0, count))
-        w = ((u * s) @ v.T).astype(np.float32)
-        mix = np.full(count, 1 / np.sqrt(count))
-        b = (5 * u[:, at : at + count] @ mix)[:, None].astype(np.float32)
+    methods = []
+    for _ in range(30):
+        s = others[kind].copy() if kind in others else np.sort(random.uniform(0, 2, n))[::-1].copy()
+        count, at, spread = random.integers(2, 7), random.integers(5, 380), 10 ** random.uniform(-4.5, -3)
+        s[at : at + count] = s[at] * (1 + spread * np.sort(random.uniform(0, 1, count))[::-1])
+        w, mix = ((u * s) @ v.T).astype(np.float32), np.full(count, 1 / np.sqrt(count))
+        b = (random.uniform(3, 6) * u[:, at : at + count] @ mix)[:, None].astype(np.float32)
         a = (v[:, at : at + count] @ mix)[None].astype(np.float32)
         pair = Pair("w", w, Operator(w, None, b, a), (b, a))
-        for threshold in np.clip(1 / np.sqrt(count) + np.array([-0.1, 0.05, 0.2]), 0.1, 0.95):
-            found = scan_layer(pair, top=3, threshold=float(threshold))
-            exact = scan_layer(pair, top=3, threshold=float(threshold), exact=True)
-            assert found.verdicts == exact.verdicts, (count, threshold, found.method)
+        before, after = (
+            np.linalg.svd(x.astype(float))[0] for x in (w, w + b @ a)
+        )  # single precision turns these vectors
+        cosines = np.abs(before.T @ after[:, :2]).max(0)
+        for threshold in 1 / np.sqrt(count) + np.array([0.05, 0.1, 0.2]):
+            found = scan_layer(pair, top=2, threshold=float(threshold))
+            assert found.verdicts == tuple(np.where(cosines < threshold, "intruder", "known")), (
+                count,
+                threshold,
+                found.method,
+            )
+            methods.append(found.method)
+    assert kind == "power law" or "bounds" in methods
 
 
 @pytest.mark.parametrize("exact", [False, True])
