@@ -154,8 +154,9 @@ class Flipped:
         return self.operator.transposed_gram(x)
 
 
-_LONG, _FORMED = 1.5, 1024
-"""From what ratio of the sides, and up to what shorter one, the Gram matrix is formed."""
+_LONG, _FORMED, _SPIKED = 1.5, 1024, 100
+"""From what ratio of the sides, and up to what shorter one, the Gram matrix is formed; and up to what ratio of its largest
+eigenvalues to the mean of the others, which rounding would drown."""
 
 
 def _short_side(operator: Operator) -> tuple[Operator | Gram | Flipped, bool]:
@@ -163,7 +164,10 @@ def _short_side(operator: Operator) -> tuple[Operator | Gram | Flipped, bool]:
     n, m = operator.shape
     if isinstance(operator.weight, np.ndarray) and min(n, m) <= _FORMED and max(n, m) >= _LONG * min(n, m):
         dense = operator.dense()
-        return Gram(dense.T @ dense if n > m else dense @ dense.T), n > m
+        gram = dense.T @ dense if n > m else dense @ dense.T
+        largest = np.linalg.norm(gram)
+        if largest <= _SPIKED * max(np.trace(gram) - largest, 0) / len(gram):
+            return Gram(gram), n > m
     flipped = n > m and isinstance(operator.weight, np.ndarray)
     return (Flipped(operator) if flipped else operator), flipped
 
@@ -217,12 +221,14 @@ class Ritz(NamedTuple):
         vectors: their coordinates in the basis, shape (k, k).
         first: those in the start block, shape (b, k).
         last: of what they leave, in the next block, shape (b, k); its columns' norms are the residuals, no less than noise.
+        noise: of the residuals, by rounding, shape (k,).
     """
 
     values: np.ndarray
     vectors: np.ndarray
     first: np.ndarray
     last: np.ndarray
+    noise: np.ndarray
 
     @property
     def residuals(self) -> np.ndarray:
@@ -303,10 +309,14 @@ class BlockLanczos:
         k, b = self.steps * self.width, self.width
         values, vectors = np.linalg.eigh(self._band[:k, :k])
         last = self._band[k : k + b, k - b : k] @ vectors[-b:]
-        # No residual is known to be below the rounding of the products.
-        rho, least = np.linalg.norm(last, axis=0), self.noise * values[-1]
-        last = np.where(rho > 0, last * (np.maximum(rho, least) / np.where(rho > 0, rho, 1)), least / np.sqrt(b))
-        return Ritz(values, vectors, vectors[:b], last)
+        # No residual is known to be below the rounding of the products. That of A(Aᵀq) is of the order of ‖A‖‖Aᵀq‖, which is
+        # much less than of ‖A‖² for what is orthogonal to a few large singular vectors; that of a formed Gram matrix is not.
+        top = max(values[-1], 0)
+        parts = top if isinstance(self.operator, Gram) else np.diagonal(self._band)[:k].clip(0, top) @ vectors**2
+        noise = self.noise * np.sqrt(top * parts) * np.ones(k)
+        rho = np.linalg.norm(last, axis=0)
+        last = np.where(rho > 0, last * (np.maximum(rho, noise) / np.where(rho > 0, rho, 1)), noise / np.sqrt(b))
+        return Ritz(values, vectors, vectors[:b], last, noise)
 
     def combine(self, coordinates: np.ndarray) -> Matrix:
         """Vectors (n, j) from their coordinates in the basis (k, j)."""
@@ -315,7 +325,7 @@ class BlockLanczos:
 
     @property
     def noise(self) -> float:
-        """Of residuals, relative to the largest eigenvalue."""
+        """Of a product, relative to the norms of its factors."""
         return _NOISE[np.dtype(self._basis.dtype)]
 
 
@@ -383,7 +393,7 @@ def top_singular(
         errors = _angles(ritz)[-k:]
         worst = errors.max()
         # No step helps where residuals are the rounding of products.
-        settled = ritz.residuals[-k:].max() <= 1.01 * space.noise * ritz.values[-1]
+        settled = (ritz.residuals <= 1.01 * ritz.noise)[-k:].all()
         if worst <= tolerance or settled or not room:
             break
         # Residuals fall geometrically: look again when they should have arrived.
@@ -512,9 +522,9 @@ def atom_floors(cosine: np.ndarray, ritz: Ritz, n: int) -> tuple[np.ndarray, np.
     return cosine.max(axis=1), np.where(settled, sure, 0).max(axis=1), sure.max(axis=1)
 
 
-def _clusters(ritz: Ritz, cosines: np.ndarray, noise: float) -> np.ndarray:
+def _clusters(ritz: Ritz, cosines: np.ndarray) -> np.ndarray:
     """The most that Ritz vectors hold of vectors together whose values rounding cannot tell apart, shape (c,)."""
-    near = np.abs(ritz.values[:, None] - ritz.values) <= 8 * noise * ritz.values[-1]
+    near = np.abs(ritz.values[:, None] - ritz.values) <= 8 * ritz.noise
     return np.sqrt((cosines**2 @ near).max(axis=1))
 
 
@@ -595,7 +605,7 @@ def largest_cosines(
         if not done.all():
             open_ = np.flatnonzero(~done)
             bounds = np.sqrt(atom_bounds(ritz, rows[open_], floor, transposed=transposed))
-            bounds = np.maximum(bounds, _clusters(ritz, above[open_], _NOISE[np.dtype(vectors.dtype)]))
+            bounds = np.maximum(bounds, _clusters(ritz, above[open_]))
             upper[open_] = np.minimum(upper[open_], bounds + errors[open_])
         done |= upper - lower <= tolerance + 2 * errors
         if threshold is not None:

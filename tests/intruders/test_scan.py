@@ -89,7 +89,8 @@ def test_in_the_memory_of_a_device(shape, update):
     assert (there.tuned.weight is there.base) == (pair.tuned.weight is pair.base)
     for exact in (False, True):
         here, found = scan_layer(pair, exact=exact), scan_layer(there, exact=exact)
-        assert found.verdicts == here.verdicts and found.method == here.method
+        assert found.verdicts == here.verdicts
+        assert found.method == here.method or update == "dense"  # there is no Gram matrix formed, and rounding decides
         np.testing.assert_allclose(found.cosines, here.cosines, atol=5e-3)
         np.testing.assert_allclose(found.values, here.values, rtol=1e-4)
         np.testing.assert_allclose(found.base_values, here.base_values, rtol=1e-4)

@@ -26,6 +26,8 @@ MATRICES = {
     "wide": gaussian(120, 300),
     "power law": with_spectrum(150, 150, 3 / np.arange(1, 151) ** 0.7),
     "spikes": gaussian(160, 160) + with_spectrum(160, 160, np.array([4.0, 3.9, 3.0, 2.5])),
+    "strong spikes": gaussian(160, 160) + with_spectrum(160, 160, np.array([100.0, 70.0])),
+    "long with a strong spike": gaussian(300, 120) + with_spectrum(300, 120, np.array([50.0])),
     "low rank": with_spectrum(160, 160, np.linspace(2, 1, 40)),
     "nearly equal": with_spectrum(150, 150, np.concatenate([[2.0, 1.9999, 1.9998], np.linspace(1, 0.1, 147)])),
 }
