@@ -193,7 +193,7 @@ class PeftFile:
         keys: of each layer, the tensors it is made of: lora_A, lora_B, lora_magnitude_vector → key.
         own: weights of the model that the file holds besides (`modules_to_save`): name → key.
         unread: layers that are none of these, and why.
-        shared: paths of layers that share one α, group by group.
+        shared: paths of layers that share one α, group by group; not told of `matrices_only`.
         tensors: all of them.
     """
 
@@ -285,9 +285,9 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
     own: dict[str, str] = {}
     for key in tensors:
         name = key.removeprefix(_PREFIX)
-        found = re.fullmatch(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(\.weight)?", name)
         if matrices_only and name.endswith(".bias"):
             continue
+        found = re.fullmatch(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(\.weight)?", name)
         if found:
             parts.setdefault(found[1], {})[found[2]] = key
         else:
@@ -327,7 +327,7 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
         magnitude = value["lora_magnitude_vector"].reshape(-1) if dora and value else None
         alpha = _read(folder, alphas, scaled[name]) if name in scaled else None
         layers[name] = PeftLayer(value.get("lora_A"), value.get("lora_B"), scale, stabilised, magnitude, alpha)
-    shared = _shared(folder, alphas, layers) if scaled else []
+    shared = _shared(folder, alphas, layers) if scaled and not matrices_only else []
     return PeftFile(folder, config, layers, parts, own, unread, shared, tensors)
 
 

@@ -31,7 +31,7 @@ def strength_limit(
     """The strength up to which an update in one direction plants, in the mean, no more intruders than this.
 
     The first crossing of `lone_intruders`, which between spikes of the base need not be monotone. It is 0 where any update
-    plants one: in a matrix of a rank below `top`.
+    plants one: in a matrix of a rank below `top`, or of equal singular values.
 
     Args:
         singular_values: of the base, all of them.
@@ -58,7 +58,7 @@ def strength_limit(
     for _ in range(6):
         middle = (low + high) / 2
         low, high = (low, middle) if too_strong(middle) else (middle, high)
-    return float(low) if low > 0 else 0.0
+    return float(low)
 
 
 def intruder_limits(
@@ -91,8 +91,8 @@ def intruder_limits(
                 )
                 if limit == 0:
                     raise InputError(
-                        f"top = {top}: {path} is of so small a rank that any update plants an intruder; guard others by layers,"
-                        " or look at fewer vectors"
+                        f"top = {top}: any update of {path} plants an intruder, as in a matrix of small rank or of equal"
+                        " singular values; guard others by layers, or look at fewer vectors"
                     )
                 found[path] = limit
     return found

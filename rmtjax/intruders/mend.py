@@ -135,9 +135,9 @@ def mend(
 
 def _mended(pairs: Pairs, of: dict[str, LayerScan], keys: list[str], scale: float) -> Iterator[tuple[str, np.ndarray]]:
     """New tensors for these keys of the tuned file, one layer in memory at a time."""
-    for name in dict.fromkeys(of[key].name for key in keys):
+    for name, found in {of[key].name: of[key] for key in keys}.items():
         pair = pairs.read(name)
-        change = correction(pair, next(of[key] for key in keys if of[key].name == name), scale)
+        change = correction(pair, found, scale)
         if pairs.adapter is None:
             mended = pair.tuned.dense() + change.left @ change.right
             yield pairs.partner(name), mended.T if pairs.turned(name) else mended

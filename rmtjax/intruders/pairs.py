@@ -61,7 +61,8 @@ class Pair(NamedTuple):
     def plain(self) -> tuple[Pair, float]:
         """The pair in units in which single precision holds the squares of its numbers, and that unit, a power of two."""
         tuned = self.tuned
-        exponent = math.frexp(max(float(abs(x).max()) for x in (self.base, tuned.weight)))[1]
+        weights = (self.base,) if tuned.weight is self.base else (self.base, tuned.weight)
+        exponent = math.frexp(max(float(max(x.max(), -x.min())) for x in weights))[1]
         if abs(exponent) <= _PLAIN:
             return self, 1.0
         xp = np if isinstance(self.base, np.ndarray) else jnp

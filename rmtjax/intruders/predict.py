@@ -60,10 +60,8 @@ _STATES = 48
 """At most so many of them do."""
 _SINGLE, _NODES = 12, 4
 """States beside those looked at whose vectors are followed at the edge; strengths at which that is drawn, others lie between."""
-
-
-_HALVES = 26
-"""Bisections, to 10⁻⁷ of what is between neighbours."""
+_HALVES = 20
+"""Bisections, to 10⁻⁶ of what is between neighbours."""
 
 
 class Prediction(NamedTuple):
@@ -257,7 +255,7 @@ def lone_intruders(
     shares = np.split(s[single:], np.cumsum(sizes)[:-1]) if sizes else []
     poles = np.concatenate([s[:single], [np.sqrt(np.mean(share**2)) for share in shares]])
     weights = _direction(random, np.append(np.ones(single, int), np.array(sizes, int)), shape, s.size, draws)
-    ranks = np.arange(min(single - 1, s.size if top is None else top))
+    ranks = np.arange(min(s.size, _SINGLE if top is None else top))
     return np.array([_count(t, ranks, poles, single, weights, threshold) for t in theta])
 
 
@@ -303,7 +301,7 @@ def _count(
         return inverse, a, b, c - 1 / theta
 
     shape = len(weights.left), ranks.size
-    low = np.broadcast_to(poles[ranks + 1], shape)
+    low = np.broadcast_to(np.append(poles, 0)[ranks + 1], shape)
     high = np.broadcast_to(np.where(ranks > 0, poles[ranks - 1], poles[0] + theta), shape)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for _ in range(_HALVES):

@@ -154,9 +154,9 @@ class Flipped:
         return self.operator.transposed_gram(x)
 
 
-_LONG, _FORMED, _SPIKED = 1.5, 1024, 100
-"""From what ratio of the sides, and up to what shorter one, the Gram matrix is formed; and up to what ratio of its largest
-eigenvalues to the mean of the others, which rounding would drown."""
+_LONG, _FORMED, _SPIKED = 1.5, 1024, 50
+"""From what ratio of the sides, and up to what shorter one, the Gram matrix is formed; and up to what ratio of its Frobenius
+norm to the mean eigenvalue beside: the rounding of a few large ones would drown the others."""
 
 
 def _short_side(operator: Operator) -> tuple[Operator | Gram | Flipped, bool]:
@@ -372,9 +372,8 @@ def top_singular(
     """
     short, transposed = _short_side(operator)
     n = short.shape[0]
-    if n == operator.shape[1] and _far(
-        operator.weight
-    ):  # both sides are as short, and the right one is read once a step
+    # Where both sides are as short, the right one is read once a step.
+    if n == operator.shape[1] and _far(operator.weight):
         short, transposed = Flipped(operator), True
     if width is None:
         width = k + 2

@@ -87,6 +87,20 @@ def test_one_direction_through_the_edge_and_past_spikes(shape, tops, top):
         assert abs(found.mean() - wanted) < 4 * max(found.std(), 0.1) / np.sqrt(200) + 0.005, x
 
 
+def test_all_vectors_of_a_small_matrix_count():
+    """The last one, too, which has no singular value below it."""
+    random = np.random.default_rng(8)
+    u, s, vt = base(6, 8, spikes=())
+    for top in (3, 6):
+        expected = lone_intruders(np.array([1.0]), s, (6, 8), 0.7, top=top, draws=4000)[0]
+        w, found = (u * s) @ vt, []
+        for _ in range(1000):
+            a, b = (x / np.linalg.norm(x) for x in (random.standard_normal(side) for side in w.shape))
+            tuned = np.linalg.svd(w + np.outer(a, b), full_matrices=False)[0][:, :top]
+            found.append((np.abs(u.T @ tuned).max(0) < 0.7).sum())
+        assert abs(np.mean(found) - expected) < 4 * np.std(found) / np.sqrt(800)
+
+
 def test_a_base_of_small_rank_has_room_for_none():
     """Any direction is new to it, and among ten leading ones; among four it is not if it is weak."""
     s = np.append([9.0, 8, 7, 6, 5], np.zeros(35))
