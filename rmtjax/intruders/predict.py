@@ -301,6 +301,7 @@ def _count(
         return inverse, a, b, c - 1 / theta
 
     shape = len(weights.left), ranks.size
+    rising = poles[:single][::-1]
     low = np.broadcast_to(np.append(poles, 0)[ranks + 1], shape)
     high = np.broadcast_to(np.where(ranks > 0, poles[ranks - 1], poles[0] + theta), shape)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -308,7 +309,7 @@ def _count(
             z = low + 0.49 * (high - low)  # halves of round numbers may be poles
             _, a, b, c = terms(z)
             positive = np.where(a * b < c**2, 1, np.where(a + b > 0, 2, 0))
-            more = (poles[:single] > z[..., None]).sum(-1) + positive - 1 > ranks
+            more = single - np.searchsorted(rising, z, side="right") + positive - 1 > ranks
             low, high = np.where(more, z, low), np.where(more, high, z)
         z = (low + high) / 2
         inverse, a, b, c = terms(z)

@@ -154,6 +154,8 @@ class Flipped:
         return self.operator.transposed_gram(x)
 
 
+_TALL = 1.1
+"""From what ratio of the sides on a matrix is taken by its right side. Below it the null space on the left holds little."""
 _LONG, _FORMED, _SPIKED = 1.5, 1024, 50
 """From what ratio of the sides, and up to what shorter one, the Gram matrix is formed; and up to what ratio of its Frobenius
 norm to the mean eigenvalue beside: the rounding of a few large ones would drown the others."""
@@ -168,7 +170,7 @@ def _short_side(operator: Operator) -> tuple[Operator | Gram | Flipped, bool]:
         largest = np.linalg.norm(gram)
         if largest <= _SPIKED * max(np.trace(gram) - largest, 0) / len(gram):
             return Gram(gram), n > m
-    flipped = n > m and isinstance(operator.weight, np.ndarray)
+    flipped = n > _TALL * m and isinstance(operator.weight, np.ndarray)
     return (Flipped(operator) if flipped else operator), flipped
 
 
@@ -475,26 +477,40 @@ def atom_bounds(ritz: Ritz, rows: np.ndarray, floor: float = 0.0, *, transposed:
     theta, rho = ritz.values, ritz.residuals
     low, high = min(floor, theta[0]), theta[-1] + max(theta[-1] - theta[-2], rho[-1])
     steps = np.diff(theta, prepend=low, append=high)
-    narrow = rho < np.minimum(steps[:-1], steps[1:])
-    near = np.array([1e-5, 1e-3, 0.02, 0.1, 0.3, 0.8])
-    beside = theta[narrow, None] + rho[narrow, None] * np.concatenate([-near, near])
-    between = np.append(low, theta)[:, None] + steps[:, None] * np.array([0.1, 0.3, 0.5, 0.7, 0.9])
-    x = np.unique(np.concatenate([beside.ravel(), between.ravel()]))
-    x = x[x > floor]
+    narrow = rho < np.maximum(steps[:-1], steps[1:])
     weight = (lambda x: 1 / x) if transposed else np.ones_like
-    bound = _roughly(ritz, rows, x) * weight(x)[:, None]
+
+    def at(x):
+        x = np.unique(x[x > floor])
+        return x, _roughly(ritz, rows, x) * weight(x)[:, None]
+
+    def beside(which, near):
+        return (theta[which, None] + rho[which, None] * np.concatenate([-near, near])).ravel()
+
+    between = np.append(low, theta)[:, None] + steps[:, None] * np.array([0.1, 0.5, 0.9])
+    # Towards zero the images of unit vectors vanish, and what is allowed grows as 1/x.
+    small = np.geomspace(max(floor, 1e-9 * high), theta[0], 32) if theta[0] > floor else []
+    x, bound = at(np.concatenate([beside(narrow, np.array([1e-5])), between.ravel(), small]))
+    best = bound.max(0)
+    # The rest of a peak only where it may be the highest.
+    tall = np.zeros_like(narrow)
+    tall[np.abs(theta - x[(bound > 0.5 * best).any(1), None]).argmin(1)] = True
+    near = np.array([1e-3, 0.02, 0.1, 0.3, 0.8])
+    more, there = at(beside(narrow & tall, near))
+    order = np.argsort(np.concatenate([x, more]))
+    x, bound = np.concatenate([x, more])[order], np.concatenate([bound, there])[order]
     best = bound.max(0)
     fenced = np.pad(bound, ((1, 1), (0, 0)))
     peak = (bound >= fenced[:-2]) & (bound >= fenced[2:]) & (bound >= 0.95 * best)
-    at, column = np.nonzero(peak)
-    left, right = x[np.maximum(at - 1, 0)], x[np.minimum(at + 1, x.size - 1)]
+    place, column = np.nonzero(peak)
+    left, right = x[np.maximum(place - 1, 0)], x[np.minimum(place + 1, x.size - 1)]
     every = np.linspace(0, 1, 7)[1:-1]
     for _ in range(2):
         closer = left[:, None] + (right - left)[:, None] * every
         value = _christoffel(ritz, rows, closer.ravel()).reshape(*closer.shape, -1)
-        value = value[np.arange(at.size), :, column] * weight(np.maximum(closer, floor))
+        value = value[np.arange(place.size), :, column] * weight(np.maximum(closer, floor))
         np.maximum.at(best, column, value.max(1))
-        middle, step = closer[np.arange(at.size), value.argmax(1)], (right - left) / 6
+        middle, step = closer[np.arange(place.size), value.argmax(1)], (right - left) / 6
         left, right = middle - step, middle + step
     return np.minimum(1.005 * best, 1.0)
 
@@ -525,6 +541,23 @@ def _clusters(ritz: Ritz, cosines: np.ndarray) -> np.ndarray:
     """The most that Ritz vectors hold of vectors together whose values rounding cannot tell apart, shape (c,)."""
     near = np.abs(ritz.values[:, None] - ritz.values) <= 8 * ritz.noise
     return np.sqrt((cosines**2 @ near).max(axis=1))
+
+
+def _none_below(operator: Operator, gram: Matrix | None, x: float, noise: float) -> bool:
+    """Whether all singular values of a matrix of full column rank are above √x: AᵀA − x is then positive definite."""
+    numpy = isinstance(operator.weight, np.ndarray)
+    if gram is None:
+        dense = operator.dense()
+        with jax.default_matmul_precision("highest"):
+            gram = dense.T @ dense
+    shifted = gram - (x + noise) * (np if numpy else jnp).eye(len(gram), dtype=gram.dtype)
+    if not numpy:
+        return bool(jnp.isfinite(jnp.linalg.cholesky(shifted)).all())
+    try:
+        np.linalg.cholesky(shifted)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 class Cosines(NamedTuple):
@@ -573,7 +606,7 @@ def largest_cosines(
         most: blocks at most.
         seed: of those columns.
     """
-    n, c = vectors.shape
+    (n, c), m = vectors.shape, operator.shape[1]
     random = np.random.default_rng(seed).standard_normal((n, beside)).astype(vectors.dtype)
     numpy = isinstance(vectors, np.ndarray)
     short, transposed = _short_side(operator)
@@ -585,7 +618,7 @@ def largest_cosines(
     space = BlockLanczos(short, start, most)
     errors = np.broadcast_to(np.asarray(errors, float), (c,))
     lower, upper, done = np.zeros(c), np.ones(c), np.zeros(c, bool)
-    wanted, room = first, True
+    wanted, room, empty, refused = first, True, 0.0, np.inf
     while True:
         room = space.grow(wanted - space.steps)
         ritz = space.ritz()
@@ -602,8 +635,13 @@ def largest_cosines(
         lower = np.maximum(lower, sure - errors)
         done |= lower >= (1 if threshold is None else threshold)
         if not done.all():
-            open_ = np.flatnonzero(~done)
-            bounds = np.sqrt(atom_bounds(ritz, rows[open_], floor, transposed=transposed))
+            open_, noise = np.flatnonzero(~done), space.noise * ritz.values[-1]
+            # A null space on the left hides small singular values, until it is known that there are none.
+            smallest = ritz.values[ritz.values > noise][0]
+            if n > _TALL * m and not empty and smallest < refused / 2:
+                none = _none_below(operator, short.weight if isinstance(short, Gram) else None, smallest / 4, 8 * noise)
+                empty, refused = (smallest / 4, refused) if none else (0.0, smallest)
+            bounds = np.sqrt(atom_bounds(ritz, rows[open_], max(noise, empty), transposed=transposed))
             bounds = np.maximum(bounds, _clusters(ritz, above[open_]))
             upper[open_] = np.minimum(upper[open_], bounds + errors[open_])
         done |= upper - lower <= tolerance + 2 * errors

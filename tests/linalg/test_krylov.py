@@ -6,7 +6,7 @@ import pytest
 
 from rmtjax._errors import InputError
 from rmtjax.linalg import krylov
-from rmtjax.linalg.krylov import BlockLanczos, Operator, atom_bounds, largest_cosines, top_singular
+from rmtjax.linalg.krylov import BlockLanczos, Flipped, Operator, Ritz, atom_bounds, largest_cosines, top_singular
 
 
 def gaussian(n, m, seed=0):
@@ -28,13 +28,14 @@ MATRICES = {
     "spikes": gaussian(160, 160) + with_spectrum(160, 160, np.array([4.0, 3.9, 3.0, 2.5])),
     "strong spikes": gaussian(160, 160) + with_spectrum(160, 160, np.array([100.0, 70.0])),
     "long with a strong spike": gaussian(300, 120) + with_spectrum(300, 120, np.array([50.0])),
+    "tall with small values": with_spectrum(240, 120, np.geomspace(2, 0.01, 120)),
     "low rank": with_spectrum(160, 160, np.linspace(2, 1, 40)),
     "nearly equal": with_spectrum(150, 150, np.concatenate([[2.0, 1.9999, 1.9998], np.linspace(1, 0.1, 147)])),
 }
 
 
 def start(matrix, kind, count=5):
-    """Vectors to ask about: of a tuned matrix, at random, or mixtures of a few singular vectors."""
+    """Vectors to ask about: of a tuned matrix, at random, mixtures of a few singular vectors, or the last ones."""
     random, n = np.random.default_rng(1), matrix.shape[0]
     u, s, _ = np.linalg.svd(matrix.astype(float), full_matrices=False)
     if kind == "tuned":
@@ -42,6 +43,8 @@ def start(matrix, kind, count=5):
         vectors = np.linalg.svd(matrix + 1.5 * s[0] * update)[0][:, :count]
     elif kind == "random":
         vectors = random.standard_normal((n, count))
+    elif kind == "last":
+        vectors = u[:, s > 1e-3 * s[0]][:, -count:]
     else:
         rank = int((s > 1e-4 * s[0]).sum())
         mix = np.zeros((u.shape[1], count))
@@ -62,7 +65,7 @@ def distance(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("distance")
-@pytest.mark.parametrize("kind", ["tuned", "random", "mixed"])
+@pytest.mark.parametrize("kind", ["tuned", "random", "mixed", "last"])
 @pytest.mark.parametrize("name", MATRICES)
 def test_cosines_lie_within_their_bounds_at_every_step(name, kind):
     matrix = MATRICES[name]
@@ -107,27 +110,61 @@ def test_bounds_allow_for_vectors_that_are_off():
         assert (found.lower <= exact + 1e-4).all() and (exact <= found.upper + 1e-4).all()
 
 
+def densely(ritz, rows, x, weight):
+    """The largest value of the bound over the places x, by its formula."""
+    best = np.zeros(len(rows))
+    for part in np.array_split(x, 40):
+        a = ritz.last / (ritz.values - part[:, None])[:, None, :]
+        seen = a @ rows.T
+        inner = np.eye(len(ritz.last)) + a @ a.transpose(0, 2, 1)
+        value = np.sum(seen * np.linalg.solve(inner, seen), axis=1) * weight(part)[:, None]
+        best = np.maximum(best, value.max(0))
+    return best
+
+
 @pytest.mark.parametrize("kind", ["random", "mixed"])
-@pytest.mark.parametrize("name", ["square", "power law", "spikes"])
+@pytest.mark.parametrize("name", ["square", "power law", "spikes", "tall", "taller"])
 def test_no_peak_of_the_bound_is_missed(name, kind):
     """As it is taken, against the same function at 400 places about each Ritz value and 20,000 in all."""
-    vectors, _ = start(MATRICES[name], kind)
-    space = BlockLanczos(Operator(MATRICES[name]), vectors, 20)
-    for _ in range(4):
+    matrix = MATRICES[name]
+    n, m = matrix.shape
+    vectors, _ = start(matrix, kind)
+    mixing, operator = np.eye(vectors.shape[1]), Operator(matrix)
+    if n > m:  # the space of the shorter side, from the images of the vectors
+        vectors, mixing = np.linalg.qr(matrix.T @ vectors)
+        operator = Flipped(operator)
+    space = BlockLanczos(operator, vectors, 20)
+    for _ in range(6):
         space.grow(2)
         ritz = space.ritz()
-        fine = np.geomspace(1e-3, 1, 200)
+        rows = mixing.T @ ritz.first
+        fine = np.geomspace(1e-3, 2, 200)
         near = ritz.values[:, None] + ritz.residuals[:, None] * np.concatenate([-fine, fine])
-        x = np.concatenate([near.ravel(), np.linspace(1e-6, ritz.values[-1] * 1.2, 20_001)])
-        best = np.zeros(vectors.shape[1])
-        for part in np.array_split(x[x > 0], 40):
-            a = ritz.last / (ritz.values - part[:, None])[:, None, :]
-            rows = a @ ritz.first.T
-            inner = np.eye(vectors.shape[1]) + a @ a.transpose(0, 2, 1)
-            best = np.maximum(best, np.sum(rows * np.linalg.solve(inner, rows), axis=1).max(0))
-        taken = atom_bounds(ritz, ritz.first)
+        floor = 1e-7 * ritz.values[-1]
+        x = np.concatenate([near.ravel(), np.linspace(floor, ritz.values[-1] * 1.2, 20_001)])
+        x = np.concatenate([x, np.geomspace(1.01 * floor, 0.99 * ritz.values[0], 1000)])
+        best = densely(ritz, rows, x[x > floor], (lambda x: 1 / x) if n > m else np.ones_like)
+        taken = atom_bounds(ritz, rows, floor, transposed=n > m)
         assert (taken >= np.minimum(best, 1) * (1 - 1e-6)).all()
         assert (taken <= 1.02 * best).all()
+
+
+def test_a_peak_with_room_on_one_side_only_is_seen():
+    """Of two Ritz values near each other, with a gap beside and residuals between: it is as narrow as the residual."""
+    random = np.random.default_rng(3)
+    for _ in range(200):
+        rho = np.array([0.3, 0.3, 0.008, 0.005, 0.3, 0.3])
+        values = np.array([1.0, 2.0, 3.899 - 0.002 * random.random(), 3.9035, 4.0 + 0.1 * random.random(), 4.6])
+        last = random.standard_normal((4, 6))
+        last *= rho / np.linalg.norm(last, axis=0)
+        first = np.linalg.qr(random.standard_normal((6, 3)))[0].T
+        ritz = Ritz(values, np.eye(6), first, last, np.zeros(6))
+        fine = np.geomspace(1e-3, 2, 200)
+        x = np.concatenate(
+            [(values[:, None] + rho[:, None] * np.concatenate([-fine, fine])).ravel(), np.linspace(0.1, 5, 3001)]
+        )
+        taken = atom_bounds(ritz, first)
+        assert (taken >= np.minimum(densely(ritz, first, x, np.ones_like), 1) * (1 - 1e-6)).all()
 
 
 @pytest.mark.usefixtures("distance")
