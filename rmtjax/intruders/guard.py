@@ -9,8 +9,8 @@ from flax import nnx
 
 from rmtjax._errors import InputError, shown
 from rmtjax.adapters.linear import adapted_layers, matrix_of
-from rmtjax.intruders.predict import lone_intruders, predict
-from rmtjax.intruders.scan import _all_values, _check, _edge
+from rmtjax.intruders.predict import bulk_edge, check_question, lone_intruders, predict
+from rmtjax.intruders.scan import gram_values
 from rmtjax.linalg.dense import one_blas_thread
 from rmtjax.linalg.spectra import bulk_fit
 
@@ -40,11 +40,11 @@ def strength_limit(
         threshold: ε.
         top: leading vectors that count.
     """
-    _check(top, threshold)
+    check_question(top, threshold)
     if not (isinstance(probability, (int, float)) and 0 < probability < 1):
         raise InputError(f"probability = {shown(probability)}: must be between 0 and 1")
     s = np.asarray(singular_values, float)
-    bbp = predict(np.zeros(1), s, shape, _edge(s, bulk_fit(s, *shape))).threshold
+    bbp = predict(np.zeros(1), s, shape, bulk_edge(s, bulk_fit(s, *shape))).threshold
     draws = int(min(_MOST, max(_DRAWS, 4 / probability)))
 
     def too_strong(theta):
@@ -87,7 +87,7 @@ def intruder_limits(
                 kernel = np.asarray(matrix_of(layer.base), np.float32).T
                 share = probability / layer.update.rank
                 limit = strength_limit(
-                    _all_values(kernel), kernel.shape, probability=share, threshold=threshold, top=top
+                    gram_values(kernel), kernel.shape, probability=share, threshold=threshold, top=top
                 )
                 if limit == 0:
                     raise InputError(

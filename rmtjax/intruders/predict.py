@@ -47,12 +47,15 @@ matrix, less one; so they are found by bisection. The largest :math:`s_j` are st
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import erf
 
-__all__ = ["Prediction", "lone_intruders", "predict"]
+from rmtjax._errors import InputError, shown
+from rmtjax.linalg.spectra import BulkFit
+
+__all__ = ["Prediction", "bulk_edge", "check_question", "lone_intruders", "predict"]
 
 _NEAR = 0.2
 """Root mean square of the cosine, in thresholds, from which a singular vector takes part in the mixing: five deviations."""
@@ -62,6 +65,20 @@ _SINGLE, _NODES = 12, 4
 """States beside those looked at whose vectors are followed at the edge; strengths at which that is drawn, others lie between."""
 _HALVES = 20
 """Bisections, to 10⁻⁶ of what is between neighbours."""
+
+
+def check_question(top: Any, threshold: Any) -> None:
+    """Raise InputError unless `top` is a number of leading vectors and `threshold` a cosine between 0 and 1."""
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise InputError(f"top = {shown(top)}: must be a whole number, 1 or more")
+    if not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
+        raise InputError(f"threshold = {shown(threshold)}: must be between 0 and 1")
+
+
+def bulk_edge(singular_values: np.ndarray, fit: BulkFit) -> float:
+    """Where the bulk ends, one spacing beyond its last value, which is a pole of the sums over it."""
+    last = singular_values[fit.count : fit.count + 9]
+    return max(fit.threshold, float(last[0] + (last[0] - last[-1]) / 8))
 
 
 class Prediction(NamedTuple):

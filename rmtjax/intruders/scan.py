@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from rmtjax._errors import InputError, shown
+from rmtjax._errors import InputError
 from rmtjax._machine import cores
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped
-from rmtjax.intruders.predict import Prediction, predict
+from rmtjax.intruders.predict import Prediction, bulk_edge, check_question, predict
 from rmtjax.linalg.dense import one_blas_thread, svdvals
 from rmtjax.linalg.krylov import FAR, Matrix, Operator, Ritz, full_width, largest_cosines, top_singular
 from rmtjax.linalg.spectra import BulkFit, bulk_fit, effective_rank, stable_rank
 
-__all__ = ["LayerScan", "Scan", "Update", "scan", "scan_layer"]
+__all__ = ["LayerScan", "Scan", "Update", "gram_values", "scan", "scan_layer"]
 
 _DENSE = 1024
 """Smaller side up to which the Gram matrix of an update is one of double precision."""
@@ -177,7 +177,7 @@ class Scan:
 # -- spectra -------------------------------------------------------------------------------------------------------------
 
 
-def _all_values(matrix: Matrix, dtype: type = np.float32) -> np.ndarray:
+def gram_values(matrix: Matrix, dtype: type = np.float32) -> np.ndarray:
     """All singular values, descending, by the Gram matrix: below the root of the dtype's precision they are rounding.
 
     That is enough for a bulk and its spikes; the ranks of an update want more.
@@ -237,7 +237,7 @@ def _update_of(pair: Pair, top: int) -> Update:
         return _ranks(np.linalg.svd(np.linalg.qr(left)[1] @ np.linalg.qr(right.T)[1].T, compute_uv=False))
     # In double precision as far as memory allows.
     return _ranks(
-        _all_values(pair.update(), np.float64 if min(pair.shape) <= _DENSE else np.float32), keep=max(top, 16)
+        gram_values(pair.update(), np.float64 if min(pair.shape) <= _DENSE else np.float32), keep=max(top, 16)
     )
 
 
@@ -337,7 +337,7 @@ def _bounded(pair: Pair, top: int, threshold: float):
     )  # fmt: skip
     if not _decided(found.lower, found.upper, threshold):
         return None
-    s = _all_values(pair.base) if dense else _stand_in(found.ritz, top + np.arange(beside), pair.base)
+    s = gram_values(pair.base) if dense else _stand_in(found.ritz, top + np.arange(beside), pair.base)
     estimate = np.clip(found.estimate, found.lower, found.upper)
     similarity = np.abs(found.cosines[:, : -top - 1 : -1])
     return tuned.values, estimate, found.lower, found.upper, similarity, s, np.asarray(tuned.vectors)
@@ -375,7 +375,7 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     null = values <= values[0] * max(n, m) * np.finfo(np.float32).eps
     verdicts = tuple(np.where(null, "null", np.where(upper < threshold, "intruder", "known")).tolist())
     bulk = bulk_fit(s, n, m)
-    prediction = predict(update.strengths, s, (n, m), _edge(s, bulk), threshold, top=top)
+    prediction = predict(update.strengths, s, (n, m), bulk_edge(s, bulk), threshold, top=top)
     found = LayerScan(
         pair.name, (n, m), values, cosines, lower, upper, verdicts, method, similarity, s[:top], update, bulk, prediction,
         vectors, time.perf_counter() - began,
@@ -383,20 +383,7 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     return found if unit == 1 else found.scaled(unit)
 
 
-def _edge(s: np.ndarray, bulk: BulkFit) -> float:
-    """Where the bulk ends, one spacing beyond its last value, which is a pole of the sums over it."""
-    last = s[bulk.count : bulk.count + 9]
-    return max(bulk.threshold, float(last[0] + (last[0] - last[-1]) / 8))
-
-
 # -- a checkpoint --------------------------------------------------------------------------------------------------------
-
-
-def _check(top: Any, threshold: Any) -> None:
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise InputError(f"top = {shown(top)}: must be a whole number, 1 or more")
-    if not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
-        raise InputError(f"threshold = {shown(threshold)}: must be between 0 and 1")
 
 
 def scan(
@@ -423,7 +410,7 @@ def scan(
     Raises:
         InputError: for files that cannot be compared, a threshold outside (0, 1), or a `top` that no layer has.
     """
-    _check(top, threshold)
+    check_question(top, threshold)
     began = time.perf_counter()
     pairs = Pairs(base, tuned, layers)
     skipped = list(pairs.skipped)

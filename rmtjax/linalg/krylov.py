@@ -16,6 +16,12 @@ Started from a block X of orthonormal columns, k steps give an orthonormal basis
   :math:`A_1` the rows of the first block. The largest value over all x bounds the squared cosine of :math:`X_i` with *every* left
   singular vector, seen or not.
 
+A tall matrix (n > m) has a null space on the left, of which vectors may hold much, and no number of steps tells it from singular
+vectors of vanishing σ. There the process runs on the right side, from :math:`A^\top X`, whose inner products with right singular
+vectors are σ times the cosines; and that there is no singular value below some x at all is shown by a Cholesky factor of
+:math:`A^\top A - x`. Down to the rounding of the products, that is: below :math:`10^{-3}\sigma_1` in single precision nobody
+knows.
+
 Golub & Underwood, *The block Lanczos method for computing eigenvalues* (1977); Golub & Meurant, *Matrices, Moments and
 Quadrature* (2010), for one vector and its measure. On processors the work is NumPy's, whose products need no compilation, so
 that thousands of shapes cost nothing; arrays on an accelerator stay there.
@@ -544,7 +550,14 @@ def _clusters(ritz: Ritz, cosines: np.ndarray) -> np.ndarray:
 
 
 def _none_below(operator: Operator, gram: Matrix | None, x: float, noise: float) -> bool:
-    """Whether all singular values of a matrix of full column rank are above √x: AᵀA − x is then positive definite."""
+    """Whether AᵀA − x is positive definite, whatever its rounding: all min(n, m) singular values are then above √x.
+
+    Args:
+        operator: A, with more rows than columns.
+        gram: AᵀA if it is known.
+        x: a square.
+        noise: of the products.
+    """
     numpy = isinstance(operator.weight, np.ndarray)
     if gram is None:
         dense = operator.dense()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rmtjax.intruders import Pair, predict, scan_layer
-from rmtjax.intruders.scan import _all_values, _stand_in
+from rmtjax.intruders.scan import _stand_in, gram_values
 from rmtjax.laws import marchenko_pastur, spikes
 from rmtjax.linalg.dense import one_blas_thread
 from rmtjax.linalg.krylov import Operator, largest_cosines
@@ -287,7 +287,7 @@ def test_numbers_that_stand_in_for_a_spectrum_have_its_distribution():
         w = base("gaussian", (n, m), random) + sum(np.outer(*low_rank((n, m), [x], random)) for x in (3.0, 4.0))
         start = np.linalg.qr(random.standard_normal((n, 10)))[0].astype(np.float32)
         found = largest_cosines(Operator(w), start, beside=4, most=14)
-        stand_in, exact = _stand_in(found.ritz, 10 + np.arange(4), w), _all_values(w)
+        stand_in, exact = _stand_in(found.ritz, 10 + np.arange(4), w), gram_values(w)
         assert stand_in.shape == exact.shape and (np.diff(stand_in) <= 1e-9).all()
         np.testing.assert_allclose(stand_in[:2], exact[:2], rtol=1e-4)
         assert np.abs(stand_in - exact).mean() < 0.03
