@@ -217,7 +217,7 @@ def _stand_in(ritz: Ritz, columns: np.ndarray, matrix: Matrix, noise: float = 1e
     known = theta[len(theta) - settled :][::-1]
     on_host = isinstance(matrix, np.ndarray)
     energy = np.einsum("ij,ij->", matrix, matrix, dtype=float) if on_host else float(jnp.sum(matrix * matrix))
-    rest *= max(energy - known.sum(), 0) / rest.sum()
+    rest *= max(energy - known.sum(), 0) / max(rest.sum(), np.finfo(float).tiny)
     return np.sqrt(np.concatenate([known, np.minimum(rest, known[-1] if settled else np.inf)]))
 
 
@@ -251,7 +251,7 @@ def _exact(pair: Pair, top: int):
     tuned_u, tuned_s, _ = map(np.asarray, decompose(pair.tuned.dense(), full_matrices=False))
     real = s > s[0] * max(pair.shape) * np.finfo(s.dtype).eps  # the null space has no vectors of its own
     every = np.abs(u.T @ tuned_u[:, :top])
-    cosines = every[real].max(0)
+    cosines = every[real].max(0, initial=0)
     # A copy, since a view would keep all the vectors of every layer.
     return tuned_s[:top], cosines, cosines, cosines, every[:top].T.copy(), s.astype(float), tuned_u[:, :top].copy()
 

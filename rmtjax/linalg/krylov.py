@@ -411,7 +411,7 @@ def top_singular(
     values = np.sqrt(np.maximum(ritz.values[: -k - 1 : -1], 0))
     vectors = space.combine(ritz.vectors[:, : -k - 1 : -1])
     if transposed:
-        vectors = (operator @ vectors) / np.maximum(values, np.finfo(float).tiny).astype(vectors.dtype)
+        vectors = (operator @ vectors) / np.maximum(values, np.finfo(vectors.dtype).tiny).astype(vectors.dtype)
     return TopSingular(values, vectors, errors[::-1], space.steps)
 
 
@@ -481,6 +481,8 @@ def atom_bounds(ritz: Ritz, rows: np.ndarray, floor: float = 0.0, *, transposed:
         Shape (c,).
     """
     theta, rho = ritz.values, ritz.residuals
+    if theta[-1] <= floor:
+        return np.zeros(len(rows))
     low, high = min(floor, theta[0]), theta[-1] + max(theta[-1] - theta[-2], rho[-1])
     steps = np.diff(theta, prepend=low, append=high)
     narrow = rho < np.maximum(steps[:-1], steps[1:])
@@ -558,18 +560,21 @@ def _none_below(operator: Operator, gram: Matrix | None, x: float, noise: float)
         x: a square.
         noise: of the products.
     """
-    numpy = isinstance(operator.weight, np.ndarray)
     if gram is None:
         dense = operator.dense()
         with jax.default_matmul_precision("highest"):
             gram = dense.T @ dense
-    shifted = gram - (x + noise) * (np if numpy else jnp).eye(len(gram), dtype=gram.dtype)
-    if not numpy:
+    if isinstance(gram, jax.Array):
+        shifted = gram - (x + noise) * jnp.eye(len(gram), dtype=gram.dtype)
         return bool(jnp.isfinite(jnp.linalg.cholesky(shifted)).all())
+    diagonal = np.diagonal(gram) - (x + noise)
+    kept, gram.flat[:: len(gram) + 1] = np.diagonal(gram).copy(), diagonal
     try:
-        np.linalg.cholesky(shifted)
+        np.linalg.cholesky(gram)
     except np.linalg.LinAlgError:
         return False
+    finally:
+        gram.flat[:: len(gram) + 1] = kept
     return True
 
 
@@ -640,7 +645,7 @@ def largest_cosines(
             continue
         floor = (max(operator.shape) * np.finfo(vectors.dtype).eps) ** 2 * ritz.values[-1]
         rows = mixing.T @ ritz.first[:c]
-        sigma = np.sqrt(np.maximum(ritz.values, floor))
+        sigma = np.sqrt(np.maximum(ritz.values, floor) + np.finfo(float).tiny)
         cosines = rows / sigma if transposed else rows
         above = np.where(ritz.values > floor, cosines, 0)
         estimate, sure, guess = atom_floors(above, ritz, short.shape[0])
@@ -650,10 +655,13 @@ def largest_cosines(
         if not done.all():
             open_, noise = np.flatnonzero(~done), space.noise * ritz.values[-1]
             # A null space on the left hides small singular values, until it is known that there are none.
-            smallest = ritz.values[ritz.values > noise][0]
-            if n > _TALL * m and not empty and smallest < refused / 2:
-                none = _none_below(operator, short.weight if isinstance(short, Gram) else None, smallest / 4, 8 * noise)
-                empty, refused = (smallest / 4, refused) if none else (0.0, smallest)
+            real = ritz.values[ritz.values > noise]
+            if n > _TALL * m and not empty and real.size and real[0] < refused / 2:
+                gram = short.weight if isinstance(short, Gram) else None
+                if _none_below(operator, gram, real[0] / 4, 8 * noise):
+                    empty = real[0] / 4
+                else:
+                    refused = real[0]
             bounds = np.sqrt(atom_bounds(ritz, rows[open_], max(noise, empty), transposed=transposed))
             bounds = np.maximum(bounds, _clusters(ritz, above[open_]))
             upper[open_] = np.minimum(upper[open_], bounds + errors[open_])

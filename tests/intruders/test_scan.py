@@ -224,6 +224,28 @@ def test_nothing_added_leaves_nothing_to_find(method):
         np.testing.assert_allclose(found.cosines, 1, atol=5e-3)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(160, 160), (200, 120), (120, 200)])
+@pytest.mark.parametrize("method", ["bounds", "eigh"])
+def test_layers_of_zeros_and_of_small_rank(shape, method):
+    """Before, after, and both; what has no singular vectors makes all of the other's new, and has none that count."""
+    random = np.random.default_rng(0)
+    left, right = (random.standard_normal(size).astype(np.float32) for size in ((shape[0], 20), (20, shape[1])))
+    nothing, small, whole = np.zeros(shape, np.float32), left @ right, random.standard_normal(shape).astype(np.float32)
+    for before, after, expected in (
+        (nothing, Operator(nothing, None, left, right), "intruder"),
+        (nothing, Operator(whole), "intruder"),
+        (nothing, Operator(nothing), "null"),
+        (small, Operator(nothing), "null"),
+        (whole, Operator(nothing), "null"),
+        (small, Operator(small + 0.01 * whole), "known"),
+        (small, Operator(small, None, left, 0.1 * right), "known"),
+    ):
+        pair = Pair("w", before, after, None)
+        for one in (scan_layer(pair), scan_layer(pair, exact=True), scan_layer(pair.on_device())):
+            assert set(one.verdicts) == {expected}
+
+
 @pytest.mark.parametrize("of", ["base", "tuned"])
 @pytest.mark.parametrize("method", ["eigh"])
 def test_vectors_that_any_decomposition_turns_are_left_to_the_svds(of, method):
