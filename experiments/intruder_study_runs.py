@@ -41,7 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora-r1": {"method": "lora", "rank": 1},
     "lora-r8": {"method": "lora"},
     "lora-r64": {"method": "lora", "rank": 64},
-    "rslora-r64": {"method": "rslora", "rank": 64, "scale": 8.0},
+    "rslora-r8": {"method": "rslora"},
     "alpha-lora-r8": {
         "method": "lora", "alpha": True, "every": 5, "alpha_learning_rate": ALPHA_RATE, "val_split": SPLIT
     },
@@ -50,14 +50,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "spectral-rotational-r8": {"method": "spectral-rotational"},
     "guarded-lora-r8": {"method": "lora", "guard": 0.05},
 }  # fmt: skip
-"""Ways to fine-tune. rsLoRA's a = 8 makes its factor a/√r = 1, that of LoRA with a = r."""
+"""Ways to fine-tune. LoRA's factor a/r is 1 at every rank; rsLoRA's a/√r with a = 8 is 2.8."""
 RATES: dict[str, float] = {
-    "full": 5e-5, "lora-r1": 4e-3, "lora-r64": 1e-3, "rslora-r64": 1e-3, "orthogonal-r8": 4e-3,
+    "full": 5e-5, "lora-r1": 4e-3, "lora-r64": 1e-3, "orthogonal-r8": 4e-3,
     "spectral-additive-r8": 1e-3, "spectral-rotational-r8": 4e-3,
 }  # fmt: skip
 """Learning rates: the pilot's better ones; that of Table 2 where nothing is said."""
 TRIED = {name: (1e-3, 4e-3) for name in METHODS if not name.endswith("lora-r8")} | {"full": (5e-5, 2e-4)}
-"""The pilot's learning rates; α-LoRA and the guarded LoRA keep that of the LoRA they are compared with."""
+"""The pilot's learning rates; α-LoRA, rsLoRA and the guarded LoRA keep that of the LoRA they are compared with."""
 SEQUENCE = {"mrpc": 3, "cola": 1, "rte": 1}
 """Tasks in turn, and epochs of each."""
 PILOT_EPOCHS = 2
