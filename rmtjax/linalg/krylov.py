@@ -19,8 +19,7 @@ Started from a block X of orthonormal columns, k steps give an orthonormal basis
 A tall matrix (n > m) has a null space on the left, of which vectors may hold much, and no number of steps tells it from singular
 vectors of vanishing σ. There the process runs on the right side, from :math:`A^\top X`, whose inner products with right singular
 vectors are σ times the cosines; and that there is no singular value below some x at all is shown by a Cholesky factor of
-:math:`A^\top A - x`. Down to the rounding of the products, that is: below :math:`10^{-3}\sigma_1` in single precision nobody
-knows.
+:math:`A^\top A - x`.
 
 Golub & Underwood, *The block Lanczos method for computing eigenvalues* (1977); Golub & Meurant, *Matrices, Moments and
 Quadrature* (2010), for one vector and its measure. On processors the work is NumPy's, whose products need no compilation, so
@@ -497,7 +496,8 @@ def atom_bounds(ritz: Ritz, rows: np.ndarray, floor: float = 0.0, *, transposed:
 
     between = np.append(low, theta)[:, None] + steps[:, None] * np.array([0.1, 0.5, 0.9])
     # Towards zero the images of unit vectors vanish, and what is allowed grows as 1/x.
-    small = np.geomspace(max(floor, 1e-9 * high), theta[0], 32) if theta[0] > floor else []
+    least = max(floor, 1e-9 * high)
+    small = np.geomspace(least, max(theta[theta > floor][0], least), 32)
     x, bound = at(np.concatenate([beside(narrow, np.array([1e-5])), between.ravel(), small]))
     best = bound.max(0)
     # The rest of a peak only where it may be the highest.
@@ -662,7 +662,7 @@ def largest_cosines(
                     empty = real[0] / 4
                 else:
                     refused = real[0]
-            bounds = np.sqrt(atom_bounds(ritz, rows[open_], max(noise, empty), transposed=transposed))
+            bounds = np.sqrt(atom_bounds(ritz, rows[open_], max(floor, empty), transposed=transposed))
             bounds = np.maximum(bounds, _clusters(ritz, above[open_]))
             upper[open_] = np.minimum(upper[open_], bounds + errors[open_])
         done |= upper - lower <= tolerance + 2 * errors
