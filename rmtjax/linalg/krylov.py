@@ -318,8 +318,10 @@ class BlockLanczos:
         last = self._band[k : k + b, k - b : k] @ vectors[-b:]
         # No residual is known to be below the rounding of the products. That of A(Aᵀq) is of the order of ‖A‖‖Aᵀq‖, which is
         # much less than of ‖A‖² for what is orthogonal to a few large singular vectors; that of a formed Gram matrix is not.
-        top = max(values[-1], 0)
-        parts = top if isinstance(self.operator, Gram) else np.diagonal(self._band)[:k].clip(0, top) @ vectors**2
+        # Where Aᵀq is smaller than for most q, its own rounding is not: terms of the usual size have cancelled.
+        top, squares = max(values[-1], 0), np.diagonal(self._band)[:k]
+        usual = min(max(np.median(squares), 0), top)
+        parts = top if isinstance(self.operator, Gram) else squares.clip(usual, top) @ vectors**2
         noise = self.noise * np.sqrt(top * parts) * np.ones(k)
         rho = np.linalg.norm(last, axis=0)
         last = np.where(rho > 0, last * (np.maximum(rho, noise) / np.where(rho > 0, rho, 1)), noise / np.sqrt(b))
