@@ -1,12 +1,13 @@
 """Intruder Dimensions: what every way of fine-tuning does to a spectrum, and what it makes the model forget, run by run.
 
-`python experiments/intruder_study_runs.py [--methods …] [--seeds 3] [--pilot] [--minutes M]` does what
-`results/intruder-study/` does not hold yet. Each way is trained on MRPC, then what came out of that on CoLA, then on RTE, every
-task with a head of its own. After each stage it is written down: the score on its task, and on the earlier ones with the heads
-they had; the intruders (10 leading vectors, ε = 0.5) in the layers that were adapted and in all others, measured and
-predicted; effective rank and strength of the update; and how far the model has moved on text that it was never trained on, the
-development set of SST-2: the mean cosine of its sentence embeddings with the pre-trained ones (mean over tokens, what
-all-MiniLM is for), and the correlation of all similarities of pairs before and after.
+`python experiments/intruder_study_runs.py [--methods …] [--seeds 0,1] [--pilot] [--minutes M]` does what
+`results/intruder-study/` does not hold yet. Each way is trained on MRPC, then what came out of that on QNLI, then on CoLA, every
+task with a head of its own. After each stage it is written down: the score on its task; Matthews' correlation, which is 0 for
+whoever always says the same, on this task and on the earlier ones with the heads they had; the intruders (10 leading vectors,
+ε = 0.5) in the layers that were adapted and in all others, measured and predicted; effective rank and strength of the update;
+and how far the model has moved on text that it was never trained on, the development set of SST-2: the mean cosine of its
+sentence embeddings with the pre-trained ones (mean over tokens, what all-MiniLM is for), and the correlation of all similarities
+of pairs before and after.
 
 The pilot chooses the learning rate of each way between two, by two epochs of MRPC, at a seed that nothing else has.
 """
@@ -25,12 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 from glue_runs import ALPHA_RATE, HERE, PILOT, RATE, SPLIT
 from safetensors.numpy import load_file, save_file
+from sklearn.metrics import matthews_corrcoef
 
 from rmtjax._files import write_json
 from rmtjax._startup import device_for_each_core, keep_programs
 from rmtjax.adapters import merged
 from rmtjax.finetune import Settings, finetune
-from rmtjax.finetune.run import Checkpoints, Run
+from rmtjax.finetune.run import Checkpoints, Run, predict
+from rmtjax.finetune.step import TrainState
 from rmtjax.intruders import scan
 from rmtjax.models import EncoderConfig, load_encoder, model_folder, save_model
 from rmtjax.models.tokenizer import Tokenizer
@@ -58,8 +61,8 @@ RATES: dict[str, float] = {
 """Learning rates: the pilot's better ones; that of Table 2 where nothing is said."""
 TRIED = {name: (1e-3, 4e-3) for name in METHODS if not name.endswith("lora-r8")} | {"full": (5e-5, 2e-4)}
 """The pilot's learning rates; α-LoRA, rsLoRA and the guarded LoRA keep that of the LoRA they are compared with."""
-SEQUENCE = {"mrpc": 3, "cola": 1, "rte": 1}
-"""Tasks in turn, and epochs of each."""
+SEQUENCE = {"mrpc": 3, "qnli": 2, "cola": 3}
+"""Tasks in turn, and epochs of each, in which this model learns them (RTE it hardly does)."""
 PILOT_EPOCHS = 2
 TOP, THRESHOLD = 10, 0.5
 ADAPTED = r"attention\.self\.(query|value)"
@@ -114,9 +117,10 @@ def embeddings(folder: Path, texts: list[str], batch: int = 64) -> np.ndarray:
         mean = states.sum(1) / mask.sum(1, keepdims=True)
         return mean / jnp.linalg.norm(mean, axis=1, keepdims=True)
 
-    whole = len(ids) - len(ids) % batch  # one shape, one program
-    parts = [pooled(padded[i : i + batch], mask[i : i + batch]) for i in range(0, whole, batch)]
-    return np.concatenate([np.asarray(part) for part in parts])
+    room = -len(ids) % batch  # one shape, one program
+    padded, mask = (np.concatenate([x, x[:1].repeat(room, 0)]) for x in (padded, mask))
+    parts = [pooled(padded[i : i + batch], mask[i : i + batch]) for i in range(0, len(mask), batch)]
+    return np.concatenate([np.asarray(part) for part in parts])[: len(ids)]
 
 
 def drift(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
@@ -141,17 +145,28 @@ def trained(run: Run, folder: Path):
 
 
 def split_head(folder: Path) -> None:
-    """Of a classifier's folder make one of the encoder, `model.safetensors`, and the head apart, `head.safetensors`."""
+    """Of a classifier's folder make one of the encoder, `model.safetensors`, and the head apart, `head.safetensors`.
+
+    The head is written last, and is the sign that all is done.
+    """
     weights = load_file(folder / "model.safetensors")
     head = {name: x for name, x in weights.items() if name.startswith("classifier.")}
-    save_file(head, folder / "head.safetensors")
+    save_file(head, folder / "head.part")
     save_file(
         {n: x for n, x in weights.items() if n not in head}, folder / "model.safetensors", metadata={"format": "pt"}
     )
+    (folder / "head.part").rename(folder / "head.safetensors")
+
+
+def correlation(run: Run, state: TrainState) -> float:
+    """Matthews', of the answers on the development set; 0 if they are all the same."""
+    data = run.dev["dev"]
+    answers = predict(run.trainer, state, run.layout, data).argmax(-1)
+    return float(matthews_corrcoef(np.asarray(data.labels), np.asarray(answers)))
 
 
 def score_with(encoder: Path, head: Path, of: Settings, where: Path) -> float:
-    """The score on a task with the encoder of one stage and the head of another."""
+    """The correlation on a task with the encoder of one stage and the head of another."""
     where.mkdir(parents=True, exist_ok=True)
     for file in encoder.iterdir():
         if file.is_file() and file.name not in ("model.safetensors", "head.safetensors"):
@@ -160,7 +175,7 @@ def score_with(encoder: Path, head: Path, of: Settings, where: Path) -> float:
     save_file(weights, where / "model.safetensors", metadata={"format": "pt"})
     plain = Settings(of.task, data=of.data, model=str(where), method="lora", epochs=1, max_length=of.max_length)
     run = Run(plain)  # a LoRA that has not been trained changes nothing
-    return run.evaluate(run.trainer.start)[run.task.headline]
+    return correlation(run, run.trainer.start)
 
 
 def stages(name: str, seed: int, data: Path, runs: Path, sequence: dict[str, int], texts: list[str]) -> dict[str, Any]:
@@ -180,13 +195,14 @@ def stages(name: str, seed: int, data: Path, runs: Path, sequence: dict[str, int
             run = Run(chosen)
             save_model(trained(run, folder), encoder, labels=run.task.labels, tokenizer=run.folder)
             split_head(encoder)
-        scores = {task: result["last"]}
+        scores = {task: score_with(encoder, encoder, chosen, runs / f"{name}-{seed}" / "scored")}
         for other, head in earlier:
             scores[other.task] = score_with(encoder, head, other, runs / f"{name}-{seed}" / "scored")
         done.append(
             {
                 "task": task,
-                "scores": scores,
+                "score": result["last"],
+                "correlations": scores,
                 "forgetting": drift(before, embeddings(encoder, texts)),
                 "spectra": spectra(encoder),
                 "parameters": result["parameters"],
@@ -201,6 +217,7 @@ def stages(name: str, seed: int, data: Path, runs: Path, sequence: dict[str, int
         "seed": seed,
         "settings": told,
         "sequence": sequence,
+        "texts": len(texts),
         "stages": done,
         "made_with": result["made_with"],
     }
@@ -215,6 +232,17 @@ def _of_table2(name: str, chosen: Settings, runs: Path) -> Path | None:
         return None
     told = chosen.checked().as_dict()
     return folder if all(found[key] == told[key] for key in told if key not in ("data", "model")) else None
+
+
+def check_same(file: Path, chosen: Settings, sequence: dict[str, int], texts: int) -> None:
+    """Stop if what is there is the result of something else."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    told = {k: v for k, v in chosen.checked().as_dict().items() if k in found["settings"]}
+    wanted = {**told, "sequence": sequence, "texts": texts}
+    there = {**found["settings"], "sequence": found["sequence"], "texts": found.get("texts")}
+    if list(there["sequence"].items()) != list(sequence.items()) or there != wanted:
+        differs = sorted(key for key in wanted if there.get(key) != wanted[key]) or ["sequence"]
+        raise SystemExit(f"{file} is of another {', '.join(differs)}; move it away, or choose another --out")
 
 
 def pilot(data: Path, runs: Path, results: Path, methods: list[str]) -> None:
@@ -239,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
     """Do the runs that are missing, seed by seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default=",".join(METHODS), help="some of %(default)s")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, … (default: %(default)s)")
+    parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
     parser.add_argument("--tasks", help="with epochs, such as mrpc:3,rte:3, for another sequence")
     parser.add_argument(
         "--texts", type=int, default=832, help="sentences to measure forgetting by (default: %(default)s)"
@@ -264,18 +292,27 @@ def main(argv: list[str] | None = None) -> None:
     if args.pilot:
         pilot(data, runs, results, methods)
         return
+    if args.texts < 2:
+        parser.error(f"texts = {args.texts}: must be 2 or more")
     texts = load_glue("sst2", data, "dev").first[: args.texts]
-    for seed in range(args.seeds):
+    for seed in map(int, args.seeds.split(",")):
         for name in methods:
             file = results / f"{name}-{seed}.json"
             if file.exists():
+                check_same(file, settings(name, next(iter(sequence)), seed, 1, data=str(data)), sequence, len(texts))
                 continue
             if time.perf_counter() - began > 60 * args.minutes:
                 return
             found = stages(name, seed, data, runs, sequence, texts)
             write_json(file, found)
             last = found["stages"][-1]
-            print(name, seed, {t: round(100 * s, 2) for t, s in last["scores"].items()}, last["forgetting"], flush=True)
+            print(
+                name,
+                seed,
+                {t: round(100 * s, 2) for t, s in last["correlations"].items()},
+                last["forgetting"],
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

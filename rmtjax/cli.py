@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -462,11 +463,13 @@ def scan_intruders(
     from rmtjax._files import prepare_file, prepare_folder, write_json
     from rmtjax._progress import Progress
     from rmtjax.intruders import scan
+    from rmtjax.models import model_folder
     from rmtjax.report import intruders as report
 
     folder = None if out is None else prepare_folder("out", out)
     file = None if json is None else prepare_file("json", json)
     console = _console(quiet=file == "-")
+    tuned = model_folder(None) if tuned == "minilm" else tuned
     with Progress(1, "layers", unit="layers") as bar:
         found = scan(
             None if base == "minilm" else base, tuned, top=top, threshold=threshold, layers=layers, exact=exact,
@@ -474,8 +477,9 @@ def scan_intruders(
         )  # fmt: skip
     if file is not None:
         write_json(file, found.as_dict())
-    console.print(report.table(found))
-    console.print(f"\n{report.summary(found)}", soft_wrap=True)
+    console.print(report.table(found, width=console.width))
+    console.print(f"\n{report.KEY}\n", style="dim")
+    console.print(report.summary(found), soft_wrap=True)
     if folder is not None:
         written = report.write_report(found, folder)
         console.print(f"wrote {', '.join(path.name for path in written)} into {folder}")
@@ -494,17 +498,25 @@ def mend_intruders(
 ) -> None:
     """Write a copy of an adapter (for PEFT) or model in which intruders are scaled down."""
     from rmtjax._progress import Progress
-    from rmtjax.intruders import mend
+    from rmtjax.intruders import mend, scan
+    from rmtjax.report import intruders as report
 
-    console = _console()
+    console, before = _console(), None if base == "minilm" else base
+    asked = {"top": top, "threshold": threshold, "exact": exact}
     with Progress(1, "layers", unit="layers") as bar:
         found = mend(
-            None if base == "minilm" else base, tuned, out, scale=scale, top=top, threshold=threshold, layers=layers,
-            exact=exact, progress=lambda done, total, _: bar.show(done, total),
+            before, tuned, out, scale=scale, layers=layers, **asked,
+            progress=lambda done, total, _: bar.show(done, total),
         )  # fmt: skip
-    layers_with = sum(layer.intruders > 0 for layer in found.layers)
-    what = f"{found.intruders} intruder{'s' * (found.intruders != 1)} in {layers_with} of {len(found.layers)} layers"
-    console.print(f"{what} scaled by {scale:g}: {out}")
+    with_some = [layer.name for layer in found.layers if layer.intruders]
+    what = f"{found.intruders} intruder{'s' * (found.intruders != 1)} in {len(with_some)} of {len(found.layers)} layers"
+    left = ""
+    if with_some:
+        after = scan(before, out, layers="|".join(f"^{re.escape(name)}$" for name in with_some), **asked)
+        left = f"; {after.intruders} there now"
+    console.print(f"{what} scaled by {scale:g}{left}: {out}", soft_wrap=True)
+    for line in report.doubts(found):
+        console.print(line, soft_wrap=True)
 
 
 bench = typer.Typer(no_args_is_help=True)

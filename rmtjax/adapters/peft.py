@@ -2,7 +2,8 @@
 
 PEFT has no α. `save_peft` writes it in two ways: as `alpha.safetensors`, one vector (outputs,) for each scaled layer under the
 layer's dotted path plus ".alpha", which `load_peft` reads; and, where asked, merged into a copy of the base in the folder
-`base`, on which PEFT with the adapter alone gives the same answers. Layers that share one α are listed in the file's metadata
+`base`, on which PEFT with the adapter alone gives the same answers; α lies beside that, too, as `merged_alpha.safetensors`, so
+that nobody scales it twice. Layers that share one α are listed in the file's metadata
 under `shared`, a JSON list of lists of paths.
 """
 
@@ -32,11 +33,13 @@ from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
 from rmtjax.models import SequenceClassifier, save_model
 from rmtjax.models.checkpoint import FLOATS, TensorFile, listed, weight_name
 
-__all__ = ["PeftFile", "PeftLayer", "load_peft", "read_peft", "save_peft"]
+__all__ = ["ALPHA", "MERGED_ALPHA", "PeftFile", "PeftLayer", "load_peft", "read_peft", "save_peft"]
 
 _PREFIX = "base_model.model."
 _STARTS = ("gaussian", "eva", "orthogonal", "mica")  # other named ones subtract what they start with from the base
-_CONFIG, _TENSORS, _ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"
+_CONFIG, _TENSORS, ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"
+MERGED_ALPHA = "merged_alpha.safetensors"
+"""Beside a base's weights: the α that they have been scaled by."""
 _SHARED = "shared"
 
 
@@ -55,8 +58,8 @@ def save_peft(
         model: with adapters.
         folder: to write into.
         base: what PEFT shall load the base from, a folder or hub id.
-        merge_alpha: for a sequence classifier with α, also write a copy of the base with α merged into it, and name that as
-            the base.
+        merge_alpha: for a sequence classifier with α, also write a copy of the base with α merged into it, and name that, by
+            its whole path, as the base.
 
     Raises:
         InputError: if the model holds no low-rank adapters, or updates of several kinds.
@@ -111,7 +114,7 @@ def save_peft(
             "merge_alpha: writes the base of a SequenceClassifier only; save `merged` of other models yourself"
         )
     target = prepare_folder("folder", folder)
-    (target / _ALPHA).unlink(missing_ok=True)  # of what was here before
+    (target / ALPHA).unlink(missing_ok=True)  # of what was here before
     alphas = {f"{path}.alpha": _host(layer.alpha[...]) for path, layer in layers.items() if layer.alpha is not None}
     if alphas:
         owners: dict[int, list[str]] = {}
@@ -119,11 +122,12 @@ def save_peft(
             if layer.alpha is not None:
                 owners.setdefault(id(layer.alpha), []).append(path)
         shared = [paths for paths in owners.values() if len(paths) > 1]
-        write_bytes(target / _ALPHA, save(alphas, metadata={_SHARED: json.dumps(shared)}))
+        file = save(alphas, metadata={_SHARED: json.dumps(shared)})
+        write_bytes(target / ALPHA, file)
         if merge_alpha:
-            config["base_model_name_or_path"] = str(
-                save_model(_scaled_base(model), target / "base", tokenizer=base or None)
-            )
+            scaled = save_model(_scaled_base(model), target / "base", tokenizer=base or None)
+            write_bytes(scaled / MERGED_ALPHA, file)
+            config["base_model_name_or_path"] = str(scaled.resolve())
     write_bytes(target / _TENSORS, save(tensors, metadata={"format": "pt"}))
     write_json(target / _CONFIG, config)
     return target
@@ -294,7 +298,7 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
             own[name.replace(".modules_to_save.default.", ".").replace(".original_module.", ".")] = key
     if not parts:
         raise InputError(f"adapter = {folder}: {_TENSORS} holds no LoRA weights; is it an adapter for another base?")
-    alphas = TensorFile(folder, "adapter", _ALPHA) if (folder / _ALPHA).is_file() else {}
+    alphas = TensorFile(folder, "adapter", ALPHA) if (folder / ALPHA).is_file() else {}
     scaled = {name.removesuffix(".alpha"): name for name in alphas}
     dora, stabilised = bool(config.get("use_dora")), bool(config.get("use_rslora"))
     needed = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if dora else set())
@@ -353,7 +357,7 @@ def _shared(folder: Path, alphas: TensorFile, layers: Mapping[str, PeftLayer]) -
     except (json.JSONDecodeError, KeyError, TypeError):
         same = False
     if not same:
-        raise InputError(f"adapter = {folder}: {_ALPHA}: shared = {shown(text)}: must list layers with the same α")
+        raise InputError(f"adapter = {folder}: {ALPHA}: shared = {shown(text)}: must list layers with the same α")
     return json.loads(text)
 
 
@@ -379,7 +383,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike) -> nnx.Module:
         )
     lost = [name for name in file.layers if name not in layers]
     if lost:
-        raise InputError(f"adapter = {folder}: {_ALPHA} has {listed(lost)}, for which the model has no place")
+        raise InputError(f"adapter = {folder}: {ALPHA} has {listed(lost)}, for which the model has no place")
     adapted, vectors = {}, {}
     groups = {name: i for i, group in enumerate(file.shared) for name in group}
     for name, read in file.layers.items():

@@ -11,16 +11,16 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError, shown
-from rmtjax._files import prepare_folder, write_bytes, write_with
-from rmtjax.adapters.peft import PeftLayer
+from rmtjax._files import prepare_folder, write_bytes, write_json, write_with
+from rmtjax.adapters.peft import MERGED_ALPHA, PeftLayer
 from rmtjax.intruders.pairs import Pair, Pairs
 from rmtjax.intruders.scan import LayerScan, Scan, scan
 from rmtjax.linalg.krylov import top_singular
@@ -91,8 +91,9 @@ def mend(
 ) -> Scan:
     """Write a copy of an adapter or a model in which every intruder's singular value is scaled down.
 
-    An adapter (LoRA, rsLoRA, DoRA; with α, which stays) is written as one of the same kind and rank that PEFT loads; a model as
-    the same files with the changed weights.
+    An adapter (LoRA, rsLoRA, DoRA; with α, which stays) is written as one of the same kind and rank that PEFT loads, with the
+    base that has α in it where there is one; a model as the same files with the changed weights. What is smaller may be an
+    intruder still, and what leaves the leading vectors makes room there for others.
 
     Args:
         base, tuned, top, threshold, layers, exact, progress: see `scan`.
@@ -130,6 +131,8 @@ def mend(
         changed = [key for key in file.in_file(shard) if key in of]
         write_with(target / shard, _patched(file.folder / shard, _mended(pairs, of, changed, scale)))
     _copy_beside(file.folder, target, whole=pairs.of_folder)
+    if pairs.adapter is not None:
+        _copy_base(file.folder, target, pairs.adapter.config)
     return found
 
 
@@ -165,6 +168,16 @@ def _patched(file: Path, new: Iterator[tuple[str, np.ndarray]]) -> Callable[[Bin
             target.write(made)
 
     return fill
+
+
+def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
+    """The base with α in it that lies beside an adapter and that PEFT is to load it on."""
+    base = folder / "base"
+    if (base / MERGED_ALPHA).is_file():
+        shutil.copytree(base, target / "base")
+        write_json(
+            target / "adapter_config.json", {**config, "base_model_name_or_path": str((target / "base").resolve())}
+        )
 
 
 def _copy_beside(folder: Path, target: Path, *, whole: bool = True) -> None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError, shown
-from rmtjax.adapters.peft import PeftFile, PeftLayer, read_peft
+from rmtjax.adapters.peft import ALPHA, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
 from rmtjax.linalg.krylov import Matrix, Operator
 from rmtjax.models.checkpoint import FLOATS, TensorFile, listed, model_folder
 
@@ -163,6 +163,7 @@ class Pairs:
         adapter: the adapter, if that is what `tuned` is.
         tuned: its tensors otherwise.
         of_folder: whether `tuned` is a folder, and what lies there belongs to it.
+        remarks: what makes one doubt that the two belong together.
 
     Raises:
         InputError: if a file is missing, damaged or a pickle, or nothing is in common.
@@ -180,6 +181,8 @@ class Pairs:
             with _called("tuned"):
                 tuned = model_folder(tuned, adapter=True)
         folder = Path(tuned)
+        if folder.is_file() and folder.name.startswith("adapter_model"):
+            raise InputError(f"tuned = {tuned}: is the file of a PEFT adapter; give its folder, {folder.parent}")
         for inner in ("adapter", "model"):  # what a run of finetune leaves
             if (folder / "run.json").is_file() and (folder / inner).is_dir():
                 tuned = folder = folder / inner
@@ -205,14 +208,36 @@ class Pairs:
         self._partners = partners
         self._turned = self._kept_transposed()
         self.names = sorted(partners, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
-        # save_peft writes a base that α has been merged into beside the adapter.
-        self._has_alpha = self.adapter is not None and self._base.folder.resolve() == (folder / "base").resolve()
+        self._has_alpha = self.adapter is not None and self._merged_alpha(folder)
+        self.remarks = [] if self.adapter is None else self._other_base(str(base))
         if not self.names:
             unread = self.adapter.unread if self.adapter is not None else {}
             reason = "".join(f"; {name} is {why}" for name, why in list(unread.items())[:1])
             raise InputError(
                 f"tuned = {tuned}: has no weight matrix in common with the base, {self._base.folder}{reason}"
             )
+
+    def _other_base(self, given: str) -> list[str]:
+        """A remark, if the adapter names a base that is not called as this one is."""
+        named, folder = str(self.adapter.config.get("base_model_name_or_path") or ""), self._base.folder.resolve()
+        called = {
+            Path(given).name,
+            folder.name,
+            *(part.rpartition("--")[2] for part in folder.parts),
+        }  # the hub's cache
+        scaled = (self.adapter.folder / ALPHA).is_file()  # and the base that is named may be a copy with α in it
+        if not named or scaled or Path(named).name in called or Path(named).resolve() == folder:
+            return []
+        return [f"the adapter names {named} as its base, and was compared with {given}"]
+
+    def _merged_alpha(self, folder: Path) -> bool:
+        """Whether the base has been scaled by the adapter's α already."""
+        merged, own = self._base.folder / MERGED_ALPHA, folder / ALPHA
+        if not (merged.is_file() and own.is_file()):
+            return False
+        if merged.read_bytes() != own.read_bytes():
+            raise InputError(f"base = {self._base.folder}: has been scaled by another α than that of tuned = {folder}")
+        return True
 
     def _matrices(self, file: TensorFile) -> list[str]:
         return [name for name in file if len(file.shape(name)) == 2]

@@ -29,7 +29,9 @@ of a small symmetric matrix: :math:`z_i` and :math:`s_j` on its diagonal, and be
     \tfrac12\theta_i\big(\langle b_i,\hat v_i\rangle g + \langle a_i,\hat u_i\rangle g'\big), \qquad
     g \sim N(0, 1/n),\ g' \sim N(0, 1/m),
 
-which to first order give :math:`p_{ij}` back. It is drawn and diagonalised.
+which to first order give :math:`p_{ij}` back. It is drawn and diagonalised. An outlier that keeps less than half of itself in
+that is nowhere: among many spikes it dissolves. One that has passed all of them is moved by them as by a bulk, and D is then
+taken over all :math:`s_j`.
 
 At the edge of the bulk all this fails: whether there is an outlier, and which of the last bulk states it has mixed with, is a
 matter of single states within :math:`N^{-1/3}` of the threshold. There, for one direction at a time, nothing is approximated
@@ -43,6 +45,9 @@ the singular values z of the sum are the zeros of
 By the inertia of a Schur complement, beyond z lie as many of them as there are :math:`s_j` and positive eigenvalues of that
 matrix, less one; so they are found by bisection. The largest :math:`s_j` are states of their own, the others share poles, with
 :math:`\chi^2` weights.
+
+All that counts outliers. At a high threshold, or among many leading vectors, most intruders are none, but base vectors that an
+update has only mixed with one another; these are counted by `drawn_intruders`.
 """
 
 from __future__ import annotations
@@ -55,10 +60,17 @@ from scipy.special import erf
 from rmtjax._errors import InputError, shown
 from rmtjax.linalg.spectra import BulkFit
 
-__all__ = ["Prediction", "bulk_edge", "check_question", "lone_intruders", "predict"]
+__all__ = ["Prediction", "bulk_edge", "check_question", "drawn_intruders", "lone_intruders", "predict"]
 
-_NEAR = 0.2
-"""Root mean square of the cosine, in thresholds, from which a singular vector takes part in the mixing: five deviations."""
+_NEAR = 0.1
+"""Root mean square of the cosine from which a singular vector takes part in the mixing: a fifth of the usual threshold."""
+_KEPT = 0.5
+"""Share of itself, squared, that an outlier must keep in the mixing to be one; else no singular value is its."""
+_FEW, _LOW = 16, 0.5
+"""Leading vectors and threshold up to which intruders are outliers' doing; beyond, base vectors that have only mixed with one
+another are many of them, and all is drawn."""
+_DENSE = 800
+"""Largest matrix that is decomposed for that."""
 _STATES = 48
 """At most so many of them do."""
 _SINGLE, _NODES = 12, 4
@@ -86,15 +98,19 @@ class Prediction(NamedTuple):
 
     Attributes:
         threshold: least strength that makes an outlier, in the limit.
-        outliers: mean singular values, NaN for strengths that make none, shape (r,).
-        overlaps: squared, of the left vectors with the update's, before any mixing, shape (r,).
+        outliers: mean singular values, NaN for strengths that make none, or none that keeps half of itself among the base's own
+            spikes, shape (r,).
+        overlaps: squared, of the left vectors with the update's, shape (r,); of outliers among spikes, before any mixing.
         probabilities: of an intruder, shape (r,); near the threshold there may be one without a clear outlier.
+        intruders: mean number among the leading vectors. The sum of the probabilities, as long as ε ≤ 0.5 and there are no more
+            than 16 leading vectors; beyond that from `drawn_intruders`, and NaN where that takes too long.
     """
 
     threshold: float
     outliers: np.ndarray
     overlaps: np.ndarray
     probabilities: np.ndarray
+    intruders: float
 
 
 class _Bulk(NamedTuple):
@@ -135,6 +151,15 @@ def _outliers(bulk: _Bulk, theta: np.ndarray, edge: float) -> np.ndarray:
     return z
 
 
+def _states(bulk: _Bulk, theta: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outliers and their squared overlaps, of the left vectors and of the right ones."""
+    z = _outliers(bulk, theta, edge)
+    left, right, to_left, to_right = bulk.sums(z)
+    slope = to_left * right + left * to_right
+    with_a, with_b = (np.clip(-2 * x / (theta**2 * slope), 0, 1) for x in (left, right))
+    return z, with_a, with_b
+
+
 def predict(
     strengths: np.ndarray,
     singular_values: np.ndarray,
@@ -159,12 +184,30 @@ def predict(
         seed: of the draws.
     """
     theta, s = np.asarray(strengths, float), np.asarray(singular_values, float)
+    limit, outliers, overlaps, chances = _of_outliers(theta, s, shape, edge, threshold, top, draws, seed)
+    if threshold <= _LOW and (top is None or top <= _FEW):
+        many = float(chances.sum())
+    else:
+        many = drawn_intruders(theta[theta > limit / 8], s, shape, threshold, top=top, seed=seed)
+    return Prediction(limit, outliers, overlaps, chances, many)
+
+
+def _of_outliers(
+    theta: np.ndarray,
+    s: np.ndarray,
+    shape: tuple[int, int],
+    edge: float,
+    threshold: float,
+    top: int | None,
+    draws: int,
+    seed: int,
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     n, m = shape
     spikes = int((s > edge).sum())
     bulk = _Bulk(s[s <= edge], n - spikes, m - spikes)
     outliers, overlaps, chances = np.full_like(theta, np.nan), np.full_like(theta, np.nan), np.zeros_like(theta)
     if not bulk.values.any():  # nothing but spikes: every strength is an outlier of its own
-        return Prediction(0.0, theta.copy(), np.ones_like(theta), (theta > 0).astype(float))
+        return 0.0, theta.copy(), np.ones_like(theta), (theta > 0).astype(float)
     least = float(1 / np.sqrt(bulk.transform(np.array(edge))))
     # In the limit D^{-1/2} leaves the edge as a square root: from where single poles do not show, a parabola in it.
     last, limit = bulk.values[0], least
@@ -179,16 +222,13 @@ def predict(
 
     if not above.any():
         at_the_edge(~above, top)
-        return Prediction(limit, outliers, overlaps, chances)
+        return limit, outliers, overlaps, chances
     strong = theta[above]
-    z = _outliers(bulk, strong, edge)
-    left, right, to_left, to_right = bulk.sums(z)
-    slope = to_left * right + left * to_right
-    with_a, with_b = (np.clip(-2 * x / (strong**2 * slope), 0, 1) for x in (left, right))
+    z, with_a, with_b = _states(bulk, strong, edge)
     gap = np.maximum(np.abs(z[:, None] ** 2 - s**2), 1e-9 * s[0] ** 2)
     p = (strong[:, None] / gap) ** 2 * (z[:, None] ** 2 * with_b[:, None] / n + s**2 * with_a[:, None] / m)
-    attached = p[:, s <= edge].max(1) > (_NEAR * threshold) ** 2
-    near = np.flatnonzero((p.max(0) > (_NEAR * threshold) ** 2) & (s > edge))
+    attached = p[:, s <= edge].max(1) > (threshold / 5) ** 2
+    near = np.flatnonzero((p.max(0) > _NEAR**2) & (s > edge))
     near = near[np.argsort(-p[:, near].max(0))[:_STATES]]
     far = np.setdiff1d(np.arange(s.size), near)
     chance = np.prod(erf(threshold / np.sqrt(2 * p[:, far])), axis=1)
@@ -210,14 +250,19 @@ def predict(
             ahead = others - np.searchsorted(below, np.take_along_axis(values, own, axis=1))
             seen &= (values.shape[1] - 1 - own) + ahead < top
         chance *= seen.mean(0)
-        z = np.take_along_axis(values, own, axis=1).mean(0)
+        kept = np.take_along_axis(vectors[:, :q], own[:, None, :], axis=2)[:, range(q), range(q)]
+        z = np.where((kept**2).mean(0) >= _KEPT, np.take_along_axis(values, own, axis=1).mean(0), np.nan)
     elif top is not None:
         chance[np.searchsorted(-s[:spikes], -z) + np.arange(z.size) >= top] = 0
+    # What has passed all spikes is moved by them as by a bulk.
+    beyond, overlap, _ = _states(_Bulk(s, n, m), strong, s[0] * (1 + 1e-6))
+    passed = overlap >= _KEPT
+    z, with_a = np.where(passed, beyond, z), np.where(passed, overlap, with_a)
     outliers[above], overlaps[above], chances[above] = z, with_a, chance
     clear = np.zeros_like(above)
     clear[above] = ~attached  # of the bulk's states, and ahead of those that are not
     at_the_edge(~clear, None if top is None else max(top - int(clear.sum()), 0))
-    return Prediction(limit, outliers, overlaps, chances)
+    return limit, outliers, overlaps, chances
 
 
 def _at_the_edge(
@@ -266,14 +311,20 @@ def lone_intruders(
     theta, s = np.asarray(strengths, float), np.asarray(singular_values, float)
     random = np.random.default_rng(seed)
     single = min(s.size, _SINGLE + (0 if top is None else top))
-    sizes: list[int] = []
-    while sum(sizes) < s.size - single:  # two of each size, then two of twice that
-        sizes.append(min(2 ** (len(sizes) // 2), s.size - single - sum(sizes)))
-    shares = np.split(s[single:], np.cumsum(sizes)[:-1]) if sizes else []
+    shares = _shares(s[single:])
+    sizes = [share.size for share in shares]
     poles = np.concatenate([s[:single], [np.sqrt(np.mean(share**2)) for share in shares]])
     weights = _direction(random, np.append(np.ones(single, int), np.array(sizes, int)), shape, s.size, draws)
     ranks = np.arange(min(s.size, _SINGLE if top is None else top))
     return np.array([_count(t, ranks, poles, single, weights, threshold) for t in theta])
+
+
+def _shares(s: np.ndarray) -> list[np.ndarray]:
+    """Values that may share a pole: two of one, then two of twice that, and so on."""
+    ends: list[int] = []
+    while sum(ends) < s.size:
+        ends.append(min(2 ** (len(ends) // 2), s.size - sum(ends)))
+    return np.split(s, np.cumsum(ends)[:-1]) if ends else []
 
 
 class _Weights(NamedTuple):
@@ -339,3 +390,68 @@ def _count(
         cosine = np.abs(inverse[..., :single] * vector).max(-1) / np.sqrt(norm)
         real = z > 1e-6 * max(poles[0], theta)  # of a base of small rank, what is left of its null space is nobody's
         return float(((cosine < threshold) & real).sum(1).mean())
+
+
+def drawn_intruders(
+    strengths: np.ndarray,
+    singular_values: np.ndarray,
+    shape: tuple[int, int],
+    threshold: float = 0.5,
+    *,
+    top: int | None = None,
+    draws: int = 16,
+    seed: int = 0,
+) -> float:
+    r"""Mean number of intruders among the leading vectors after an update in Haar directions, all of them together.
+
+    In the base's singular vectors the sum is :math:`\mathrm{diag}(s) + A\Theta B^\top`. Where k of the :math:`s_j` share a pole,
+    the r columns of A and of B there span 2r dimensions at most, and nothing is changed in the others; so a matrix of the
+    leading states and of 2r for each share stands for the whole, and is drawn and decomposed.
+
+    Args:
+        strengths: of the update, shape (r,).
+        singular_values, shape, threshold: see `predict`.
+        top: how many leading vectors are looked at; by default 12.
+        draws: of the directions.
+        seed: of the draws.
+
+    Returns:
+        The mean; NaN where that matrix would have more than 800 rows or columns.
+    """
+    theta, s = np.asarray(strengths, float), np.asarray(singular_values, float)
+    r, random, top = theta.size, np.random.default_rng(seed), min(s.size, _SINGLE if top is None else top)
+    if r == 0:
+        return 0.0
+    single = min(s.size, top + _SINGLE)
+    shares = _shares(s[single:])
+    wide = [share for share in shares if share.size > 2 * r]
+    single = s.size - sum(share.size for share in wide)
+    poles = np.concatenate([s[:single], *(np.full(2 * r, np.sqrt(np.mean(share**2))) for share in wide)])
+    outside = [min(side - s.size, r) for side in shape]
+    rows, columns = (poles.size + more for more in outside)
+    if max(rows, columns) > _DENSE:
+        return float("nan")
+    base = np.zeros((rows, columns))
+    base[range(poles.size), range(poles.size)] = poles
+    counts = []
+    for _ in range(draws):
+        turns, parts = [], [random.standard_normal((single, 2 * r))]
+        for share in wide:
+            turn, part = np.linalg.qr(random.standard_normal((share.size, 2 * r)))
+            turns.append(turn)
+            parts.append(part)
+        both = np.concatenate(parts)
+        sides = []
+        for half, side, rest in ((both[:, :r], shape[0], outside[0]), (both[:, r:], shape[1], outside[1])):
+            beyond = random.standard_normal((side - s.size, r))
+            beyond = np.linalg.qr(beyond)[1] if len(beyond) > r else beyond
+            whole = np.concatenate([half, beyond[:rest]])
+            sides.append(np.linalg.solve(np.linalg.cholesky(whole.T @ whole), whole.T).T)  # orthonormal columns
+        vectors, values, _ = np.linalg.svd(base + (sides[0] * theta) @ sides[1].T, full_matrices=False)
+        vectors = vectors[:, :top]
+        cosines = np.abs(vectors[:single]).max(0)
+        for i, turn in enumerate(turns):
+            place = single + 2 * r * i
+            cosines = np.maximum(cosines, np.abs(turn @ vectors[place : place + 2 * r]).max(0))
+        counts.append(((cosines < threshold) & (values[:top] > 1e-6 * values[0])).sum())
+    return float(np.mean(counts))

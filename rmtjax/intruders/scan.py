@@ -114,8 +114,8 @@ class LayerScan:
 
     @property
     def predicted(self) -> float:
-        """How many were to be expected."""
-        return float(self.prediction.probabilities.sum())
+        """How many were to be expected; NaN if that is not known (`Prediction.intruders`)."""
+        return self.prediction.intruders
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -134,7 +134,7 @@ class LayerScan:
             "similarity": self.similarity,
             "update": self.update._asdict(),
             "bulk": {"sigma": self.bulk.sigma, "edge": self.bulk.upper, "spikes": self.bulk.count},
-            "predicted": {**self.prediction._asdict(), "intruders": self.predicted},
+            "predicted": self.prediction._asdict(),
             "seconds": self.seconds,
         }
 
@@ -146,12 +146,14 @@ class Scan:
     Attributes:
         layers: those that were compared.
         skipped: tensors that were not, and why.
+        remarks: what makes one doubt that base and tuned belong together.
         settings: base, tuned, top, threshold, exact.
         seconds: from beginning to end, reading included.
     """
 
     layers: tuple[LayerScan, ...]
     skipped: tuple[Skipped, ...]
+    remarks: tuple[str, ...]
     settings: dict[str, Any]
     seconds: float
 
@@ -171,7 +173,8 @@ class Scan:
         }
         layers = [layer.as_dict() for layer in self.layers]
         skipped = [skip._asdict() for skip in self.skipped]
-        return {"layers": layers, "total": total, "skipped": skipped, **self.settings, "seconds": self.seconds}
+        told = {"skipped": skipped, "remarks": list(self.remarks), **self.settings, "seconds": self.seconds}
+        return {"layers": layers, "total": total, **told}
 
 
 # -- spectra -------------------------------------------------------------------------------------------------------------
@@ -451,4 +454,4 @@ def scan(
         raise InputError(f"tuned = {tuned}: nothing to scan, {skipped[-1].name} is {skipped[-1].reason}")
     base = "minilm" if base is None else str(base)
     settings = {"base": base, "tuned": str(tuned), "top": top, "threshold": threshold, "exact": exact}
-    return Scan(tuple(found), tuple(skipped), settings, time.perf_counter() - began)
+    return Scan(tuple(found), tuple(skipped), tuple(pairs.remarks), settings, time.perf_counter() - began)

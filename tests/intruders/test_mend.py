@@ -110,6 +110,33 @@ def test_adapters_become_what_the_formula_says(method, alpha, tmp_path):
         np.testing.assert_allclose(layer.kernel().T, after.read(f"{path}.weight").tuned.dense(), atol=1e-5)
 
 
+def test_an_adapter_with_alpha_takes_its_base_along(tmp_path, monkeypatch):
+    """PEFT finds what was mended when the run that it came from is gone; its answers are those of the formula."""
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+
+    base = classifier(**SIZES)
+    save_model(base, tmp_path / "base")
+    model = adapt(base, "lora", rank=2, scale=60.0, alpha=True, target=["query"])
+    rng = np.random.default_rng(6)
+    for layer in adapted_layers(model).values():
+        layer.update.B = AdapterParam(jnp.asarray(rng.normal(size=layer.update.B.shape), jnp.float32))
+        layer.alpha = AlphaParam(jnp.asarray(rng.uniform(0.9, 1.1, 64), jnp.float32))
+    monkeypatch.chdir(tmp_path)
+    save_peft(model, "adapter", base="base", merge_alpha=True)
+    found = mend("base", "adapter", "out", scale=0.4)
+    assert found.intruders
+    wanted = {p.name: p.tuned.dense() for p in Pairs("base", "out")}
+    shutil.rmtree("adapter")
+    monkeypatch.chdir("/")
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "out/base")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(config["base_model_name_or_path"])
+    merged = dict(peft.PeftModel.from_pretrained(theirs, tmp_path / "out").merge_and_unload().named_parameters())
+    for name, value in wanted.items():
+        np.testing.assert_allclose(merged[name].detach().numpy(), value, atol=1e-5 * np.abs(value).max())
+
+
 def widen(folder, rank):
     """Rows and columns of zeros in an adapter's A and B; its strength stays."""
     from safetensors.numpy import load_file

@@ -255,6 +255,19 @@ def test_alpha_is_what_merging_makes_of_it(method, tmp_path):
     save_model(merged(model), tmp_path / "whole")
     whole = dense(Pairs(tmp_path / "base", tmp_path / "whole", "query|key|value"))
     assert_close(whole, wanted)
+    # α is not taken twice where the base has it, wherever the two lie; another α is refused.
+    save_peft(model, tmp_path / "both", base=tmp_path / "base", merge_alpha=True)
+    shutil.copytree(tmp_path / "both", tmp_path / "copy")
+    shutil.move(tmp_path / "copy/base", tmp_path / "scaled")
+    for folder in (tmp_path / "both", tmp_path / "copy"):
+        assert_close(dense(Pairs(tmp_path / "scaled", folder)), {name: wanted[name] for name in wanted})
+        assert_close(dense(Pairs(tmp_path / "base", folder)), wanted)
+    for layer in adapted_layers(model).values():
+        if layer.alpha is not None:
+            layer.alpha = AlphaParam(layer.alpha[...] + 1)
+    save_peft(model, tmp_path / "other", base=tmp_path / "base")
+    with refused(f"base = {tmp_path / 'scaled'}", "has been scaled by another α than that of tuned"):
+        Pairs(tmp_path / "scaled", tmp_path / "other")
 
 
 @pytest.mark.parametrize("inner", ["adapter", "model"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rmtjax.intruders import Pair, predict, scan_layer
+from rmtjax.intruders.predict import drawn_intruders
 from rmtjax.intruders.scan import _stand_in, gram_values
 from rmtjax.laws import marchenko_pastur, spikes
 from rmtjax.linalg.dense import one_blas_thread
@@ -300,6 +301,53 @@ def test_prediction_against_dense_draws(spike, theta):
         places.append(values[own])
     assert abs(np.mean(hits) - found.probabilities[0]) < 0.15
     assert abs(np.mean(places) - found.outliers[0]) < 0.06 * theta
+
+
+@pytest.mark.parametrize(("kind", "shape", "top", "threshold"), [
+    ("power law", (130, 150), 10, 0.8), ("spikes", (200, 120), 10, 0.7), ("gaussian", (120, 180), 40, 0.5),
+    ("spikes", (700, 150), 30, 0.6),
+])  # fmt: skip
+def test_all_intruders_are_expected_where_many_are_base_vectors_that_mixed(kind, shape, top, threshold):
+    """High thresholds, many leading vectors: the drawn mean against dense draws.
+
+    40 of one and 64 of the other, so a difference of 4 standard errors is seen in 6 of 100,000.
+    """
+    random = np.random.default_rng(3)
+    w = base(kind, shape, random).astype(float)
+    u, s, _ = np.linalg.svd(w, full_matrices=False)
+    theta = np.array([1.6, 1.2, 0.9, 0.6]) * (shape[0] / shape[1]) ** 0.25
+    counts = []
+    for _ in range(40):
+        left, right = low_rank(shape, theta, random)
+        tuned = np.linalg.svd(w + left @ right, full_matrices=False)[0][:, :top]
+        counts.append((np.abs(u.T @ tuned).max(0) < threshold).sum())
+    found = drawn_intruders(theta, s, shape, threshold, top=top, draws=64)
+    error = np.std(counts, ddof=1) * np.sqrt(1 / 40 + 1 / 64)
+    assert np.mean(counts) > 5 * error > 0
+    assert abs(np.mean(counts) - found) < 4 * error
+    few = predict(theta, s, shape, s[0] + 0.05, threshold, top=top)
+    assert abs(np.mean(counts) - few.intruders) < 4 * np.std(counts, ddof=1) * np.sqrt(1 / 40 + 1 / 16)
+
+
+def test_an_outlier_that_dissolves_among_spikes_is_nowhere():
+    """Its place is told of one that stays itself, whatever the threshold of an intruder; 0.03 is four standard errors."""
+    random = np.random.default_rng(0)
+    alone = np.linalg.svd(random.standard_normal((200, 200)) / np.sqrt(200), compute_uv=False)
+    crowd = np.concatenate([np.linspace(3.6, 2.4, 40), alone[40:]])
+    theta = np.array([6.0, 2.6])
+    places, kept = [], []
+    for _ in range(12):
+        left, right = low_rank((200, 200), theta, random)
+        vectors, values, _ = np.linalg.svd(np.diag(crowd) + left @ right)
+        places.append(values[0])
+        kept.append(((left[:, 1] / theta[1]) @ vectors).max() ** 2)
+    assert np.mean(kept) < 0.3  # of the second one
+    for threshold in (0.2, 0.5, 0.9):
+        found = predict(theta, crowd, (200, 200), 2.1, threshold, top=10)
+        assert found.outliers[0] == pytest.approx(np.mean(places), rel=0.03)
+        assert np.isnan(found.outliers[1])
+    found = predict(theta, alone, (200, 200), 2.05, 0.5, top=10)
+    assert found.outliers[1] == pytest.approx(float(spikes.rectangular_outlier(2.6, 1.0)), rel=0.05)
 
 
 def test_numbers_that_stand_in_for_a_spectrum_have_its_distribution():
