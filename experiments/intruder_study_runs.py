@@ -24,7 +24,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from glue_runs import ALPHA_RATE, HERE, PILOT, RATE, SPLIT
+from glue_runs import ALPHA_RATE, HERE, PILOT, RATE, SPLIT, qnli_folder
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import matthews_corrcoef
 
@@ -185,7 +185,8 @@ def stages(name: str, seed: int, data: Path, runs: Path, sequence: dict[str, int
     done: list[dict[str, Any]] = []
     earlier: list[tuple[Settings, Path]] = []
     for k, (task, epochs) in enumerate(sequence.items()):
-        chosen = settings(name, task, seed, epochs, data=str(data), model=None if base is None else str(base))
+        where = qnli_folder(data, runs.parent) if task == "qnli" else data
+        chosen = settings(name, task, seed, epochs, data=str(where), model=None if base is None else str(base))
         folder = runs / f"{name}-{seed}" / f"{k}-{task}"
         if k == 0:
             folder = _of_table2(name, chosen, runs.parent) or folder
