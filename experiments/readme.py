@@ -245,23 +245,23 @@ def ablations() -> str:
 def study() -> str:
     """What each way of fine-tuning did to spectra and to what was known, and which claims hold."""
     found = json.loads((HERE / "results/intruder_study.json").read_text(encoding="utf-8"))["numbers"]
-    first, *later = found["tasks"]
-    columns = {
-        "score": first, "intruders": "intruders", "predicted": "expected", "effective_rank": "effective rank",
-        "forgotten": "embeddings lost, %", "similarities_lost": "similarities lost, %",
-        "score_lost": f"{first} lost by {' and '.join(later)}", "forgotten_at_the_end": "embeddings lost by then, %",
-    }  # fmt: skip
+    first = found["tasks"][0]
+    columns = {"score": f"{first} accuracy", "intruders": "intruders", "predicted": "expected",
+               "effective_rank": "effective rank", "forgotten": "embeddings lost, %"}  # fmt: skip
+    learned = [key for key in next(iter(found["table"].values())) if key.startswith("learned_")]
+    columns |= {key: f"{task}, learned" for key, task in zip(learned, found["tasks"], strict=True)}
+    columns |= {"score_lost": f"{first}, lost by then", "forgotten_at_the_end": "embeddings lost by then, %"}
     lines = [f"| way | seeds | {' | '.join(columns.values())} |", f"| --- |{' --: |' * (1 + len(columns))}"]
     for name, row in found["table"].items():
         cells = [_pm(row[what]) for what in columns]
         lines.append(f"| {name} | {len(row['seeds'])} | {' | '.join(cells)} |")
-    lines += ["", "| claim | measured | p | verdict |", "| --- | --- | --: | --- |"]
+    lines += ["", "| claim | measured | p (Holm) | verdict |", "| --- | --- | --: | --- |"]
     for one in found["claims"]:
         if "spearman" in one:
             number = f"ρ = {one['spearman']:+.2f} over {one['ways']} ways".replace("-", "−")
         else:
             number = f"{one['more']} − {one['less']}: {_pm(one['difference'], '+')}"
-        lines.append(f"| {one['claim']} | {number} | {one['p']:.2g} | {one['verdict']} |")
+        lines.append(f"| {one['claim']} | {number} | {one['p_holm']:.2g} | {one['verdict']} |")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """The GLUE experiments make their tables and figures from the files of runs, whatever runs there are."""
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -104,40 +105,70 @@ def test_plans_name_every_run_once(monkeypatch):
 
 
 def study_run(name, seed, intruders, cosine, lost):
-    spectra = {"intruders": intruders, "predicted": intruders + 0.5, "effective_rank": 90.0 if name == "full" else 5.0}
+    rank = 90.0 if name == "full" else 5.0 + 0.1 * seed
+    spectra = {"intruders": intruders, "predicted": intruders + 0.5, "effective_rank": rank}
     stages = [
-        {"task": task, "scores": {"mrpc": score, task: score}, "forgetting": {"cosine": cosine, "similarities_kept": 0.9},
+        {"task": task, "score": 0.8, "correlations": {"mrpc": score, task: score},
+         "forgetting": {"cosine": cosine, "similarities_kept": 0.9},
          "spectra": {"adapted": spectra, "all": {**spectra, "intruders": intruders + 2}}}
         for task, score in (("mrpc", 0.8), ("cola", 0.8 - lost))
     ]  # fmt: skip
-    return {"name": name, "seed": seed, "stages": stages, "made_with": {"device": "none"}}
+    return {"name": name, "seed": seed, "sequence": {"mrpc": 3, "cola": 1}, "texts": 832, "stages": stages,
+            "made_with": {"device": "none"}}  # fmt: skip
 
 
 def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
-    """Differences are paired over the seeds that both ways have; correlations are over the ways."""
+    """Differences are of means over seeds with the variance of all ways; correlations are over the ways."""
     random = np.random.default_rng(0)
     folder = tmp_path / "study"
     folder.mkdir()
     (folder / "pilot-full-rate0.1.json").write_text('{"last": 0.7}')
-    counts = {"full": 1, "lora-r8": 7, "lora-r1": 4, "lora-r64": 6, "guarded-lora-r8": 0}
+    counts = {"full": 0, "lora-r8": 12, "lora-r1": 4, "lora-r64": 10, "guarded-lora-r8": 1, "orthogonal-r8": 12}
+    made = {}
     for name, count in counts.items():
         for seed in range(3 if name != "full" else 2):
             n = count + int(random.integers(0, 2))
-            (folder / f"{name}-{seed}.json").write_text(json.dumps(study_run(name, seed, n, 1 - 0.01 * n, 0.02 * n)))
+            made[name, seed] = study_run(name, seed, n, 1 - 0.01 * n, 0.02 * n)
+            (folder / f"{name}-{seed}.json").write_text(json.dumps(made[name, seed]))
     found = run("intruder_study", folder, tmp_path, monkeypatch)
     assert found["tasks"] == ["MRPC", "CoLA"] and set(found["table"]) == set(counts)
     assert found["table"]["full"]["elsewhere"][0] == 2 and found["table"]["lora-r8"]["score"] == [80, 0]
     told = {one["claim"]: one for one in found["claims"]}
-    assert told["LoRA plants intruders, full fine-tuning does not"]["seeds"] == [0, 1]
     verdicts = {claim: one["verdict"] for claim, one in told.items()}
+    assert verdicts["LoRA plants intruders, full fine-tuning does not"] == "holds"
     assert verdicts["a low rank plants more than a high one"] == "contradicted"
-    assert (
-        verdicts["full fine-tuning has the larger effective rank"] == "open"
-    )  # the same in both seeds: nothing is shown
+    assert verdicts["full fine-tuning has the larger effective rank"] == "holds"
+    assert verdicts["orthonormal factors plant fewer"] == "open"
     assert verdicts["an update below the threshold plants fewer"] == "holds"
     assert told["more intruders, more forgotten"]["spearman"] == pytest.approx(1)
     assert verdicts["more intruders, more of the first task lost by the end"] == "holds"
     assert "contradicted: a low rank" in capsys.readouterr().out
+    # By hand: pooled variance, and Holm's factor for the smallest p.
+    what = [[made[name, s]["stages"][0]["spectra"]["adapted"]["intruders"] for s in range(3) if (name, s) in made]
+            for name in counts]  # fmt: skip
+    spread = sum(np.var(x) * len(x) for x in what) / sum(len(x) - 1 for x in what)
+    one = told["a low rank plants more than a high one"]
+    assert one["difference"] == pytest.approx([np.mean(what[2]) - np.mean(what[3]), np.sqrt(spread * 2 / 3)])
+    first = min(told.values(), key=lambda one: one["p"])
+    assert first["p_holm"] == pytest.approx(len(told) * first["p"])
+    other = made["full", 0] | {"sequence": {"mrpc": 1}}
+    (folder / "full-0.json").write_text(json.dumps(other))
+    with pytest.raises(SystemExit, match="are of different tasks or texts"):
+        run("intruder_study", folder, tmp_path, monkeypatch)
+
+
+def test_results_of_another_study_are_not_taken_for_this_one(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    study = importlib.import_module("intruder_study_runs")
+    chosen = study.settings("lora-r8", "mrpc", 0, 1)
+    told = {k: v for k, v in chosen.checked().as_dict().items() if k not in ("data", "model", "task", "epochs")}
+    file = tmp_path / "lora-r8-0.json"
+    file.write_text(json.dumps({"settings": told, "sequence": {"mrpc": 3}, "texts": 832}))
+    study.check_same(file, chosen, {"mrpc": 3}, 832)
+    for sequence, texts, rate in (({"mrpc": 1}, 832, None), ({"mrpc": 3}, 800, None), ({"mrpc": 3}, 832, 0.5)):
+        asked = chosen if rate is None else dataclasses.replace(chosen, learning_rate=rate)
+        with pytest.raises(SystemExit, match=r"lora-r8-0\.json is of another (sequence|texts|learning_rate); move"):
+            study.check_same(file, asked, sequence, texts)
 
 
 def test_embeddings_that_stay_keep_their_behaviour(monkeypatch):

@@ -1,14 +1,17 @@
 """`rmtjax intruders` as a user meets it."""
 
 import functools
+import io
 import json
 import pickle
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from rmtjax.intruders import mend
+from rmtjax.intruders import mend, scan
 from rmtjax.models import load_encoder
+from rmtjax.report import intruders as report
 from tests.finetune.helpers import files, write_base
 
 from .helpers import matrix, planted, stored, write, write_adapter
@@ -76,14 +79,24 @@ def test_the_table(run, base, adapter, tmp_path):
     assert not files(tmp_path / "here")
 
 
-def test_a_narrow_terminal_loses_columns_and_no_digit(run, base, adapter, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
-    wide = run(base, adapter)[1].splitlines()[1:4]
-    for columns, kept in ((66, [0, 2, 3, 5, 6, 7, 8, 9]), (56, [0, 2, 3, 5, 7, 8, 9]), (48, [0, 2, 3, 7, 8, 9])):
-        monkeypatch.setenv("COLUMNS", str(columns))
-        lines = run(base, adapter)[1].splitlines()[1:4]
-        assert [line.split() for line in lines] == [[line.split()[i] for i in kept] for line in wide]
-        assert max(map(len, lines)) <= columns
+def test_a_narrow_terminal_loses_columns_and_no_digit(base, adapter):
+    found = scan(base, adapter)
+
+    def lines(width):
+        console = Console(width=width, file=io.StringIO())
+        console.print(report.table(found, width=width))
+        printed = console.file.getvalue().splitlines()
+        assert max(map(len, printed)) <= width
+        return [line.split() for line in printed[1:]]
+
+    wide = lines(120)
+    kept = {10 - k: [i for i in range(10) if i not in (1, 4, 6, 5)[:k]] for k in range(5)}
+    found_columns = []
+    for width in range(80, 40, -1):
+        printed = lines(width)
+        assert [line[1:] for line in printed] == [[line[i] for i in kept[len(printed[0])][1:]] for line in wide]
+        found_columns.append(len(printed[0]))
+    assert found_columns == sorted(found_columns, reverse=True) and set(found_columns) == {6, 7, 8, 9, 10}
 
 
 def test_options_reach_the_scan(run, base, adapter):

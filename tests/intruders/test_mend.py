@@ -117,7 +117,7 @@ def test_an_adapter_with_alpha_takes_its_base_along(tmp_path, monkeypatch):
 
     base = classifier(**SIZES)
     save_model(base, tmp_path / "base")
-    model = adapt(base, "lora", rank=2, scale=60.0, alpha=True, target=["query"])
+    model = adapt(base, "lora", rank=2, scale=60.0, alpha=True, target=["query"], train=["classifier"])
     rng = np.random.default_rng(6)
     for layer in adapted_layers(model).values():
         layer.update.B = AdapterParam(jnp.asarray(rng.normal(size=layer.update.B.shape), jnp.float32))

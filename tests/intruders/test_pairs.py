@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
