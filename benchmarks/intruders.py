@@ -139,11 +139,13 @@ def agreement(cases: int) -> dict:
         while done < cases:
             n, m = [(256, 256), (384, 192), (192, 384), (440, 440), (420, 560), (560, 420)][random.integers(6)]
             w = random.standard_normal((n, m)) / np.sqrt(m)
-            kind = random.integers(3)
+            kind = random.integers(4)
             if kind:
                 u, s, vt = np.linalg.svd(w, full_matrices=False)
                 if kind == 1:
                     s = 3 / np.arange(1, s.size + 1) ** random.uniform(0.3, 1)
+                elif kind == 2:
+                    s = np.exp(-np.arange(s.size) / random.uniform(30, 60))
                 else:
                     s[:12] = np.sort(random.uniform(2, 5, 12))[::-1]
                 w = (u * s) @ vt

@@ -262,6 +262,37 @@ def test_vectors_that_any_decomposition_turns_are_left_to_the_svds(of, method):
     assert found.method == "svd"
 
 
+@pytest.mark.parametrize("seed", [3, 30, 71, 88])
+def test_vectors_that_rounding_all_but_hides_are_not_intruders(seed):
+    """Vectors at 0.7 to 0.95 of singular vectors of the base whose σ, 5e-5 to 3e-4 of the largest, squares to less than the
+    rounding of AAᵀ; where rounding was taken for what is left in the next block, bounds were below the truth.
+    """
+    random = np.random.default_rng(seed)
+    n = 420
+
+    def columns(k):
+        return np.linalg.qr(random.standard_normal((n, k)))[0]
+
+    s = np.exp(-np.arange(n) / random.uniform(40, 50))
+    w = ((columns(n) * s) @ columns(n).T).astype(np.float32)
+    u, s, _ = np.linalg.svd(w.astype(float))
+    real = int((s > s[0] * n * 1.19e-7).sum())
+    for _ in range(2):
+        x = np.zeros((n, 10))
+        for j in range(10):
+            share = random.uniform(0.7, 0.95)
+            which = random.integers(int(0.8 * real), real)
+            x[:, j] = share * u[:, which] + np.sqrt((1 - share**2) / n) * random.standard_normal(n)
+        left = (np.linalg.qr(x)[0] * np.linspace(3, 1.5, 10) * s[0]).astype(np.float32)
+        right = columns(10).T.astype(np.float32)
+        pair = Pair("w", w, Operator(w, None, left, right), (left, right))
+        exact = scan_layer(pair, exact=True)
+        for threshold in (0.75, 0.85):
+            found = scan_layer(pair, threshold=threshold)
+            wanted = tuple("intruder" if cosine < threshold else "known" for cosine in exact.cosines)
+            assert found.verdicts == wanted, (threshold, found.method, found.upper, exact.cosines)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_prediction_is_the_law_on_a_gaussian_base(shape):
     """Outliers and overlaps from one drawn spectrum against the closed formulas, to a few standard deviations of 1/√N."""
