@@ -146,10 +146,13 @@ def main(argv: list[str] | None = None) -> None:
             print(
                 f"{name}: {', '.join(found) or 'nothing'}, {content[name]['seconds']:.0f} s", failed or "", flush=True
             )
+            # After each part: whoever stops this keeps what there is.
             if chosen.out:
                 _write(chosen.out, content)
+            elif not chosen.quick:
+                written = save("gpu", content)
     if not chosen.out and not chosen.quick:
-        print(save("gpu", content))
+        print(written)
 
 
 def _write(file: Path, content: dict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -190,13 +191,14 @@ def keep_below(model: nnx.Module, limits: Mapping[str, float]) -> optax.Gradient
     for path, limit in limits.items():
         if path not in layers or layers[path].update is None:
             raise InputError(f"limits: {path} is no layer with an adapter")
-        if not (isinstance(limit, (int, float)) and limit > 0):
+        if not (isinstance(limit, numbers.Real) and limit > 0):
             raise InputError(f"limits: {path} = {shown(limit)}: must be above 0")
         own = layers[path].update
         if isinstance(own, OrthogonalLoRA):
-            if own.scale / own.rank > limit:
+            strength = abs(own.scale / own.rank)
+            if strength > limit:
                 raise InputError(
-                    f"limits: {path}: an orthogonal adapter's singular values all are a/r = {own.scale / own.rank:g}, the"
+                    f"limits: {path}: an orthogonal adapter's singular values all are a/r = {strength:g}, the"
                     f" limit is {limit:.3g}; a smaller scale keeps it"
                 )
             continue
@@ -219,6 +221,10 @@ def keep_below(model: nnx.Module, limits: Mapping[str, float]) -> optax.Gradient
                 for name, variable in own
             ]
             for name, value in nnx.merge(graph, nnx.from_flat_state(moved)).bounded(limit).items():
+                if at[name] is None:
+                    raise InputError(
+                        f"params: {path}.update.{name} is not among what is optimised, and has to be for its limit to be kept"
+                    )
                 steps[at[name]] = value - flat[at[name]][1]
         return jax.tree.unflatten(tree, steps), state
 

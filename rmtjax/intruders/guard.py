@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -13,11 +15,17 @@ from rmtjax.intruders.predict import bulk_edge, check_question, lone_intruders, 
 from rmtjax.intruders.scan import gram_values
 from rmtjax.linalg.dense import one_blas_thread
 from rmtjax.linalg.spectra import bulk_fit
+from rmtjax.models.checkpoint import listed
 
 __all__ = ["intruder_limits", "strength_limit"]
 
 _DRAWS, _MOST, _STEPS = 256, 1024, 12
 """Least and most draws for a probability, and steps to the BBP threshold before the crossing is narrowed down."""
+
+
+def _check_probability(probability: Any) -> None:
+    if not (isinstance(probability, numbers.Real) and 0 < probability < 1):
+        raise InputError(f"probability = {shown(probability)}: must be between 0 and 1")
 
 
 def strength_limit(
@@ -41,9 +49,8 @@ def strength_limit(
         top: leading vectors that count.
     """
     check_question(top, threshold)
-    if not (isinstance(probability, (int, float)) and 0 < probability < 1):
-        raise InputError(f"probability = {shown(probability)}: must be between 0 and 1")
-    s = np.asarray(singular_values, float)
+    _check_probability(probability)
+    s = np.sort(np.asarray(singular_values, float))[::-1]
     bbp = predict(np.zeros(1), s, shape, bulk_edge(s, bulk_fit(s, *shape))).threshold
     draws = int(min(_MOST, max(_DRAWS, 4 / probability)))
 
@@ -80,10 +87,19 @@ def intruder_limits(
     Raises:
         InputError: for values outside what is allowed, and for a layer that no update leaves without an intruder.
     """
+    check_question(top, threshold)
+    _check_probability(probability)
+    updated = {path: layer for path, layer in adapted_layers(model).items() if layer.update is not None}
+    if not updated:
+        raise InputError("model: has no layer with an adapter to guard")
+    asked = list(updated) if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    for path in asked:
+        if path not in updated:
+            raise InputError(f"layers: {path} is none of {listed(list(updated))}")
     found = {}
     with one_blas_thread():
-        for path, layer in adapted_layers(model).items():
-            if layer.update is not None and (layers is None or path in layers):
+        for path, layer in updated.items():
+            if path in asked:
                 kernel = np.asarray(matrix_of(layer.base), np.float32).T
                 share = probability / layer.update.rank
                 limit = strength_limit(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,10 @@ __all__ = ["correction", "mend", "truncated"]
 
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 """What safetensors calls the types that weights have."""
+
+
+_BESIDE = (".json", ".txt", ".model", ".jinja", ".py", ".jsonl", ".tiktoken")
+"""Files of these kinds belong to a model as much as its weights."""
 
 
 class Factors(NamedTuple):
@@ -107,7 +112,7 @@ def mend(
         InputError: as `scan`, and for a scale outside [0, 1), a folder that is in use, or an adapter with intruders where it has
             α and no update.
     """
-    if not (isinstance(scale, (int, float)) and math.isfinite(scale) and 0 <= scale < 1):
+    if not (isinstance(scale, numbers.Real) and math.isfinite(scale) and 0 <= scale < 1):
         raise InputError(f"scale = {shown(scale)}: must be at least 0 and below 1")
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -183,7 +188,10 @@ def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
 def _copy_beside(folder: Path, target: Path, *, whole: bool = True) -> None:
     """What belongs to an adapter or a model besides its weights; where the folder may hold other things, by name."""
     named = ("config.json", "generation_config.json", *TOKENIZER_FILES)
-    for file in sorted(folder.iterdir()):
-        known = file.suffix in (".json", ".txt", ".model") or file.name in ("alpha.safetensors", "README.md")
-        if file.is_file() and (known if whole else file.name in named):
-            write_bytes(target / file.name, file.read_bytes())
+    for file in sorted(folder.rglob("*") if whole else folder.iterdir()):
+        inside = file.relative_to(folder)
+        hidden = any(part.startswith((".", "checkpoint")) or part == "base" for part in inside.parts)
+        known = file.suffix in _BESIDE or file.name in ("alpha.safetensors", "README.md")
+        if file.is_file() and not hidden and (known if whole else file.name in named):
+            (target / inside).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(target / inside, file.read_bytes())

@@ -55,7 +55,8 @@ class Pair(NamedTuple):
     def update(self) -> Matrix:
         """What was added, formed: tuned − base."""
         if self.factors is not None:
-            return self.factors[0] @ self.factors[1]
+            with jax.default_matmul_precision("highest"):
+                return self.factors[0] @ self.factors[1]
         return self.tuned.dense() - self.base
 
     def plain(self) -> tuple[Pair, float]:

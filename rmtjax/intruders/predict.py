@@ -52,6 +52,7 @@ update has only mixed with one another; these are counted by `drawn_intruders`.
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,9 +82,9 @@ _HALVES = 20
 
 def check_question(top: Any, threshold: Any) -> None:
     """Raise InputError unless `top` is a number of leading vectors and `threshold` a cosine between 0 and 1."""
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+    if isinstance(top, bool) or not isinstance(top, numbers.Integral) or top < 1:
         raise InputError(f"top = {shown(top)}: must be a whole number, 1 or more")
-    if not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
+    if not (isinstance(threshold, numbers.Real) and 0 < threshold < 1):
         raise InputError(f"threshold = {shown(threshold)}: must be between 0 and 1")
 
 

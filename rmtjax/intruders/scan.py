@@ -362,7 +362,17 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
         top: k, at most min(n, m).
         threshold: ε in (0, 1).
         exact: do the SVDs.
+
+    Raises:
+        InputError: for a threshold outside (0, 1), a `top` that the layer does not have, or numbers that are not finite.
     """
+    check_question(top, threshold)
+    if top > min(pair.shape):
+        raise InputError(f"top = {top}: must be at most {min(pair.shape)}, the smaller side of {pair.name}")
+    parts = (pair.base, pair.tuned.weight, pair.tuned.scale, pair.tuned.left, pair.tuned.right)
+    for part in parts[1:] if pair.tuned.weight is pair.base else parts:
+        if part is not None and not math.isfinite(float(abs(part).max(initial=0))):
+            raise InputError(f"{pair.name}: holds NaN or infinite numbers")
     began = time.perf_counter()
     pair, unit = pair.plain()
     n, m = pair.shape

@@ -645,11 +645,19 @@ def _lanczos(a: Array, k: int, tolerance: float, seed: int) -> SVD:
     found = []
     on_host = next(iter(a.devices())).platform == "cpu"
     for matrix in _batched(a):
-        operator = krylov.Operator(np.asarray(matrix) if on_host else matrix)
+        # A power of two, so that squares of what is huge or tiny stay in range and nothing is rounded.
+        scale = float(jnp.ldexp(jnp.ones((), a.dtype), jnp.frexp(jnp.max(jnp.abs(matrix)))[1] - 1)) or 1.0
+        operator = krylov.Operator(np.asarray(matrix) / scale if on_host else matrix / scale)
         top = krylov.top_singular(operator, k, tolerance=tolerance, width=min(4, k + 2), most=288, seed=seed)
+        # The process sees squares: below the root of their rounding there is nothing to be known of singular values.
+        small = top.values[-1] <= 30 * np.sqrt(np.finfo(a.dtype).eps) * top.values[0]
+        if small or not top.errors.max() <= tolerance:
+            whole = _svd(matrix, "auto", True)
+            found.append((whole.u[:, :k], whole.s[:k], whole.vh[:k]))
+            continue
         along = operator.transposed(top.vectors)
-        norms = np.maximum(np.linalg.norm(np.asarray(along), axis=0), np.finfo(along.dtype).tiny)
-        found.append((top.vectors, top.values.astype(along.dtype), (along / norms).T))
+        norms = np.linalg.norm(np.asarray(along), axis=0)
+        found.append((top.vectors, scale * top.values.astype(along.dtype), (along / norms).T))
     return SVD(*(jnp.stack(x).reshape(*a.shape[:-2], *x[0].shape) for x in zip(*found, strict=True)))
 
 
@@ -746,7 +754,8 @@ def svd(
         precise: keep `auto` to algorithms with an error of ε σ₁; otherwise small singular values may be off by √ε σ₁, and
             their vectors be none.
         iterations: power iterations of `randomized`; each squares the ratios of singular values.
-        tolerance: of `lanczos`: an angle between singular vectors.
+        tolerance: of `lanczos`: an angle between singular vectors. Where that is not reached, or the k-th singular value is
+            next to nothing, the matrix is decomposed whole.
         seed: of the random start of `randomized` and `lanczos`.
 
     Returns:

@@ -75,6 +75,17 @@ def full_width(columns: int) -> int:
     return -(-columns // 8) * 8
 
 
+def _exactly(method: Any) -> Any:
+    """Products on an accelerator in full single precision, which the default there is not."""
+
+    @functools.wraps(method)
+    def call(self, *arguments):
+        with jax.default_matmul_precision("highest"):
+            return method(self, *arguments)
+
+    return call
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["weight", "scale", "left", "right"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Operator:
@@ -95,12 +106,14 @@ class Operator:
     def shape(self) -> tuple[int, int]:
         return self.weight.shape
 
+    @_exactly
     def __matmul__(self, x: Matrix) -> Matrix:
         """The product with x (m, k)."""
         y = self.weight @ x
         y = y if self.scale is None else self.scale[:, None] * y
         return y if self.left is None else y + self.left @ (self.right @ x)
 
+    @_exactly
     def transposed(self, x: Matrix) -> Matrix:
         """The product of the transpose with x (n, k)."""
         y = self.weight.T @ (x if self.scale is None else self.scale[:, None] * x)
@@ -127,6 +140,7 @@ class Operator:
             y += weight.T @ (z if self.scale is None else self.scale[part, None] * z)
         return y if low is None else y + self.right.T @ inner
 
+    @_exactly
     def dense(self) -> Matrix:
         """The matrix itself."""
         w = self.weight if self.scale is None else self.scale[:, None] * self.weight
@@ -197,26 +211,49 @@ def _qr(xp: Any, block: Matrix) -> tuple[Matrix, Matrix]:
     return (q, r) if xp is np else xp.linalg.qr(block)
 
 
-def _next_block(xp: Any, basis: Matrix, block: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def _next_block(xp: Any, basis: Matrix, block: Matrix, step: Any) -> tuple[Matrix, Matrix, Matrix]:
     """Orthonormal columns for what of a block is outside a basis, and the coefficients in either."""
     first = basis.T @ block
     scale = abs(first).max()
     block = block - basis @ first
     second = basis.T @ block
     q, r = _qr(xp, block - basis @ second)
-    size = abs(xp.diagonal(r))
-    if xp is jnp or size.min() < 1e-3 * scale:
-        # Where next to nothing was left, its direction is rounding, and not orthogonal to the basis.
+    little = abs(xp.diagonal(r)).min() <= 1e-3 * scale
+    if xp is np:
+        return *(_filled(np, basis, q, r, step) if little else (q, r)), first + second
+    return *jax.lax.cond(little, functools.partial(_filled, jnp), _cleaned, basis, q, r, step), first + second
+
+
+def _cleaned(basis: Matrix, q: Matrix, r: Matrix, _: Any) -> tuple[Matrix, Matrix]:
+    q, turn = jnp.linalg.qr(q - basis @ (basis.T @ q))
+    return q * jnp.sign(jnp.diagonal(turn)), r
+
+
+def _filled(xp: Any, basis: Matrix, q: Matrix, r: Matrix, step: Any) -> tuple[Matrix, Matrix]:
+    """The same product q r, up to rounding, where next to nothing was left outside the basis in some directions.
+
+    Such directions are rounding, and not orthogonal to the basis. What is outside of it is kept; what is inside gives way to
+    random ones, with which the process goes on.
+    """
+    u, s, vt = xp.linalg.svd(r)
+    q, r = q @ u.astype(q.dtype), (s[:, None] * vt).astype(r.dtype)
+    if xp is np:
+        fresh = np.random.default_rng(step).standard_normal(q.shape).astype(q.dtype)
+    else:
+        fresh = jax.random.normal(jax.random.key(step), q.shape, q.dtype)
+    outside = q - basis @ (basis.T @ q)
+    q = xp.where(xp.linalg.norm(outside, axis=0) > 0.5, outside, fresh)
+    for _ in range(2):
         q, turn = xp.linalg.qr(q - basis @ (basis.T @ q))
         q = q * xp.sign(xp.diagonal(turn))
-    return q, r, first + second
+    return q, r
 
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _device_step(operator: Operator, basis: jax.Array, step: jax.Array, block: jax.Array):
     """One step on an accelerator: the basis is one buffer, zero where it is not filled yet."""
     with jax.default_matmul_precision("highest"):
-        q, r, h = _next_block(jnp, basis, operator.gram(block))
+        q, r, h = _next_block(jnp, basis, operator.gram(block), step)
         return jax.lax.dynamic_update_slice(basis, q, (0, (step + 1) * block.shape[1])), q, r, h
 
 
@@ -298,7 +335,7 @@ class BlockLanczos:
         for _ in range(steps):
             low, high = self.steps * b, (self.steps + 1) * b
             if self._xp is np:
-                q, r, h = _next_block(np, self._basis[:, :high], self.operator.gram(self._block))
+                q, r, h = _next_block(np, self._basis[:, :high], self.operator.gram(self._block), self.steps)
                 self._basis[:, high : high + b] = q
             else:
                 self._basis, q, r, h = _device_step(self.operator, self._basis, self.steps, self._block)
@@ -327,6 +364,7 @@ class BlockLanczos:
         last = np.where(rho > 0, last * (np.maximum(rho, noise) / np.where(rho > 0, rho, 1)), noise / np.sqrt(b))
         return Ritz(values, vectors, vectors[:b], last, noise)
 
+    @_exactly
     def combine(self, coordinates: np.ndarray) -> Matrix:
         """Vectors (n, j) from their coordinates in the basis (k, j)."""
         basis = self._basis[:, : len(coordinates)]
@@ -517,7 +555,7 @@ def atom_bounds(
     place, column = np.nonzero(peak)
     left, right = x[np.maximum(place - 1, 0)], x[np.minimum(place + 1, x.size - 1)]
     every = np.linspace(0, 1, 7)[1:-1]
-    for _ in range(3):
+    for _ in range(3 if place.size else 0):
         closer = left[:, None] + (right - left)[:, None] * every
         value = _christoffel(ritz, rows, closer.ravel()).reshape(*closer.shape, -1)
         value = value[np.arange(place.size), :, column] * weight(np.maximum(closer, floor))

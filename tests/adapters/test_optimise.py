@@ -416,3 +416,18 @@ def test_limits_that_cannot_be_kept_are_refused():
         keep_below(model, {"nothing": 1.0})
     with pytest.raises(InputError, match=r"= 0: must be above 0"):
         keep_below(model, {path: 0})
+    turned = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
+    adapt(turned, "orthogonal", rank=2, scale=-4.0, target=".*")
+    with pytest.raises(InputError, match=r"all are a/r = 2, the limit is 1.5"):
+        keep_below(turned, {path: 1.5})
+
+
+def test_a_limit_of_what_is_not_optimised_is_named():
+    """Without B among the parameters nothing could be kept below anything."""
+    model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
+    adapt(model, "lora", rank=2, target=".*")
+    path = next(iter(adapted_layers(model)))
+    tx = keep_below(model, {path: 0.1})
+    _, weights, _ = nnx.split(model, lambda path, _: path[-1] == "A", ...)
+    with pytest.raises(InputError, match=rf"params: {path}.update.B is not among what is optimised"):
+        tx.update(jax.tree.map(jnp.ones_like, weights), tx.init(weights), weights)

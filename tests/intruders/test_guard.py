@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from rmtjax._errors import InputError
-from rmtjax.intruders import predict, strength_limit
+from rmtjax.adapters import adapt
+from rmtjax.intruders import intruder_limits, predict, strength_limit
 from rmtjax.intruders.predict import lone_intruders
 from rmtjax.laws import intruders
 from rmtjax.linalg.dense import one_blas_thread
@@ -118,3 +120,27 @@ def test_what_is_looked_at_must_make_sense(name, value):
 def test_a_probability_that_is_none(probability):
     with pytest.raises(InputError, match=r"probability = .*: must be between 0 and 1"):
         strength_limit(np.ones(10), (10, 10), probability=probability)
+
+
+def test_nothing_goes_unguarded_by_mistake():
+    model = nnx.Dict(one=nnx.Linear(24, 24, rngs=nnx.Rngs(0)), other=nnx.Linear(24, 24, rngs=nnx.Rngs(1)))
+    with pytest.raises(InputError, match="model: has no layer with an adapter to guard"):
+        intruder_limits(model)
+    adapt(model, "lora", rank=8, target=".*")
+    assert set(intruder_limits(model, top=3)) == {"one", "other"}
+    assert (
+        set(intruder_limits(model, top=3, layers="one"))
+        == set(intruder_limits(model, top=3, layers=["one"]))
+        == {"one"}
+    )
+    with pytest.raises(InputError, match="layers: typo is none of one, other"):
+        intruder_limits(model, layers=["one", "typo"])
+    for probability in (2.0, -1, "x", float("nan")):
+        with pytest.raises(InputError, match=rf"probability = '?{probability}'?: must be between 0 and 1"):
+            intruder_limits(model, probability=probability)
+
+
+def test_the_order_of_the_singular_values_does_not_matter():
+    s = np.linspace(2, 0.1, 60)
+    assert strength_limit(s, (60, 80)) == strength_limit(s[::-1], (60, 80))
+    assert strength_limit(s, (60, 80), probability=np.float32(0.05), top=np.int64(10)) == strength_limit(s, (60, 80))

@@ -247,6 +247,24 @@ def contents(folder):
     return {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in stored(file).items()}
 
 
+def test_folders_of_a_model_are_copied_along(tmp_path):
+    """Files that others name, as sentence-transformers' modules.json does, wherever in the folder."""
+    before, after = weights_of()
+    write(tmp_path / "base", before)
+    tuned = write(tmp_path / "tuned", after)
+    for name in ("modules.json", "1_Pooling/config.json", "chat_template.jinja", "modeling_x.py"):
+        (tuned / name).parent.mkdir(exist_ok=True)
+        (tuned / name).write_text("{}")
+    for name in ("pytorch_model.bin", "checkpoint-5/config.json", ".git/x.json"):
+        (tuned / name).parent.mkdir(exist_ok=True)
+        (tuned / name).write_text("{}")
+    mend(tmp_path / "base", tuned, tmp_path / "out")
+    made = {str(path.relative_to(tmp_path / "out")) for path in files(tmp_path / "out")}
+    assert made == {
+        "model.safetensors", "modules.json", "1_Pooling/config.json", "chat_template.jinja", "modeling_x.py"
+    }  # fmt: skip
+
+
 def test_only_what_belongs_to_it_is_copied(tmp_path):
     """Beside a file other things may lie, and beside an adapter what a trainer left: nothing unmended goes along."""
     one, other = weights_of()

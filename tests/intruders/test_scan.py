@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from rmtjax._errors import InputError
 from rmtjax.intruders import Pair, predict, scan_layer
 from rmtjax.intruders.predict import drawn_intruders
 from rmtjax.intruders.scan import _stand_in, gram_values
@@ -396,3 +397,20 @@ def test_numbers_that_stand_in_for_a_spectrum_have_its_distribution():
         edge = float(marchenko_pastur.singular_support(n / m)[1]) + 0.05
         one, other = (predict(np.array([2.0, 5.0]), s, (n, m), edge) for s in (stand_in, exact))
         np.testing.assert_allclose(one.outliers, other.outliers, rtol=0.02)
+
+
+def test_what_a_layer_alone_is_asked_must_make_sense():
+    random = np.random.default_rng(0)
+    w = base("gaussian", (30, 20), random)
+    pair = Pair("w", w, Operator(w + 1), None)
+    assert scan_layer(pair, top=np.int64(3), threshold=np.float32(0.5)).values.shape == (3,)
+    for question in ({"threshold": 2.0}, {"top": 0}, {"top": 21}):
+        name = next(iter(question))
+        with pytest.raises(InputError, match=f"{name} = {question[name]}: must be"):
+            scan_layer(pair, **question)
+    broken = w.copy()
+    broken[3, 4] = np.nan
+    for bad in (Pair("w", broken, Operator(w), None), Pair("w", w, Operator(broken), None)):
+        for exact in (False, True):
+            with pytest.raises(InputError, match="w: holds NaN or infinite numbers"):
+                scan_layer(bad, exact=exact)

@@ -455,6 +455,30 @@ def test_auto_is_one_of_them():
                     assert symmetric in dense.EIGH_ALGORITHMS
 
 
+@pytest.mark.parametrize("kind", ["ones", "rank", "falling", "zeros", "huge", "tiny"])
+def test_the_largest_of_what_has_few(kind):
+    """Where a Krylov space cannot tell, or squares leave the range of numbers, they are those of a whole decomposition."""
+    random = np.random.default_rng(8)
+    a, k = random.standard_normal((512, 512)), 8
+    if kind == "falling":
+        u, _, vt = np.linalg.svd(a)
+        a, k = (u * np.exp(-np.arange(512) / 3)) @ vt, 30
+    elif kind == "rank":
+        a = a[:, :3] @ a[:3]
+    elif kind in ("huge", "tiny"):
+        a = a * (1e25 if kind == "huge" else 1e-25)
+    else:
+        a = np.full_like(a, kind == "ones")
+    a = a.astype(np.float32)
+    u, s, vh = map(np.asarray, dense.svd(jnp.asarray(a), k=k, algorithm="lanczos"))
+    wanted = np.linalg.svd(a.astype(float), compute_uv=False)[:k]
+    np.testing.assert_allclose(s, wanted, atol=3e-6 * wanted[0])
+    for side in (u.T @ u, vh @ vh.T):
+        np.testing.assert_allclose(side, np.eye(k), atol=2e-5)
+    best = np.sqrt((np.linalg.svd(a.astype(float), compute_uv=False)[k:] ** 2).sum())
+    assert np.linalg.norm(a - (u.astype(float) * s) @ vh) <= best + 1e-5 * wanted[0]
+
+
 def test_auto_for_the_largest():
     """What is told is what is done: Krylov spaces for few of many, a whole decomposition where they cannot run."""
     a = normal(np.random.default_rng(17), (800, 800), "float32")

@@ -146,7 +146,7 @@ def test_no_peak_of_the_bound_is_missed(name, kind):
         best = densely(ritz, rows, x[x > floor], (lambda x: 1 / x) if n > m else np.ones_like)
         taken = atom_bounds(ritz, rows, floor, transposed=n > m)
         assert (taken >= np.minimum(best, 1) * (1 - 1e-6)).all()
-        assert (taken <= 1.02 * best).all()
+        assert (taken <= 1.03 * best).all()  # 1 % for rounding at most, 0.75 % for what lies between
 
 
 def test_a_peak_with_room_on_one_side_only_is_seen():
@@ -236,3 +236,23 @@ def test_what_cannot_be_is_refused():
         top_singular(Operator(MATRICES["square"]), 60)
     with pytest.raises(InputError, match=r"start has shape \[4, 2\]: must be \(160, b\)"):
         BlockLanczos(Operator(MATRICES["square"]), np.ones((4, 2), np.float32), 3)
+
+
+@pytest.mark.parametrize("device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("rank", [0, 1, 3, 30])
+def test_the_basis_stays_orthonormal_when_the_space_is_used_up(rank, device):
+    """Of a matrix of small rank, and after its last direction; the Ritz values are its eigenvalues and zeros."""
+    random = np.random.default_rng(4)
+    left, right = (np.linalg.qr(random.standard_normal((120, max(rank, 1))))[0] for _ in range(2))
+    values = np.linspace(3, 1, max(rank, 1)) * (rank > 0)
+    matrix = ((left * values) @ right.T).astype(np.float32)
+    block = random.standard_normal((120, 4)).astype(np.float32)
+    operator = Operator(jnp.asarray(matrix) if device else matrix)
+    space = BlockLanczos(operator, jnp.asarray(block) if device else block, 20)
+    space.grow(20)
+    basis = np.asarray(space.combine(np.eye(space.steps * 4)))
+    assert np.abs(basis.T @ basis - np.eye(len(basis.T))).max() < 1e-5
+    ritz = space.ritz()
+    found = np.sort(np.sqrt(np.maximum(ritz.values, 0)))[::-1]
+    np.testing.assert_allclose(found[:rank], values[:rank], atol=1e-5)
+    assert found[rank:].max() < 2e-3  # the root of rounding
