@@ -251,7 +251,7 @@ def check_same(file: Path, chosen: Settings, sequence: dict[str, int], texts: in
 
 
 def pilot(data: Path, runs: Path, results: Path, methods: list[str]) -> None:
-    """MRPC at two rates for each way."""
+    """MRPC at each way's rates."""
     for name in methods:
         for rate in TRIED.get(name, ()):
             file = results / f"pilot-{name}-rate{rate:g}.json"

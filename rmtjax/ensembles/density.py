@@ -42,7 +42,7 @@ def _hermite(key_data, N, points, beta):
         return pivot, above
 
     _, above = jax.lax.fori_loop(0, groups, group, (jnp.ones(shape), jnp.zeros(shape)))
-    return 1 - above / N
+    return (N - above) / N
 
 
 _hermite_batched = batch_last(_hermite)
@@ -83,7 +83,7 @@ def _laguerre(key_data, p, n, points, beta):
 
     q, above = jax.lax.fori_loop(0, groups, group, (jnp.zeros(shape), jnp.zeros(shape)))
     above = above + (points - q < 0)
-    return jnp.where(points < 0, 0.0, 1 - above / p)
+    return jnp.where(points < 0, 0.0, (p - above) / p)
 
 
 _laguerre_batched = batch_last(_laguerre)

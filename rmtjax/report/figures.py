@@ -24,6 +24,8 @@ import xarray as xr
 from rmtjax._errors import InputError, unknown
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.grid import grid, zipped
+from rmtjax.montecarlo.result import z_score
+from rmtjax.montecarlo.verdict import allowance, beyond
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +51,8 @@ INK, MUTED = "#222222", "#8a8a8a"
 _BAND = "#ececec"
 
 _PANELS, _HUES, _CURVE = 6, 8, 200
+_FEW = 16
+"""Whole numbers on an axis that ends so soon may be kinds (the β of an ensemble), between which there is nothing."""
 
 _STYLE = {
     "axes.axisbelow": True,
@@ -249,16 +253,23 @@ def _choose_axes(table: xr.Dataset, x: str | None, hue: str | None) -> tuple[str
 
 
 def _curve(claim: Claim | None, cells: xr.Dataset, x: str, output: str) -> tuple[np.ndarray, np.ndarray]:
-    """The law along x: finely where the claim can be asked and x is continuous, else on the cells."""
+    """The law along x: finely where the claim can be asked, else on the cells."""
     at = cells[x].values
-    if claim is None or at.size < 2 or claim.params[x].whole:
+    if claim is None or at.size < 2:
         return at, cells["law"].values
-    steps = np.linspace(0, at.size - 1, _CURVE)
+    between = np.geomspace if _logarithmic(at) else np.linspace
+    steps = np.interp(between(at[0], at[-1], _CURVE), at, np.arange(at.size))
+    if claim.params[x].whole:
+        whole = np.unique(np.round(np.interp(steps, np.arange(at.size), at)))
+        steps = np.interp(whole, at, np.arange(at.size))
 
-    def between(values):
-        return np.interp(steps, np.arange(at.size), values)
+    def along_x(name: str, values: np.ndarray) -> np.ndarray:
+        values = np.interp(steps, np.arange(at.size), values)
+        return np.round(values) if claim.params[name].whole else values
 
-    along = {str(n): between(c.values) for n, c in cells.coords.items() if c.dims == (x,) and n in claim.params}
+    along = {
+        str(n): along_x(str(n), c.values) for n, c in cells.coords.items() if c.dims == (x,) and n in claim.params
+    }
     fixed = {str(n): float(c) for n, c in cells.coords.items() if c.ndim == 0 and n in claim.params}
     return along[x], claim.predict(grid(zipped(**along), **fixed))[output]
 
@@ -272,7 +283,7 @@ def law_against_monte_carlo(
     *,
     claim: Claim | None = None,
 ) -> Figure:
-    """Any claim's result: the law as lines, Monte Carlo as points with bars of 2 s.e., and z = (mean − law)/s.e. below.
+    """Any claim's result: the law as lines, Monte Carlo as points with bars of 2 s.e., and z below.
 
     Outputs and the values of the remaining axes become panels, at most six: spread evenly over all, the one with the
     largest \\|z\\| among them.
@@ -283,8 +294,8 @@ def law_against_monte_carlo(
         hue: the axis told apart by colour; the second longest if None.
         output: the output or outputs to draw; all if None.
         title: the figure's title; the claim's name and source if None.
-        claim: the claim that was run. With it the law is drawn as a curve between the cells, along an axis that is
-            continuous; without it as a line from cell to cell.
+        claim: the claim that was run. With it the law is drawn as a curve between the cells, and z is of what exceeds
+            its allowance, as in verdicts; without it the law is a line from cell to cell, and z of the whole difference.
 
     Raises:
         InputError: for an axis or output that the result does not have.
@@ -296,7 +307,13 @@ def law_against_monte_carlo(
     for name in chosen:
         if name not in names:
             raise unknown("output", name, names)
-    table = result[["mean", "se", "law", "z"]].sel(output=chosen)
+    table = result[["mean", "se", "law", "z"]]
+    allowed = allowance(claim, result)
+    if allowed.any():
+        table = table.transpose("output", ...)
+        gap = beyond((table["mean"] - table["law"]).values, allowed)
+        table = table.assign(z=(table["mean"].dims, z_score(gap, table["se"].values, table["law"].values)))
+    table = table.sel(output=chosen)
     x, hue = _choose_axes(table, x, hue)
     if x is None:
         x, table = "cell", table.expand_dims(cell=[0.0])
@@ -331,7 +348,7 @@ def law_against_monte_carlo(
         about = f"{result.attrs.get('claim', '')} — {result.attrs.get('source', '')}".strip(" —")
         heading = textwrap.fill((about if title is None else title) + more, int(12 * figure.get_figwidth()))
         figure.suptitle(_subscripts(heading), x=0.01, ha="left")
-        _legend(figure, handles)
+        _legend(figure, handles, "z beyond the allowance" if allowed.any() else "z = (mean − law)/s.e.")
     return figure
 
 
@@ -342,6 +359,8 @@ def _panel(above, below, cells: xr.Dataset, x: str, hue: str | None, output: str
     by_place = np.unique(values).size < values.size
     cells = cells if by_place else cells.sortby(x)
     at = np.arange(values.size, dtype=float) if by_place else np.sort(values)
+    few = claim is not None and x in claim.params and claim.params[x].whole and np.ptp(at) < _FEW
+    apart = by_place or x == "cell" or few
     count = 1 if hue is None else cells.sizes[hue]
     worst = 0 if hue is None else int(np.argmax(np.abs(cells["z"]).fillna(0.0).max(x).values))
     lines = _spread(count, _HUES, worst)
@@ -351,8 +370,8 @@ def _panel(above, below, cells: xr.Dataset, x: str, hue: str | None, output: str
     below.axhline(0, color=MUTED, lw=0.8, zorder=1)
     for colour, index in zip(colours(len(lines), ordered=len(lines) > 3), lines, strict=True):
         one = cells if hue is None else cells.isel({hue: index})
-        curve_x, curve = (at, one["law"].values) if by_place or x == "cell" else _curve(claim, one, x, output)
-        marker = {"marker": "_", "ms": 22, "mew": 1.6, "ls": ""} if by_place or curve_x.size == 1 else {}
+        curve_x, curve = (at, one["law"].values) if apart else _curve(claim, one, x, output)
+        marker = {"marker": "_", "ms": 22, "mew": 1.6, "ls": ""} if apart or curve_x.size == 1 else {}
         above.plot(curve_x, curve, color=colour, zorder=2, **marker)
         points(above, at, one["mean"].values, one["se"].values, colour)
         z = one["z"].values
@@ -375,7 +394,7 @@ def _panel(above, below, cells: xr.Dataset, x: str, hue: str | None, output: str
         above.set_yscale("log")
 
 
-def _legend(figure: Figure, hues: dict[str, Any]) -> None:
+def _legend(figure: Figure, hues: dict[str, Any], z: str) -> None:
     """Below the panels, where it covers nothing."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -383,6 +402,6 @@ def _legend(figure: Figure, hues: dict[str, Any]) -> None:
     handles = [Line2D([], [], color=colour, marker="o", mec="white", label=label) for label, colour in hues.items()]
     handles.append(Line2D([], [], color=INK, label="law"))
     handles.append(Line2D([], [], color=INK, ls="", marker="o", mec="white", label="Monte Carlo, ± 2 s.e."))
-    handles.append(Patch(color=_BAND, label="z = (mean − law)/s.e. within ± 2"))
+    handles.append(Patch(color=_BAND, label=f"{z} within ± 2"))
     columns = max(2, int(figure.get_figwidth() / 2))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))

@@ -107,6 +107,8 @@ def curves(result: Mapping[str, Any], path: str | os.PathLike) -> Path:
         for axis in axes:
             axis.set_xlabel("epoch")
             axis.xaxis.get_major_locator().set_params(integer=True)
+            if len(epochs) == 1:
+                axis.set_xticks(epochs)
         name = f"{'α-' if settings['alpha'] else ''}{settings['method']}"
         figure.suptitle(f"{settings['task']}, {name}, seed {settings['seed']}", fontsize=10)
         return save(figure, path)

@@ -128,24 +128,51 @@ def doubts(scan: Scan) -> list[str]:
     return lines
 
 
+def _ticks(count: int, most: int) -> np.ndarray:
+    """Places among `count` to number, at most `most` of them: 1, 2, 3, … or 5, 10, 15, …"""
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, count) if count <= most * s)
+    return np.arange(step - 1, count, step)
+
+
 def cosines(scan: Scan):
     """Figure: of every leading vector, the largest cosine with any vector of before; intruders are ringed."""
     layers = [layer for layer in scan.layers if layer.update.frobenius > 0][:_MOST] or list(scan.layers[:_MOST])
-    values = np.array([layer.cosines for layer in layers])
+    names = _short([layer.name for layer in layers])
+    top = max(len(layer.cosines) for layer in layers)
+    values = np.full((len(layers), top), np.nan)
+    for row, layer in zip(values, layers, strict=True):
+        row[: len(layer.cosines)] = layer.cosines
+    cell = min(0.38, 10 / top)  # inches
+    estimated = ", estimated where bounds decide" if any(layer.method == "bounds" for layer in layers) else ""
     with style():
-        figure, axes = new_figure(size=(3.2 + 0.38 * values.shape[1], 1.5 + 0.21 * len(layers)))
-        image = axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=0.6)
-        rows, columns = np.nonzero([[v == "intruder" for v in layer.verdicts] for layer in layers])
-        ring = {"s": 46, "facecolors": "none", "edgecolors": PALETTE[1], "linewidths": 1.6}
+        figure, axes = new_figure(
+            size=(max(4.6, 0.5 + 0.068 * max(map(len, names)) + cell * top), 1.9 + 0.21 * len(layers))
+        )
+        lines = {"edgecolors": "white", "linewidth": 0.6} if cell > 0.2 else {}
+        image = axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, **lines)
+        rows, columns = np.nonzero(_intruders(layers, top))
+        ring = {"s": min(46, (60 * cell) ** 2), "facecolors": "none"}
+        axes.scatter(columns + 0.5, rows + 0.5, edgecolors="white", linewidths=3.2, **ring)
+        ring |= {"edgecolors": PALETTE[1], "linewidths": 1.6}
         axes.scatter(columns + 0.5, rows + 0.5, **ring, label=f"intruder: below {scan.settings['threshold']:g}")
-        axes.set_yticks(np.arange(len(layers)) + 0.5, _short([layer.name for layer in layers]), fontsize=7.5)
-        axes.set_xticks(np.arange(values.shape[1]) + 0.5, np.arange(1, values.shape[1] + 1), fontsize=8)
+        axes.set_yticks(np.arange(len(layers)) + 0.5, names, fontsize=7.5)
+        ticks = _ticks(top, int(cell * top / 0.3) + 1)
+        axes.set_xticks(ticks + 0.5, ticks + 1, fontsize=8)
         axes.invert_yaxis()
         axes.grid(visible=False)
-        axes.set_xlabel("singular vector after tuning")
+        axes.set_xlabel("left singular vector after tuning")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8, borderaxespad=0.3)
-        figure.colorbar(image, ax=axes, label="largest |cosine| with any vector of before", aspect=28, pad=0.02)
+        bar = figure.colorbar(image, ax=figure.axes, location="bottom", aspect=30, shrink=0.9, pad=0.03)
+        bar.set_label(f"largest |cosine| with any of before{estimated}", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
     return figure
+
+
+def _intruders(layers: Sequence[LayerScan], top: int) -> np.ndarray:
+    found = np.zeros((len(layers), top), bool)
+    for row, layer in zip(found, layers, strict=True):
+        row[: len(layer.verdicts)] = [verdict == "intruder" for verdict in layer.verdicts]
+    return found
 
 
 def similarity(scan: Scan, most: int = 6):
@@ -161,7 +188,7 @@ def similarity(scan: Scan, most: int = 6):
             image = axis.imshow(layer.similarity, cmap="cividis", vmin=0, vmax=1)
             axis.set_title(name.replace("attention.self.", ""), fontsize=8)
             axis.grid(visible=False)
-            ticks = np.arange(0, len(layer.similarity), max(1, len(layer.similarity) // 5))
+            ticks = _ticks(len(layer.similarity), 5)
             axis.set_xticks(ticks, ticks + 1, fontsize=7)
             axis.set_yticks(ticks, ticks + 1, fontsize=7)
             marked = [i for i, verdict in enumerate(layer.verdicts) if verdict == "intruder"]
@@ -177,36 +204,46 @@ def similarity(scan: Scan, most: int = 6):
 
 def outliers(scan: Scan):
     """Figure: where theory expects the outliers, and where they are; how strong updates are against their thresholds."""
+    layers = [layer for layer in scan.layers if len(layer.update.strengths) and layer.update.frobenius > 0][:_MOST]
+    names = _short([layer.name for layer in layers])
     with style():
-        figure, (left, right) = new_figure(1, 2, size=(8.6, 3.9))
+        width = 0.5 + 0.068 * max(map(len, names), default=0)
+        figure, (left, right) = new_figure(1, 2, size=(8.2 + width, max(4.3, 1.3 + 0.19 * len(layers))))
         foretold, found, chance = [], [], []
-        for layer in scan.layers:
+        for layer in layers:
             there = _found(layer)
             seen = np.isfinite(there)
             foretold += layer.prediction.outliers[seen].tolist()
             found += there[seen].tolist()
             chance += layer.prediction.probabilities[seen].tolist()
+        left.set_box_aspect(1)
+        left.set_anchor("N")
         if foretold:
             span = [0.95 * min(foretold + found), 1.05 * max(foretold + found)]
-            left.plot(span, span, color=MUTED, lw=1)
+            left.plot(span, span, color=MUTED, lw=1, label="equal")
             dots = left.scatter(foretold, found, c=chance, cmap="cividis", vmin=0, vmax=1, s=22, zorder=3)
-            figure.colorbar(dots, ax=left, label="probability of an intruder", pad=0.02)
+            bar = figure.colorbar(dots, ax=left, location="bottom", pad=0.03, aspect=30, shrink=0.8, anchor=(0.5, 1.0))
+            bar.set_label("expected probability of an intruder", fontsize=9)
+            left.legend(fontsize=8)
+        else:
+            left.annotate("none is expected", (0.5, 0.5), xycoords="axes fraction", ha="center", color=MUTED)
+            left.set(xticks=[], yticks=[])
         left.set_xlabel("predicted outlier")
         left.set_ylabel("singular value of that rank after tuning")
-        layers = [layer for layer in scan.layers if len(layer.update.strengths)]
-        ratio = [layer.update.strengths[0] / max(layer.prediction.threshold, 1e-12) for layer in layers]
+        ratio = np.array([layer.update.strengths[0] / max(layer.prediction.threshold, 1e-12) for layer in layers])
         counts = np.array([layer.intruders for layer in layers])
-        for has, colour, label in ((False, MUTED, "none"), (True, PALETTE[1], "intruders")):
+        for has, colour, label in ((False, MUTED, "no intruder found"), (True, PALETTE[1], "intruders found")):
             which = np.flatnonzero((counts > 0) == has)
-            right.plot(which + 1, np.array(ratio)[which], "o", color=colour, ms=5, label=label)
-        right.axhline(1, color=INK, lw=0.9)
-        right.annotate("BBP threshold", (1, 1), xytext=(2, 3), textcoords="offset points", fontsize=8, color=INK)
-        right.set_yscale("log")
-        right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        right.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
-        right.set_xlabel("layer, in the order of the table")
-        right.set_ylabel("strength of the update / threshold")
-        right.legend(fontsize=8, title="found", title_fontsize=8)
+            right.plot(ratio[which], which, "o", color=colour, ms=5, label=label)
+        right.axvline(1, color=INK, lw=0.9, label="BBP threshold")
+        right.set_yticks(np.arange(len(layers)), names, fontsize=7.5)
+        right.set_ylim(len(layers) - 0.4, -0.6)
+        right.set_xscale("log")
+        right.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        right.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
+        right.tick_params("x", which="minor", labelsize=8)
+        right.set_xlabel("strength of the update / threshold")
+        right.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, columnspacing=1, borderaxespad=0.2)
     return figure
 
 

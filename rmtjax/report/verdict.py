@@ -110,7 +110,7 @@ def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> lis
     written = [folder / "verdict.json", folder / "verdict.md"]
     for claim in claims:
         name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', claim.name).lstrip('.')}.png"
-        figure = law_against_monte_carlo(verdict.results[claim.name, claim.sampler()[0]])
+        figure = law_against_monte_carlo(verdict.results[claim.name, claim.sampler()[0]], claim=claim)
         save(figure, folder / name)
         written.append(folder / name)
         text.append(

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from rmtjax.claims import SPECTRA
 from rmtjax.ensembles import density, outlier
+from rmtjax.montecarlo import run
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +85,10 @@ def test_rows_left_out_do_not_matter(x, y):
     """Against the depth for 1e-60, at N = 10⁸."""
     few, many = (np.stack(measure(keys(100), 1e8, 1.5, x, y, 1.0, t)) for t in (1e-12, 1e-60))
     np.testing.assert_allclose(few, many, atol=1e-11)
+
+
+def test_a_share_of_none_is_zero_however_it_is_compiled():
+    """1 − count/p is −5.6e-17 for count = p = 10 once a compiler multiplies by the reciprocal and adds in one step."""
+    marchenko_pastur = next(claim for claim in SPECTRA if claim.name == "marchenko-pastur")
+    result = run(marchenko_pastur, marchenko_pastur.compare, trials=64)
+    assert result["mean"].sel(x=0, c=[0.5, 1.0]).values.tolist() == [[[0.0, 0.0]]]

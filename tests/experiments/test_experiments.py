@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from rmtjax._errors import InputError
-from rmtjax.montecarlo import Claim, grid, real, run, zipped
+from rmtjax.montecarlo import Claim, grid, real, run, size, zipped
 from rmtjax.report.figures import law_against_monte_carlo, save, symbol
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -157,6 +158,37 @@ def test_points_and_lines_are_the_result():
         for drawn in below.get_lines()
         if len(drawn.get_ydata()) == 7
     )
+
+
+def test_figures_judge_beyond_the_allowance_as_verdicts_do():
+    claim = dataclasses.replace(normal_claim(("value",)), bias=lambda a, b, c: 0.2 + 0 * a)
+    result = run(claim, SHAPES["one axis"], trials=64)
+    drawn = [line.get_ydata() for line in law_against_monte_carlo(result, claim=claim).axes[1].get_lines()]
+    gap = (result["mean"] - result["law"]).values[0]
+    wanted = np.sign(gap) * np.maximum(np.abs(gap) - 0.2, 0) / result["se"].values[0]
+    assert any(len(y) == 7 and np.allclose(y, wanted) for y in drawn)
+    assert not np.allclose(wanted, result["z"].values[0])
+
+
+@pytest.mark.parametrize("sizes,apart", [([1, 2, 4], True), ([10, 100, 1000], False)])
+def test_laws_along_whole_numbers_are_asked_at_whole_numbers_alone(sizes, apart):
+    asked = []
+
+    def law(N):
+        asked.extend(np.ravel(N).tolist())
+        return {"value": 1 / N}
+
+    def draw(key, N):
+        return {"value": 1 / N + jax.random.normal(key)}
+
+    claim = Claim("whole", "x", "nowhere", {"N": size()}, law, {"direct": draw}, grid(N=sizes))
+    line = law_against_monte_carlo(run(claim, trials=16), claim=claim).axes[0].get_lines()[0]
+    assert all(N == round(N) for N in asked)
+    if apart:
+        assert line.get_xdata().tolist() == sizes and line.get_linestyle() == "None"
+    else:
+        assert len(line.get_xdata()) > 100
+        np.testing.assert_allclose(line.get_ydata(), 1 / line.get_xdata())
 
 
 def test_axes_and_output_are_chosen():
