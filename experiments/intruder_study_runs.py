@@ -235,6 +235,7 @@ def _of_table2(name: str, chosen: Settings, runs: Path) -> Path | None:
         found = json.loads((folder / "result.json").read_text(encoding="utf-8"))["settings"]
     except OSError:
         return None
+    found = Settings(**{**found, "target": tuple(found["target"])}).checked().as_dict()  # with what came later
     told = chosen.checked().as_dict()
     return folder if all(found[key] == told[key] for key in told if key not in ("data", "model")) else None
 

@@ -342,8 +342,15 @@ def finetune(
         float | None,
         typer.Option(metavar="P", help="Keep updates so weak that each layer's chance of an intruder is at most P."),
     ] = None,
+    guard_top: Annotated[int, typer.Option(help="Leading singular vectors that count for --guard.")] = 10,
+    guard_threshold: Annotated[
+        float, typer.Option(help="Cosine below which a vector is an intruder for --guard.")
+    ] = 0.5,
     dtype: Annotated[str, typer.Option(help="Of activations: float32 or bfloat16.")] = "float32",
     remat: Annotated[bool, typer.Option("--remat", help="Less memory, more time.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Use only N examples of each data set, to see that all works.")
+    ] = None,
     seed: Seed = 0,
     out: Annotated[
         str | None,
@@ -373,7 +380,8 @@ def finetune(
         target=tuple(name.strip() for name in target.split(",") if name.strip()), alpha_share=alpha_share, epochs=epochs,
         batch_size=batch_size, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, clip=clip,
         max_length=max_length, every=every, val_split=val_split, alpha_learning_rate=alpha_learning_rate,
-        alpha_batch_size=alpha_batch_size, alpha_optimizer=alpha_optimizer, guard=guard, dtype=dtype, remat=remat, seed=seed,
+        alpha_batch_size=alpha_batch_size, alpha_optimizer=alpha_optimizer, guard=guard, guard_top=guard_top,
+        guard_threshold=guard_threshold, dtype=dtype, remat=remat, limit=limit, seed=seed,
     )  # fmt: skip
     if out is None:
         chosen = settings.checked()

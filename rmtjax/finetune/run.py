@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -109,6 +110,15 @@ def _encode(examples: glue.Examples, tokenizer: Tokenizer, max_length: int) -> S
     return Sequences(ids, types, examples.labels)
 
 
+def _some(examples: glue.Examples, settings: Settings) -> glue.Examples:
+    """As many as the settings' limit allows, in the order of the file."""
+    if settings.limit is None or len(examples) <= settings.limit:
+        return examples
+    kept = np.sort(np.random.default_rng(settings.seed).permutation(len(examples))[: settings.limit])
+    second = None if examples.second is None else [examples.second[i] for i in kept]
+    return glue.Examples([examples.first[i] for i in kept], second, examples.labels[kept], examples.skipped)
+
+
 class Run:
     """A fine-tuning with everything read and built, ready to train.
 
@@ -136,9 +146,11 @@ class Run:
             raise InputError(
                 f"data is not given and no folder of GLUE was found: --data DIR with {self.task.folder}/train.tsv"
             )
-        self.train = _encode(glue.load_glue(settings.task, data, "train"), tokenizer, settings.max_length)
+        self.data = Path(data)
         names = ["dev_matched", "dev_mismatched"] if settings.task == "mnli" else ["dev"]
-        self.dev = {n: _encode(glue.load_glue(settings.task, data, n), tokenizer, settings.max_length) for n in names}
+        splits = {name: _some(glue.load_glue(settings.task, data, name), settings) for name in ["train", *names]}
+        read = {name: _encode(some, tokenizer, settings.max_length) for name, some in splits.items()}
+        self.train, self.dev = read.pop("train"), read
         model, self.loaded = load_classifier(
             self.folder, self.task.num_labels, dtype=settings.dtype, remat=settings.remat, seed=settings.seed
         )
@@ -165,7 +177,9 @@ class Run:
             updater = alpha_updater(own(settings.alpha_learning_rate), settings.every)
         optimizer = optimizer_of(settings, parts, sorted(weights), self.batches.steps)
         if settings.guard is not None:
-            limits = intruder_limits(model, probability=settings.guard)
+            limits = intruder_limits(
+                model, probability=settings.guard, threshold=settings.guard_threshold, top=settings.guard_top
+            )
             optimizer = optax.chain(optimizer, keep_below(model, limits))
         self.trainer = Trainer(
             model, optimizer, updater, loss_of(self.task.regression), self.layout, mesh, settings.seed, settings.dropout
@@ -199,6 +213,10 @@ class Run:
         return {name.removesuffix(".alpha"): np.asarray(x) for name, x in state.alpha.items()}
 
 
+_LATER = ("guard_top", "guard_threshold", "limit")
+"""Settings that the first runs did not have, which did as their defaults say."""
+
+
 def _existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
     """Check a folder for the run of an earlier call.
 
@@ -221,6 +239,7 @@ def _existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
         raise InputError(f"out = {out}: {_RUN} cannot be read (it names no settings)")
     old, new = ({**i["settings"], **{k: v for k, v in i.items() if k != "settings"}} for i in (before, identity))
     moved = ("data", "model")  # where files lie may change; what they hold may not
+    old = {f.name: f.default for f in dataclasses.fields(Settings) if f.name in _LATER} | old
     for name in new:
         if name not in moved and old.get(name) != new[name]:
             raise InputError(

@@ -49,9 +49,12 @@ class Settings:
         alpha_optimizer: adam or adamw.
         guard: largest probability of an intruder in a layer that updates may have (`rmtjax.intruders.intruder_limits`);
             None leaves them free.
+        guard_top: leading singular vectors that count.
+        guard_threshold: cosine below which a vector is an intruder.
         dropout: whether to use the model's rates, or none.
         dtype: of activations, float32 or bfloat16.
         remat: compute activations of a layer again for its gradient, to save memory.
+        limit: examples to keep of the training set and of each development set, drawn by the seed; all if None.
         seed: of the head, the adapters, the order of the data and the dropout masks.
     """
 
@@ -77,9 +80,12 @@ class Settings:
     alpha_batch_size: int | None = None
     alpha_optimizer: str = "adam"
     guard: float | None = None
+    guard_top: int = 10
+    guard_threshold: float = 0.5
     dropout: bool = True
     dtype: str = "float32"
     remat: bool = False
+    limit: int | None = None
     seed: int = 0
 
     def checked(self) -> Settings:
@@ -134,8 +140,10 @@ class Settings:
         }  # fmt: skip
         for name, known in choices.items():
             check_known(name, getattr(self, name), known)
-        for name in ("rank", "epochs", "batch_size", "alpha_batch_size", "every"):
+        for name in ("rank", "epochs", "batch_size", "alpha_batch_size", "every", "guard_top", "limit"):
             value = getattr(self, name)
+            if name == "limit" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
@@ -158,6 +166,8 @@ class Settings:
                 raise InputError(f"guard = {shown(self.guard)}: must be between 0 and 1")
             if self.method == "full":
                 raise InputError(f"guard = {self.guard:g}: needs an adapter; method full trains the weights themselves")
+        if not 0 < self.guard_threshold < 1:
+            raise InputError(f"guard_threshold = {shown(self.guard_threshold)}: must be between 0 and 1")
         if not self.target:
             raise InputError("target is empty: must name layers such as query,value")
 

@@ -267,9 +267,7 @@ def _curve(claim: Claim | None, cells: xr.Dataset, x: str, output: str) -> tuple
         values = np.interp(steps, np.arange(at.size), values)
         return np.round(values) if claim.params[name].whole else values
 
-    along = {
-        str(n): along_x(str(n), c.values) for n, c in cells.coords.items() if c.dims == (x,) and n in claim.params
-    }
+    along = {str(n): along_x(str(n), c.values) for n, c in cells.coords.items() if c.dims == (x,) and n in claim.params}
     fixed = {str(n): float(c) for n, c in cells.coords.items() if c.ndim == 0 and n in claim.params}
     return along[x], claim.predict(grid(zipped(**along), **fixed))[output]
 

@@ -26,7 +26,7 @@ def heading(run: Run) -> str:
         [f"{len(run.train):,} to train on", *(f"{len(data):,} in {name}" for name, data in run.dev.items())]
     )
     lines = [
-        f"{run.task.name}: {sizes}; lengths {', '.join(map(str, run.layout.lengths))}",
+        f"{run.task.name} in {run.data}: {sizes}; lengths {', '.join(map(str, run.layout.lengths))}",
         f"{settings.model or 'all-MiniLM-L6-v2 (packaged)'}: {run.count}"
         + (f"; new: {', '.join(run.loaded.new)}" if run.loaded.new else ""),
         f"{settings.epochs} epochs of {batches.steps_per_epoch:,} steps of {settings.batch_size} on {len(run.devices)} "

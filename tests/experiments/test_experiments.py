@@ -183,7 +183,7 @@ def test_laws_along_whole_numbers_are_asked_at_whole_numbers_alone(sizes, apart)
 
     claim = Claim("whole", "x", "nowhere", {"N": size()}, law, {"direct": draw}, grid(N=sizes))
     line = law_against_monte_carlo(run(claim, trials=16), claim=claim).axes[0].get_lines()[0]
-    assert all(N == round(N) for N in asked)
+    assert all(round(N) == N for N in asked)
     if apart:
         assert line.get_xdata().tolist() == sizes and line.get_linestyle() == "None"
     else:

@@ -1,5 +1,6 @@
 """A run that was stopped, broken off or killed ends as if nothing had happened, to the bit."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -142,6 +143,19 @@ def test_a_run_can_move(chosen, shared, undisturbed, base, data, tmp_path):
     moved = settings(tmp_path / "base", tmp_path / "data", method="alpha-lora", every=T, max_length=16)
     finetune(moved, tmp_path / "elsewhere", resume=True, announce=shared)
     assert_same(left(tmp_path / "elsewhere"), undisturbed)
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default(chosen, shared, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    finetune(chosen, out, stop_after=7, announce=shared)
+    written = json.loads((out / "run.json").read_text())
+    for name in ("limit", "guard_top", "guard_threshold"):
+        del written["identity"]["settings"][name]
+    (out / "run.json").write_text(json.dumps(written))
+    with pytest.raises(InputError, match=r"the run of another limit \(None, now 5\)"):
+        finetune(dataclasses.replace(chosen, limit=5), out, resume=True, announce=shared)
+    finetune(chosen, out, resume=True, announce=shared)
+    assert_same(left(out), undisturbed)
 
 
 # --- what is no run to go on with ---------------------------------------------------------------------------------

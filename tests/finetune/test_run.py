@@ -5,6 +5,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
@@ -13,7 +14,7 @@ from rmtjax import InputError
 from rmtjax.adapters import load_peft
 from rmtjax.adapters.linear import adapted_layers
 from rmtjax.finetune import finetune
-from rmtjax.finetune.run import Checkpoints, predict
+from rmtjax.finetune.run import Checkpoints, Run, predict
 from rmtjax.intruders import intruder_limits
 from rmtjax.models import load_classifier
 from rmtjax.report import finetune as report
@@ -344,9 +345,34 @@ def test_a_guarded_run_stays_below_every_layers_limit(base, data, tmp_path):
     assert max(strengths[0.05]) < 1.001 and max(strengths[None]) > 1.5
 
 
+def test_a_guard_counts_the_vectors_and_cosines_it_is_told(base, data, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("rmtjax.finetune.run.intruder_limits", lambda model, **told: asked.update(told) or {})
+    monkeypatch.setattr("rmtjax.finetune.run.keep_below", lambda model, limits: optax.identity())
+    Run(settings(base, data, method="lora", guard=0.1, guard_top=4, guard_threshold=0.3))
+    assert asked == {"probability": 0.1, "top": 4, "threshold": 0.3}
+
+
+def test_a_limit_keeps_so_many_examples_of_each_set(base, data):
+    whole, some, others = (
+        Run(settings(base, data, method="lora", limit=n, seed=s)) for n, s in ((None, 0), (8, 0), (8, 1))
+    )
+    assert [len(x.labels) for x in (some.train, some.dev["dev"])] == [8, 8]
+
+    def texts(run):
+        return [tuple(i) for i in run.train.ids]
+
+    at = [texts(whole).index(text) for text in texts(some)]
+    assert at == sorted(set(at)) and texts(some) != texts(others)
+    assert Run(settings(base, data, method="lora", limit=1_000)).train.labels.tolist() == whole.train.labels.tolist()
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"limit": 0}, r"limit = 0: must be a whole number, 1 or more"),
+        ({"guard_top": 0}, r"guard_top = 0: must be a whole number, 1 or more"),
+        ({"guard_threshold": 1.0}, r"guard_threshold = 1.0: must be between 0 and 1"),
         ({"guard": 0.0}, r"guard = 0.0: must be between 0 and 1"),
         ({"guard": 1.0}, r"guard = 1.0: must be between 0 and 1"),
         ({"guard": 0.05, "method": "full"}, r"guard = 0.05: needs an adapter"),
