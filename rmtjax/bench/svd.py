@@ -331,10 +331,11 @@ def bench_svd(
         progress: called with (cases done, cases).
 
     Returns:
-        What `rmtjax.bench.timing.made` says, `devices`, `peak_gflops`, how many cases were `left_out`, and `cases`: for each
-        operation and shape on how many `devices`, `times` by name (`compile_s`, `median_s`, `min_s`, `times_s`,
-        `matrices_per_s`, `gflops`, `share`, or `failed`), `accuracy` of ours on Gaussian and on graded matrices, `auto`, `best`
-        of those as precise, and ratios of the others' times to ours.
+        What `rmtjax.bench.timing.made` says, `devices`, `peak_gflops`, how many cases were `left_out` for want of time, which
+        operations and shapes are `unsuited` to each other, and `cases`: for each operation and shape on how many `devices`,
+        `times` by name (`compile_s`, `median_s`, `min_s`, `times_s`, `matrices_per_s`, `gflops`, `share`, or `failed`),
+        `accuracy` of ours on Gaussian and on graded matrices, `auto`, `best` of those as precise, and ratios of the others'
+        times to ours.
 
     Raises:
         InputError: for unknown operations and dtypes, empty shapes, and numbers that cannot be.
@@ -354,12 +355,13 @@ def bench_svd(
         if len(shape) != 3 or not all(isinstance(x, int) and x > 0 for x in shape):
             raise InputError(f"shapes has {shown(tuple(shape))}: must be (batch, n, m), whole numbers of 1 or more")
     kind = np.dtype(dtype)
-    cases = [
+    pairs = [(what, tuple(shape)) for what in operations for shape in shapes]
+    unsuited = [
         (what, shape)
-        for what in operations
-        for shape in shapes
-        if (shape[1] == shape[2] or what not in ("eigh", "eigvalsh")) and (what != "top" or min(shape[1:]) >= 16 * top)
+        for what, shape in pairs
+        if (what in ("eigh", "eigvalsh") and shape[1] != shape[2]) or (what == "top" and min(shape[1:]) < 16 * top)
     ]
+    cases = [pair for pair in pairs if pair not in unsuited]
     if not cases:
         raise InputError(f"shapes = {shown(list(shapes))}: none is for {', '.join(operations)}")
     with jax.enable_x64(True):
@@ -380,6 +382,7 @@ def bench_svd(
         "peak_gflops": peak / 1e9,
         "cases": done,
         "left_out": len(cases) - len(done),
+        "unsuited": [[what, list(shape)] for what, shape in unsuited],
     }
 
 

@@ -127,7 +127,19 @@ def mend(
             raise InputError(
                 f"tuned = {tuned}: {listed(bare)} has intruders by α alone and no update to mend; choose others by layers"
             )
+    new = not target.exists()
     target = prepare_folder("out", target)
+    try:
+        _write(pairs, found, target, scale)
+    except BaseException:  # half of it would look like all
+        shutil.rmtree(target)
+        if not new:
+            target.mkdir()
+        raise
+    return found
+
+
+def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
     file = pairs.tuned if pairs.adapter is None else pairs.adapter.tensors
     of = {pairs.partner(one.name): one for one in found.layers if one.intruders}
     if pairs.adapter is not None:  # the layer of each of its tensors
@@ -138,7 +150,6 @@ def mend(
     _copy_beside(file.folder, target, whole=pairs.of_folder)
     if pairs.adapter is not None:
         _copy_base(file.folder, target, pairs.adapter.config)
-    return found
 
 
 def _mended(pairs: Pairs, of: dict[str, LayerScan], keys: list[str], scale: float) -> Iterator[tuple[str, np.ndarray]]:

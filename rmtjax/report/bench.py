@@ -74,6 +74,13 @@ def svd_summary(result: dict[str, Any]) -> str:
                 lines.append(f"{name} failed at {case['what']} of {_shape(case)}: {one['failed']}")
     if result["left_out"]:
         lines.append(f"{result['left_out']} cases were left out for want of time")
+    unsuited: dict[tuple, list[str]] = {}  # operations by the shapes that they are not for
+    for what in dict.fromkeys(what for what, _ in result.get("unsuited", [])):
+        shapes = tuple("×".join(map(str, shape)) for other, shape in result["unsuited"] if other == what)
+        unsuited.setdefault((what == "top", *shapes), []).append(what)
+    for (is_top, *shapes), names in unsuited.items():
+        why = "sides of less than 16 k" if is_top else "not square"
+        lines.append(f"{' and '.join(names)} left out of {', '.join(shapes)}: {why}")
     return "\n".join(lines)
 
 

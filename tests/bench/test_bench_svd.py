@@ -30,6 +30,12 @@ def result():
     return bench_svd([(2, 6, 6), (2, 40, 12), (2, 40, 40)], top=2, repeats=2)
 
 
+def test_operations_that_a_shape_is_not_for_are_told(result):
+    said = svd_summary(result).splitlines()
+    assert "eigh and eigvalsh left out of 2×40×12: not square" in said
+    assert "top left out of 2×6×6, 2×40×12: sides of less than 16 k" in said
+
+
 def test_every_algorithm_is_timed_and_checked(result):
     cases = {(case["what"], *case["shape"]): case for case in result["cases"]}
     assert set(cases) == {

@@ -404,6 +404,23 @@ def test_a_folder_in_use_is_left_alone(pair, tmp_path):
     assert (tmp_path / "empty/model.safetensors").exists()
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_nothing_is_left_of_a_mending_that_is_broken_off(there, pair, tmp_path, monkeypatch):
+    """At the last file, when weights have been written."""
+
+    def broken(*_, **__):
+        assert list((tmp_path / "out").glob("*.safetensors"))
+        raise KeyboardInterrupt
+
+    if there:
+        (tmp_path / "out").mkdir()
+    monkeypatch.setattr(importlib.import_module("rmtjax.intruders.mend"), "_copy_beside", broken)
+    with pytest.raises(KeyboardInterrupt):
+        mend(*pair, tmp_path / "out")
+    assert (tmp_path / "out").exists() == there
+    assert not list(tmp_path.glob("out/*"))
+
+
 def test_nothing_is_left_where_the_scan_fails(pair, tmp_path):
     broken = shutil.copytree(pair[1], tmp_path / "broken")
     (broken / "model.safetensors").write_bytes((pair[1] / "model.safetensors").read_bytes()[:2000])
