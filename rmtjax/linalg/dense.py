@@ -463,10 +463,12 @@ def chosen_algorithm(
             return "lanczos"
     batch = int(np.prod(shape[:-2]))
     if platform == "cpu":
-        if short <= (_TINY if vectors and not symmetric else _TINY - 2) and batch >= _IN_STEP:
-            return "jacobi"
         if (batch == 1 and short <= _ALONE) or batch * short**2 * long <= _AT_ONCE:
             return "library"
+        if (short <= _TINY and short * long <= 2 * _TINY**2) or (
+            short <= 2 * _TINY and batch * short**3 * long <= _SOON
+        ):
+            return "jacobi"
         if not symmetric and np.dtype(dtype).name in SINGLE:
             return "gram64"
         if not symmetric and not precise and (not vectors or long >= _LONG * short):
@@ -477,11 +479,14 @@ def chosen_algorithm(
     return "jacobi" if not symmetric and batch >= _IN_STEP and short <= _ACCELERATED else "library"
 
 
-_TINY, _IN_STEP = 8, 16
-"""Smaller side up to which, and number of matrices from which, Jacobi in step beats LAPACK on each core."""
-_ALONE, _AT_ONCE = 64, 10_000
+_TINY = 8
+"""Smaller side up to which Jacobi in step beats LAPACK on each core, of matrices that are not long."""
+_ALONE, _AT_ONCE, _SOON = 64, 10_000, 4_500_000
 """Smaller side up to which a single matrix, and size of a batch (in products) up to which all of it, is done by LAPACK before
-the host's threads have been woken. JAX does both on the thread that it is on."""
+the host's threads have been woken, JAX doing both on the thread that it is on; and size of a batch of
+sides up to twice `_TINY` (in products of all sweeps) that Jacobi is done with by then."""
+_IN_STEP = 16
+"""Number of matrices from which an accelerator does them by Jacobi."""
 _KRYLOV, _SHARE = 512, 32
 """Smaller side from which, and its ratio to k from which, Krylov spaces are faster than a whole SVD."""
 _LONG = 2

@@ -27,33 +27,29 @@ __all__ = ["one_sided"]
 
 _SWEEPS = 200
 """Sweeps at most, should rounding keep a pair from ever being orthogonal."""
-_CACHE = 2**16
+_CACHE = 2**17
 """Bytes that a processor turns at a time: they stay in its cache, and few matrices wait for the last one to be done."""
+_UNROLLED = 5
+"""Rounds of a loop's body: between them nothing need be copied for the next."""
 
 
-def _turned(left: Array, right: Array, rows: int) -> tuple[Array, Array, Array]:
-    """All pairs of a round made orthogonal in their first `rows` rows, and the largest cosine there was.
-
-    Shapes (pairs, rows + more, B).
-    """
-    p, q = left[:, :rows], right[:, :rows]
+def _angles(p: Array, q: Array) -> tuple[Array, Array, Array | None, Array, Array]:
+    """For pairs of columns, (pairs, rows, B): c, s, the phase that makes a complex γ real, cosines, and what `_in_step` calls T."""
     alpha, beta = (jnp.sum((x * x.conj()).real, 1) for x in (p, q))
     gamma = jnp.sum(p.conj() * q, 1)
-    size = jnp.abs(gamma)
-    eps = jnp.finfo(left.dtype).eps
-    cosine = size / jnp.maximum(jnp.sqrt(alpha) * jnp.sqrt(beta), jnp.finfo(left.dtype).tiny)
-    turn = cosine > eps
+    size, lengths = jnp.abs(gamma), jnp.sqrt(alpha) * jnp.sqrt(beta)
+    info = jnp.finfo(p.dtype)
+    cosine = size / jnp.maximum(lengths, info.tiny)
+    turn = cosine > info.eps
     safe = jnp.where(turn, size, 1.0)
     zeta = (beta - alpha) / (2 * safe)
     tangent = jnp.where(zeta >= 0, 1.0, -1.0) / (jnp.abs(zeta) + jnp.sqrt(1 + zeta * zeta))
-    c = jnp.where(turn, jax.lax.rsqrt(1 + tangent * tangent), 1.0)
-    s = jnp.where(turn, c * tangent, 0.0)
-    if jnp.iscomplexobj(left):
-        right = right * jnp.where(turn, gamma.conj() / safe, 1.0)[:, None]
-    else:
-        s = jnp.where(gamma < 0, -s, s)
-    c, s = c[:, None].astype(left.dtype), s[:, None].astype(left.dtype)
-    return c * left - s * right, s * left + c * right, jnp.max(cosine, initial=0.0)
+    tangent = jnp.where(turn, tangent, 0.0)
+    c = jax.lax.rsqrt(1 + tangent * tangent)
+    felt = jnp.abs(tangent) * jnp.where(turn, jnp.maximum(alpha, beta) / jnp.maximum(lengths, info.tiny), 0.0)
+    if jnp.iscomplexobj(p):
+        return c, c * tangent, jnp.where(turn, gamma.conj() / safe, 1.0), cosine, felt
+    return c, jnp.where(gamma < 0, -1.0, 1.0) * c * tangent, None, cosine, felt
 
 
 def _rotate(left: Array, right: Array) -> tuple[Array, Array]:
@@ -64,39 +60,57 @@ def _rotate(left: Array, right: Array) -> tuple[Array, Array]:
 
 
 def _in_step(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | None]:
+    """Sweeps until all columns are orthogonal, of all matrices at once.
+
+    Let W be the largest cosine in a sweep, when its pair was met, and T the largest tangent of a rotation times the ratio of the
+    columns' lengths. Each cosine was zero then, and each of at most 2n later rotations of its columns has changed it by no more
+    than T times a cosine: none is above 4nWT afterwards. That tells the last sweep from the one before it.
+    """
     batch, m, n = a.shape
     real = jnp.finfo(a.dtype).dtype
     largest = jnp.max(jnp.abs(a), (1, 2), keepdims=True)
     scale = jnp.where(largest > 0, largest, 1.0).astype(real)
     columns = (a / scale).transpose(2, 1, 0)  # (n, m, B): the batch is what is contiguous
+    parts = [columns]
     if vectors:
-        eye = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype)[:, :, None], (n, n, batch))
-        columns = jnp.concatenate([columns, eye], 1)
-    columns = jnp.pad(columns, ((0, n % 2), (0, 0), (0, 0)))  # a column of zeros is orthogonal to all
-    half = columns.shape[0] // 2
+        parts.append(jnp.broadcast_to(jnp.eye(n, dtype=a.dtype)[:, :, None], (n, n, batch)))
+    parts = [jnp.pad(x, ((0, n % 2), (0, 0), (0, 0))) for x in parts]  # a column of zeros is orthogonal to all
+    half = parts[0].shape[0] // 2
+    rounds = max(2 * half - 1, 1)
     tolerance = 4 * m**0.5 * jnp.finfo(real).eps
 
     def round_(_, state):
-        left, right, worst = state
-        left, right, cosine = _turned(left, right, m)
-        return *_rotate(left, right), jnp.maximum(worst, cosine)
+        pairs, worst, most = state
+        c, s, phase, cosine, felt = _angles(*pairs[0])
+        # Without the barrier the angles are computed again wherever they are used.
+        c, s, phase, worst, most = jax.lax.optimization_barrier(
+            (c, s, phase, jnp.maximum(worst, cosine), jnp.maximum(most, felt))
+        )
+        c, s = c[:, None], s[:, None]
+        turned = []
+        for left, right in pairs:
+            right = right if phase is None else right * phase[:, None]
+            turned.append(_rotate(c * left - s * right, s * left + c * right))
+        return tuple(turned), worst, most
 
     def sweep(state):
-        left, right, _, sweeps = state
-        return *jax.lax.fori_loop(0, max(2 * half - 1, 1), round_, (left, right, jnp.zeros((), real))), sweeps + 1
+        pairs, _, sweeps = state
+        none = jnp.zeros((half, batch), real)
+        pairs, worst, most = jax.lax.fori_loop(0, rounds, round_, (pairs, none, none), unroll=min(_UNROLLED, rounds))
+        worst, most = jnp.max(worst, initial=0.0), jnp.max(most, initial=0.0)
+        return pairs, jnp.minimum(worst, 4 * n * worst * most), sweeps + 1
 
     def unfinished(state):
-        return (state[2] > tolerance) & (state[3] < _SWEEPS)
+        return (state[1] > tolerance) & (state[2] < _SWEEPS)
 
-    start = (columns[:half], columns[half:], jnp.ones((), real), 0)
-    left, right, *_ = jax.lax.while_loop(unfinished, sweep, start if n > 1 else (*start[:2], jnp.zeros((), real), 0))
-    columns = jnp.concatenate([left, right])[:n]  # after whole sweeps each is in its place again
-    av, v = columns[:, :m], columns[:, m:]
-    norms = jnp.sqrt(jnp.sum((av * av.conj()).real, 1))  # (n, B)
+    pairs = tuple((x[:half], x[half:]) for x in parts)
+    pairs, *_ = jax.lax.while_loop(unfinished, sweep, (pairs, jnp.full((), 1.0 if n > 1 else 0.0, real), 0))
+    parts = [jnp.concatenate(pair)[:n] for pair in pairs]  # after whole sweeps each column is in its place again
+    norms = jnp.sqrt(jnp.sum((parts[0] * parts[0].conj()).real, 1))  # (n, B)
     order = jnp.argsort(-norms, axis=0, stable=True)
     norms = jnp.take_along_axis(norms, order, 0).T * scale[:, :, 0]
-    av, v = (jnp.take_along_axis(x, order[:, None], 0).transpose(2, 1, 0) for x in (av, v))
-    return av * scale, norms, v if vectors else None
+    av, *v = (jnp.take_along_axis(x, order[:, None], 0).transpose(2, 1, 0) for x in parts)
+    return av * scale, norms, v[0] if vectors else None
 
 
 @functools.partial(jax.jit, static_argnames="vectors")

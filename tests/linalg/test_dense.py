@@ -438,7 +438,9 @@ def test_auto_is_one_of_them():
         name = dense.chosen_algorithm(shape, vectors=False, precise=False)
         np.testing.assert_array_equal(dense.svdvals(a, precise=False), dense.svdvals(a, algorithm=name))
     for shape, dtype, wanted in (
-        ((20, 3, 3), "float32", "jacobi"), ((20, 3, 3), "float64", "jacobi"), ((3, 70, 70), "float32", "gram64"),
+        ((2000, 3, 3), "float32", "jacobi"), ((2000, 3, 3), "float64", "jacobi"), ((3, 70, 70), "float32", "gram64"),
+        ((20, 3, 3), "float32", "library"), ((50, 16, 16), "float32", "jacobi"), ((100, 16, 16), "float32", "gram64"),
+        ((2000, 40, 3), "float32", "jacobi"), ((9000, 50, 3), "float32", "gram64"),
         ((3, 70, 70), "float64", "threads"), ((3, 20, 20), "complex64", "gram64"), ((3, 20, 20), "float64", "threads"),
         ((60, 60), "float32", "library"), ((2, 3, 3), "float64", "library"), ((70, 70), "float32", "gram64"),
     ):  # fmt: skip
