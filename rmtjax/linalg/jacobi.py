@@ -34,7 +34,7 @@ _UNROLLED = 5
 
 
 def _angles(p: Array, q: Array) -> tuple[Array, Array, Array | None, Array, Array]:
-    """For pairs of columns, (pairs, rows, B): c, s, the phase that makes a complex γ real, cosines, and what `_in_step` calls T."""
+    """For pairs of columns, (pairs, rows, B): c, s, the phase that makes a complex γ real, cosines, what `_in_step` calls T."""
     alpha, beta = (jnp.sum((x * x.conj()).real, 1) for x in (p, q))
     gamma = jnp.sum(p.conj() * q, 1)
     size, lengths = jnp.abs(gamma), jnp.sqrt(alpha) * jnp.sqrt(beta)
