@@ -317,7 +317,7 @@ def lone_intruders(
     poles = np.concatenate([s[:single], [np.sqrt(np.mean(share**2)) for share in shares]])
     weights = _direction(random, np.append(np.ones(single, int), np.array(sizes, int)), shape, s.size, draws)
     ranks = np.arange(min(s.size, _SINGLE if top is None else top))
-    return np.array([_count(t, ranks, poles, single, weights, threshold) for t in theta])
+    return _count(theta, ranks, poles, single, weights, threshold)
 
 
 def _shares(s: np.ndarray) -> list[np.ndarray]:
@@ -357,22 +357,23 @@ def _direction(
 
 
 def _count(
-    theta: float, ranks: np.ndarray, poles: np.ndarray, single: int, weights: _Weights, threshold: float
-) -> float:
-    """Mean number of intruders among the singular values of these ranks, 0 being the largest."""
+    theta: np.ndarray, ranks: np.ndarray, poles: np.ndarray, single: int, weights: _Weights, threshold: float
+) -> np.ndarray:
+    """Mean numbers, for strengths (t,), of intruders among the singular values of these ranks, 0 being the largest."""
     square = poles**2
     stacked = np.stack([weights.left, weights.right, weights.both * poles], axis=2)
+    strength = theta[:, None, None]
 
     def terms(z):
-        inverse = 1 / (z[..., None] ** 2 - square)  # (draws, ranks, poles)
-        a, b, c = np.moveaxis(inverse @ stacked, 2, 0)
+        inverse = 1 / (z[..., None] ** 2 - square)  # (t, draws, ranks, poles)
+        a, b, c = np.moveaxis(inverse @ stacked, 3, 0)
         a, b = z * a + weights.left_zero[:, None] / z, z * b + weights.right_zero[:, None] / z
-        return inverse, a, b, c - 1 / theta
+        return inverse, a, b, c - 1 / strength
 
-    shape = len(weights.left), ranks.size
+    shape = theta.size, len(weights.left), ranks.size
     rising = poles[:single][::-1]
     low = np.broadcast_to(np.append(poles, 0)[ranks + 1], shape)
-    high = np.broadcast_to(np.where(ranks > 0, poles[ranks - 1], poles[0] + theta), shape)
+    high = np.broadcast_to(np.where(ranks > 0, poles[ranks - 1], poles[0] + strength), shape)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for _ in range(_HALVES):
             z = low + 0.49 * (high - low)  # halves of round numbers may be poles
@@ -389,8 +390,9 @@ def _count(
         norm = (inverse**2 * parts).sum(-1) + x[..., 0] ** 2 * weights.left_zero[:, None] / z**4
         vector = x * weights.a[:, None, :single] + y * (poles * weights.b)[:, None, :single]
         cosine = np.abs(inverse[..., :single] * vector).max(-1) / np.sqrt(norm)
-        real = z > 1e-6 * max(poles[0], theta)  # of a base of small rank, what is left of its null space is nobody's
-        return float(((cosine < threshold) & real).sum(1).mean())
+        # Of a base of small rank, what is left of its null space is nobody's.
+        real = z > 1e-6 * np.maximum(poles[0], strength)
+        return ((cosine < threshold) & real).sum(2).mean(1)
 
 
 def drawn_intruders(

@@ -465,9 +465,8 @@ def chosen_algorithm(
     if platform == "cpu":
         if (batch == 1 and short <= _ALONE) or batch * short**2 * long <= _AT_ONCE:
             return "library"
-        if (short <= _TINY and short * long <= 2 * _TINY**2) or (
-            short <= 2 * _TINY and batch * short**3 * long <= _SOON
-        ):
+        tiny = short <= (_TINY if vectors or not symmetric else _TINY - 2) and short * long <= 2 * _TINY**2
+        if tiny or (short <= 2 * _TINY and batch * short**3 * long <= _SOON):
             return "jacobi"
         if not symmetric and np.dtype(dtype).name in SINGLE:
             return "gram64"
@@ -646,6 +645,10 @@ def _randomized(a: Array, k: int, iterations: int, oversampling: int, key: Array
         return SVD((q @ u)[..., :k], s[..., :k], (vh @ _h(right))[..., :k, :])
 
 
+_ROUNDED = 10
+"""Of the tolerance, how much may be left of an angle by rounding, whose bound is some times what it is."""
+
+
 def _lanczos(a: Array, k: int, tolerance: float, seed: int) -> SVD:
     found = []
     on_host = next(iter(a.devices())).platform == "cpu"
@@ -656,7 +659,7 @@ def _lanczos(a: Array, k: int, tolerance: float, seed: int) -> SVD:
         top = krylov.top_singular(operator, k, tolerance=tolerance, width=min(4, k + 2), most=288, seed=seed)
         # The process sees squares: below the root of their rounding there is nothing to be known of singular values.
         small = top.values[-1] <= 30 * np.sqrt(np.finfo(a.dtype).eps) * top.values[0]
-        if small or not top.errors.max() <= tolerance:
+        if small or not top.errors.max() <= _ROUNDED * tolerance:
             whole = _svd(matrix, "auto", True)
             found.append((whole.u[:, :k], whole.s[:k], whole.vh[:k]))
             continue
@@ -759,8 +762,8 @@ def svd(
         precise: keep `auto` to algorithms with an error of ε σ₁; otherwise small singular values may be off by √ε σ₁, and
             their vectors be none.
         iterations: power iterations of `randomized`; each squares the ratios of singular values.
-        tolerance: of `lanczos`: an angle between singular vectors. Where that is not reached, or the k-th singular value is
-            next to nothing, the matrix is decomposed whole.
+        tolerance: of `lanczos`: an angle between singular vectors. Where rounding keeps it from ten times that, or the k-th
+            singular value is next to nothing, the matrix is decomposed whole.
         seed: of the random start of `randomized` and `lanczos`.
 
     Returns:

@@ -432,7 +432,8 @@ def top_singular(
     space = BlockLanczos(
         short, start if isinstance(operator.weight, np.ndarray) else jnp.asarray(start), max(most, k // width + 1)
     )
-    wanted, before, room = math.ceil(8 * (k + 2) / width), None, True
+    # Before that there is little to see, even of matrices with few strong directions.
+    wanted, before, room = math.ceil(8 * (k + 2) / width) + 4, None, True
     while True:
         room = space.grow(wanted - space.steps)
         ritz = space.ritz()
