@@ -31,11 +31,11 @@ def usual(base, data):
     )  # fmt: skip
 
 
-def test_what_a_run_prints_and_leaves(run, usual, base, tmp_path):
+def test_what_a_run_prints_and_leaves(run, usual, base, data, tmp_path):
     status, out, err = run(*usual, "--out", tmp_path / "out", "--json", tmp_path / "r.json", "--seed", 3)
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "mrpc: 21 to train on, 9 in dev; lengths 16"
+    assert lines[0] == f"mrpc in {data}: 21 to train on, 9 in dev; lengths 16"
     assert lines[1].startswith(f"{base}: ") and lines[1].endswith("; new: classifier.bias, classifier.weight")
     assert lines[2].startswith("2 epochs of 3 steps of 8 on 1 cpu device")
     assert any(line.split()[:4] == ["epoch", "step", "loss", "accuracy"] for line in lines)

@@ -161,7 +161,10 @@ def test_peft_reads_the_adapter(learned):
 def test_how_a_run_is_shown(learned, capsys):
     run, result, alpha = learned.run, learned.result, learned.run.settings.alpha
     heading = report.heading(run).splitlines()
-    assert heading[0] == f"mrpc: 120 to train on, 60 in dev; lengths {', '.join(map(str, run.layout.lengths))}"
+    assert (
+        heading[0]
+        == f"mrpc in {run.settings.data}: 120 to train on, 60 in dev; lengths {', '.join(map(str, run.layout.lengths))}"
+    )
     assert heading[1].endswith("; new: classifier.bias, classifier.weight")
     assert f"{run.count.trainable} trainable of {run.count.total:,}" in heading[1]
     assert heading[2] == f"8 epochs of {11 if alpha else 14} steps of 9 on 1 cpu device"
