@@ -37,15 +37,20 @@ CLAIMS = {
 """What is said, and of which two ways the first is to have more of what."""
 TOGETHER = {
     "more intruders, more forgotten": ("intruders", "forgotten"),
-    "more intruders, more of the first task lost by the end": ("intruders", "score_lost"),
+    "more intruders, more of the earlier tasks lost by the end": ("intruders", "lost"),
 }
 """What is said to go together, over the ways."""
+_LEARNED = 0.1
+"""Sum of the earlier tasks' correlations from which it is a question how much of that is kept."""
 
 
 def numbers_of(run: dict[str, Any]) -> dict[str, float]:
     """What is compared of a run: after its first task, and after its last."""
     first, last = run["stages"][0], run["stages"][-1]
-    task = first["task"]
+    # What hardly learns has nothing to forget: the share of what was learned, of all earlier tasks together.
+    earlier = [stage["task"] for stage in run["stages"][:-1]]
+    learned = sum(stage["correlations"][stage["task"]] for stage in run["stages"][:-1])
+    kept = sum(last["correlations"][task] for task in earlier)
     return {
         "score": 100 * first["score"],
         "intruders": first["spectra"]["adapted"]["intruders"],
@@ -56,7 +61,8 @@ def numbers_of(run: dict[str, Any]) -> dict[str, float]:
         "similarities_lost": 100 * (1 - first["forgetting"]["similarities_kept"]),
         **{f"learned_{stage['task']}": 100 * stage["correlations"][stage["task"]] for stage in run["stages"]},
         "intruders_at_the_end": last["spectra"]["adapted"]["intruders"],
-        "score_lost": 100 * (first["correlations"][task] - last["correlations"][task]),
+        **{f"kept_{task}": 100 * last["correlations"][task] for task in earlier},
+        "lost": 100 * (1 - kept / learned) if learned > _LEARNED else float("nan"),
         "forgotten_at_the_end": 100 * (1 - last["forgetting"]["cosine"]),
     }
 
@@ -99,9 +105,10 @@ def claims(values: dict[str, dict[int, dict[str, float]]]) -> list[dict[str, Any
             {"claim": text, "of": what, "more": more, "less": less, "difference": (difference, error),
              "p": float(2 * student.sf(abs(difference) / error, free)), "for": difference > 0}
         )  # fmt: skip
-    means = [{what: samples(name, what).mean() for what in ("intruders", "forgotten", "score_lost")} for name in values]
+    means = [{what: samples(name, what).mean() for what in ("intruders", "forgotten", "lost")} for name in values]
     for text, (a, b) in TOGETHER.items():
         pairs = np.array([(v[a], v[b]) for v in means], float)
+        pairs = pairs[np.isfinite(pairs).all(1)]
         if len(pairs) > 3 and np.ptp(pairs, axis=0).all():
             found = spearmanr(*pairs.T)
             told.append(
@@ -144,22 +151,21 @@ def main(argv: list[str] | None = None) -> None:
                 "capsize": 2,
                 "ls": "none",
             }
-            for axes, what in zip(panels, ("forgotten", "score_lost"), strict=True):
+            for axes, what in zip(panels, ("forgotten", "lost"), strict=True):
                 (x, dx), (y, dy) = row["intruders"], row[what]
                 axes.errorbar(x, y, xerr=2 * np.nan_to_num(dx), yerr=2 * np.nan_to_num(dy), label=name, **look)
         for axes in panels:
             axes.set_xlabel(f"intruders in the adapted layers after {tasks[0]}")
         panels[0].set_ylabel("% of cosine with the pre-trained embeddings lost")
         panels[0].set_title(f"text never trained on, after {tasks[0]}")
-        panels[1].set_ylabel(f"points of {tasks[0]}'s Matthews correlation lost")
-        panels[1].set_title(f"{tasks[0]} after {' and '.join(tasks[1:])}")
+        panels[1].set_ylabel("% of the learned Matthews correlation lost")
+        panels[1].set_title(f"{' and '.join(tasks[:-1])} after {tasks[-1]}")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     told = claims(values)
     record(args, figure, {"tasks": tasks, "table": table, "claims": told}, found)
     for name, row in table.items():
         cells = [
-            f"{what} {row[what][0]:.2f} ± {row[what][1]:.2f}"
-            for what in ("score", "intruders", "forgotten", "score_lost")
+            f"{what} {row[what][0]:.2f} ± {row[what][1]:.2f}" for what in ("score", "intruders", "forgotten", "lost")
         ]
         print(f"{name:24s} {'  '.join(cells)}")
     for one in told:

@@ -250,7 +250,7 @@ def study() -> str:
                "effective_rank": "effective rank", "forgotten": "embeddings lost, %"}  # fmt: skip
     learned = [key for key in next(iter(found["table"].values())) if key.startswith("learned_")]
     columns |= {key: f"{task}, learned" for key, task in zip(learned, found["tasks"], strict=True)}
-    columns |= {"score_lost": f"{first}, lost by then", "forgotten_at_the_end": "embeddings lost by then, %"}
+    columns |= {"lost": "lost by then, %", "forgotten_at_the_end": "embeddings lost by then, %"}
     lines = [f"| way | seeds | {' | '.join(columns.values())} |", f"| --- |{' --: |' * (1 + len(columns))}"]
     for name, row in found["table"].items():
         cells = [_pm(row[what]) for what in columns]
