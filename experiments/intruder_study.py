@@ -23,6 +23,12 @@ from scipy.stats import t as student
 from rmtjax.report.figures import PALETTE, new_figure, style
 
 HERE = Path(__file__).parent
+LABELS = {
+    "full": "full fine-tuning", "lora-r1": "LoRA, r = 1", "lora-r8": "LoRA", "lora-r64": "LoRA, r = 64", "rslora-r8": "rsLoRA",
+    "alpha-lora-r8": "α-LoRA", "orthogonal-r8": "orthogonal LoRA", "spectral-additive-r8": "spectral, additive",
+    "spectral-rotational-r8": "spectral, rotational", "guarded-lora-r8": "LoRA, guarded",
+}  # fmt: skip
+"""Ways in the order of the table; r is 8 where it is not said."""
 CLAIMS = {
     "LoRA plants intruders, full fine-tuning does not": ("lora-r8", "full", "intruders"),
     "a low rank plants more than a high one": ("lora-r1", "lora-r64", "intruders"),
@@ -80,7 +86,7 @@ def gather(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
         raise SystemExit(f"{folder}: {' and '.join(sequences.values())} are of different tasks or texts")
     if not found:
         raise SystemExit(f"{folder} holds no results: run intruder_study_runs.py first")
-    return dict(found)
+    return {name: found[name] for name in LABELS if name in found}
 
 
 def claims(values: dict[str, dict[int, dict[str, float]]]) -> list[dict[str, Any]]:
@@ -134,6 +140,7 @@ def main(argv: list[str] | None = None) -> None:
     values = {name: {seed: numbers_of(run) for seed, run in of.items()} for name, of in found.items()}
     table = {
         name: {
+            "label": LABELS[name],
             "seeds": sorted(of),
             **{what: mean_se([v[what] for v in of.values()]) for what in next(iter(of.values()))},
         }
@@ -153,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
             }
             for axes, what in zip(panels, ("forgotten", "lost"), strict=True):
                 (x, dx), (y, dy) = row["intruders"], row[what]
-                axes.errorbar(x, y, xerr=2 * np.nan_to_num(dx), yerr=2 * np.nan_to_num(dy), label=name, **look)
+                axes.errorbar(x, y, xerr=2 * np.nan_to_num(dx), yerr=2 * np.nan_to_num(dy), label=LABELS[name], **look)
         for axes in panels:
             axes.set_xlabel(f"intruders in the adapted layers after {tasks[0]}")
         panels[0].set_ylabel("% of cosine with the pre-trained embeddings lost")

@@ -171,7 +171,9 @@ def measured_intruders() -> str:
     return _measurements(found, rows)
 
 
-def _pm(pair: tuple[float, float], sign: str = "") -> str:
+def _pm(pair: tuple[float | None, float | None], sign: str = "") -> str:
+    if pair[0] is None:
+        return "–"
     of_one = pair[1] is None  # seed, which has no error
     return (f"{pair[0]:{sign}.2f}" + ("" if of_one else f" ± {pair[1]:.2f}")).replace("-", "−")
 
@@ -252,15 +254,16 @@ def study() -> str:
     columns |= {key: f"{task}, learned" for key, task in zip(learned, found["tasks"], strict=True)}
     columns |= {"lost": "lost by then, %", "forgotten_at_the_end": "embeddings lost by then, %"}
     lines = [f"| way | seeds | {' | '.join(columns.values())} |", f"| --- |{' --: |' * (1 + len(columns))}"]
-    for name, row in found["table"].items():
+    for row in found["table"].values():
         cells = [_pm(row[what]) for what in columns]
-        lines.append(f"| {name} | {len(row['seeds'])} | {' | '.join(cells)} |")
+        lines.append(f"| {row['label']} | {len(row['seeds'])} | {' | '.join(cells)} |")
     lines += ["", "| claim | measured | p (Holm) | verdict |", "| --- | --- | --: | --- |"]
     for one in found["claims"]:
         if "spearman" in one:
             number = f"ρ = {one['spearman']:+.2f} over {one['ways']} ways".replace("-", "−")
         else:
-            number = f"{one['more']} − {one['less']}: {_pm(one['difference'], '+')}"
+            more, less = (found["table"][one[side]]["label"] for side in ("more", "less"))
+            number = f"{more} − {less}: {_pm(one['difference'], '+')}"
         lines.append(f"| {one['claim']} | {number} | {one['p_holm']:.2g} | {one['verdict']} |")
     return "\n".join(lines)
 
