@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     content: dict = {"layers": {}}
     if find_spec("torch") is not None:
         for n, m in shapes:
-            repeats = 1 if quick else 3 if n * m > 1 << 23 else 7
+            repeats = 1 if quick else 5 if n * m > 1 << 23 else 7
             content["layers"][f"{n}x{m}"] = one = one_layer(n, m, repeats)
             print(f"{n}×{m}: {one['rmtjax']['median_s']:.3f} s, PyTorch over ours {one['torch_over_rmtjax']:.1f}", one)
         content["minilm"] = checkpoint(1 if quick else 7)
