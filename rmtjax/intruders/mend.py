@@ -132,9 +132,10 @@ def mend(
     try:
         _write(pairs, found, target, scale)
     except BaseException:  # half of it would look like all
-        shutil.rmtree(target)
-        if not new:
-            target.mkdir()
+        for made in target.iterdir():
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
+        if new:
+            target.rmdir()
         raise
     return found
 
