@@ -138,10 +138,8 @@ def cosines(scan: Scan):
     """Figure: of every leading vector, the largest cosine with any vector of before; intruders are ringed."""
     layers = [layer for layer in scan.layers if layer.update.frobenius > 0][:_MOST] or list(scan.layers[:_MOST])
     names = _short([layer.name for layer in layers])
-    top = max(len(layer.cosines) for layer in layers)
-    values = np.full((len(layers), top), np.nan)
-    for row, layer in zip(values, layers, strict=True):
-        row[: len(layer.cosines)] = layer.cosines
+    values = np.array([layer.cosines for layer in layers])
+    top = values.shape[1]
     cell = min(0.38, 10 / top)  # inches
     estimated = ", estimated where bounds decide" if any(layer.method == "bounds" for layer in layers) else ""
     with style():
@@ -150,7 +148,7 @@ def cosines(scan: Scan):
         )
         lines = {"edgecolors": "white", "linewidth": 0.6} if cell > 0.2 else {}
         image = axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, **lines)
-        rows, columns = np.nonzero(_intruders(layers, top))
+        rows, columns = np.nonzero([[v == "intruder" for v in layer.verdicts] for layer in layers])
         ring = {"s": min(46, (60 * cell) ** 2), "facecolors": "none"}
         axes.scatter(columns + 0.5, rows + 0.5, edgecolors="white", linewidths=3.2, **ring)
         ring |= {"edgecolors": PALETTE[1], "linewidths": 1.6}
@@ -166,13 +164,6 @@ def cosines(scan: Scan):
         bar.set_label(f"largest |cosine| with any of before{estimated}", fontsize=8)
         bar.ax.tick_params(labelsize=8)
     return figure
-
-
-def _intruders(layers: Sequence[LayerScan], top: int) -> np.ndarray:
-    found = np.zeros((len(layers), top), bool)
-    for row, layer in zip(found, layers, strict=True):
-        row[: len(layer.verdicts)] = [verdict == "intruder" for verdict in layer.verdicts]
-    return found
 
 
 def similarity(scan: Scan, most: int = 6):
