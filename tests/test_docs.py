@@ -41,7 +41,7 @@ def test_a_sweep_on_many_hosts(tmp_path):
 def test_fine_tune_and_scan(tmp_path):
     said = _run("finetune_and_scan.py", tmp_path)
     found, mended = (int(re.search(rf"(\d+) {what}", said)[1]) for what in ("intruders in 12 layers", "after mending"))
-    guarded = int(re.search(r"guarded: accuracy .*, (\d+) intruders", said)[1])
+    guarded = int(re.search(r"guarded: accuracy .*, intruders: (\d+)", said)[1])
     assert found >= 4 and mended < found and guarded < found
     assert (tmp_path / "mended/adapter_model.safetensors").exists()
 

@@ -77,5 +77,5 @@ import dataclasses
 careful = dataclasses.replace(settings, guard=0.05)
 guarded = finetune(careful, "guarded", resume=True)
 found = scan(None, "guarded")
-print(f"guarded: accuracy {guarded['last']:.1%}, {found.intruders} intruders")
+print(f"guarded: accuracy {guarded['last']:.1%}, intruders: {found.intruders}")
 # --8<-- [end:guard]
