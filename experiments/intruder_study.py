@@ -46,6 +46,11 @@ TOGETHER = {
     "more intruders, more of the earlier tasks lost by the end": ("intruders", "lost"),
 }
 """What is said to go together, over the ways."""
+CONTROLS = {
+    "a larger update, more forgotten": ("norm", "forgotten"),
+    "a larger update, more of the earlier tasks lost by the end": ("norm", "lost"),
+}
+"""What could stand behind the claims about forgetting, nobody's claim: told without a verdict."""
 _LEARNED = 0.1
 """Sum of the earlier tasks' correlations from which it is a question how much of that is kept."""
 
@@ -63,6 +68,7 @@ def numbers_of(run: dict[str, Any]) -> dict[str, float]:
         "predicted": first["spectra"]["adapted"]["predicted"],
         "elsewhere": first["spectra"]["all"]["intruders"] - first["spectra"]["adapted"]["intruders"],
         "effective_rank": first["spectra"]["adapted"]["effective_rank"],
+        "norm": first["spectra"]["all"]["frobenius"],
         "forgotten": 100 * (1 - first["forgetting"]["cosine"]),
         "similarities_lost": 100 * (1 - first["forgetting"]["similarities_kept"]),
         **{f"learned_{stage['task']}": 100 * stage["correlations"][stage["task"]] for stage in run["stages"]},
@@ -89,6 +95,21 @@ def gather(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
     return {name: found[name] for name in LABELS if name in found}
 
 
+def together(values: dict[str, dict[int, dict[str, float]]], said: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
+    """Spearman's correlation of two numbers over the ways' means, and its p, for each that has four ways or more."""
+    told = []
+    for text, pair in said.items():
+        means = [[np.mean([v[what] for v in of.values()]) for what in pair] for of in values.values()]
+        means = np.array(means)[np.isfinite(means).all(1)]
+        if len(means) > 3 and np.ptp(means, axis=0).all():
+            found = spearmanr(*means.T)
+            told.append(
+                {"claim": text, "of": ", ".join(pair), "spearman": float(found.statistic), "p": float(found.pvalue),
+                 "ways": len(means)}
+            )  # fmt: skip
+    return told
+
+
 def claims(values: dict[str, dict[int, dict[str, float]]]) -> list[dict[str, Any]]:
     """Each claim with the difference of two ways or the correlation over ways, p, p after Holm, and verdict."""
     told: list[dict[str, Any]] = []
@@ -111,16 +132,7 @@ def claims(values: dict[str, dict[int, dict[str, float]]]) -> list[dict[str, Any
             {"claim": text, "of": what, "more": more, "less": less, "difference": (difference, error),
              "p": float(2 * student.sf(abs(difference) / error, free)), "for": difference > 0}
         )  # fmt: skip
-    means = [{what: samples(name, what).mean() for what in ("intruders", "forgotten", "lost")} for name in values]
-    for text, (a, b) in TOGETHER.items():
-        pairs = np.array([(v[a], v[b]) for v in means], float)
-        pairs = pairs[np.isfinite(pairs).all(1)]
-        if len(pairs) > 3 and np.ptp(pairs, axis=0).all():
-            found = spearmanr(*pairs.T)
-            told.append(
-                {"claim": text, "of": f"{a}, {b}", "spearman": float(found.statistic), "p": float(found.pvalue),
-                 "ways": len(pairs), "for": bool(found.statistic > 0)}
-            )  # fmt: skip
+    told += [{**one, "for": one["spearman"] > 0} for one in together(values, TOGETHER)]
     worst = 0.0
     for i, one in enumerate(sorted(told, key=lambda one: one["p"])):
         worst = max(worst, min(1.0, (len(told) - i) * one["p"]))
@@ -163,13 +175,13 @@ def main(argv: list[str] | None = None) -> None:
                 axes.errorbar(x, y, xerr=2 * np.nan_to_num(dx), yerr=2 * np.nan_to_num(dy), label=LABELS[name], **look)
         for axes in panels:
             axes.set_xlabel(f"intruders in the adapted layers after {tasks[0]}")
-        panels[0].set_ylabel("% of cosine with the pre-trained embeddings lost")
+        panels[0].set_ylabel("% of the embeddings' cosine lost")
         panels[0].set_title(f"text never trained on, after {tasks[0]}")
         panels[1].set_ylabel("% of the learned Matthews correlation lost")
         panels[1].set_title(f"{' and '.join(tasks[:-1])} after {tasks[-1]}")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    told = claims(values)
-    record(args, figure, {"tasks": tasks, "table": table, "claims": told}, found)
+    told, controls = claims(values), together(values, CONTROLS)
+    record(args, figure, {"tasks": tasks, "table": table, "claims": told, "controls": controls}, found)
     for name, row in table.items():
         cells = [
             f"{what} {row[what][0]:.2f} ± {row[what][1]:.2f}" for what in ("score", "intruders", "forgotten", "lost")
@@ -182,6 +194,8 @@ def main(argv: list[str] | None = None) -> None:
             else f"ρ = {one['spearman']:+.2f}"
         )
         print(f"{one['verdict']}: {one['claim']} ({number}, p = {one['p_holm']:.3f} of {len(told)})")
+    for one in controls:
+        print(f"for comparison: {one['claim']} (ρ = {one['spearman']:+.2f}, p = {one['p']:.3f})")
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def study() -> str:
     found = json.loads((HERE / "results/intruder_study.json").read_text(encoding="utf-8"))["numbers"]
     first = found["tasks"][0]
     columns = {"score": f"{first} accuracy", "intruders": "intruders", "predicted": "expected",
-               "effective_rank": "effective rank", "forgotten": "embeddings lost, %"}  # fmt: skip
+               "effective_rank": "effective rank", "norm": "‖Δ‖", "forgotten": "embeddings lost, %"}  # fmt: skip
     learned = [key for key in next(iter(found["table"].values())) if key.startswith("learned_")]
     columns |= {key: f"{task}, learned" for key, task in zip(learned, found["tasks"], strict=True)}
     columns |= {"lost": "lost by then, %", "forgotten_at_the_end": "embeddings lost by then, %"}
@@ -265,6 +265,9 @@ def study() -> str:
             more, less = (found["table"][one[side]]["label"] for side in ("more", "less"))
             number = f"{more} − {less}: {_pm(one['difference'], '+')}"
         lines.append(f"| {one['claim']} | {number} | {one['p_holm']:.2g} | {one['verdict']} |")
+    for one in found["controls"]:
+        number = f"ρ = {one['spearman']:+.2f} over {one['ways']} ways".replace("-", "−")
+        lines.append(f"| *for comparison: {one['claim']}* | {number} | {one['p']:.2g}, uncorrected | – |")
     return "\n".join(lines)
 
 

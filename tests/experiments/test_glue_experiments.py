@@ -110,7 +110,7 @@ def study_run(name, seed, intruders, cosine, lost, learned=0.8):
     stages = [
         {"task": task, "score": 0.8, "correlations": {"mrpc": score, task: score},
          "forgetting": {"cosine": cosine, "similarities_kept": 0.9},
-         "spectra": {"adapted": spectra, "all": {**spectra, "intruders": intruders + 2}}}
+         "spectra": {"adapted": spectra, "all": {**spectra, "intruders": intruders + 2, "frobenius": 9.0 - cosine**-2}}}
         for task, score in (("mrpc", learned), ("cola", learned * (1 - lost)))
     ]  # fmt: skip
     return {"name": name, "seed": seed, "sequence": {"mrpc": 3, "cola": 1}, "texts": 832, "stages": stages,
@@ -146,7 +146,10 @@ def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
     lost = [0.02 * made["full", s]["stages"][0]["spectra"]["adapted"]["intruders"] for s in range(2)]
     assert found["table"]["full"]["lost"][0] == pytest.approx(100 * np.mean(lost))
     assert told["more intruders, more of the earlier tasks lost by the end"]["ways"] == len(counts) - 1
-    assert "contradicted: a low rank" in capsys.readouterr().out
+    assert [round(one["spearman"], 6) for one in found["controls"]] == [-1, -1]  # the norm falls here with what is lost
+    assert not {"verdict", "p_holm"} & set(found["controls"][0])
+    out = capsys.readouterr().out
+    assert "contradicted: a low rank" in out and "comparison: a larger update, more forgotten (ρ = -1.00" in out
     # By hand: pooled variance, and Holm's factor for the smallest p.
     what = [[made[name, s]["stages"][0]["spectra"]["adapted"]["intruders"] for s in range(3) if (name, s) in made]
             for name in counts]  # fmt: skip
