@@ -47,8 +47,10 @@ def scores(of: Mapping[int, Mapping[str, Any]], which: str = "last") -> dict[int
 
 
 def mean_se(values: Any) -> tuple[float, float]:
-    """Mean and its standard error."""
+    """Mean and its standard error; NaN where there are too few."""
     values = np.asarray(list(values), float)
+    if not len(values):
+        return float("nan"), float("nan")
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 

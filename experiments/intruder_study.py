@@ -1,10 +1,10 @@
 """Intruder Dimensions: intruders, score and forgetting of every way to fine-tune, on a real model and real tasks.
 
-Reads the runs of `intruder_study_runs.py`. Which of the paper's claims hold on this model is computed from them and written
-beside the table. A claim that one way has more of something than another is tested by the difference of their means, with the
-variance over seeds pooled over all ways (Student's t); one that two things go together by Spearman's correlation over the ways'
-means. A claim holds, or is contradicted, if its two-sided p is below 5 % after Holm's correction for the number of claims; else
-it is open.
+Reads the runs of `intruder_study_runs.py`, of which some seeds may have done the first tasks only. Which of the paper's claims
+hold on this model is computed from them and written beside the table. A claim that one way has more of something than another is
+tested by the difference of their means over seeds (Welch's t); one that two things go together by Spearman's correlation over the
+ways' means. A claim holds, or is contradicted, if its two-sided p is below 5 % after Holm's correction for the number of claims;
+else it is open.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 from _glue import NAMES, mean_se, record
-from scipy.stats import spearmanr
-from scipy.stats import t as student
+from scipy.stats import sem, spearmanr, ttest_ind_from_stats
 
 from rmtjax.report.figures import PALETTE, new_figure, style
 
@@ -55,14 +54,10 @@ _LEARNED = 0.1
 """Sum of the earlier tasks' correlations from which it is a question how much of that is kept."""
 
 
-def numbers_of(run: dict[str, Any]) -> dict[str, float]:
-    """What is compared of a run: after its first task, and after its last."""
+def numbers_of(run: dict[str, Any], tasks: list[str]) -> dict[str, float]:
+    """What is compared of a run: after its first task, and after the last of all tasks; NaN for what it has not done."""
     first, last = run["stages"][0], run["stages"][-1]
-    # What hardly learns has nothing to forget: the share of what was learned, of all earlier tasks together.
-    earlier = [stage["task"] for stage in run["stages"][:-1]]
-    learned = sum(stage["correlations"][stage["task"]] for stage in run["stages"][:-1])
-    kept = sum(last["correlations"][task] for task in earlier)
-    return {
+    told = {
         "score": 100 * first["score"],
         "intruders": first["spectra"]["adapted"]["intruders"],
         "predicted": first["spectra"]["adapted"]["predicted"],
@@ -72,35 +67,46 @@ def numbers_of(run: dict[str, Any]) -> dict[str, float]:
         "forgotten": 100 * (1 - first["forgetting"]["cosine"]),
         "similarities_lost": 100 * (1 - first["forgetting"]["similarities_kept"]),
         **{f"learned_{stage['task']}": 100 * stage["correlations"][stage["task"]] for stage in run["stages"]},
-        "intruders_at_the_end": last["spectra"]["adapted"]["intruders"],
-        **{f"kept_{task}": 100 * last["correlations"][task] for task in earlier},
-        "lost": 100 * (1 - kept / learned) if learned > _LEARNED else float("nan"),
-        "forgotten_at_the_end": 100 * (1 - last["forgetting"]["cosine"]),
     }
+    if len(run["stages"]) == len(tasks):
+        # What hardly learns has nothing to forget: the share of what was learned, of all earlier tasks together.
+        learned = sum(stage["correlations"][stage["task"]] for stage in run["stages"][:-1])
+        kept = {task: last["correlations"][task] for task in tasks[:-1]}
+        told |= {
+            "intruders_at_the_end": last["spectra"]["adapted"]["intruders"],
+            **{f"kept_{task}": 100 * correlation for task, correlation in kept.items()},
+            "lost": 100 * (1 - sum(kept.values()) / learned) if learned > _LEARNED else float("nan"),
+            "forgotten_at_the_end": 100 * (1 - last["forgetting"]["cosine"]),
+        }
+    later = ["intruders_at_the_end", *(f"kept_{task}" for task in tasks[:-1]), "lost", "forgotten_at_the_end"]
+    return {**dict.fromkeys([*told, *(f"learned_{task}" for task in tasks), *later], float("nan")), **told}
 
 
-def gather(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Runs by way and seed; SystemExit if they are not of the same tasks."""
+def gather(folder: Path) -> tuple[dict[str, dict[int, dict[str, Any]]], list[str]]:
+    """Runs by way and seed, and all tasks; SystemExit unless each has done these, or the first of these, in this order."""
     found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-    sequences = {}
+    files: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.json")):
         run = json.loads(file.read_text(encoding="utf-8"))
         if "stages" in run:
-            found[run["name"]][run["seed"]] = run
-            sequences[json.dumps([run["sequence"], run["texts"]])] = file.name
-    if len(sequences) > 1:
-        raise SystemExit(f"{folder}: {' and '.join(sequences.values())} are of different tasks or texts")
+            found[run["name"]][run["seed"]] = files[file.name] = run
     if not found:
         raise SystemExit(f"{folder} holds no results: run intruder_study_runs.py first")
-    return {name: found[name] for name in LABELS if name in found}
+    longest = max(files, key=lambda name: len(files[name]["sequence"]))
+    whole = list(files[longest]["sequence"].items())
+    for name, run in files.items():
+        if (done := list(run["sequence"].items())) != whole[: len(done)] or run["texts"] != files[longest]["texts"]:
+            raise SystemExit(f"{folder}: {name} and {longest} are of different tasks or texts")
+    return {name: found[name] for name in LABELS if name in found}, [task for task, _ in whole]
 
 
 def together(values: dict[str, dict[int, dict[str, float]]], said: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """Spearman's correlation of two numbers over the ways' means, and its p, for each that has four ways or more."""
+    """Spearman's correlation of two numbers over the ways' means, and its p, where four ways or more have both."""
     told = []
     for text, pair in said.items():
-        means = [[np.mean([v[what] for v in of.values()]) for what in pair] for of in values.values()]
-        means = np.array(means)[np.isfinite(means).all(1)]
+        every = [np.array([[v[what] for what in pair] for v in of.values()], float) for of in values.values()]
+        every = [runs[np.isfinite(runs).all(1)] for runs in every]  # both numbers of the same runs
+        means = np.array([runs.mean(0) for runs in every if len(runs)])
         if len(means) > 3 and np.ptp(means, axis=0).all():
             found = spearmanr(*means.T)
             told.append(
@@ -121,16 +127,14 @@ def claims(values: dict[str, dict[int, dict[str, float]]]) -> list[dict[str, Any
         if more not in values or less not in values:
             continue
         one, other = samples(more, what), samples(less, what)
-        every = [samples(name, what) for name in values]
-        free = sum(len(x) - 1 for x in every)
-        spread = sum(((x - x.mean()) ** 2).sum() for x in every) / max(free, 1)
-        error = float(np.sqrt(spread * (1 / len(one) + 1 / len(other))))
-        if error == 0:
+        if min(len(one), len(other)) < 2 or np.ptp(one) == np.ptp(other) == 0:
             continue
-        difference = float(one.mean() - other.mean())
+        told_of = [number for x in (one, other) for number in (x.mean(), x.std(ddof=1), len(x))]
+        test = ttest_ind_from_stats(*told_of, equal_var=False)
+        difference, error = float(one.mean() - other.mean()), float(np.hypot(sem(one), sem(other)))
         told.append(
             {"claim": text, "of": what, "more": more, "less": less, "difference": (difference, error),
-             "p": float(2 * student.sf(abs(difference) / error, free)), "for": difference > 0}
+             "p": float(test.pvalue), "for": difference > 0}
         )  # fmt: skip
     told += [{**one, "for": one["spearman"] > 0} for one in together(values, TOGETHER)]
     worst = 0.0
@@ -148,21 +152,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for figures/ and results/ (default: this one)")
     args = parser.parse_args(argv)
     args.name, args.about = Path(__file__).stem, __doc__.splitlines()[0]
-    found = gather(args.runs)
-    values = {name: {seed: numbers_of(run) for seed, run in of.items()} for name, of in found.items()}
+    found, done = gather(args.runs)
+    values = {name: {seed: numbers_of(run, done) for seed, run in of.items()} for name, of in found.items()}
     table = {
         name: {
             "label": LABELS[name],
             "seeds": sorted(of),
-            **{what: mean_se([v[what] for v in of.values()]) for what in next(iter(of.values()))},
+            "seeds_of_all_tasks": sorted(seed for seed, run in found[name].items() if len(run["stages"]) == len(done)),
+            **{what: mean_se(v[what] for v in of.values() if np.isfinite(v[what])) for what in next(iter(of.values()))},
         }
         for name, of in values.items()
     }
-    some = next(iter(next(iter(found.values())).values()))
-    tasks = [NAMES[stage["task"]] for stage in some["stages"]]
+    tasks = [NAMES[task] for task in done]
     with style():
         figure, panels = new_figure(1, 2, size=(9.2, 4.4))
-        for i, (name, row) in enumerate(table.items()):
+        for i, name in enumerate(table):
             look = {
                 "color": PALETTE[i % len(PALETTE)],
                 "marker": "osD^v<>Pp*"[i % 10],
@@ -171,7 +175,8 @@ def main(argv: list[str] | None = None) -> None:
                 "ls": "none",
             }
             for axes, what in zip(panels, ("forgotten", "lost"), strict=True):
-                (x, dx), (y, dy) = row["intruders"], row[what]
+                both = [v for v in values[name].values() if np.isfinite(v[what])]
+                (x, dx), (y, dy) = (mean_se(v[of] for v in both) for of in ("intruders", what))
                 axes.errorbar(x, y, xerr=2 * np.nan_to_num(dx), yerr=2 * np.nan_to_num(dy), label=LABELS[name], **look)
         for axes in panels:
             axes.set_xlabel(f"intruders in the adapted layers after {tasks[0]}")

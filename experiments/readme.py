@@ -256,7 +256,8 @@ def study() -> str:
     lines = [f"| way | seeds | {' | '.join(columns.values())} |", f"| --- |{' --: |' * (1 + len(columns))}"]
     for row in found["table"].values():
         cells = [_pm(row[what]) for what in columns]
-        lines.append(f"| {row['label']} | {len(row['seeds'])} | {' | '.join(cells)} |")
+        seeds = f"{len(row['seeds'])}, {len(row['seeds_of_all_tasks'])}"
+        lines.append(f"| {row['label']} | {seeds} | {' | '.join(cells)} |")
     lines += ["", "| claim | measured | p (Holm) | verdict |", "| --- | --- | --: | --- |"]
     for one in found["claims"]:
         if "spearman" in one:

@@ -118,7 +118,7 @@ def study_run(name, seed, intruders, cosine, lost, learned=0.8):
 
 
 def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
-    """Differences are of means over seeds with the variance of all ways; correlations are over the ways."""
+    """Differences are of means over seeds; correlations are over the ways, of what did all tasks if they ask for that."""
     random = np.random.default_rng(0)
     folder = tmp_path / "study"
     folder.mkdir()
@@ -126,10 +126,12 @@ def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
     counts = {"full": 0, "lora-r8": 12, "lora-r1": 4, "lora-r64": 10, "guarded-lora-r8": 1, "orthogonal-r8": 12}
     made = {}
     for name, count in counts.items():
-        for seed in range(3 if name != "full" else 2):
+        for seed in range(6 if name != "full" else 4):
             n = count + int(random.integers(0, 2))
             learned = 0.01 if name == "orthogonal-r8" else 0.8  # which has nothing to forget
             made[name, seed] = study_run(name, seed, n, 1 - 0.01 * n, 0.02 * n, learned)
+            if seed == 3:  # one of the seeds has done the first task only, and would spoil what is lost if that counted
+                made[name, seed] |= {"sequence": {"mrpc": 3}, "stages": made[name, seed]["stages"][:1]}
             (folder / f"{name}-{seed}.json").write_text(json.dumps(made[name, seed]))
     found = run("intruder_study", folder, tmp_path, monkeypatch)
     assert found["tasks"] == ["MRPC", "CoLA"] and set(found["table"]) == set(counts)
@@ -143,19 +145,27 @@ def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
     assert verdicts["an update below the threshold plants fewer"] == "holds"
     assert told["more intruders, more forgotten"]["spearman"] == pytest.approx(1)
     assert verdicts["more intruders, more of the earlier tasks lost by the end"] == "holds"
-    lost = [0.02 * made["full", s]["stages"][0]["spectra"]["adapted"]["intruders"] for s in range(2)]
-    assert found["table"]["full"]["lost"][0] == pytest.approx(100 * np.mean(lost))
+    lost = [0.02 * made["full", s]["stages"][0]["spectra"]["adapted"]["intruders"] for s in range(3)]
+    full = found["table"]["full"]
+    assert full["lost"][0] == pytest.approx(100 * np.mean(lost)) and full["learned_cola"][0] == pytest.approx(
+        80 * (1 - np.mean(lost))
+    )
+    assert (full["seeds"], full["seeds_of_all_tasks"]) == ([0, 1, 2, 3], [0, 1, 2])
     assert told["more intruders, more of the earlier tasks lost by the end"]["ways"] == len(counts) - 1
     assert [round(one["spearman"], 6) for one in found["controls"]] == [-1, -1]  # the norm falls here with what is lost
     assert not {"verdict", "p_holm"} & set(found["controls"][0])
     out = capsys.readouterr().out
     assert "contradicted: a low rank" in out and "comparison: a larger update, more forgotten (ρ = -1.00" in out
-    # By hand: pooled variance, and Holm's factor for the smallest p.
-    what = [[made[name, s]["stages"][0]["spectra"]["adapted"]["intruders"] for s in range(3) if (name, s) in made]
-            for name in counts]  # fmt: skip
-    spread = sum(np.var(x) * len(x) for x in what) / sum(len(x) - 1 for x in what)
+    # By hand: Welch's t, and Holm's factor for the smallest p.
+    r1, r64 = (
+        [made[name, s]["stages"][0]["spectra"]["adapted"]["intruders"] for s in range(6)]
+        for name in ("lora-r1", "lora-r64")
+    )
     one = told["a low rank plants more than a high one"]
-    assert one["difference"] == pytest.approx([np.mean(what[2]) - np.mean(what[3]), np.sqrt(spread * 2 / 3)])
+    of_mean = [np.var(x, ddof=1) / 6 for x in (r1, r64)]
+    assert one["difference"] == pytest.approx([np.mean(r1) - np.mean(r64), np.sqrt(sum(of_mean))])
+    freedom = sum(of_mean) ** 2 / sum(v**2 / 5 for v in of_mean)
+    assert one["p"] == pytest.approx(2 * stats.t.sf(abs(one["difference"][0]) / one["difference"][1], freedom))
     first = min(told.values(), key=lambda one: one["p"])
     assert first["p_holm"] == pytest.approx(len(told) * first["p"])
     other = made["full", 0] | {"sequence": {"mrpc": 1}}
