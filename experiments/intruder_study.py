@@ -28,6 +28,13 @@ LABELS = {
     "spectral-rotational-r8": "spectral, rotational", "guarded-lora-r8": "LoRA, guarded",
 }  # fmt: skip
 """Ways in the order of the table; r is 8 where it is not said."""
+_BLUE, _ORANGE, _GREEN, _PINK, _YELLOW, _SKY, _BLACK = PALETTE
+LOOKS = {
+    "full": (_BLACK, "o"), "lora-r1": (_SKY, "s"), "lora-r8": (_BLUE, "D"), "lora-r64": (_BLUE, "^"), "rslora-r8": (_SKY, "v"),
+    "alpha-lora-r8": (_YELLOW, "<"), "orthogonal-r8": (_GREEN, ">"), "spectral-additive-r8": (_PINK, "X"),
+    "spectral-rotational-r8": (_PINK, "p"), "guarded-lora-r8": (_ORANGE, "*"),
+}  # fmt: skip
+"""Colours by kin, and markers."""
 CLAIMS = {
     "LoRA plants intruders, full fine-tuning does not": ("lora-r8", "full", "intruders"),
     "a low rank plants more than a high one": ("lora-r1", "lora-r64", "intruders"),
@@ -166,25 +173,29 @@ def main(argv: list[str] | None = None) -> None:
     tasks = [NAMES[task] for task in done]
     with style():
         figure, panels = new_figure(1, 2, size=(9.2, 4.4))
-        for i, name in enumerate(table):
+        marks = []
+        for name in table:
+            colour, marker = LOOKS[name]
             look = {
-                "color": PALETTE[i % len(PALETTE)],
-                "marker": "osD^v<>Pp*"[i % 10],
-                "ms": 6,
-                "capsize": 2,
+                "color": colour,
+                "marker": marker,
+                "ms": 10 if marker == "*" else 7,
+                "mec": "white",
+                "mew": 0.6,
                 "ls": "none",
             }
             for axes, what in zip(panels, ("forgotten", "lost"), strict=True):
                 both = [v for v in values[name].values() if np.isfinite(v[what])]
                 (x, dx), (y, dy) = (mean_se(v[of] for v in both) for of in ("intruders", what))
-                axes.errorbar(x, y, xerr=2 * np.nan_to_num(dx), yerr=2 * np.nan_to_num(dy), label=LABELS[name], **look)
+                axes.errorbar(x, y, 2 * np.nan_to_num(dy), 2 * np.nan_to_num(dx), elinewidth=1, **look)
+            marks += panels[0].plot([], [], label=LABELS[name], **look)
         for axes in panels:
             axes.set_xlabel(f"intruders in the adapted layers after {tasks[0]}")
         panels[0].set_ylabel("% of the embeddings' cosine lost")
         panels[0].set_title(f"text never trained on, after {tasks[0]}")
         panels[1].set_ylabel("% of the learned Matthews correlation lost")
         panels[1].set_title(f"{' and '.join(tasks[:-1])} after {tasks[-1]}")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        figure.legend(handles=marks, loc="outside lower center", ncols=5)
     told, controls = claims(values), together(values, CONTROLS)
     record(args, figure, {"tasks": tasks, "table": table, "claims": told, "controls": controls}, found)
     for name, row in table.items():
