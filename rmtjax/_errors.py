@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -54,3 +55,14 @@ def check_known(what: str, name: Any, known: Iterable[str]) -> None:
     """Raise `unknown` unless a name, which may be anything, is known."""
     if not isinstance(name, str) or name not in known:
         raise unknown(what, name, known)
+
+
+def pattern(text: Any, where: str) -> re.Pattern[str]:
+    """A regular expression; InputError, beginning with `where`, if it is none or Python cannot compile it."""
+    try:
+        if isinstance(text, str):
+            return re.compile(text)
+        reason = ""
+    except (re.error, OverflowError, RecursionError) as error:
+        reason = f" ({error})"
+    raise InputError(f"{where} {shown(text)}: is no regular expression{reason}")

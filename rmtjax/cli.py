@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -82,7 +83,7 @@ def verify(
         list[str] | None,
         typer.Argument(
             metavar="[CLAIM|GROUP|FILE.py]...",
-            help="Claims by name, groups (transfer, spectra, errata), or Python files that define some; all by default.",
+            help="Claims by name, groups (transfer, spectra, updates, errata), or Python files that define some; all by default.",
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Draws per cell; by default what each sampler says.")] = None,
@@ -163,7 +164,10 @@ def sweep(
         bool, typer.Option("--dry-run", help="Say what it would take, measured on a little of it, and stop.")
     ] = False,
     method: Annotated[
-        str | None, typer.Option(help="Sampler: compressed or dense; the claim's first by default.")
+        str | None,
+        typer.Option(
+            help="Sampler, such as compressed or dense (`rmtjax claims` lists them); the claim's first by default."
+        ),
     ] = None,
     entries: Annotated[
         str | None, typer.Option(help="Entries of dense matrices: gaussian, rademacher, uniform, student-t, sparse.")
@@ -454,6 +458,12 @@ Layers = Annotated[str | None, typer.Option(metavar="PATTERN", help="Regular exp
 Exact = Annotated[bool, typer.Option("--exact", help="Two SVDs a layer.")]
 
 
+def _tuned(name: str) -> str:
+    from rmtjax.models import model_folder
+
+    return str(model_folder(None)) if name == "minilm" else name
+
+
 @intruders.command("scan")
 def scan_intruders(
     base: Base,
@@ -471,16 +481,14 @@ def scan_intruders(
     from rmtjax._files import prepare_file, prepare_folder, write_json
     from rmtjax._progress import Progress
     from rmtjax.intruders import scan
-    from rmtjax.models import model_folder
     from rmtjax.report import intruders as report
 
     folder = None if out is None else prepare_folder("out", out)
     file = None if json is None else prepare_file("json", json)
     console = _console(quiet=file == "-")
-    tuned = model_folder(None) if tuned == "minilm" else tuned
     with Progress(1, "layers", unit="layers") as bar:
         found = scan(
-            None if base == "minilm" else base, tuned, top=top, threshold=threshold, layers=layers, exact=exact,
+            None if base == "minilm" else base, _tuned(tuned), top=top, threshold=threshold, layers=layers, exact=exact,
             progress=lambda done, total, _: bar.show(done, total),
         )  # fmt: skip
     if file is not None:
@@ -498,7 +506,9 @@ def mend_intruders(
     base: Base,
     tuned: Tuned,
     out: Annotated[str, typer.Option(metavar="DIR", help="New folder for the mended adapter or model.")],
-    scale: Annotated[float, typer.Option(help="What intruders' singular values are multiplied by, 0 to 1.")] = 0.75,
+    scale: Annotated[
+        float, typer.Option(help="What intruders' singular values are multiplied by: at least 0, below 1.")
+    ] = 0.75,
     top: Top = 10,
     threshold: Threshold = 0.5,
     layers: Layers = None,
@@ -513,14 +523,15 @@ def mend_intruders(
     asked = {"top": top, "threshold": threshold, "exact": exact}
     with Progress(1, "layers", unit="layers") as bar:
         found = mend(
-            before, tuned, out, scale=scale, layers=layers, **asked,
+            before, _tuned(tuned), out, scale=scale, layers=layers, **asked,
             progress=lambda done, total, _: bar.show(done, total),
         )  # fmt: skip
     with_some = [layer.name for layer in found.layers if layer.intruders]
     what = f"{found.intruders} intruder{'s' * (found.intruders != 1)} in {len(with_some)} of {len(found.layers)} layers"
     left = ""
     if with_some:
-        after = scan(before, out, layers="|".join(f"^{re.escape(name)}$" for name in with_some), **asked)
+        made = Path(out, Path(tuned).name) if Path(tuned).is_file() else out  # a file has become one of the same name
+        after = scan(before, made, layers="|".join(f"^{re.escape(name)}$" for name in with_some), **asked)
         left = f"; {after.intruders} there now"
     console.print(f"{what} scaled by {scale:g}{left}: {out}", soft_wrap=True)
     for line in report.doubts(found):

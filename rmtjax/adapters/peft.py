@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from rmtjax._errors import InputError, shown
+from rmtjax._errors import InputError, pattern, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json
 from rmtjax.adapters.apply import check_plain, dense_layers, exchange, merged
 from rmtjax.adapters.linear import AdaptedLinear, adapted_layers, matrix_of
@@ -41,6 +41,7 @@ _CONFIG, _TENSORS, ALPHA = "adapter_config.json", "adapter_model.safetensors", "
 MERGED_ALPHA = "merged_alpha.safetensors"
 """Beside a base's weights: the α that they have been scaled by."""
 _SHARED = "shared"
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def _host(value: Any) -> np.ndarray:
@@ -216,7 +217,7 @@ def _config(folder: Path, matrices_only: bool = False) -> dict[str, Any]:
         values = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"adapter = {folder}: holds no {_CONFIG}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"adapter = {folder}: {_CONFIG} cannot be read ({shown(str(error))})") from None
     if not isinstance(values, dict) or values.get("peft_type") != "LORA":
         kind = values.get("peft_type") if isinstance(values, dict) else values
@@ -247,13 +248,8 @@ def _config(folder: Path, matrices_only: bool = False) -> dict[str, Any]:
         raise InputError(
             f"adapter = {folder}: alpha_pattern = {shown(patterns)}: must be an object of patterns and numbers"
         )
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise InputError(
-                f"adapter = {folder}: alpha_pattern has {shown(pattern)}, which is no regular expression ({error})"
-            ) from None
+    for text in patterns:
+        pattern(text, f"adapter = {folder}: alpha_pattern has")
     start = values.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower() not in _STARTS:
         raise InputError(
@@ -265,8 +261,8 @@ def _config(folder: Path, matrices_only: bool = False) -> dict[str, Any]:
 
 def _for(path: str, patterns: Mapping[str, Any] | None, default: Any) -> Any:
     """A layer's own entry among PEFT's patterns: regular expressions for the end of its path."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
+    for text, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({text})$", path):
             return value
     return default
 
@@ -285,13 +281,14 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
     folder = Path(folder)
     config = _config(folder, matrices_only)
     tensors = TensorFile(folder, "adapter", _TENSORS)
+    kinds = "lora_A|lora_B|lora_magnitude_vector" + "|lora_embedding_[AB]" * matrices_only
     parts: dict[str, dict[str, str]] = {}
     own: dict[str, str] = {}
     for key in tensors:
         name = key.removeprefix(_PREFIX)
         if matrices_only and name.endswith(".bias"):
             continue
-        found = re.fullmatch(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(\.weight)?", name)
+        found = re.fullmatch(rf"(.+)\.({kinds})(\.weight)?", name)
         if found:
             parts.setdefault(found[1], {})[found[2]] = key
         else:
@@ -306,6 +303,8 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
     for name in dict.fromkeys([*parts, *scaled]):
         if matrices_only:
             reason = _no_matrices(tensors, parts.get(name, {}).values())
+            if any(part.startswith("lora_embedding") for part in parts.get(name, {})):
+                reason = "an embedding"
             if reason is None and name in scaled:
                 reason = _no_matrices(alphas, [scaled[name]])
             if reason is not None:
@@ -326,8 +325,10 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
                     " [r, inputs] and [outputs, r]"
                 )
             scale = _for(name, config.get("alpha_pattern"), config.get("lora_alpha", 8))
-            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not np.isfinite(scale):
-                raise InputError(f"adapter = {folder}: lora_alpha = {shown(scale)}: must be a number")
+            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not abs(scale) <= _LARGEST:
+                raise InputError(
+                    f"adapter = {folder}: lora_alpha = {shown(scale)}: must be a number of single precision"
+                )
         magnitude = value["lora_magnitude_vector"].reshape(-1) if dora and value else None
         alpha = _read(folder, alphas, scaled[name]) if name in scaled else None
         layers[name] = PeftLayer(value.get("lora_A"), value.get("lora_B"), scale, stabilised, magnitude, alpha)

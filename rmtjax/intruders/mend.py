@@ -21,8 +21,8 @@ import numpy as np
 
 from rmtjax._errors import InputError, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json, write_with
-from rmtjax.adapters.peft import MERGED_ALPHA, PeftLayer
-from rmtjax.intruders.pairs import Pair, Pairs
+from rmtjax.adapters.peft import ALPHA, MERGED_ALPHA, PeftLayer
+from rmtjax.intruders.pairs import Pair, Pairs, exists
 from rmtjax.intruders.scan import LayerScan, Scan, scan
 from rmtjax.linalg.krylov import top_singular
 from rmtjax.models.checkpoint import TOKENIZER_FILES, listed
@@ -33,8 +33,12 @@ _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.
 """What safetensors calls the types that weights have."""
 
 
-_BESIDE = (".json", ".txt", ".model", ".jinja", ".py", ".jsonl", ".tiktoken")
-"""Files of these kinds belong to a model as much as its weights."""
+_NOT_BESIDE = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".tflite",
+    ".part", ".lock", ".log",
+)  # fmt: skip
+"""Files of these kinds in a model's folder are its weights in other forms, not mended, or what a trainer left; all others
+belong to it."""
 
 
 class Factors(NamedTuple):
@@ -114,8 +118,8 @@ def mend(
     """
     if not (isinstance(scale, numbers.Real) and math.isfinite(scale) and 0 <= scale < 1):
         raise InputError(f"scale = {shown(scale)}: must be at least 0 and below 1")
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    there, target = exists(out, "out"), Path(out)
+    if there and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"out = {target}: is in use; give a folder that is empty or new")
     found = scan(base, tuned, top=top, threshold=threshold, layers=layers, exact=exact, progress=progress)
     pairs = Pairs(base, tuned, layers)
@@ -200,10 +204,20 @@ def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
 def _copy_beside(folder: Path, target: Path, *, whole: bool = True) -> None:
     """What belongs to an adapter or a model besides its weights; where the folder may hold other things, by name."""
     named = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+    parts = _modules(folder) if whole else set()
     for file in sorted(folder.rglob("*") if whole else folder.iterdir()):
         inside = file.relative_to(folder)
-        hidden = any(part.startswith((".", "checkpoint")) or part == "base" for part in inside.parts)
-        known = file.suffix in _BESIDE or file.name in ("alpha.safetensors", "README.md")
+        hidden = any(part.startswith((".", "checkpoint", "events.out")) or part == "base" for part in inside.parts)
+        known = file.suffix not in _NOT_BESIDE or file.name == ALPHA or not parts.isdisjoint(inside.parents)
         if file.is_file() and not hidden and (known if whole else file.name in named):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target / inside, file.read_bytes())
+
+
+def _modules(folder: Path) -> set[Path]:
+    """The folders inside of a sentence-transformers model's that have weights of their own, such as `2_Dense`."""
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        return {Path(module["path"]) for module in modules if module["path"]}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, TypeError, KeyError):
+        return set()

@@ -16,20 +16,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmtjax._errors import InputError, shown
+from rmtjax._errors import InputError, pattern, shown
 from rmtjax.adapters.peft import ALPHA, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
 from rmtjax.linalg.krylov import Matrix, Operator
 from rmtjax.models.checkpoint import FLOATS, TensorFile, listed, model_folder
 
-__all__ = ["Pair", "Pairs", "Skipped", "open_weights"]
+__all__ = ["Pair", "Pairs", "Skipped", "exists", "open_weights"]
 
+_INDEX = ".index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_EMBEDDING = re.compile(r"(^|\.)((\w*embed\w*|wte|wpe|shared|lm_head)\.(.*\.)?|decoder\.)weight$")
+_EMBEDDING = re.compile(
+    r"(^|\.)(\w*embed(ding)?s?|embed_(tokens|positions|in|out)\w*|wte|wpe|shared|lm_head|decoder)\.(\d+\.)?weight$"
+)
+"""What ends so is a table of rows, not a map: `word_embeddings`, but not ELECTRA's `embeddings_project`."""
 _PLAIN = 30
 """Power of two from which on squares of numbers, and their sums, may leave the range of single precision."""
 _CONV1D = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
 """Architectures of transformers that keep the transposed weight, (inputs, outputs), in dense layers of these names:"""
 _CONV1D_LAYER = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
+_BESIDE = {
+    ".base_layer.weight": "the base's own, kept with the adapter",
+    ".trainable_tokens_delta": "rows of an embedding, trained beside the adapter",
+}
+"""Tensors of an adapter's file that are neither an update of a matrix nor a weight that trained, by how their names end."""
 
 
 class Pair(NamedTuple):
@@ -100,19 +109,28 @@ def _called(argument: str) -> Iterator[None]:
         raise InputError(re.sub(r"\A(model|adapter)\b", argument, str(error))) from None
 
 
+def exists(path: str | os.PathLike, argument: str) -> bool:
+    """Whether there is something under a path; InputError if it is no path, or one that cannot be."""
+    try:
+        return Path(path).exists()
+    except (TypeError, ValueError, OSError) as error:
+        raise InputError(f"{argument} = {shown(path)}: is no path ({error})") from None
+
+
 def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
     """The tensors of a safetensors file, or of a model's folder or hub id, sharded or not.
 
     Raises:
         InputError: for a pickle, and for whatever is missing, truncated or something else.
     """
-    file = Path(path)
-    if file.is_file():
+    if exists(path, argument) and (file := Path(path)).is_file():
         if file.suffix.lower() in _PICKLES:
             raise InputError(
                 f"{argument} = {path}: is a pickle, which runs the code inside it when it is read, so it is not; convert it"
                 " to safetensors"
             )
+        if file.name.endswith(_INDEX):
+            return TensorFile(file.parent, argument, file.name.removesuffix(_INDEX))
         return TensorFile(file.parent, argument, file.name)
     with _called(argument):
         folder = model_folder(path)
@@ -121,6 +139,13 @@ def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
 
 def _host(value) -> np.ndarray:
     return np.asarray(value).astype(np.float32, copy=False)
+
+
+def _balanced(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same product, of factors whose largest numbers are alike up to 4."""
+    sizes = [math.frexp(float(np.max(np.abs(x), initial=0)))[1] for x in (left, right)]
+    shift = (sizes[1] - sizes[0]) // 2 if left.any() and right.any() else 0
+    return np.ldexp(left, shift), np.ldexp(right, -shift)
 
 
 def _same_layer(one: str, other: str) -> bool:
@@ -171,23 +196,23 @@ class Pairs:
     """
 
     def __init__(self, base: str | os.PathLike | None, tuned: str | os.PathLike, layers: str | None = None) -> None:
-        try:
-            self._wanted = None if layers is None else re.compile(layers)
-        except re.error as error:
-            raise InputError(f"layers = {layers!r}: is no regular expression ({error})") from None
+        self._wanted = None if layers is None else pattern(layers, "layers =")
         with _called("base"):
             base = model_folder(None) if base is None else base
         self._base = open_weights(base, "base")
-        if not Path(tuned).exists():
+        if not exists(tuned, "tuned"):
             with _called("tuned"):
                 tuned = model_folder(tuned, adapter=True)
         folder = Path(tuned)
+        if folder.is_file() and folder.name == f"model.safetensors{_INDEX}":
+            tuned = folder = folder.parent
         if folder.is_file() and folder.name.startswith("adapter_model"):
             raise InputError(f"tuned = {tuned}: is the file of a PEFT adapter; give its folder, {folder.parent}")
         for inner in ("adapter", "model"):  # what a run of finetune leaves
             if (folder / "run.json").is_file() and (folder / inner).is_dir():
                 tuned = folder = folder / inner
         self.of_folder = folder.is_dir()
+        self.remarks: list[str] = []
         self.adapter: PeftFile | None = None
         self.tuned: TensorFile | None = None
         if (folder / "adapter_config.json").is_file():
@@ -207,10 +232,12 @@ class Pairs:
                 self.skipped.append(Skipped(name, "an embedding (--layers takes it all the same)"))
                 del partners[name]
         self._partners = partners
+        self._said = bool(self.adapter is not None and self.adapter.config.get("fan_in_fan_out"))
         self._turned = self._kept_transposed()
         self.names = sorted(partners, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
         self._has_alpha = self.adapter is not None and self._merged_alpha(folder)
-        self.remarks = [] if self.adapter is None else self._other_base(str(base))
+        if self.adapter is not None:
+            self.remarks += self._other_base(str(base))
         if not self.names:
             unread = self.adapter.unread if self.adapter is not None else {}
             reason = "".join(f"; {name} is {why}" for name, why in list(unread.items())[:1])
@@ -243,49 +270,66 @@ class Pairs:
     def _matrices(self, file: TensorFile) -> list[str]:
         return [name for name in file if len(file.shape(name)) == 2]
 
-    def _fits(self, name: str, layer: str) -> bool:
-        """Whether an update has the shape of a weight as the file keeps it, and not that of its transpose as well."""
-        update, shape = self.adapter.layers[layer], self._base.shape(name)
-        return update.A is not None and shape[0] != shape[1] and (update.B.shape[0], update.A.shape[1]) == shape
+    def _told(self, name: str) -> bool | None:
+        """Whether the file keeps the transpose of a weight, (inputs, outputs), by what has to fit it: an update, or a bias,
+        which is as long as there are outputs. Neither tells of a square one.
+        """
+        n, m = self._base.shape(name)
+        update = self.adapter.layers[self._partners[name]] if self.adapter and name in self._partners else None
+        if n == m:
+            return None
+        if update is not None and update.A is not None:
+            fits = update.B.shape[0], update.A.shape[1]
+            return False if fits == (n, m) else (self._said or _named(name)) and fits == (m, n)
+        bias = name.removesuffix("weight") + "bias"
+        return {(n,): False, (m,): True}.get(self._base.shape(bias)) if bias in self._base else None
 
     def _kept_transposed(self) -> frozenset[str]:
         """The weights that the file keeps as (inputs, outputs).
 
-        The base's config says which architecture it is. Without one, an adapter says so of its layers; else biases tell, which
-        are as long as there are outputs.
+        What has to fit a weight tells; of a square one what is told of its neighbours, where all are alike. Else the config
+        says of what architectures the model is made, and without one an adapter says so of its layers.
         """
-        named = frozenset(name for name in self._partners if _CONV1D_LAYER.search(name))
-        kind = _architecture(self._base.folder)
-        if kind is not None:
-            return named if kind in _CONV1D else frozenset()
-        if self.adapter is not None and self.adapter.config.get("fan_in_fan_out"):
-            # Mixed models have layers of both kinds, which only their shapes tell apart.
-            return frozenset(name for name, layer in self._partners.items() if not self._fits(name, layer))
-        sides = []
-        for name in filter(_CONV1D_LAYER.search, self._matrices(self._base)):
-            (n, m), bias = self._base.shape(name), name.removesuffix("weight") + "bias"
-            if n != m and bias in self._base:
-                sides.append(self._base.shape(bias) == (m,))
-        return named if sides and all(sides) else frozenset()
+        neighbours: dict[tuple[str, bool], set[bool]] = {}
+        for name in self._matrices(self._base):
+            if (told := self._told(name)) is not None:
+                neighbours.setdefault(_neighbourhood(name), set()).add(told)
+        kinds = _architectures(self._base.folder)
+        turned = set()
+        for name in self._partners:
+            told = self._told(name)
+            if told is None and (_named(name) or self._said):
+                near = neighbours.get(_neighbourhood(name), set())
+                by_config = self._said if kinds is None else _named(name) and not kinds.isdisjoint(_CONV1D)
+                told = True in near if len(near) == 1 else by_config
+            if told:
+                turned.add(name)
+        return frozenset(turned)
 
     def _adapted(self) -> dict[str, str]:
         """Base tensor → layer of the adapter."""
-        reasons = {}
+        self.skipped = [Skipped(name, reason) for name, reason in self.adapter.unread.items()]
         for name, key in self.adapter.own.items():
-            stem, embedded, _ = name.partition(".lora_embedding_")
             if len(self.adapter.tensors.shape(key)) == 2:
-                reasons[stem] = "an embedding" if embedded else "trained whole, beside the adapter"
-        self.skipped = [Skipped(name, reason) for name, reason in [*self.adapter.unread.items(), *reasons.items()]]
+                reason = next(
+                    (why for end, why in _BESIDE.items() if name.endswith(end)), "trained whole, beside the adapter"
+                )
+                self.skipped.append(Skipped(name, reason))
         stems = {f"{name.removesuffix('.weight')}.weight": name for name in self._matrices(self._base)}
         wanted = {f"{name}.weight": name for name in self.adapter.layers}
         found = _partners(list(wanted), stems, f"tuned = {self.adapter.folder}")
         partners = {wanted[name]: stem for name, stem in found.items()}
         stray = [name for name in self.adapter.layers if name not in partners]
-        if stray:
+        # Another base has too few layers, or none of these; a module that its file leaves out, as of a head, is none of a stack.
+        stacks = {_numberless(name) for name in partners}
+        if stray and (not partners or any(_numberless(name) in stacks for name in stray)):
             raise InputError(
                 f"tuned = {self.adapter.folder}: updates {listed(stray)}, which the base does not have; is it an adapter for"
                 " another base?"
             )
+        self.skipped += [Skipped(name, "no matrix of the base") for name in stray]
+        if stray:
+            self.remarks.append(f"the adapter updates {listed(stray)}, which is no matrix of the base")
         return {stems[stem]: name for name, stem in partners.items()}
 
     def _common(self) -> dict[str, str]:
@@ -358,17 +402,21 @@ class Pairs:
             return Skipped(name, "all zero in the tuned model")
         return Pair(name, base, Operator(tuned), None)
 
-    def _updated(self, name: str, base: np.ndarray, layer: PeftLayer) -> Pair:
+    def _updated(self, name: str, base: np.ndarray, layer: PeftLayer) -> Pair | Skipped:
         n, m = base.shape
         where = f"tuned = {self.adapter.folder}: {self._partners[name]}"
         left = right = None
         if layer.A is not None:
-            left, right = layer.strength * _host(layer.B), _host(layer.A)
+            left, right = _balanced(np.asarray(layer.B, float) * layer.strength, np.asarray(layer.A, float))
             if left.shape[0] != n or right.shape[1] != m:
                 raise InputError(
                     f"{where}: BA has shape {[left.shape[0], right.shape[1]]}, the weight {[n, m]}; is it an adapter for"
                     " another base?"
                 )
+            size = math.sqrt(max(np.einsum("ij,ij->", left.T @ left, right @ right.T), 0.0))
+            if not size <= float(np.linalg.norm(base)) / float(np.finfo(np.float32).eps):
+                return Skipped(name, f"an update of norm {size:.1e}, beside which nothing of the base is left")
+            left, right = _host(left), _host(right)
         scale = None
         for part, vector in (("alpha", layer.alpha), ("magnitude", layer.magnitude)):
             if vector is not None and vector.shape != (n,):
@@ -388,13 +436,27 @@ class Pairs:
         return Pair(name, base, Operator(base, scale, left, right), factors)
 
 
-def _architecture(folder: Path) -> str | None:
-    """What a model is, by its config; None if it has none or that does not say."""
+def _named(name: str) -> bool:
+    return _CONV1D_LAYER.search(name) is not None
+
+
+def _neighbourhood(name: str) -> tuple[str, bool]:
+    """What leads to the stack of layers that a weight is in, all before the first number; and whether it is named so."""
+    return re.split(r"\.\d+\.", name, maxsplit=1)[0], _named(name)
+
+
+def _numberless(name: str) -> str:
+    return re.sub(r"\d+", "", name)
+
+
+def _architectures(folder: Path) -> set[str] | None:
+    """What a model is and what its parts are, by its config; None if it has none or that does not say."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = config.get("model_type")
+        parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError, RecursionError) as error:
         raise InputError(f"base = {folder}: config.json cannot be read ({shown(str(error))})") from None
-    return kind if isinstance(kind, str) else None
+    kinds = {kind for part in parts if isinstance(kind := part.get("model_type"), str)}
+    return kinds or None

@@ -69,7 +69,7 @@ _KEPT = 0.5
 """Share of itself, squared, that an outlier must keep in the mixing to be one; else no singular value is its."""
 _FEW, _LOW = 16, 0.5
 """Leading vectors and threshold up to which intruders are outliers' doing; beyond, base vectors that have only mixed with one
-another are many of them, and all is drawn."""
+another are many of them, and all is drawn. So it is of more directions than that, each of them somewhat below the threshold."""
 _DENSE = 800
 """Largest matrix that is decomposed for that."""
 _STATES = 48
@@ -104,7 +104,8 @@ class Prediction(NamedTuple):
         overlaps: squared, of the left vectors with the update's, shape (r,); of outliers among spikes, before any mixing.
         probabilities: of an intruder, shape (r,); near the threshold there may be one without a clear outlier.
         intruders: mean number among the leading vectors. The sum of the probabilities, as long as ε ≤ 0.5 and there are no more
-            than 16 leading vectors; beyond that from `drawn_intruders`, and NaN where that takes too long.
+            than 16 leading vectors, nor directions between half the threshold and it, which are more together than one by one;
+            beyond that from `drawn_intruders`. Where that takes too long, the sum in the last case, in the others NaN.
     """
 
     threshold: float
@@ -186,10 +187,12 @@ def predict(
     """
     theta, s = np.asarray(strengths, float), np.asarray(singular_values, float)
     limit, outliers, overlaps, chances = _of_outliers(theta, s, shape, edge, threshold, top, draws, seed)
-    if threshold <= _LOW and (top is None or top <= _FEW):
-        many = float(chances.sum())
-    else:
+    one_by_one = threshold <= _LOW and (top is None or top <= _FEW)
+    many = float("nan")
+    if not one_by_one or ((theta > limit / 2) & (theta <= limit)).sum() > _FEW:
         many = drawn_intruders(theta[theta > limit / 8], s, shape, threshold, top=top, seed=seed)
+    if one_by_one and np.isnan(many):
+        many = float(chances.sum() if top is None else min(chances.sum(), top))
     return Prediction(limit, outliers, overlaps, chances, many)
 
 
@@ -217,12 +220,18 @@ def _of_outliers(
         one, two, three = 1 / np.sqrt(bulk.transform(last + away * np.array([1.0, 4.0, 9.0])))
         limit = float(np.clip(3 * (one - two) + three, 0, least))
     above = theta > least
+    # Each outlier is ahead of all that weaker directions make.
+    ahead = np.empty(theta.size, int)
+    ahead[np.argsort(-theta, kind="stable")] = np.minimum(np.arange(theta.size), above.sum())
+    room = None if top is None else np.maximum(top - ahead, 0)
 
-    def at_the_edge(which, room):
-        chances[which] = _at_the_edge(theta[which], limit, s, shape, threshold, room, draws, seed)
+    def at_the_edge(which):
+        chances[which] = _at_the_edge(
+            theta[which], limit, s, shape, threshold, None if room is None else room[which], draws, seed
+        )
 
     if not above.any():
-        at_the_edge(~above, top)
+        at_the_edge(~above)
         return limit, outliers, overlaps, chances
     strong = theta[above]
     z, with_a, with_b = _states(bulk, strong, edge)
@@ -262,7 +271,7 @@ def _of_outliers(
     outliers[above], overlaps[above], chances[above] = z, with_a, chance
     clear = np.zeros_like(above)
     clear[above] = ~attached  # of the bulk's states, and ahead of those that are not
-    at_the_edge(~clear, None if top is None else max(top - int(clear.sum()), 0))
+    at_the_edge(~clear)
     return limit, outliers, overlaps, chances
 
 
@@ -272,18 +281,24 @@ def _at_the_edge(
     s: np.ndarray,
     shape: tuple[int, int],
     threshold: float,
-    top: int | None,
+    room: np.ndarray | None,
     draws: int,
     seed: int,
 ) -> np.ndarray:
-    """`lone_intruders` at some of the strengths, at most 1, and what lies between."""
+    """`lone_intruders` at some of the strengths, at most 1, and what lies between; room is each one's own `top`."""
     chances = np.zeros_like(theta)
-    which = theta > limit / 2  # far below there is none
-    if which.any():
+    which = np.flatnonzero(theta > limit / 2)  # far below there is none
+    if room is not None:
+        which = which[room[which] > 0]
+    if which.size:
         wanted = np.unique(theta[which])
         nodes = np.quantile(wanted, np.linspace(0, 1, _NODES)) if wanted.size > _NODES else wanted
-        found = lone_intruders(nodes, s, shape, threshold, top=top, draws=draws, seed=seed)
-        chances[which] = np.minimum(np.interp(theta[which], nodes, found), 1)
+        most = None if room is None else int(room[which].max())
+        found = np.cumsum(_by_rank(nodes, s, shape, threshold, most, draws, seed), axis=1)
+        rooms = np.full(which.size, found.shape[1]) if room is None else np.minimum(room[which], found.shape[1])
+        for ranks in np.unique(rooms):
+            these = which[rooms == ranks]
+            chances[these] = np.minimum(np.interp(theta[these], nodes, found[:, ranks - 1]), 1)
     return chances
 
 
@@ -309,6 +324,19 @@ def lone_intruders(
     Returns:
         Shape (t,).
     """
+    return _by_rank(strengths, singular_values, shape, threshold, top, draws, seed).sum(1)
+
+
+def _by_rank(
+    strengths: np.ndarray,
+    singular_values: np.ndarray,
+    shape: tuple[int, int],
+    threshold: float,
+    top: int | None,
+    draws: int,
+    seed: int,
+) -> np.ndarray:
+    """How often the vector of each leading singular value is an intruder, shape (t, ranks)."""
     theta, s = np.asarray(strengths, float), np.asarray(singular_values, float)
     random = np.random.default_rng(seed)
     single = min(s.size, _SINGLE + (0 if top is None else top))
@@ -359,7 +387,7 @@ def _direction(
 def _count(
     theta: np.ndarray, ranks: np.ndarray, poles: np.ndarray, single: int, weights: _Weights, threshold: float
 ) -> np.ndarray:
-    """Mean numbers, for strengths (t,), of intruders among the singular values of these ranks, 0 being the largest."""
+    """How often, for strengths (t,), the singular values of these ranks, 0 being the largest, have intruders, (t, ranks)."""
     square = poles**2
     stacked = np.stack([weights.left, weights.right, weights.both * poles], axis=2)
     strength = theta[:, None, None]
@@ -392,7 +420,7 @@ def _count(
         cosine = np.abs(inverse[..., :single] * vector).max(-1) / np.sqrt(norm)
         # Of a base of small rank, what is left of its null space is nobody's.
         real = z > 1e-6 * np.maximum(poles[0], strength)
-        return ((cosine < threshold) & real).sum(2).mean(1)
+        return ((cosine < threshold) & real).mean(1)
 
 
 def drawn_intruders(

