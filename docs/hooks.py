@@ -13,6 +13,8 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
+PICTURE = re.compile(r"\]\(\.\./((?:experiments/figures|benchmarks/results)/[^)]+\.png)\)")
+OUTSIDE = re.compile(r"\[([^]]+)\]\(\.\./(?:experiments|benchmarks)[^)]*\)")
 # What GitHub takes for a formula: a fence, here with its indent, or inline.
 FORMULA = re.compile(r"^( *)```math\n(.*?)^\1```$|\$`([^`]+)`\$", re.MULTILINE | re.DOTALL)
 
@@ -48,10 +50,10 @@ def _help() -> str:
 
 
 def on_files(files, config):
-    """Pictures that the experiments have drawn."""
-    for picture in ("intruder_law.png", "figure1_accuracy_vs_alpha.png", "intruder_figure3_similarity.png"):
-        source = ROOT / "experiments/figures" / picture
-        files.append(File.generated(config, f"figures/{picture}", abs_src_path=str(source)))
+    """Pictures that the experiments and benchmarks have drawn, as far as a page shows them."""
+    for name in sorted({name for page in files.documentation_pages() for name in PICTURE.findall(page.content_string)}):
+        file = File.generated(config, f"figures/{Path(name).name}", abs_src_path=str(ROOT / name))
+        files.append(file)
     return files
 
 
@@ -61,15 +63,15 @@ def _formula(match: re.Match) -> str:
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-    """Fill in what is generated; a link to an experiment, which is right in the repository, is its name here.
+    """Fill in what is generated; a link out of docs/, which is right in the repository, is its text here.
 
     Formulas travel on as those of docstrings do.
     """
     for mark, made in (("<!-- claims -->", _claims), ("<!-- command line -->", _help)):
         if mark in markdown:
             markdown = markdown.replace(mark, made())
-    markdown = markdown.replace("](../experiments/figures/", "](figures/")
-    markdown = re.sub(r"\[([^]]+)\]\(\.\./experiments/[^)]+\.py\)", r"`\1`", markdown)
+    markdown = PICTURE.sub(lambda found: f"](figures/{Path(found[1]).name})", markdown)
+    markdown = OUTSIDE.sub(r"`\1`", markdown)
     return FORMULA.sub(_formula, markdown)
 
 

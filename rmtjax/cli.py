@@ -99,7 +99,7 @@ def verify(
     platform: Platform = None,
     devices: Devices = None,
 ) -> None:
-    """Test laws against Monte Carlo. Exit status 1 if one is refuted."""
+    """Test laws against Monte Carlo. Exit status 1 if one is refuted, or a known misprint is not."""
     from rmtjax._files import prepare_file, prepare_folder, write_json
     from rmtjax.claims import find_claims
     from rmtjax.montecarlo import verify
@@ -477,7 +477,7 @@ def scan_intruders(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Which leading singular vectors of a tuned checkpoint are none of the base's; and what theory expected."""
+    """Find the leading singular vectors of a tuned checkpoint that the base does not have, beside what theory expects."""
     from rmtjax._files import prepare_file, prepare_folder, write_json
     from rmtjax._progress import Progress
     from rmtjax.intruders import scan

@@ -1,8 +1,11 @@
 """The README says what the files of results say, and its example is the one that is tested."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,9 +26,28 @@ def test_the_users_example_holds_and_would_fail_if_it_were_wrong(tmp_path):
     assert not verify(load_claims(tmp_path / "wrong.py"), trials=20_000).holds
 
 
-def test_every_file_that_the_readme_shows_is_there():
-    import re
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))])
+def test_every_file_that_a_page_shows_is_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert ((ROOT / page).parent / name).exists(), name
 
+
+def test_every_heading_that_the_readme_points_at_is_there():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / name).exists(), name
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for name in re.findall(r"\]\(#([^)]+)\)", text):
+        assert name in anchors, name
+
+
+def test_no_block_of_results_is_without_its_page():
+    """What is generated stands somewhere, and once."""
+    pages = [
+        (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", *map(str, (ROOT / "docs").glob("*.md")))
+    ]
+    source = (ROOT / "experiments/readme.py").read_text(encoding="utf-8")
+    names = re.search(r"parts = \((.*?)\)", source, re.S)[1].replace(" ", "").replace("\n", "").strip(",").split(",")
+    assert len(names) > 15
+    for name in names:
+        assert sum(page.count(f"<!-- {name} -->") for page in pages) == 1, name

@@ -1,4 +1,4 @@
-"""What fine-tuning did to a checkpoint's singular vectors, what it had to do, and how it is mended."""
+"""Intruder singular vectors in fine-tuned checkpoints: scanned, predicted, mended, and training that makes none."""
 
 from rmtjax.intruders.guard import intruder_limits, strength_limit
 from rmtjax.intruders.mend import mend

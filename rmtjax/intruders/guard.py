@@ -36,9 +36,11 @@ def strength_limit(
     threshold: float = 0.5,
     top: int = 10,
 ) -> float:
-    """The strength up to which an update in one direction plants, in the mean, no more intruders than this.
+    r"""The strength up to which an update in one direction plants, in the mean, no more intruders than this.
 
-    The first crossing of `lone_intruders`, which between spikes of the base need not be monotone. It is 0 where any update
+    The largest θ such that, for no smaller one, :math:`W + \theta ab^\top` with Haar a and b has more than `probability`
+    intruders among its `top` leading vectors in the mean. That is the first crossing of
+    `rmtjax.intruders.predict.lone_intruders`, which between spikes of the base need not be monotone. It is 0 where any update
     plants one: in a matrix of a rank below `top`, or of equal singular values.
 
     Args:
@@ -47,6 +49,12 @@ def strength_limit(
         probability: of an intruder, in (0, 1).
         threshold: ε.
         top: leading vectors that count.
+
+    Returns:
+        θ, in units of the singular values.
+
+    Raises:
+        InputError: for a probability or threshold outside (0, 1), or a `top` below 1.
     """
     check_question(top, threshold)
     _check_probability(probability)

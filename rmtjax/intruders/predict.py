@@ -173,7 +173,10 @@ def predict(
     draws: int = 64,
     seed: int = 0,
 ) -> Prediction:
-    """Outliers, overlaps and intruders that an update is bound to make.
+    r"""Outliers, overlaps and intruders that an update is bound to make.
+
+    :math:`D(z_i) = 1/\theta_i^2` for the outliers (Benaych-Georges & Nadakuditi 2012); the rest is the module's, and in
+    docs/derivations.md, §6.
 
     Args:
         strengths: singular values θ of the update, shape (r,).
@@ -184,6 +187,9 @@ def predict(
         top: an outlier is an intruder only if it is among so many leading singular values.
         draws: of the mixing.
         seed: of the draws.
+
+    Returns:
+        `Prediction`.
     """
     theta, s = np.asarray(strengths, float), np.asarray(singular_values, float)
     limit, outliers, overlaps, chances = _of_outliers(theta, s, shape, edge, threshold, top, draws, seed)

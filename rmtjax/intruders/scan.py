@@ -355,13 +355,17 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     leading ones, all of which the process has seen (`rmtjax.linalg.krylov.atom_floors`). Where that leaves a verdict open, as
     it does for vectors that are those of small singular values of before, the layer is done by two SVDs. Vectors of
     a null space, of before or after, are nobody's singular vectors and do not count. On a processor, small matrices are
-    decomposed by way of their Gram matrices, which takes less time than either.
+    decomposed by way of their Gram matrices, which takes less time than either. SVDs do those, too, whose smaller side is below
+    8 (top + 2), where Krylov spaces have no room.
 
     Args:
         pair: the layer before and after.
         top: k, at most min(n, m).
         threshold: ε in (0, 1).
         exact: do the SVDs.
+
+    Returns:
+        `LayerScan`.
 
     Raises:
         InputError: for a threshold outside (0, 1), a `top` that the layer does not have, or numbers that are not finite.
@@ -419,6 +423,9 @@ def scan(
         layers: regular expression that names must contain.
         exact: two SVDs a layer.
         progress: called with (layers done, layers, name).
+
+    Returns:
+        `Scan`, its layers in the order of their names.
 
     Raises:
         InputError: for files that cannot be compared, a threshold outside (0, 1), or a `top` that no layer has.

@@ -2,7 +2,7 @@ r"""Singular value and eigenvalue decompositions of batches of dense matrices, b
 
 | algorithm | what it does | meant for | error of σ |
 | --- | --- | --- | --- |
-| `library` | `jnp.linalg`: LAPACK, cuSOLVER, XLA | single and large matrices | ε σ₁ |
+| `library` | `jnp.linalg`: LAPACK, cuSOLVER, XLA | one small matrix; large ones on accelerators | ε σ₁ |
 | `threads` | LAPACK, a matrix for each core; SVDs in double precision | batches on processors | ε σ₁ |
 | `jacobi` | one-sided Jacobi, the batch in step (`rmtjax.linalg.jacobi`) | tiny matrices; accelerators | ε σ |
 | `gram` | eigh of AᵀA or AAᵀ, then AV | long ones, large σ only | ε σ₁²/σ |
@@ -760,7 +760,7 @@ def svd(
         k: how many singular triplets, the largest first; None for all min(n, m).
         algorithm: one of `SVD_ALGORITHMS`, or "auto".
         precise: keep `auto` to algorithms with an error of ε σ₁; otherwise small singular values may be off by √ε σ₁, and
-            their vectors be none.
+            their vectors anything.
         iterations: power iterations of `randomized`; each squares the ratios of singular values.
         tolerance: of `lanczos`: an angle between singular vectors. Where rounding keeps it from ten times that, or the k-th
             singular value is next to nothing, the matrix is decomposed whole.
@@ -824,7 +824,7 @@ def svdvals(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto", precise: 
 def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:
     r"""Eigenvalues and eigenvectors of symmetric or Hermitian matrices, in the matrices' own precision.
 
-    Only the lower triangle is read.
+    Inside `jit`, where it cannot be looked at, a matrix that is not symmetric is taken for what its lower triangle says.
 
     Args:
         matrix: shape (..., N, N), floating point; symmetric up to rounding.
@@ -846,7 +846,7 @@ def eigvalsh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Num[A
     r"""Eigenvalues of symmetric or Hermitian matrices, ascending, in the matrices' own precision; see `eigh`.
 
     On processors by LAPACK's divide and conquer without vectors, the matrices of a batch spread over the cores, alone and
-    inside `jit`, `vmap` and `grad`. Only the lower triangle is read.
+    inside `jit`, `vmap` and `grad`. Inside `jit` a matrix that is not symmetric is taken for what its lower triangle says.
 
     Args:
         matrix: shape (..., N, N), floating point; symmetric up to rounding.

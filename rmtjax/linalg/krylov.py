@@ -71,7 +71,7 @@ def _far(weight: Matrix) -> bool:
 
 
 def full_width(columns: int) -> int:
-    """From how many columns on a product with a large matrix takes no less time: BLAS's kernels have room for a multiple."""
+    """So many columns or up to 7 more, a multiple of 8: BLAS's kernels multiply a large matrix by these in the same time."""
     return -(-columns // 8) * 8
 
 
@@ -292,6 +292,9 @@ class BlockLanczos:
         operator: A, shape (n, m), in float32 or float64.
         start: X, shape (n, b), of full rank; its columns are made orthonormal, in order.
         most: blocks there is room for beside the first one; at most n/b − 1.
+
+    Raises:
+        InputError: if the start has no columns, or not n rows.
     """
 
     def __init__(self, operator: Operator | Gram | Flipped, start: Matrix, most: int) -> None:
@@ -661,6 +664,9 @@ def largest_cosines(
         first: steps before the first look at the bounds.
         most: blocks at most.
         seed: of those columns.
+
+    Returns:
+        `Cosines`; where lower < threshold ≤ upper it is not known on which side a cosine is.
     """
     (n, c), m = vectors.shape, operator.shape[1]
     random = np.random.default_rng(seed).standard_normal((n, beside)).astype(vectors.dtype)

@@ -36,7 +36,8 @@ def _number(value: float) -> str:
 
 
 KEY = (
-    "‖Δ‖: largest singular value of what was added; above BBP it makes an outlier, in the limit. outlier: the singular value"
+    "‖Δ‖: largest singular value of what was added; above BBP it makes an outlier, in the limit. eff. rank: exp of the entropy"
+    " of the normalised singular values of what was added. outlier: the singular value"
     " after tuning that it made, – if it is none of the leading ones; theory: where that was expected, – if it makes none or it"
     " dissolves among the base's own. Cosines are of left singular vectors, with ≈ an estimate within bounds that decide."
 )
