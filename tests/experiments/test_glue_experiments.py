@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from scipy import stats
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -197,3 +198,57 @@ def test_embeddings_that_stay_keep_their_behaviour(monkeypatch):
     assert drift(x, x) == pytest.approx({"cosine": 1, "similarities_kept": 1})
     turned = drift(x, x @ turn)  # another basis: all similarities are as they were
     assert turned["similarities_kept"] == pytest.approx(1) and abs(turned["cosine"]) < 0.5
+
+
+# -- and of what mending brings back -------------------------------------------------------------------------------------
+
+
+def test_mitigation_beside_its_control(tmp_path, monkeypatch, capsys):
+    """Per run: what mending changes at the least λ, and how much more of it than an update that is shrunk as far."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    mitigation = importlib.import_module("intruder_mitigation")
+    random = np.random.default_rng(0)
+    folder = tmp_path / "results/intruder-mitigation"
+    folder.mkdir(parents=True)
+    changed, beyond = [], []
+    for name in ("lora-r8", "rslora-r8"):
+        for seed in (2, 3):
+            start, end, other = 40 + random.normal(), 30 + random.normal(), 33 + random.normal()
+            changed.append(end - start)
+            beyond.append(end - other)
+            run = {"name": name, "seed": seed, "scales": [1.0, 0.5, 0.0], "made_with": {"device": "none"}}
+            for way, last in (("mended", end), ("shrunk", other)):
+                forgotten = (start, (start + last) / 2, last)
+                run[way] = [
+                    {"forgotten": f, "matthews": 50.0, "intruders": i}
+                    for f, i in zip(forgotten, (6, 5, 0), strict=True)
+                ]
+            (folder / f"{name}-{seed}.json").write_text(json.dumps(run))
+    mitigation.main(["--draw", "--out", str(tmp_path)])
+    assert (tmp_path / "figures/intruder_mitigation.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((tmp_path / "results/intruder_mitigation.json").read_text(encoding="utf-8"))["numbers"]
+    for key, values in (("changed", changed), ("beyond", beyond)):
+        assert found[f"forgotten_{key}"]["mean_se"] == pytest.approx([np.mean(values), stats.sem(values)])
+        assert found[f"forgotten_{key}"]["p"] == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert found["matthews_changed"]["mean_se"] == [0, 0] and found["matthews_changed"]["p"] is None
+    assert found["ways"]["lora-r8"]["seeds"] == [2, 3] and found["ways"]["lora-r8"]["mended"]["intruders"][1] == [5, 0]
+    assert "forgotten, beyond at λ = 0" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="holds no results"):
+        mitigation.main(["--draw", "--out", str(tmp_path / "empty")])
+
+
+def test_an_update_is_shrunk_evenly(tmp_path, monkeypatch):
+    """By so much, weight by weight, whatever the names lead with, and in the weights' own precision."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    evenly = importlib.import_module("intruder_mitigation").evenly
+    random = np.random.default_rng(1)
+    base = {name: random.standard_normal((4, 3)).astype(np.float32) for name in ("a.weight", "b.weight")}
+    tuned = {"bert.a.weight": base["a.weight"] + 1, "b.weight": base["b.weight"]}
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned/config.json").write_text("{}")
+    save_file(tuned, tmp_path / "tuned/model.safetensors")
+    evenly(base, tmp_path / "tuned", 0.25, tmp_path / "out")
+    made = load_file(tmp_path / "out/model.safetensors")
+    np.testing.assert_allclose(made["bert.a.weight"], base["a.weight"] + 0.25, rtol=1e-6)
+    np.testing.assert_array_equal(made["b.weight"], base["b.weight"])
+    assert made["b.weight"].dtype == np.float32 and (tmp_path / "out/config.json").exists()
