@@ -31,7 +31,7 @@ from rmtjax.report.figures import new_figure, style
 from rmtjax.tasks.glue import find_glue, load_glue
 
 METHODS = ("lora-r8", "rslora-r8", "alpha-lora-r8")
-SCALES = (0.75, 0.5, 0.25, 0.0)
+SCALES = (0.5, 0.0)
 """λ; at 1 nothing is changed."""
 
 

@@ -22,8 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from glue_runs import ALPHA_RATE, HERE, PILOT, RATE, SPLIT, qnli_folder
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import matthews_corrcoef
@@ -104,8 +106,6 @@ def spectra(tuned: Path) -> dict[str, Any]:
 
 def embeddings(folder: Path, texts: list[str], batch: int = 64) -> np.ndarray:
     """Means over tokens of the last states, of length 1, (texts, d)."""
-    import jax
-
     encoder, _ = load_encoder(folder)
     tokenizer = Tokenizer(folder, EncoderConfig.read(folder))
     ids, _ = tokenizer(texts, None, 64)
@@ -115,15 +115,17 @@ def embeddings(folder: Path, texts: list[str], batch: int = 64) -> np.ndarray:
     for i, tokens in enumerate(ids):
         padded[i, : len(tokens)], mask[i, : len(tokens)] = tokens, 1
 
+    graph, weights = nnx.split(encoder)  # weights that a program holds would be folded and compiled anew for each model
+
     @jax.jit
-    def pooled(ids, mask):
-        states = encoder(ids, mask) * mask[:, :, None]
+    def pooled(weights, ids, mask):
+        states = nnx.merge(graph, weights)(ids, mask) * mask[:, :, None]
         mean = states.sum(1) / mask.sum(1, keepdims=True)
         return mean / jnp.linalg.norm(mean, axis=1, keepdims=True)
 
     room = -len(ids) % batch  # one shape, one program
     padded, mask = (np.concatenate([x, x[:1].repeat(room, 0)]) for x in (padded, mask))
-    parts = [pooled(padded[i : i + batch], mask[i : i + batch]) for i in range(0, len(mask), batch)]
+    parts = [pooled(weights, padded[i : i + batch], mask[i : i + batch]) for i in range(0, len(mask), batch)]
     return np.concatenate([np.asarray(part) for part in parts])[: len(ids)]
 
 
