@@ -191,6 +191,7 @@ def main(argv: list[str] | None = None) -> None:
             marks += panels[0].plot([], [], label=LABELS[name], **look)
         for axes in panels:
             axes.set_xlabel(f"intruders in the adapted layers after {tasks[0]}")
+            axes.xaxis.get_major_locator().set_params(integer=True)
         panels[0].set_ylabel("% of the embeddings' cosine lost")
         panels[0].set_title(f"text never trained on, after {tasks[0]}")
         panels[1].set_ylabel("% of the learned Matthews correlation lost")

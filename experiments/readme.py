@@ -447,16 +447,18 @@ def study_summary() -> str:
 
     def told(name: str) -> str:
         row = table[name]
-        return f"{row['label']} {row['intruders'][0]:.1f} intruders at {row['score'][0]:.1f} % accuracy"
+        return f"{row['label']} {row['intruders'][0] or 'none'} at {row['score'][0]:.1f} %"
 
-    def those(verdict: str) -> str:
-        return "; ".join(one["claim"] for one in claims if one["verdict"] == verdict) or "none"
+    def those(verdict: str) -> list[str]:
+        return [one["claim"] for one in claims if one["verdict"] == verdict]
 
-    names = ("full", "lora-r8", "orthogonal-r8", "guarded-lora-r8")
+    holds, against, still = map(those, ("holds", "contradicted", "open"))
+    names = ("lora-r8", "full", "orthogonal-r8", "guarded-lora-r8")
     return (
-        f"Ten ways, three tasks in turn, all-MiniLM-L6-v2. After {first}, in the {12} layers that are adapted: "
-        f"{', '.join(map(told, names))}. Of the paper's claims hold, by this model: {those('holds')}. Contradicted: "
-        f"{those('contradicted')}. Open: {those('open')}."
+        f"Ten ways, three tasks in turn, all-MiniLM-L6-v2. Intruders after {first} in the twelve matrices that adapters change, "
+        f"and accuracy: {', '.join(map(told, names))}. Of {len(claims)} claims about them {len(holds)} hold on this model: "
+        f"{'; '.join(holds)}. {len(against) or 'None'} {'is' if len(against) < 2 else 'are'} contradicted, {len(still)} are open, "
+        f"with two to five seeds: {'; '.join(still)}."
     )
 
 
