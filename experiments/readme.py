@@ -457,7 +457,7 @@ def study_summary() -> str:
     return (
         f"Ten ways, three tasks in turn, all-MiniLM-L6-v2. Intruders after {first} in the twelve matrices that adapters change, "
         f"and accuracy: {', '.join(map(told, names))}. Of {len(claims)} claims about them {len(holds)} hold on this model: "
-        f"{'; '.join(holds)}. {len(against) or 'None'} {'is' if len(against) < 2 else 'are'} contradicted, {len(still)} are open, "
+        f"{'; '.join(holds)}. {len(against) or 'None'} {'is' if len(against) < 2 else 'are'} refuted, {len(still)} are open, "
         f"with two to five seeds: {'; '.join(still)}."
     )
 
