@@ -177,11 +177,11 @@ def measured_intruders() -> str:
     return _measurements(found, rows)
 
 
-def _pm(pair: tuple[float | None, float | None], sign: str = "") -> str:
+def _pm(pair: tuple[float | None, float | None], sign: str = "", digits: int = 2) -> str:
     if pair[0] is None:
         return "–"
     of_one = pair[1] is None  # seed, which has no error
-    return (f"{pair[0]:{sign}.2f}" + ("" if of_one else f" ± {pair[1]:.2f}")).replace("-", "−")
+    return (f"{pair[0]:{sign}.{digits}f}" + ("" if of_one else f" ± {pair[1]:.{digits}f}")).replace("-", "−")
 
 
 def table2() -> str:
@@ -254,17 +254,21 @@ def study() -> str:
     """What each way of fine-tuning did to spectra and to what was known, and which claims hold."""
     found = json.loads((HERE / "results/intruder_study.json").read_text(encoding="utf-8"))["numbers"]
     first = found["tasks"][0]
-    columns = {"score": f"{first} accuracy", "intruders": "intruders", "predicted": "expected",
-               "effective_rank": "effective rank", "norm": "‖Δ‖", "forgotten": "embeddings lost, %"}  # fmt: skip
     learned = [key for key in next(iter(found["table"].values())) if key.startswith("learned_")]
-    columns |= {key: f"{task}, learned" for key, task in zip(learned, found["tasks"], strict=True)}
-    columns |= {"lost": "lost by then, %", "forgotten_at_the_end": "embeddings lost by then, %"}
-    lines = [f"| way | seeds | {' | '.join(columns.values())} |", f"| --- |{' --: |' * (1 + len(columns))}"]
-    for row in found["table"].values():
-        cells = [_pm(row[what]) for what in columns]
-        seeds = f"{len(row['seeds'])}, {len(row['seeds_of_all_tasks'])}"
-        lines.append(f"| {row['label']} | {seeds} | {' | '.join(cells)} |")
-    lines += ["", "| claim | measured | p (Holm) | verdict |", "| --- | --- | --: | --- |"]
+    tables = {
+        "seeds": {"score": f"{first} accuracy, %", "intruders": "intruders", "predicted": "expected",
+                  "effective_rank": "effective rank", "norm": "‖Δ‖", "forgotten": "embeddings lost, %"},
+        "seeds_of_all_tasks": {key: f"{task}, learned" for key, task in zip(learned, found["tasks"], strict=True)}
+        | {"lost": "lost by then, %", "forgotten_at_the_end": "embeddings lost by then, %"},
+    }  # fmt: skip
+    lines = []
+    for which, columns in tables.items():
+        lines += [f"| way | seeds | {' | '.join(columns.values())} |", f"| --- |{' --: |' * (1 + len(columns))}"]
+        for row in found["table"].values():
+            cells = [_pm(row[what], digits=1).replace(" ", "\u00a0") for what in columns]
+            lines.append(f"| {row['label']} | {len(row[which])} | {' | '.join(cells)} |")
+        lines.append("")
+    lines += ["| claim | measured | p (Holm) | verdict |", "| --- | --- | --: | --- |"]
     for one in found["claims"]:
         if "spearman" in one:
             number = f"ρ = {one['spearman']:+.2f} over {one['ways']} ways".replace("-", "−")
@@ -314,12 +318,12 @@ def statements() -> str:
                 source = source.replace("Intruder Dimensions, ", "").replace("α-LoRA, ", "")
             equation = claim.equation.replace(r"\|", r"\Vert ").replace("|", r"\vert ")
             said = f"{word}, {count} tests, z {_z(worst)}" if count > 1 else f"{word}, z {_z(worst)}"
-            lines.append(f"| `{claim.name}` | {source} | $`{equation}`$ | {said} |")
+            lines.append(f"| `{claim.name}` | {said} | $`{equation}`$ | {source} |")
     made = next(iter(found["runs"].values()))
     head = (
         f"{len(verdicts)} claims verified together at family-wise level {found['level']:g}, seed {made['seed']}, "
         f"{made['device']}. z: by how many standard errors a mean lies beyond its law and the bias that the claim states, "
-        "where it does so most; 0 where none does.\n\n| claim | source | equation | verdict |\n| --- | --- | --- | --- |\n"
+        "where it does so most; 0 where none does.\n\n| claim | verdict | equation | source |\n| --- | --- | --- | --- |\n"
     )
     return head + "\n".join(lines)
 
