@@ -71,14 +71,14 @@ def test_cosines_lie_within_their_bounds_at_every_step(name, kind):
     matrix = MATRICES[name]
     vectors, exact = start(matrix, kind)
     widths = []
-    for most in (2, 4, 7, 12, 18):
+    for most in (2, 4, 7, 12, 18, 24):  # at 18 it is a matter of rounding whether the last bound has closed
         found = largest_cosines(Operator(matrix), vectors, most=most)
         assert (found.upper >= exact - 2e-4).all(), most
         assert (found.lower <= exact + 2e-4).all(), most
         widths.append((found.upper - found.lower).mean())
     assert widths[-1] <= widths[0]
     if kind == "mixed" and name in ("power law", "spikes"):
-        assert widths[-1] < 0.02
+        assert widths[-1] < 0.01
 
 
 def test_it_stops_when_the_verdicts_are_sure():
@@ -125,7 +125,10 @@ def densely(ritz, rows, x, weight):
 @pytest.mark.parametrize("kind", ["random", "mixed"])
 @pytest.mark.parametrize("name", ["square", "power law", "spikes", "tall", "taller"])
 def test_no_peak_of_the_bound_is_missed(name, kind):
-    """As it is taken, against the same function at 400 places about each Ritz value and 20,000 in all."""
+    """As it is taken, against the same function at 800 places about each Ritz value and 20,000 in all.
+
+    Where a vector is a singular one, its peak is far narrower than the residual, and there may be a second copy of it beside.
+    """
     matrix = MATRICES[name]
     n, m = matrix.shape
     vectors, _ = start(matrix, kind)
@@ -138,7 +141,7 @@ def test_no_peak_of_the_bound_is_missed(name, kind):
         space.grow(2)
         ritz = space.ritz()
         rows = mixing.T @ ritz.first
-        fine = np.geomspace(1e-3, 2, 200)
+        fine = np.geomspace(1e-6, 2, 400)
         near = ritz.values[:, None] + ritz.residuals[:, None] * np.concatenate([-fine, fine])
         floor = 1e-7 * ritz.values[-1]
         x = np.concatenate([near.ravel(), np.linspace(floor, ritz.values[-1] * 1.2, 20_001)])
