@@ -390,7 +390,7 @@ def headlines() -> str:
         ("a step of LoRA on MiniLM, 32 × 128 tokens", f"{32 * 128 / step['tokens_per_s']['rmtjax']:.1f} s",
          f"PyTorch with PEFT {step['peft_over_rmtjax']:.1f} ×"),
         ("the scan of a layer of 4096²", f"{large['rmtjax']['median_s']:.1f} s",
-         f"PyTorch's two SVDs {large['torch_over_rmtjax']:.0f} ×"),
+         f"PyTorch's two SVDs {large['torch_over_rmtjax']:.1f} ×"),
         ("64 SVDs of 128², float32", f"{64 / _rate(svd, 'svd', [64, 128, 128]) * 1e3:.0f} ms",
          f"`jax.numpy` {batch['jax.numpy']:.1f} ×, PyTorch {batch['torch']:.1f} ×"),
     ]  # fmt: skip
