@@ -1,5 +1,6 @@
 """Small encoders and batches, and what PyTorch makes of them."""
 
+import copy
 import functools
 import re
 from collections.abc import Callable
@@ -146,11 +147,19 @@ def tensors(*arrays, dtype=None):
     return [torch.as_tensor(np.array(a), dtype=dtype or torch.long) for a in arrays]
 
 
-def torch_logits(model, ids, mask, types=None) -> np.ndarray:
+def torch_outputs(model, ids, mask, types=None):
+    """What a model of `transformers` makes of a batch, in double precision.
+
+    In single precision its own rounding reaches 1 to 3·10⁻⁵ in MiniLM’s hidden states, by what kernels the processor has.
+    """
     import torch
 
     arguments = tensors(ids, mask) if types is None else tensors(ids, mask, types)
     with torch.no_grad():
-        return model(
+        return copy.deepcopy(model).double()(
             **dict(zip(("input_ids", "attention_mask", "token_type_ids"), arguments, strict=False))
-        ).logits.numpy()
+        )
+
+
+def torch_logits(model, *batch) -> np.ndarray:
+    return torch_outputs(model, *batch).logits.numpy()
