@@ -41,6 +41,11 @@ _BESIDE = {
 """Tensors of an adapter's file that are neither an update of a matrix nor a weight that trained, by how their names end."""
 
 
+def largest(x: Matrix) -> float:
+    """The largest magnitude, NaN if there is one; without a copy of all of them."""
+    return float(max(x.max(initial=0), -x.min(initial=0)))
+
+
 class Pair(NamedTuple):
     """One weight matrix before and after, (outputs, inputs), in float32.
 
@@ -72,7 +77,7 @@ class Pair(NamedTuple):
         """The pair in units in which single precision holds the squares of its numbers, and that unit, a power of two."""
         tuned = self.tuned
         weights = (self.base,) if tuned.weight is self.base else (self.base, tuned.weight)
-        exponent = math.frexp(max(float(max(x.max(), -x.min())) for x in weights))[1]
+        exponent = math.frexp(max(map(largest, weights)))[1]
         if abs(exponent) <= _PLAIN:
             return self, 1.0
         xp = np if isinstance(self.base, np.ndarray) else jnp

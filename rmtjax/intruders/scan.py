@@ -17,7 +17,7 @@ import scipy.linalg
 
 from rmtjax._errors import InputError
 from rmtjax._machine import cores
-from rmtjax.intruders.pairs import Pair, Pairs, Skipped
+from rmtjax.intruders.pairs import Pair, Pairs, Skipped, largest
 from rmtjax.intruders.predict import Prediction, bulk_edge, check_question, predict
 from rmtjax.linalg.dense import one_blas_thread, svdvals
 from rmtjax.linalg.krylov import FAR, Matrix, Operator, Ritz, full_width, largest_cosines, top_singular
@@ -219,7 +219,7 @@ def _stand_in(ritz: Ritz, columns: np.ndarray, matrix: Matrix, noise: float = 1e
     rest = np.interp(wanted, level, theta_body)[::-1]
     known = theta[len(theta) - settled :][::-1]
     on_host = isinstance(matrix, np.ndarray)
-    energy = np.einsum("ij,ij->", matrix, matrix, dtype=float) if on_host else float(jnp.sum(matrix * matrix))
+    energy = sum(float(row @ row) for row in matrix) if on_host else float(jnp.sum(matrix * matrix))
     rest *= max(energy - known.sum(), 0) / max(rest.sum(), np.finfo(float).tiny)
     return np.sqrt(np.concatenate([known, np.minimum(rest, known[-1] if settled else np.inf)]))
 
@@ -375,7 +375,7 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
         raise InputError(f"top = {top}: must be at most {min(pair.shape)}, the smaller side of {pair.name}")
     parts = (pair.base, pair.tuned.weight, pair.tuned.scale, pair.tuned.left, pair.tuned.right)
     for part in parts[1:] if pair.tuned.weight is pair.base else parts:
-        if part is not None and not math.isfinite(float(abs(part).max(initial=0))):
+        if part is not None and not math.isfinite(largest(part)):
             raise InputError(f"{pair.name}: holds NaN or infinite numbers")
     began = time.perf_counter()
     pair, unit = pair.plain()

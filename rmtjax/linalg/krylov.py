@@ -212,16 +212,32 @@ def _qr(xp: Any, block: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def _next_block(xp: Any, basis: Matrix, block: Matrix, step: Any) -> tuple[Matrix, Matrix, Matrix]:
-    """Orthonormal columns for what of a block is outside a basis, and the coefficients in either."""
+    """Orthonormal columns for what of a block is outside a basis, and its coefficients in them and in the basis; on processors
+    in the last two blocks of it.
+    """
+    if xp is not np:
+        q, r, first, second = _twice(xp, basis, block)
+        little = abs(xp.diagonal(r)).min() <= 1e-3 * abs(first).max()
+        return *jax.lax.cond(little, functools.partial(_filled, jnp), _cleaned, basis, q, r, step), first + second
+    # But for rounding it has coefficients in the last two blocks alone.
+    near = 2 * block.shape[1]
+    first = basis[:, -near:].T @ block
+    left = block - basis[:, -near:] @ first
+    second = basis.T @ left
+    q, r = _qr(np, left - basis @ second)
+    # Where much of what was left was rounding, the second pass left some of it in turn.
+    if abs(second).max() > 0.1 * abs(np.diagonal(r)).min():
+        q, r, first, second = _twice(np, basis, block)
+    little = abs(np.diagonal(r)).min() <= 1e-3 * max(abs(first).max(), abs(second).max())
+    return *(_filled(np, basis, q, r, step) if little else (q, r)), first[-near:] + second[-near:]
+
+
+def _twice(xp: Any, basis: Matrix, block: Matrix) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """The same by the whole basis, two times, and the coefficients of either."""
     first = basis.T @ block
-    scale = abs(first).max()
     block = block - basis @ first
     second = basis.T @ block
-    q, r = _qr(xp, block - basis @ second)
-    little = abs(xp.diagonal(r)).min() <= 1e-3 * scale
-    if xp is np:
-        return *(_filled(np, basis, q, r, step) if little else (q, r)), first + second
-    return *jax.lax.cond(little, functools.partial(_filled, jnp), _cleaned, basis, q, r, step), first + second
+    return *_qr(xp, block - basis @ second), first, second
 
 
 def _cleaned(basis: Matrix, q: Matrix, r: Matrix, _: Any) -> tuple[Matrix, Matrix]:
