@@ -326,8 +326,8 @@ def bench_svd(
         most_s: seconds that the rounds of one may take; what is slower is timed once.
         more: so many times the rounds where one of all takes a second or less: times of milliseconds differ by half.
         seconds: for all of it; cases that would begin later are left out.
-        devices: among which JAX's batches are shared out evenly, as many of them as can; all local ones if None. The peers
-            take one.
+        devices: among which JAX's batches are shared out evenly, as many of them as can; all local ones if None. Peers other
+            than jax.numpy take one.
         progress: called with (cases done, cases).
 
     Returns:
@@ -408,7 +408,9 @@ def _case(
             one["share"] = one["gflops"] * 1e9 / peak
     done = [name for name in ours if "median_s" in times[f"rmtjax {name}"]]
     accuracy = _accuracy(what, k, done, gaussian=host[:_ACCURACY_OF], graded=_graded(shape, dtype, symmetric))
-    chosen = dense.chosen_algorithm(shape, dtype, symmetric=symmetric, vectors=what not in ("svdvals", "eigvalsh"), k=k)
+    # Each device chooses for its share.
+    share = (shape[0] // count, *shape[1:])
+    chosen = dense.chosen_algorithm(share, dtype, symmetric=symmetric, vectors=what not in ("svdvals", "eigvalsh"), k=k)
     slack = 10 * np.sqrt(max(shape[1:])) * np.finfo(dtype).eps
     precise = [
         name

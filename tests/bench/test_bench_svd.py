@@ -220,7 +220,7 @@ from rmtjax.cli import main
 from rmtjax.bench.svd import _spread
 from rmtjax.linalg import dense
 
-sys.argv = ["rmtjax", "bench", "svd", "--devices", "2", "--shapes", "4x12x8,3x9x9", "--operations", "svd,eigvalsh",
+sys.argv = ["rmtjax", "bench", "svd", "--devices", "2", "--shapes", "4x12x8,3x9x9,100x16x16", "--operations", "svd,eigvalsh",
             "--repeats", "1", "--json", sys.argv[1]]
 try:
     main()
@@ -244,5 +244,11 @@ def test_a_batch_is_shared_by_devices(tmp_path):
     subprocess.run([sys.executable, "-c", SPREAD, str(file)], check=True, timeout=300, env=QUICK)
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["devices"] == 2
-    assert {tuple(case["shape"]): case["devices"] for case in found["cases"]} == {(4, 12, 8): 2, (3, 9, 9): 1}
+    assert {tuple(case["shape"]): case["devices"] for case in found["cases"]} == {
+        (4, 12, 8): 2,
+        (3, 9, 9): 1,
+        (100, 16, 16): 2,
+    }
+    # Jacobi is for 50 of these, not for 100.
+    assert [case["auto"] for case in found["cases"] if case["what"] == "svd"][-1] == "jacobi"
     assert not [one for case in found["cases"] for one in case["times"].values() if "failed" in one]
