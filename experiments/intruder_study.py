@@ -73,20 +73,21 @@ def numbers_of(run: dict[str, Any], tasks: list[str]) -> dict[str, float]:
         "norm": first["spectra"]["all"]["frobenius"],
         "forgotten": 100 * (1 - first["forgetting"]["cosine"]),
         "similarities_lost": 100 * (1 - first["forgetting"]["similarities_kept"]),
-        **{f"learned_{stage['task']}": 100 * stage["correlations"][stage["task"]] for stage in run["stages"]},
     }
     if len(run["stages"]) == len(tasks):
         # What hardly learns has nothing to forget: the share of what was learned, of all earlier tasks together.
         learned = sum(stage["correlations"][stage["task"]] for stage in run["stages"][:-1])
         kept = {task: last["correlations"][task] for task in tasks[:-1]}
         told |= {
+            **{f"learned_{stage['task']}": 100 * stage["correlations"][stage["task"]] for stage in run["stages"]},
             "intruders_at_the_end": last["spectra"]["adapted"]["intruders"],
             **{f"kept_{task}": 100 * correlation for task, correlation in kept.items()},
             "lost": 100 * (1 - sum(kept.values()) / learned) if learned > _LEARNED else float("nan"),
             "forgotten_at_the_end": 100 * (1 - last["forgetting"]["cosine"]),
         }
-    later = ["intruders_at_the_end", *(f"kept_{task}" for task in tasks[:-1]), "lost", "forgotten_at_the_end"]
-    return {**dict.fromkeys([*told, *(f"learned_{task}" for task in tasks), *later], float("nan")), **told}
+    learned, kept = [f"learned_{task}" for task in tasks], [f"kept_{task}" for task in tasks[:-1]]
+    later = [*learned, "intruders_at_the_end", *kept, "lost", "forgotten_at_the_end"]
+    return {**dict.fromkeys([*told, *later], float("nan")), **told}
 
 
 def gather(folder: Path) -> tuple[dict[str, dict[int, dict[str, Any]]], list[str]]:

@@ -458,11 +458,11 @@ def study_summary() -> str:
 
     holds, against, still = map(those, ("holds", "contradicted", "open"))
     names = ("lora-r8", "full", "orthogonal-r8", "guarded-lora-r8")
+    refuted = f"Contradicted: {'; '.join(against)}" if against else "None is contradicted"
     return (
         f"Ten ways, three tasks in turn, all-MiniLM-L6-v2. Intruders after {first} in the twelve matrices that adapters change, "
         f"and accuracy: {', '.join(map(told, names))}. Of {len(claims)} claims about them {len(holds)} hold on this model: "
-        f"{'; '.join(holds)}. {len(against) or 'None'} {'is' if len(against) < 2 else 'are'} refuted, {len(still)} are open, "
-        f"with two to five seeds: {'; '.join(still)}."
+        f"{'; '.join(holds)}. {refuted}. Open, with two to five seeds: {'; '.join(still)}."
     )
 
 
