@@ -133,6 +133,7 @@ def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
             made[name, seed] = study_run(name, seed, n, 1 - 0.01 * n, 0.02 * n, learned)
             if seed == 3:  # one of the seeds has done the first task only, and would spoil what is lost if that counted
                 made[name, seed] |= {"sequence": {"mrpc": 3}, "stages": made[name, seed]["stages"][:1]}
+                made[name, seed]["stages"][0]["correlations"] = {"mrpc": 0.1}
             (folder / f"{name}-{seed}.json").write_text(json.dumps(made[name, seed]))
     found = run("intruder_study", folder, tmp_path, monkeypatch)
     assert found["tasks"] == ["MRPC", "CoLA"] and set(found["table"]) == set(counts)
@@ -151,6 +152,7 @@ def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
     assert full["lost"][0] == pytest.approx(100 * np.mean(lost)) and full["learned_cola"][0] == pytest.approx(
         80 * (1 - np.mean(lost))
     )
+    assert full["learned_mrpc"] == pytest.approx([80, 0])  # of the same seeds as what became of it
     assert (full["seeds"], full["seeds_of_all_tasks"]) == ([0, 1, 2, 3], [0, 1, 2])
     assert told["more intruders, more of the earlier tasks lost by the end"]["ways"] == len(counts) - 1
     assert [round(one["spearman"], 6) for one in found["controls"]] == [-1, -1]  # the norm falls here with what is lost

@@ -150,7 +150,7 @@ def tensors(*arrays, dtype=None):
 def torch_outputs(model, ids, mask, types=None):
     """What a model of `transformers` makes of a batch, in double precision.
 
-    In single precision its own rounding reaches 1 to 3·10⁻⁵ in MiniLM’s hidden states, by what kernels the processor has.
+    In single precision its own rounding reaches 1 to 2·10⁻⁵ in MiniLM’s hidden states, by what kernels the processor has.
     """
     import torch
 
