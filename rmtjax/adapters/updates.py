@@ -7,7 +7,7 @@ the kernel becomes K + A B with A (inputs, k) and B (k, outputs), so ΔW = Bᵀ 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -72,12 +72,33 @@ def _norm(a: Float[Array, "inputs k"], b: Float[Array, "k outputs"]) -> Float[Ar
     return jnp.linalg.norm(right_a @ right_b.T, 2)
 
 
+def _exponents(x: Float[Array, "inputs outputs"]) -> Float[Array, " outputs"]:
+    """A power of two near the largest entry of each column, 1 for a column of zeros; no derivative passes through it."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=0))
+    power = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
+    return jnp.where((largest > 0) & jnp.isfinite(largest), power, 1)
+
+
+def column_norms(x: Float[Array, "inputs outputs"]) -> tuple[Float[Array, " outputs"], Float[Array, " outputs"]]:
+    """The norms of columns as (power of two, norm over that power), whose squares neither vanish nor overflow.
+
+    Scaling by a power of two is exact. The second factor is 0 for a column of zeros, and its derivative is 0 there.
+    """
+    power = _exponents(x)
+    scaled = x / power
+    squares = jnp.sum(scaled * scaled, axis=0)
+    is_zero = squares == 0
+    return power, jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squares)))
+
+
 class Update(nnx.Module):
     """What is added to a frozen kernel K (inputs, outputs), whose columns α may scale."""
 
     rank: int
     shrinks: tuple[str, ...] = ()
     """What `bounded` scales down; with all of it 0 nothing is added."""
+    sides: Mapping[str, tuple[str | None, ...]] = {}
+    """Which axis of each variable is one of the kernel's: "inputs", "outputs" or None."""
 
     def factors(self) -> tuple[Float[Array, "inputs k"], Float[Array, "k outputs"]]:
         """A and B of the new kernel K + A B."""
@@ -87,6 +108,10 @@ class Update(nnx.Module):
         """The new kernel, α already applied to the old one."""
         a, b = self.factors()
         return kernel + a @ b
+
+    def rates(self, kernel: Float[Array, "inputs outputs"]) -> Float[Array, " outputs"] | None:
+        """What the columns of kernel + A B are multiplied by, α already applied to the kernel; None leaves them alone."""
+        return None
 
     def norm(self) -> Float[Array, ""]:
         """The largest singular value of what is added, before a DoRA rescales it."""
@@ -131,11 +156,13 @@ class LoRA(Update):
     A starts uniform on ±1/√inputs and B at zero, as in PEFT.
     """
 
+    sides: Mapping[str, tuple[str | None, ...]] = {"A": ("inputs", None), "B": (None, "outputs")}
+
     def __init__(self, kernel: Array, rank: int, scale: float, key: Array, stabilised: bool = False) -> None:
         inputs, outputs = kernel.shape
         bound = 1 / math.sqrt(inputs)
         self.A = AdapterParam(jax.random.uniform(key, (inputs, rank), jnp.float32, -bound, bound))
-        self.B = AdapterParam(jnp.zeros((rank, outputs)))
+        self.B = AdapterParam(jnp.zeros((rank, outputs), jnp.float32))
         self.rank, self.scale, self.stabilised = rank, scale, stabilised
 
     @property
@@ -165,21 +192,31 @@ class DoRA(LoRA):
 
     The magnitudes m start at the norms of W's rows. For α, which scales W inside the norm, the norm is no constant: where B A
     = 0 nothing depends on α, and beside B A it is W's share in the direction of the row.
+
+    A row of W + s B A that is zero has no direction. It stays zero, its m/‖·‖ counts as 1 and its m gets no gradient, so
+    that A and B learn as LoRA's do until the row has a direction; that is what ever smaller rows tend to at the start.
+    PEFT divides by zero there.
     """
+
+    sides: Mapping[str, tuple[str | None, ...]] = {**LoRA.sides, "magnitude": ("outputs",)}
 
     def __init__(self, kernel: Array, rank: int, scale: float, key: Array, stabilised: bool = False) -> None:
         super().__init__(kernel, rank, scale, key, stabilised)
-        self.magnitude = AdapterParam(jnp.linalg.norm(kernel.astype(jnp.float32), axis=0))
+        power, norms = column_norms(kernel.astype(jnp.float32))
+        self.magnitude = AdapterParam(power * norms)
 
-    def _rescaled(self, kernel: Array) -> Float[Array, " outputs"]:
+    def rates(self, kernel):
         a, b = jax.lax.stop_gradient(self.factors())
-        return self.magnitude[...] / jnp.linalg.norm(kernel.astype(jnp.float32) + a @ b, axis=0)
+        power, norms = column_norms(kernel.astype(jnp.float32) + a @ b)
+        is_zero = norms == 0
+        return jnp.where(is_zero, 1, self.magnitude[...] / power / jnp.where(is_zero, 1, norms))
 
     def kernel(self, kernel):
-        return super().kernel(kernel) * self._rescaled(kernel)
+        return super().kernel(kernel) * self.rates(kernel)
 
     def __call__(self, x, kernel, alpha=None):
-        return super().__call__(x, kernel, alpha) * self._rescaled(_scaled(kernel, alpha)).astype(x.dtype)
+        # In half precision the rates would round most of what m does away.
+        return (super().__call__(x, kernel, alpha) * self.rates(_scaled(kernel, alpha))).astype(x.dtype)
 
 
 class OrthogonalLoRA(Update):
@@ -188,11 +225,13 @@ class OrthogonalLoRA(Update):
     Both start uniform over such matrices, so the update is there from the start. `stiefel` keeps the constraint.
     """
 
+    sides: Mapping[str, tuple[str | None, ...]] = {"A": ("inputs", None), "B": ("outputs", None)}
+
     def __init__(self, kernel: Array, rank: int, scale: float, key: Array) -> None:
         inputs, outputs = kernel.shape
 
         def frame(key, n):
-            return jnp.linalg.qr(jax.random.normal(key, (n, rank)))[0]
+            return jnp.linalg.qr(jax.random.normal(key, (n, rank), jnp.float32))[0]
 
         for_a, for_b = jax.random.split(key)
         self.A = OrthogonalParam(frame(for_a, inputs))
@@ -206,6 +245,8 @@ class OrthogonalLoRA(Update):
 class _Spectral(Update):
     """An update of the top r singular values and vectors U₁ S₁ V₁ᵀ of W (Zhang & Pilanci 2024)."""
 
+    sides: Mapping[str, tuple[str | None, ...]] = {"U": ("outputs", None), "V": ("inputs", None)}
+
     def __init__(self, kernel: Array, rank: int) -> None:
         # The kernel is Wᵀ, so its left singular vectors are W's right ones.
         v, s, u = jnp.linalg.svd(kernel.astype(jnp.float32), full_matrices=False)
@@ -217,11 +258,12 @@ class SpectralAdditive(_Spectral):
     """[U₁ + A_U, U₂] S [V₁ + A_V, V₂]ᵀ: the top singular vectors are moved freely; both moves start at zero."""
 
     shrinks = ("AU", "AV")
+    sides: Mapping[str, tuple[str | None, ...]] = {**_Spectral.sides, "AU": ("outputs", None), "AV": ("inputs", None)}
 
     def __init__(self, kernel: Array, rank: int, scale: float, key: Array) -> None:
         super().__init__(kernel, rank)
-        self.AU = AdapterParam(jnp.zeros(self.U.shape))
-        self.AV = AdapterParam(jnp.zeros(self.V.shape))
+        self.AU = AdapterParam(jnp.zeros(self.U.shape, jnp.float32))
+        self.AV = AdapterParam(jnp.zeros(self.V.shape, jnp.float32))
 
     def factors(self):
         s, moved = self.S[...], self.U[...] + self.AU[...]
@@ -231,8 +273,8 @@ class SpectralAdditive(_Spectral):
 
 def cayley(entries: Float[Array, " k"], rank: int) -> Float[Array, "rank rank"]:
     """The rotation (I − Q)(I + Q)⁻¹ of a skew Q, given by its r(r−1)/2 entries below the diagonal."""
-    below = jnp.zeros((rank, rank)).at[jnp.tril_indices(rank, -1)].set(entries)
-    skew, eye = below - below.T, jnp.eye(rank)
+    below = jnp.zeros((rank, rank), entries.dtype).at[jnp.tril_indices(rank, -1)].set(entries)
+    skew, eye = below - below.T, jnp.eye(rank, dtype=entries.dtype)
     return jnp.linalg.solve(eye + skew, eye - skew)
 
 
@@ -243,8 +285,8 @@ class SpectralRotational(_Spectral):
 
     def __init__(self, kernel: Array, rank: int, scale: float, key: Array) -> None:
         super().__init__(kernel, rank)
-        self.QU = AdapterParam(jnp.zeros(rank * (rank - 1) // 2))
-        self.QV = AdapterParam(jnp.zeros(rank * (rank - 1) // 2))
+        self.QU = AdapterParam(jnp.zeros(rank * (rank - 1) // 2, jnp.float32))
+        self.QV = AdapterParam(jnp.zeros(rank * (rank - 1) // 2, jnp.float32))
 
     def factors(self):
         u, v = cayley(self.QU[...], self.rank), cayley(self.QV[...], self.rank)
@@ -255,8 +297,10 @@ class SpectralRotational(_Spectral):
 class Dense(Update):
     """W + Δ with all of Δ trained, from zero: full fine-tuning of one weight beside its frozen self."""
 
+    sides: Mapping[str, tuple[str | None, ...]] = {"delta": ("inputs", "outputs")}
+
     def __init__(self, kernel: Array) -> None:
-        self.delta = AdapterParam(jnp.zeros(kernel.shape))
+        self.delta = AdapterParam(jnp.zeros(kernel.shape, jnp.float32))
         self.rank = min(kernel.shape)
 
     def norm(self):
@@ -271,7 +315,8 @@ class Dense(Update):
         return {"delta": self.delta[...] * jnp.minimum(1.0, limit / jnp.maximum(self.norm(), 1e-30))}
 
     def kernel(self, kernel):
-        return kernel + self.delta[...].astype(kernel.dtype)
+        # The sum is one of single precision: in that of a half-precision kernel, small Δ would be rounded away.
+        return kernel + self.delta[...]
 
     def __call__(self, x, kernel, alpha=None):
         return x @ self.kernel(_scaled(kernel, alpha)).astype(x.dtype)
