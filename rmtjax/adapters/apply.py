@@ -162,12 +162,13 @@ def _selected(model: nnx.Module, pattern: Pattern, argument: str) -> dict[tuple,
         warnings.warn(
             f"{argument} = {shown(pattern)}: {len(others)} of the {len(chosen) + len(others)} modules with weight matrices"
             f" that it names are left out, which are no dense layers: {left_out}",
-            stacklevel=4,
+            stacklevel=3,
         )
     if not isinstance(pattern, str):
-        ends = [end for end in pattern if not any(named(layer, _matcher([end])) for layer in layers.values())]
-        if ends and not others:
-            warnings.warn(f"{argument}: {', '.join(map(repr, ends))} matches no dense layer of the model", stacklevel=4)
+        every = [*layers.values(), *others.values()]
+        ends = [end for end in pattern if not any(named(module, _matcher([end])) for module in every)]
+        if ends:
+            warnings.warn(f"{argument}: {', '.join(map(repr, ends))} matches no dense layer of the model", stacklevel=3)
     return chosen
 
 
@@ -342,6 +343,10 @@ def adapt(
     )
     if full:
         _check_tied_kernels(model, targets)
+    elif train is not None and not marked:
+        warnings.warn(
+            f"train = {shown(train)}: names no weight outside of the adapted layers, so none trains along", stacklevel=2
+        )
     vectors: dict[tuple, AlphaParam] = {}
     for path, layer in scaled.items():
         group, outputs = path[: len(path) - SHARING[alpha_share]], matrix_of(layer).shape[1]

@@ -42,9 +42,7 @@ def _features(layer: DenseLayer) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def check_dense(layer: DenseLayer, where: str) -> None:
     """Raise InputError, beginning with `where`, unless a layer's kernel is one matrix of real numbers."""
-    if isinstance(layer, nnx.LinearGeneral) and (
-        layer.batch_axis or layer.axis != tuple(range(-len(layer.axis), 0))
-    ):
+    if isinstance(layer, nnx.LinearGeneral) and (layer.batch_axis or layer.axis != tuple(range(-len(layer.axis), 0))):
         raise InputError(f"{where} has batch axes or contracts other axes than the last ones")
     if not isinstance(layer.kernel, nnx.Variable):
         raise InputError(f"{where} holds its kernel as a {type(layer.kernel).__name__}, must be an nnx.Variable")
@@ -360,7 +358,9 @@ def warn_of_loss(
                 share = layer.loss_of(kind)
                 if not share < math.inf:
                     where = f"{path}: " if path else ""
-                    raise InputError(f"{argument}: {where}the merged kernel holds numbers that are not finite in {kind.name}")
+                    raise InputError(
+                        f"{argument}: {where}the merged kernel holds numbers that are not finite in {kind.name}"
+                    )
                 lost[path] = max((share, kind.name), lost.get(path, (0.0, kind.name)))
     lost = {path: (share, kind) for path, (share, kind) in lost.items() if share > _LOST}
     if lost:

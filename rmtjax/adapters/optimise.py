@@ -98,8 +98,17 @@ def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> o
                 )
             return inner.update(gradient, state.inner, params, **extra)
 
+        # The optimiser may give other types than it gets, such as steps in the precision of α, or moments in that of the
+        # gradient. Its step decides; the fresh gradient is not traced for it.
+        types, inner_types = jax.eval_shape(lambda: inner.update(updates, state.inner, params, **extra))
+
         def stay():
-            return jax.tree.map(jnp.zeros_like, updates), state.inner
+            return (
+                jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), types),
+                jax.tree.map(
+                    lambda x, like: x if x.dtype == like.dtype else x.astype(like.dtype), state.inner, inner_types
+                ),
+            )
 
         count = optax.safe_increment(state.count)
         moved, inner_state = jax.lax.cond(count % every == 0, move, stay)

@@ -203,7 +203,7 @@ def test_half_precision_is_not_folded(method):
         if hasattr(own, name) and method != "orthogonal":
             getattr(own, name)[...] = 1e-4 * getattr(own, name)[...]
     wanted = x.astype(jnp.float32) @ (
-        layer.kernel() - base.kernel[...] * (own._rescaled(base.kernel[...]) if method == "dora" else 1)
+        layer.kernel() - base.kernel[...] * (own.rates(base.kernel[...]) if method == "dora" else 1)
     )
     assert layer(x).dtype == jnp.bfloat16 and 0 < np.abs(wanted).max() < 2e-3
     assert relative(layer(x), wanted) < 0.02
