@@ -76,6 +76,15 @@ def _is_half(dtype: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits <= 16
 
 
+def _is_concrete(x: Any) -> bool:
+    return isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+
+
+def _is_placed(x: Any) -> bool:
+    """Whether an array has numbers, and lies on a mesh."""
+    return _is_concrete(x) and isinstance(x.sharding, NamedSharding)
+
+
 def _inner_sharding(sharding: Any, outputs: int) -> Any:
     """The sharding of an intermediate (*batch, r), from that of an output (*batch, *outputs)."""
     if isinstance(sharding, NamedSharding):
@@ -124,7 +133,7 @@ class AdaptedLinear(nnx.Module):
         known because a function is traced.
         """
         base, wide = matrix_of(self.base), self._wide_kernel()
-        if not isinstance(wide, jax.Array) or any(isinstance(x, jax.core.Tracer) for x in (base, wide)):
+        if not (_is_concrete(base) and _is_concrete(wide)):
             return 0.0
         exact, rounded = np.asarray(wide, np.float64), np.asarray(wide.astype(dtype), np.float64)
         if not np.isfinite(rounded).all():
@@ -160,7 +169,10 @@ class AdaptedLinear(nnx.Module):
     def _plain(self, dtype: jax.typing.DTypeLike | None) -> DenseLayer:
         """The base itself, its kernel exchanged for the merged one; other variables stay those that they are."""
         layer, kernel = self.base, self.kernel(dtype)
-        layer.kernel = layer.kernel.replace(kernel.reshape(layer.kernel.shape))
+        old, value = layer.kernel, kernel.reshape(layer.kernel.shape)
+        if _is_placed(old[...]) and _is_concrete(value):
+            value = jax.device_put(value, old[...].sharding)
+        layer.kernel = old.replace(value)
         if dtype is not None:
             layer.param_dtype = kernel.dtype
         return layer
@@ -312,8 +324,7 @@ def sharded_like(layer: DenseLayer, variable: nnx.Variable, sides: tuple[str | N
         own = tuple(own) if type(names) is tuple else PartitionSpec(*own)
         changes["out_sharding"] = NamedSharding(names.mesh, own) if isinstance(names, NamedSharding) else own
         changes |= {name: metadata[name] for name in ("mesh", "sharding_rules") if name in metadata}
-    concrete = all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in (kernel, value))
-    if concrete and isinstance(kernel.sharding, NamedSharding):
+    if _is_placed(kernel) and _is_concrete(value):
         axes = _flattened(tuple(kernel.sharding.spec), layer)
         value = jax.device_put(value, NamedSharding(kernel.sharding.mesh, PartitionSpec(*(axes[s] for s in sides))))
         changes["value"] = value

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError, shown, unknown
@@ -242,6 +243,14 @@ class OrthogonalLoRA(Update):
         return self.A[...], (self.scale / self.rank) * self.B[...].T
 
 
+def _whole(x: Array) -> Array:
+    """An array with its axes no longer split over a mesh, as decompositions ask for."""
+    sharding = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
+    if isinstance(sharding, NamedSharding):
+        return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))
+    return x
+
+
 class _Spectral(Update):
     """An update of the top r singular values and vectors U₁ S₁ V₁ᵀ of W (Zhang & Pilanci 2024)."""
 
@@ -249,7 +258,7 @@ class _Spectral(Update):
 
     def __init__(self, kernel: Array, rank: int) -> None:
         # The kernel is Wᵀ, so its left singular vectors are W's right ones.
-        v, s, u = jnp.linalg.svd(kernel.astype(jnp.float32), full_matrices=False)
+        v, s, u = jnp.linalg.svd(_whole(kernel.astype(jnp.float32)), full_matrices=False)
         self.U, self.S, self.V = (AdapterConstant(x) for x in (u[:rank].T, s[:rank], v[:, :rank]))
         self.rank = rank
 

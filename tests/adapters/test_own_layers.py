@@ -1,0 +1,595 @@
+"""Layers that do more than multiply by their kernel: every kind by every method, with α and without."""
+
+import doctest
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax.sharding import AxisType, PartitionSpec
+
+from rmtjax.adapters import (
+    TRAINABLE,
+    AdaptedLinear,
+    AdapterParam,
+    AlphaParam,
+    adapt,
+    apply,
+    count_parameters,
+    keep_below,
+    merge,
+    merged,
+    save_peft,
+    unmerge,
+)
+from rmtjax.adapters.linear import adapted_layers
+from rmtjax.adapters.updates import METHODS
+from rmtjax.intruders import intruder_limits
+from tests.models.helpers import refused, relative
+
+METHODS_AND_FULL = [*METHODS, "full"]
+RANK = 2
+
+
+class Count(nnx.Variable):
+    """Calls of a layer."""
+
+
+class Scaled(nnx.Linear):
+    def __call__(self, x):
+        return 3 * super().__call__(x)
+
+
+class Clipped(nnx.Linear):
+    def __call__(self, x):
+        return super().__call__(jnp.clip(x, -0.1, 0.1))
+
+
+class ScaledGeneral(nnx.LinearGeneral):
+    def __call__(self, x):
+        return 3 * super().__call__(x)
+
+
+class SelfMade(nnx.Linear):
+    """Multiplies by its kernel itself."""
+
+    def __call__(self, x):
+        return jnp.tanh(x @ self.kernel[...]) + self.bias[...]
+
+
+class Remembering(nnx.Linear):
+    """Counts its calls, draws, and sows what it gives."""
+
+    def __init__(self, *args, rngs, **options):
+        super().__init__(*args, rngs=rngs, **options)
+        self.count = Count(jnp.zeros((), jnp.int32))
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        self.count[...] += 1
+        y = super().__call__(x)
+        with warnings.catch_warnings():  # Flax is about to do it otherwise
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.sow(nnx.Intermediate, "outputs", y)
+        return y + 0.1 * self.drop(jnp.ones_like(y))
+
+
+class Asked(nnx.Linear):
+    """Takes arguments of its own."""
+
+    def __call__(self, x, factor=1.0, *, other=None):
+        return factor * super().__call__(x) if other is None else x @ other
+
+
+class Spoilt(nnx.Linear):
+    """Writes into its own kernel."""
+
+    def __call__(self, x):
+        self.kernel[...] = 2 * self.kernel[...]
+        return super().__call__(x)
+
+
+class Quantised:
+    """A `dot_general` with a state, built for each call."""
+
+    def __call__(self, lhs, rhs, dimension_numbers, precision=None, **options):
+        return 2 * jax.lax.dot_general(lhs, rhs, dimension_numbers, precision=precision, **options)
+
+
+def lora(**options) -> nnx.LoRALinear:
+    layer = nnx.LoRALinear(6, 4, lora_rank=2, rngs=nnx.Rngs(0), **options)
+    layer.lora.lora_b[...] = jnp.ones_like(layer.lora.lora_b[...])
+    return layer
+
+
+def linear(kind=nnx.Linear, **options):
+    return lambda **more: kind(6, 4, rngs=nnx.Rngs(0), **options, **more)
+
+
+def general(kind=nnx.LinearGeneral, inputs=(3, 2), outputs=(2, 2), **options):
+    axis = tuple(range(-len(inputs), 0))
+    return lambda **more: kind(inputs, outputs, axis=axis, rngs=nnx.Rngs(0), **options, **more)
+
+
+def own_promotion(arrays, dtype=None, inexact=True):
+    """Halves the inputs."""
+    x, *rest = promote_dtype(arrays, dtype=dtype, inexact=inexact)
+    return (0.5 * x, *rest)
+
+
+KINDS = {
+    "plain": linear(),
+    "without a bias": linear(use_bias=False),
+    "general": general(),
+    "subclass": linear(Scaled),
+    "nonlinear inputs": linear(Clipped),
+    "general subclass": general(ScaledGeneral),
+    "nnx.LoRALinear": lora,
+    "dot_general": linear(dot_general=lambda *a, **k: 2 * jax.lax.dot_general(*a, **k)),
+    "general dot_general": general(dot_general=lambda *a, **k: 2 * jax.lax.dot_general(*a, **k)),
+    "dot_general_cls": general(dot_general_cls=Quantised),
+    "precision": linear(precision=jax.lax.Precision.HIGHEST),
+    "promote_dtype": linear(promote_dtype=own_promotion),
+    "preferred_element_type": linear(preferred_element_type=jnp.float32),
+    "by hand": linear(SelfMade),
+}
+SPLIT = [name for name in KINDS if name != "by hand"]
+"""Those that multiply through nnx, where half precision does not touch the update."""
+
+
+class Net(nnx.Module):
+    def __init__(self, layer):
+        self.fc = layer
+
+    def __call__(self, x, *args, **options):
+        return self.fc(x, *args, **options)
+
+
+def inputs_of(layer, dtype=jnp.float32, seed: int = 5) -> jax.Array:
+    shape = layer.in_features if isinstance(layer, nnx.LinearGeneral) else (layer.in_features,)
+    return jax.random.normal(jax.random.key(seed), (3, 5, *shape), dtype)
+
+
+def moved(model, by: float = 0.3, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    for _, v in nnx.to_flat_state(nnx.state(model, nnx.Any(TRAINABLE, AlphaParam))):
+        v[...] = v[...] + by * jnp.asarray(rng.normal(size=v.shape), v.dtype)
+    return model
+
+
+def with_kernel(make, kernel) -> nnx.Module:
+    """The plain layer with another matrix for its kernel."""
+    layer = make()
+    layer.kernel[...] = kernel.reshape(layer.kernel.shape)
+    return layer
+
+
+def of(kind, method, alpha, by=0.3):
+    make = KINDS[kind]
+    options = {} if method == "full" and not alpha else {"target": ["fc"]}
+    model = adapt(Net(make()), method, rank=RANK, alpha=alpha, **options)
+    return make, moved(model, by) if by else model
+
+
+def by_kind_and_method(function):
+    """Every kind by every method, with α and without; `full` trains a layer's own Δ with α alone."""
+    for name, values in (("alpha", [False, True]), ("method", METHODS_AND_FULL), ("kind", list(KINDS))):
+        function = pytest.mark.parametrize(name, values)(function)
+    return function
+
+
+def skip_unmarkable(kind, method, alpha):
+    """Full fine-tuning refuses types of parameters that it cannot mark, and without α has no adapted layer."""
+    if method == "full" and kind == "nnx.LoRALinear":
+        with refused("lora.lora_a", "LoRAParam", "nnx.Param"):
+            adapt(Net(lora()), "full", alpha=alpha, **({"target": ["fc"]} if alpha else {}))
+        return True
+    return method == "full" and not alpha
+
+
+@by_kind_and_method
+def test_start_is_the_layer_itself(kind, method, alpha):
+    if skip_unmarkable(kind, method, alpha):
+        return
+    make, model = of(kind, method, alpha, by=0)
+    layer = make()
+    x = inputs_of(layer)
+    if method == "orthogonal":  # which begins with an update
+        layer = with_kernel(make, model.fc.kernel())
+    assert relative(model(x), layer(x)) < 1e-5
+
+
+@by_kind_and_method
+def test_the_layer_with_another_kernel(kind, method, alpha):
+    """Adapted, merged in place and merged away: what the layer itself makes of diag(α) W + ΔW."""
+    if skip_unmarkable(kind, method, alpha):
+        return
+    make, model = of(kind, method, alpha)
+    x = inputs_of(make())
+    kernel = model.fc.kernel()
+    assert relative(kernel.reshape(-1), make().kernel[...].reshape(-1)) > 0.05
+    base = model.fc.base
+    plain = with_kernel(make, kernel)
+    if method == "full" and base.bias is not None:
+        plain.bias[...] = base.bias[...]
+    wanted = plain(x)
+    np.testing.assert_allclose(model(x), wanted, atol=2e-5, rtol=2e-5)
+    np.testing.assert_allclose(nnx.jit(lambda m, x: m(x))(model, x), wanted, atol=2e-5, rtol=2e-5)
+    whole = merged(model)
+    assert type(whole.fc) is type(make())
+    np.testing.assert_allclose(whole(x), wanted, atol=2e-5, rtol=2e-5)
+    before = model(x)
+    merge(model)
+    np.testing.assert_allclose(model(x), wanted, atol=2e-5, rtol=2e-5)
+    unmerge(model)
+    np.testing.assert_array_equal(model(x), before)
+
+
+@by_kind_and_method
+def test_gradients(kind, method, alpha):
+    """Of what trains and of the inputs, against those by way of the whole kernel."""
+    if skip_unmarkable(kind, method, alpha) or method == "full":
+        return
+    make, model = of(kind, method, alpha)
+    x = inputs_of(make())
+    graph, own, rest = nnx.split(model, nnx.Any(TRAINABLE, AlphaParam), ...)
+    g = jax.random.normal(jax.random.key(1), model(x).shape)
+
+    def adapted(own, x):
+        return jnp.sum(nnx.merge(graph, own, rest)(x) * g)
+
+    def plainly(own, x):
+        layer = make()
+        layer.kernel[...] = nnx.merge(graph, own, rest).fc.kernel().reshape(layer.kernel.shape)
+        return jnp.sum(layer(x) * g)
+
+    got, wanted = (jax.jit(jax.grad(f, (0, 1)))(own, x) for f in (adapted, plainly))
+    for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert relative(mine, theirs) < 1e-4 and np.any(np.asarray(theirs) != 0)
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "float32"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", SPLIT)
+def test_half_precision_does_not_round_the_update_away(kind, method, storage):
+    """An update of 1e-3 of W, computed in bfloat16 from a kernel of either type: its effect is there within 5 %."""
+    make = functools.partial(KINDS[kind], dtype=jnp.bfloat16, param_dtype=jnp.dtype(storage))
+    model = adapt(Net(make()), method, target=["fc"], rank=RANK)
+    layer = model.fc
+    base = make()
+    first = base.kernel[...].reshape(6, 4)[0]
+    for one in (base, layer.base):  # two rows of the kernel alike, so that these inputs give W nothing to round
+        one.kernel[...] = one.kernel[...].reshape(6, 4).at[1].set(first).reshape(one.kernel.shape)
+        if one.bias is not None:
+            one.bias[...] = jnp.zeros_like(one.bias[...])
+    if method == "orthogonal":
+        layer.update.scale = 1e-3
+    else:
+        moved(model, 1e-3)
+    if method == "dora":
+        layer.update.magnitude[...] = jnp.linalg.norm(
+            layer.base.kernel[...].reshape(6, 4).astype(jnp.float32)
+            + layer.update.factors()[0] @ layer.update.factors()[1],
+            axis=0,
+        )
+    x = jnp.zeros((1, 6)).at[0, :2].set(jnp.array([0.09, -0.09])).astype(jnp.bfloat16)
+    x = x.reshape(1, *(base.in_features if isinstance(base, nnx.LinearGeneral) else (6,)))
+    a, b = layer.update.factors()
+    effect = np.asarray(x, np.float32).reshape(1, 6) @ np.asarray(a @ b)
+    wanted = effect.reshape(-1) * {"subclass": 3, "general subclass": 3, "dot_general": 2, "general dot_general": 2,
+                                   "dot_general_cls": 2, "promote_dtype": 0.5}.get(kind, 1)  # fmt: skip
+    got = np.asarray(model(x), np.float32).reshape(-1) - np.asarray(base(x), np.float32).reshape(-1)
+    wide = kind in ("preferred_element_type", "nnx.LoRALinear")  # whose own update is in single precision
+    assert model(x).dtype == base(x).dtype == (jnp.float32 if wide else jnp.bfloat16)
+    assert 0 < np.abs(wanted).max() < 0.05 and relative(got, wanted) < 0.05
+
+
+def test_a_layer_that_multiplies_by_hand_in_half_precision_says_that_it_rounds():
+    model = adapt(Net(linear(SelfMade, param_dtype=jnp.bfloat16)()), target=["fc"], rank=RANK)
+    with pytest.warns(UserWarning, match="SelfMade multiplies by its kernel itself"):
+        model(jnp.ones((1, 6), jnp.bfloat16))
+    model = adapt(Net(linear(SelfMade)()), target=["fc"], rank=RANK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(jnp.ones((1, 6)))
+
+
+def test_further_arguments():
+    """They reach the layer, by place and by name."""
+    make = linear(Asked)
+    model = moved(adapt(Net(make()), target=["fc"], rank=RANK, alpha=True))
+    x, plain = inputs_of(make()), with_kernel(make, model.fc.kernel())
+    np.testing.assert_allclose(model(x, 2.0), 2 * plain(x), atol=1e-5)
+    np.testing.assert_allclose(model(x, factor=3.0), 3 * plain(x), atol=1e-5)
+    np.testing.assert_array_equal(model(x, other=jnp.eye(6)), x)
+    with pytest.raises(TypeError, match="unknown"):
+        model(x, unknown=1)
+    with pytest.raises(TypeError):
+        adapt(Net(linear()()), target=["fc"], rank=RANK)(x, 1, 2, 3)
+
+
+def test_a_layers_state_is_its_own():
+    """What it counts, draws and sows when it is called is kept as if it were called alone; compiled, too."""
+    make = linear(Remembering)
+    plain, model = Net(make()), adapt(Net(make()), target=["fc"], rank=RANK)
+    x = inputs_of(make())
+    for call in (lambda m: m(x), nnx.jit(lambda m: m(x))):
+        np.testing.assert_allclose(call(model), call(plain), atol=1e-6)
+    base = model.fc.base
+    assert int(base.count[...]) == int(plain.fc.count[...]) == 2
+    sown = base.outputs.get_value(), plain.fc.outputs.get_value()
+    assert len(sown[0]) == len(sown[1]) == 2
+    np.testing.assert_allclose(sown[0][1], sown[1][1], atol=1e-6)
+    assert type(base.kernel) is nnx.Param and base.dot_general is plain.fc.dot_general
+    assert vars(base).keys() == vars(plain.fc).keys()
+    assert base.promote_dtype is plain.fc.promote_dtype
+
+
+def test_a_layer_that_changes_its_kernel_is_refused():
+    model = adapt(Net(linear(Spoilt)()), target=["fc"], rank=RANK)
+    with refused("Spoilt", "changes its kernel"):
+        model(jnp.ones((1, 6)))
+
+
+def test_attributes_of_the_layer():
+    """Its sizes are asked by many models; its methods know of no adapter and are not to be had."""
+
+    class Attending(nnx.Linear):
+        def attend(self, x):
+            return x @ self.kernel[...].T
+
+    layer = adapt(Net(linear(Attending)()), target=["fc"], rank=RANK).fc
+    assert (layer.in_features, layer.out_features, layer.use_bias) == (6, 4, True)
+    for name in ("attend", "nothing", "dot_general"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(layer, name)
+
+
+@pytest.mark.parametrize("kind", ["plain", "subclass", "by hand"])
+def test_under_transformations(kind):
+    """Within nnx.remat, jax.checkpoint and vmap."""
+
+    class Block(nnx.Module):
+        def __init__(self):
+            self.fc = KINDS[kind]()
+
+        @nnx.remat
+        def __call__(self, x):
+            return jnp.tanh(self.fc(x))
+
+    model = moved(adapt(Block(), target=["fc"], rank=RANK, alpha=True))
+    plain = with_kernel(KINDS[kind], model.fc.kernel())
+    x = inputs_of(plain)
+    np.testing.assert_allclose(model(x), jnp.tanh(plain(x)), atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(model.fc)(x), plain(x), atol=1e-5)
+    graph, own, rest = nnx.split(model, TRAINABLE, ...)
+    slopes = [
+        jax.grad(lambda own, f=f: jnp.sum(f(nnx.merge(graph, own, rest).fc, x) ** 2))(own)
+        for f in (lambda layer, x: layer(x), lambda layer, x: jax.checkpoint(layer)(x))
+    ]
+    for one, other in zip(*map(jax.tree.leaves, slopes), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_limits_and_counts_of_own_layers():
+    """The guard and the count read the same kernel."""
+    for make in (linear(Scaled), general(ScaledGeneral), lora):
+        model = adapt(Net(make()), target=["fc"], rank=1)
+        total = sum(v.size for v in jax.tree.leaves(nnx.state(make(), nnx.Param)))
+        assert count_parameters(model) == (10, total + 10)
+        limits = intruder_limits(model, top=2)
+        assert set(limits) == {"fc"}
+        keep_below(model, limits)
+
+
+def test_example_in_the_docstrings():
+    finder = doctest.DocTestFinder()
+    for function in (adapt, merged, save_peft):
+        module = vars(apply) | {"save_peft": save_peft}
+        (example,) = (t for t in finder.find(function, globs=dict(module)) if t.examples)
+        assert len(example.examples) >= 4 and doctest.DocTestRunner().run(example).failed == 0
+
+
+# -- what is refused, and what a pattern leaves out ---------------------------------------------------------------------
+
+
+def stack():
+    return nnx.vmap(lambda key: nnx.Linear(6, 6, rngs=nnx.Rngs(params=key)))(jax.random.split(jax.random.key(0), 3))
+
+
+def general_stack():
+    return nnx.vmap(lambda key: nnx.LinearGeneral(6, (2, 3), rngs=nnx.Rngs(params=key)))(
+        jax.random.split(jax.random.key(0), 3)
+    )
+
+
+def of_type(dtype):
+    layer = linear()()
+    layer.kernel = nnx.Param(layer.kernel[...].astype(dtype))
+    return layer
+
+
+def transposed():
+    layer = linear()()
+    layer.kernel = nnx.Param(layer.kernel[...].T)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (stack, ["is a stack of layers", "(3, 6, 6)", "(6, 6)"]),
+        (general_stack, ["is a stack of layers", "(3, 6, 2, 3)", "(6, 2, 3)"]),
+        (transposed, ["no plain matrix product", "(4, 6)", "(6, 4)"]),
+        (lambda: nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), ["contracts other axes"]),
+        (lambda: nnx.LinearGeneral((4, 5), 5, axis=(-1, -2), rngs=nnx.Rngs(0)), ["contracts other axes"]),
+        (lambda: nnx.LinearGeneral(4, 5, batch_axis={0: 2}, rngs=nnx.Rngs(0)), ["batch axes"]),
+        (lambda: of_type(jnp.int8), ["kernel of type int8", "bfloat16"]),
+        (lambda: of_type(jnp.float8_e4m3fn), ["kernel of type float8_e4m3fn"]),
+        (lambda: of_type(jnp.complex64), ["kernel of type complex64"]),
+    ],
+)
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_kernels_that_are_no_matrix_are_refused(make, parts, method):
+    model = nnx.Dict(here=make())
+    before = model.here
+    with refused("target: here", *parts):
+        adapt(model, method, target=["here"], rank=2, alpha=method == "full")
+    with refused("alpha_target: here", *parts):
+        adapt(nnx.Dict(here=make(), other=linear()()), target=["other"], rank=2, alpha=True, alpha_target=["here"])
+    assert model.here is before
+
+
+def test_a_layer_whose_weights_another_module_rescales_is_refused():
+    for kind in (nnx.SpectralNorm, nnx.WeightNorm):
+        model = nnx.Dict(norm=kind(linear()(), rngs=nnx.Rngs(0)))
+        with refused("norm.layer_instance", kind.__name__):
+            adapt(model, target=["layer_instance"], rank=2)
+
+
+class Mixed(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.fc = nnx.Linear(4, 4, rngs=rngs)
+        self.embed = nnx.Embed(3, 4, rngs=rngs)
+        self.turn = nnx.Einsum("ab,bc->ac", (4, 4), rngs=rngs)
+        self.conv = nnx.Conv(4, 4, (3,), rngs=rngs)
+        self.norm = nnx.LayerNorm(4, rngs=rngs)
+
+
+def test_a_pattern_that_takes_a_part_of_what_it_names_says_so():
+    with pytest.warns(UserWarning, match=r"3 of the 4 modules.*left out.*conv.*Conv.*embed.*Embed.*turn.*Einsum"):
+        assert set(adapted_layers(adapt(Mixed(), target=".*", rank=2))) == {"fc"}
+    with pytest.warns(UserWarning, match=r"alpha_target.*turn \(of type Einsum\)"):
+        adapt(Mixed(), target=["fc"], rank=2, alpha=True, alpha_target=["fc", "turn"])
+    with pytest.warns(UserWarning, match="target: 'fd' matches no dense layer"):
+        adapt(Mixed(), target=["fc", "fd"], rank=2)
+    with pytest.warns(UserWarning, match="names no weight outside of the adapted layers"):
+        adapt(Mixed(), target=["fc"], rank=2, train=["fc"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapt(Mixed(), target=["fc"], rank=2, train=["norm", "embed"])
+    for name in ("embed", "turn", "conv"):
+        with refused(f"target = ['{name}']", "matches no dense layer", f"{name} (of type "):
+            adapt(Mixed(), target=[name], rank=2)
+
+
+def test_a_layer_goes_by_each_of_its_paths():
+    """One that is held in two places is adapted by either name, and in both."""
+
+    class Twice(nnx.Module):
+        def __init__(self):
+            self.layers = nnx.List([nnx.Linear(4, 4, rngs=nnx.Rngs(0))])
+            self.again = self.layers[0]
+
+    for target in (["layers.0"], ["again"], r"layers\..*"):
+        model = adapt(Twice(), target=target, rank=2)
+        assert model.again is model.layers[0] and isinstance(model.again, AdaptedLinear)
+    model = adapt(nnx.Dict(twice=Twice(), fc=linear()()), target=["fc"], rank=2, train=["layers"])
+    assert type(model.twice.again.kernel).__name__ == "TrainedParam"
+
+    class Hidden(nnx.Module):
+        def __init__(self):
+            self.fc = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+            self.copies = nnx.data((self.fc,))
+
+    model = Hidden()
+    with refused("copies.0", "set anew"):
+        adapt(model, target=["fc"], rank=2)
+    assert model.fc is model.copies[0]
+
+
+# -- sharding ----------------------------------------------------------------------------------------------------------
+
+
+def sharded(kind=nnx.Linear):
+    init = nnx.with_partitioning(nnx.initializers.lecun_normal(), ("in", "out"))
+    if issubclass(kind, nnx.LinearGeneral):
+        init = nnx.initializers.lecun_normal()
+        layer = kind(
+            6, (2, 2), rngs=nnx.Rngs(0), kernel_init=init, kernel_metadata={"out_sharding": ("in", "out", None)}
+        )
+        return layer
+    return kind(6, 4, kernel_init=init, rngs=nnx.Rngs(0))
+
+
+EXPECTED = {
+    "A": ("in", None), "B": (None, "out"), "magnitude": ("out",), "delta": ("in", "out"), "U": ("out", None),
+    "V": ("in", None), "AU": ("out", None), "AV": ("in", None), "alpha": ("out",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("kind", [nnx.Linear, Scaled, nnx.LinearGeneral])
+@pytest.mark.parametrize("method", METHODS_AND_FULL)
+def test_sharding_is_kept(method, kind, axis_type):
+    """Metadata and placement of kernels stay, those of A, B, m, Δ and α follow; within the mesh's context and without."""
+    mesh = jax.make_mesh((1, 1), ("in", "out"), axis_types=(axis_type,) * 2)
+    with jax.set_mesh(mesh):
+        model = Net(sharded(kind))
+        wanted = model(jnp.ones((2, 6)))
+    metadata = model.fc.kernel.get_metadata()
+    if axis_type == AxisType.Auto:
+        adapt(model, method, target=["fc"], rank=RANK, alpha=True)
+    else:
+        with jax.set_mesh(mesh):
+            adapt(model, method, target=["fc"], rank=RANK, alpha=True)
+    own = {path[-1]: v for path, v in nnx.to_flat_state(nnx.state(model, nnx.Variable))}
+    specs = {path[-1]: v for path, v in nnx.to_flat_state(nnx.get_partition_spec(nnx.state(model, nnx.Variable)))}
+    for name, variable in own.items():
+        if name in EXPECTED:
+            axes = EXPECTED[name]
+            if method == "orthogonal" and name == "B":
+                axes = ("out", None)
+            assert specs[name].get_value() == PartitionSpec(*axes), name
+            assert variable[...].sharding.spec == PartitionSpec(*axes), name
+    assert own["kernel"].get_metadata() == metadata
+    with jax.set_mesh(mesh):
+        if method != "orthogonal":
+            got = jax.jit(lambda state: nnx.merge(nnx.graphdef(model), state)(jnp.ones((2, 6))))(nnx.state(model))
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+        whole = merged(model)
+        assert whole.fc.kernel.get_metadata() == metadata and whole.fc.kernel[...].sharding.spec[0] == "in"
+        merge(model)
+        assert model.fc.merged.get_metadata()["out_sharding"] == ("in", "out")
+    trained = adapt(nnx.Dict(head=nnx.clone(whole.fc), fc=linear()()), target=["fc"], rank=2, train=["head"])
+    assert trained.head.kernel.get_metadata() == metadata
+    assert merged(trained).head.kernel.get_metadata() == metadata
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("method", METHODS_AND_FULL)
+def test_out_sharding_reaches_the_product(method, dtype):
+    """Where the contracted axis is split over a mesh with explicit axes, JAX wants to be told how the product lies."""
+    mesh = jax.make_mesh((1, 1), ("in", "out"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        layer = nnx.Linear(
+            6, 4, dtype=dtype, kernel_init=nnx.with_partitioning(nnx.initializers.lecun_normal(), ("in", "out")),
+            rngs=nnx.Rngs(0),
+        )  # fmt: skip
+        x = jax.device_put(jnp.ones((2, 6), dtype), jax.NamedSharding(mesh, PartitionSpec(None, "in")))
+        wanted = layer(x, out_sharding=PartitionSpec(None, "out"))
+        model = adapt(Net(layer), method, target=["fc"], rank=RANK, alpha=True)
+        got = model(x, out_sharding=PartitionSpec(None, "out"))
+        assert got.sharding.spec == wanted.sharding.spec == PartitionSpec(None, "out")
+        if method != "orthogonal":
+            np.testing.assert_allclose(np.asarray(got, float), np.asarray(wanted, float), atol=1e-5)
+
+
+def test_precision_of_adapters_under_x64():
+    """In double precision's scope the adapters are single precision as ever, and all methods compute."""
+    with jax.enable_x64():
+        for method in METHODS_AND_FULL:
+            for make in (linear(), linear(Scaled), linear(param_dtype=jnp.float64)):
+                model = adapt(Net(make()), method, target=["fc"], rank=RANK, alpha=True)
+                kinds = {v.dtype for _, v in nnx.to_flat_state(nnx.state(model, nnx.Any(AdapterParam, AlphaParam)))}
+                assert kinds == {jnp.dtype("float32")}, method
+                x = inputs_of(make()).astype(make().kernel.dtype)
+                moved(model)
+                assert relative(merged(model)(x), model(x)) < 1e-5
+        model = adapt(Net(linear(param_dtype=jnp.float64)()), target=["fc"], rank=RANK)
+        np.testing.assert_array_equal(merged(model).fc.kernel[...], linear(param_dtype=jnp.float64)().kernel[...])
