@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError, shown
-from rmtjax.adapters.updates import Dense, Update
+from rmtjax.adapters.updates import Dense, Update, scaled_by
 from rmtjax.adapters.variables import AdapterConstant, AlphaParam
 
 __all__ = ["AdaptedLinear"]
@@ -114,7 +114,7 @@ class AdaptedLinear(nnx.Module):
         self.merged = nnx.data(None)
 
     def _scaled(self, kernel: Array) -> Array:
-        return kernel if self.alpha is None else kernel * self.alpha[...]
+        return scaled_by(kernel, None if self.alpha is None else self.alpha[...])
 
     def _wide_kernel(self) -> Float[Array, "inputs outputs"]:
         """The kernel that the layer stands for, in single precision or more."""
@@ -276,7 +276,7 @@ class AdaptedLinear(nnx.Module):
                 last = (((inner.ndim - 1,), (0,)), ((), ()))
                 y = y + dot(inner, b.reshape(-1, *outputs), last, *args, **options)
                 rates = self.update.rates(frozen)
-                return y if rates is None else (y * rates.reshape(outputs)).astype(y.dtype)
+                return y if rates is None else y * rates.reshape(outputs).astype(y.dtype)
 
             return product
 

@@ -34,11 +34,12 @@ __all__ = [
 @jax.custom_vjp
 def _low_rank_linear(x, kernel, alpha, a, b):
     """X (K diag(α) + A B), the sum formed first: it is small beside the product with X. α may be None."""
-    return x @ (_scaled(kernel, alpha) + a @ b)
+    return x @ (scaled_by(kernel, alpha) + a @ b)
 
 
-def _scaled(kernel, alpha):
-    return kernel if alpha is None else kernel * alpha
+def scaled_by(kernel, alpha):
+    # In half precision most of α's steps from 1 would be rounded away, and a weakly typed α would not raise it.
+    return kernel if alpha is None else kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)) * alpha
 
 
 def _low_rank_forward(x, kernel, alpha, a, b):
@@ -56,12 +57,12 @@ def _low_rank_backward(saved, gradient):
     if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
         gradient = jnp.zeros(gradient.shape, gradient.dtype)
     rows, flat = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
-    to_x = (rows @ (_scaled(kernel, alpha) + a @ b).T).reshape(x.shape)
+    to_x = (rows @ (scaled_by(kernel, alpha) + a @ b).T).reshape(x.shape)
     to_alpha = None
     if alpha is not None:
         to_alpha = jnp.zeros_like(alpha) if base is None else (rows * base.reshape(rows.shape)).sum(0)
     # Where nothing but A and B trains, the compiler leaves out the product with the kernel's own gradient.
-    return to_x, _scaled(flat.T @ rows, alpha), to_alpha, flat.T @ (rows @ b.T), (flat @ a).T @ rows
+    return to_x, scaled_by(flat.T @ rows, alpha), to_alpha, flat.T @ (rows @ b.T), (flat @ a).T @ rows
 
 
 _low_rank_linear.defvjp(_low_rank_forward, _low_rank_backward, symbolic_zeros=True)
@@ -148,7 +149,7 @@ class Update(nnx.Module):
         if x.dtype == jnp.float32:
             return _low_rank_linear(x, kernel.astype(x.dtype), alpha, a, b)
         # In half precision a sum of kernels would round the update away.
-        return x @ _scaled(kernel, alpha).astype(x.dtype) + (x @ a) @ b
+        return x @ scaled_by(kernel, alpha).astype(x.dtype) + (x @ a) @ b
 
 
 class LoRA(Update):
@@ -216,8 +217,7 @@ class DoRA(LoRA):
         return super().kernel(kernel) * self.rates(kernel)
 
     def __call__(self, x, kernel, alpha=None):
-        # In half precision the rates would round most of what m does away.
-        return (super().__call__(x, kernel, alpha) * self.rates(_scaled(kernel, alpha))).astype(x.dtype)
+        return super().__call__(x, kernel, alpha) * self.rates(scaled_by(kernel, alpha)).astype(x.dtype)
 
 
 class OrthogonalLoRA(Update):
@@ -328,7 +328,7 @@ class Dense(Update):
         return kernel + self.delta[...]
 
     def __call__(self, x, kernel, alpha=None):
-        return x @ self.kernel(_scaled(kernel, alpha)).astype(x.dtype)
+        return x @ self.kernel(scaled_by(kernel, alpha)).astype(x.dtype)
 
 
 METHODS: dict[str, Callable[..., Update]] = {

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -127,6 +128,136 @@ def test_a_layer_is_not_taken_for_another_of_its_name(tmp_path):
         assert (own.update.rank, own.update.scale) == (other.update.rank, other.update.scale)
         np.testing.assert_allclose(own.kernel(), other.kernel(), atol=1e-6)
     np.testing.assert_array_equal(again.shift[...], model.shift[...])
+
+
+class Block(nnx.Module):
+    """A layer of a decoder, with its projections below `attn`."""
+
+    def __init__(self, rngs):
+        self.attn = nnx.Dict(q=nnx.Linear(6, 4, rngs=rngs), o=nnx.LinearGeneral((2, 2), 6, axis=(-2, -1), rngs=rngs))
+
+
+class Decoder(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.layers = nnx.List([Block(rngs) for _ in range(2)])
+        self.head = nnx.LinearGeneral((3, 2), (2, 2), axis=(-2, -1), rngs=rngs)
+        self.conv = nnx.Conv(3, 5, (2, 4), rngs=rngs)
+
+
+def called(path: str) -> str:
+    return "model." + path.replace("attn.q", "self_attn.q_proj").replace("attn.o", "self_attn.o_proj")
+
+
+NAMES = {
+    "layers": "model.layers", "layers.0.attn.q": "model.layers.0.self_attn.q_proj", "head": "lm_head",
+    "layers.1.attn": "model.layers.1.self_attn", "conv": "model.conv",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [called, NAMES, {"": "model"}], ids=["function", "mapping", "prefix"])
+def test_names_of_the_pytorch_model(names, tmp_path):
+    """Layers, heads, patterns and α are called as there, and come back under the same names."""
+    model = moved(adapt(Decoder(), target=["q", "o"], rank=2, alpha=True, train=["head", "conv"]))
+    save_peft(model, tmp_path, names=names)
+    config, tensors = json.loads((tmp_path / CONFIG).read_text()), load_file(tmp_path / TENSORS)
+    layer = "model.layers.0.attn.q" if names == {"": "model"} else "model.layers.0.self_attn.q_proj"
+    assert f"base_model.model.{layer}.lora_A.weight" in tensors and layer in config["target_modules"]
+    assert len(config["target_modules"]) == 4 and f"{layer}.alpha" in load_file(tmp_path / ALPHA)
+    head = "lm_head" if names is NAMES else "model.head"
+    assert config["modules_to_save"] == sorted([head, "model.conv"])
+    # As in PyTorch: (outputs, inputs), (outputs, inputs, *sizes).
+    kernel = np.asarray(model.head.kernel[...])
+    np.testing.assert_array_equal(tensors[f"base_model.model.{head}.weight"], kernel.reshape(6, 4).T)
+    assert tensors[f"base_model.model.{head}.bias"].shape == (4,)
+    conv = tensors["base_model.model.model.conv.weight"]
+    np.testing.assert_array_equal(conv, np.asarray(model.conv.kernel[...]).transpose(3, 2, 0, 1))
+    with refused("no place"):
+        load_peft(Decoder(), tmp_path)
+    again = load_peft(Decoder(), tmp_path, names=names)
+    mine, theirs = weights(model, nnx.Variable), weights(again, nnx.Variable)
+    assert mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_alphas_that_are_shared_keep_so_under_other_names(tmp_path):
+    model = moved(adapt(classifier(), rank=2, alpha=True, alpha_share="self"))
+    save_peft(model, tmp_path, names={"": "outer"})
+    layers = adapted_layers(load_peft(classifier(), tmp_path, names={"": "outer"}))
+    first = [layers[f"bert.encoder.layer.0.attention.self.{name}"].alpha for name in ("query", "value")]
+    assert first[0] is first[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        ({"layers.0": "model"}, ["says nothing of layers.1.attn", "the key ''"]),
+        ({"layers": 3}, ["must map paths to paths", "3"]),
+        (3, ["names = 3", "a mapping of paths, or a function"]),
+        (lambda path: None, ["becomes None", "must be a path"]),
+        (lambda path: "same", ["all become same"]),
+    ],
+)
+def test_names_that_cannot_be_used(names, parts, tmp_path):
+    model = adapt(Decoder(), target=["q", "o"], rank=2)
+    with refused("names", *parts):
+        save_peft(model, tmp_path / "out", names=names)
+    assert not (tmp_path / "out").exists()
+
+
+def base_folder(folder, prefix: str, transposed: bool = False, outputs: int = 4) -> Path:
+    """Weights as a folder of Hugging Face has them."""
+    folder.mkdir(exist_ok=True)
+    shape = (6, outputs) if transposed else (outputs, 6)
+    tensors = {f"{prefix}layers.{i}.attn.q.weight": np.ones(shape, np.float32) for i in range(2)}
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_names_are_checked_against_the_base(tmp_path):
+    """An adapter that PEFT would load as nothing is refused, before anything is written."""
+    model, out = adapt(Decoder(), target=["q"], rank=2), tmp_path / "out"
+    with refused("base = ", "layers.0.attn.q", "nothing", "model.layers.0.attn.q.weight", "names={'': 'model'}"):
+        save_peft(model, out, base=base_folder(tmp_path / "with", "model."))
+    with refused("base = ", "layers.0.attn.q", "no other layer", "names="):
+        save_peft(model, out, base=other_folder(tmp_path / "other"))
+    with refused("base = ", "model.layers.0.attn.q.weight has shape [9, 6]", "[4, 6]"):
+        save_peft(model, out, base=base_folder(tmp_path / "shape", "model.", outputs=9), names={"": "model"})
+    assert not out.exists()
+    for prefix, names in (("model.", {"": "model"}), ("", None), ("", {"": "model"})):
+        for transposed in (False, True):
+            save_peft(model, out, base=base_folder(tmp_path / "fits", prefix, transposed), names=names)
+    with pytest.warns(UserWarning, match="load its adapter as nothing"):
+        save_peft(model, out, base=tmp_path / "with", names={"": ""})
+    save_peft(model, out, base="some/hub-id")
+    # A head of one's own is in no base.
+    save_peft(adapt(Decoder(), target=["q", "head"], rank=2), out, base=base_folder(tmp_path / "fits", ""))
+
+
+def other_folder(folder) -> Path:
+    folder.mkdir()
+    save_file({"decoder.weight": np.ones((3, 3), np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+def test_kernels_that_pytorch_has_no_form_for(tmp_path):
+    class Turned(nnx.Module):
+        def __init__(self):
+            self.fc = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+            self.turn = nnx.Einsum("ab,bcd->acd", (4, 2, 2), rngs=nnx.Rngs(0))
+
+    with refused("turn.kernel", "Einsum", "(4, 2, 2)"):
+        save_peft(adapt(Turned(), target=["fc"], rank=2, train=["turn"]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stack_of_layers_takes_no_adapter(tmp_path):
+    tensors = {"here.lora_A.weight": ones(2, 6), "here.lora_B.weight": ones(6, 2)}
+    save_file({f"base_model.model.{name}": value for name, value in tensors.items()}, tmp_path / TENSORS)
+    (tmp_path / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    stack = nnx.vmap(lambda key: nnx.Linear(6, 6, rngs=nnx.Rngs(params=key)))(jax.random.split(jax.random.key(0), 3))
+    with refused("here", "stack of layers"):
+        load_peft(nnx.Dict(here=stack), tmp_path)
+    load_peft(nnx.Dict(here=nnx.Linear(6, 6, rngs=nnx.Rngs(0))), tmp_path)
 
 
 def test_alpha_of_any_model_is_not_merged_into_a_base(tmp_path):

@@ -173,6 +173,68 @@ def test_half_precision():
     assert updates.dtype == jnp.bfloat16 and np.all(np.asarray(updates, float) == -0.5)
 
 
+INNER = {
+    "adamw": optax.adamw(1e-2, weight_decay=0.1), "zero_nans": optax.chain(optax.zero_nans(), optax.adam(1e-2)),
+    "schedule-free": optax.contrib.schedule_free_adamw(1e-2), "sgd": optax.sgd(0.1), "momentum": optax.sgd(0.1, momentum=0.9),
+    "hyperparameters": optax.inject_hyperparams(optax.adam)(learning_rate=1e-2),
+    "if finite": optax.apply_if_finite(optax.sgd(0.1), 3), "lion": optax.lion(1e-3), "adafactor": optax.adafactor(1e-2),
+    "plateau": optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()), "many steps": optax.MultiSteps(optax.adam(0.1), 2),
+    "noise": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1)), "rmsprop": optax.rmsprop(1e-2),
+    "own dtype": optax.adam(1e-2, mu_dtype=jnp.bfloat16), "average": optax.chain(optax.adam(1e-2), optax.ema(0.9)),
+    "clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)), "lookahead": optax.nadamw(1e-2),
+    "masked": optax.masked(optax.adam(1e-2), True), "amsgrad": optax.amsgrad(1e-2), "yogi": optax.yogi(1e-2),
+    "prodigy": optax.contrib.prodigy(), "adagrad": optax.adagrad(0.1), "polyak": optax.polyak_sgd(),
+}  # fmt: skip
+PRECISIONS = [(a, g) for a in ("float32", "bfloat16", "float16") for g in ("float32", "bfloat16", "float16")]
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(("of_alpha", "of_gradient"), PRECISIONS)
+@pytest.mark.parametrize("name", INNER)
+def test_any_optimiser_and_precision(name, of_alpha, of_gradient, given):
+    """What optax takes is taken: the moves are its moves, in its types; between them α stands still."""
+    inner = optax.with_extra_args_support(INNER[name])
+    alpha = {"a": jnp.ones(3, of_alpha), "b": jnp.full((), 2, of_alpha)}
+    gradients = [jax.tree.map(lambda p, i=i: jnp.full(p.shape, 1.0 + i, of_gradient), alpha) for i in range(3)]
+    more = {"value": jnp.float32(1)}
+
+    def moves(alpha):
+        state, values = inner.init(alpha), []
+        step = jax.jit(lambda g, s, p: inner.update(g, s, p, **more))
+        for gradient in gradients:
+            updates, state = step(gradient, state, alpha)
+            alpha = optax.apply_updates(alpha, updates)
+            values.append((alpha, state, updates))
+        return values
+
+    try:
+        wanted = moves(alpha)
+    except Exception as error:
+        pytest.skip(f"optax itself refuses: {type(error).__name__}")
+    tx = alpha_updater(inner, every=2)
+
+    @jax.jit
+    def step(gradient, state, alpha):
+        if not given:
+            return tx.update(gradient, state, alpha, **more)
+        nothing = jax.tree.map(jnp.zeros_like, gradient)
+        return tx.update(nothing, state, alpha, alpha_gradient=lambda: gradient, **more)
+
+    state, now = tx.init(alpha), alpha
+    for i in range(6):
+        updates, state = step(gradients[i // 2], state, now)
+        if i % 2 == 0:
+            assert all(np.all(np.asarray(u, float) == 0) for u in jax.tree.leaves(updates))
+        now = optax.apply_updates(now, updates)
+        if i % 2:
+            one, other = (now, state.inner, updates), wanted[i // 2]
+            for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+                assert mine.dtype == theirs.dtype
+                if not jnp.issubdtype(mine.dtype, jax.dtypes.prng_key):
+                    mine, theirs = (np.asarray(x).astype(float) for x in (mine, theirs))
+                    np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("every", [0, -1, 2.0, True, "20", None])
 def test_every_is_a_count(every):
     with refused(f"every = {every!r}", "whole number, 1 or more"):

@@ -30,6 +30,7 @@ from tests.models.helpers import (  # noqa: E402
     config_of,
     gradients,
     logits,
+    refused,
     relative,
     tensors,
     torch_classifier,
@@ -253,6 +254,102 @@ def test_merged_models_are_plain_ones(tmp_path):
     save_model(merged(model), tmp_path)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     np.testing.assert_allclose(torch_logits(theirs, *data), logits(model, *data), atol=TOLERANCE, rtol=0)
+
+
+class Attention(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q_proj, self.o_proj = torch.nn.Linear(6, 4), torch.nn.Linear(4, 6)
+
+    def forward(self, x):
+        return self.o_proj(torch.tanh(self.q_proj(x)))
+
+
+class Model(torch.nn.Module):
+    """A decoder as Hugging Face lays it out: blocks below `model.layers`, and a head beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Module()
+        self.model.layers = torch.nn.ModuleList([torch.nn.Module() for _ in range(2)])
+        for layer in self.model.layers:
+            layer.self_attn = Attention()
+        self.lm_head = torch.nn.Linear(6, 3)
+
+    def forward(self, x):
+        for layer in self.model.layers:
+            x = x + layer.self_attn(x)
+        return self.lm_head(x)
+
+
+class Mine(nnx.Module):
+    """The same with paths of its own, and kernels of several axes."""
+
+    def __init__(self, theirs=None):
+        rngs = nnx.Rngs(0)
+        self.blocks = nnx.List(
+            [
+                nnx.Dict(
+                    q=nnx.LinearGeneral(6, (2, 2), rngs=rngs), o=nnx.LinearGeneral((2, 2), 6, axis=(-2, -1), rngs=rngs)
+                )
+                for _ in range(2)
+            ]
+        )
+        self.head = nnx.Linear(6, 3, rngs=rngs)
+        if theirs is not None:
+            layers = [(b[k], getattr(t.self_attn, f"{k}_proj")) for b, t in zip(self.blocks, theirs.model.layers, strict=True)
+                      for k in "qo"]  # fmt: skip
+            for mine, other in [*layers, (self.head, theirs.lm_head)]:
+                mine.kernel[...] = other.weight.detach().numpy().T.reshape(mine.kernel.shape)
+                mine.bias[...] = other.bias.detach().numpy().reshape(mine.bias.shape)
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = x + block["o"](nnx.tanh(block["q"](x)))
+        return self.head(x)
+
+
+def mine_there(path: str) -> str:
+    if path.startswith("head"):
+        return path.replace("head", "lm_head")
+    return path.replace("blocks", "model.layers").replace(".q", ".self_attn.q_proj").replace(".o", ".self_attn.o_proj")
+
+
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "orthogonal"])
+def test_names_of_another_model(kind, tmp_path):
+    """With names PEFT finds every tensor and answers alike; without them it would load nothing, and the base tells."""
+    from safetensors.torch import save_file
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = Model().eval()
+    model = adapt(Mine(theirs), kind, target=["q", "o"], rank=2, train=["head"])
+    for _, v in nnx.to_flat_state(nnx.state(model, TRAINABLE)):
+        v[...] = v[...] + 0.1 * np.random.default_rng(v.size).normal(size=v.shape).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    with torch.no_grad():
+        np.testing.assert_allclose(Mine(theirs)(x), theirs(torch.tensor(x)), atol=TOLERANCE)
+    base = tmp_path / "base"
+    base.mkdir()
+    save_file(theirs.state_dict(), base / "model.safetensors")
+    with refused("base = ", "names="):
+        save_peft(model, tmp_path / "adapter", base=base)
+    save_peft(model, tmp_path / "adapter", base=base, names=mine_there)
+    loaded = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
+    wanted = model(x)
+    assert np.abs(wanted - Mine(theirs_again(base))(x)).max() > 0.05
+    with torch.no_grad():
+        np.testing.assert_allclose(loaded(torch.tensor(x)), wanted, atol=TOLERANCE)
+    again = load_peft(Mine(theirs_again(base)), tmp_path / "adapter", names=mine_there)
+    np.testing.assert_allclose(again(x), wanted, atol=TOLERANCE)
+
+
+def theirs_again(base):
+    from safetensors.torch import load_file
+
+    model = Model().eval()
+    model.load_state_dict(load_file(base / "model.safetensors"))
+    return model
 
 
 # -- side by side ------------------------------------------------------------------------------------------------------

@@ -137,6 +137,63 @@ def test_dora():
     assert relative(weights(got)["update.B"], SCALE / RANK * a.T @ to_kernel) < 1e-5
 
 
+TINY = {"zero": 0.0, "1e-37": 1e-37, "1e-30": 1e-30, "1e-19": 1e-19, "1e20": 1e20, "1e30": 1e30}
+
+
+def with_row(size: float, alpha: bool, moved: float = 0.0, own: bool = False) -> AdaptedLinear:
+    """A layer with DoRA of which the third row of W has this size; `own` asks for the way of layers of one's own."""
+    base = nnx.Linear(INPUTS, OUTPUTS, rngs=nnx.Rngs(0), precision=jax.lax.Precision.HIGHEST if own else None)
+    base.kernel[...] = base.kernel[...].at[:, 2].set(size * normal(INPUTS))
+    kernel = base.kernel[...]
+    layer = AdaptedLinear(
+        base,
+        update("dora", kernel, RANK, SCALE, jax.random.key(0), "here"),
+        AlphaParam(jnp.ones(OUTPUTS)) if alpha else None,
+    )
+    layer.update.B[...] = moved * normal(RANK, OUTPUTS, seed=3)
+    return layer
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("size", TINY.values(), ids=TINY)
+def test_dora_of_rows_whose_squares_are_no_numbers(size, alpha, own):
+    """Where a row vanishes or squares of it leave the range: the start is the base, and gradients are the formula's."""
+    layer, x = with_row(size, alpha, own=own), normal(4, INPUTS, seed=5)
+    wanted = layer.base(x)
+    largest = np.abs(wanted).max(axis=0)
+    for outputs in (layer(x), layer.plain()(x), jax.jit(layer)(x)):
+        assert np.all(np.abs(outputs - wanted) <= 1e-5 * largest)
+    layer.merge()
+    assert np.all(np.abs(layer(x) - wanted) <= 1e-5 * largest)
+    layer.unmerge()
+    norms = np.linalg.norm(np.asarray(layer.base.kernel[...], float), axis=0)
+    np.testing.assert_allclose(layer.update.magnitude[...], norms, rtol=1e-6)
+    graph, trained, rest = nnx.split(layer, nnx.Param, ...)
+    g = normal(4, OUTPUTS, seed=6).at[:, 2].multiply(1 / max(size, 1.0))
+    got = weights(jax.grad(lambda own: jnp.sum(nnx.merge(graph, own, rest)(x) * g))(trained))
+    assert all(np.isfinite(value).all() for value in got.values())
+    # B A is 0, so that m/‖w‖ is 1 in every row, that of zeros included, and B's gradient is LoRA's.
+    rows, a = np.asarray(x, float), np.asarray(layer.update.A[...], float)
+    assert relative(got["update.B"], SCALE / RANK * a.T @ rows.T @ np.asarray(g, float)) < 1e-4
+    kernel = np.asarray(layer.base.kernel[...], float)
+    direction = np.divide(kernel, norms, out=np.zeros_like(kernel), where=norms > 0)
+    slopes = np.sum(rows @ direction * np.asarray(g, float), axis=0)
+    np.testing.assert_allclose(got["update.magnitude"], slopes, rtol=1e-4, atol=1e-5 * np.abs(slopes).max())
+    if alpha:  # nothing depends on it
+        np.testing.assert_allclose(got["alpha"], 0, atol=1e-4 * max(1.0, np.abs(wanted * g).sum()))
+
+
+def test_dora_gives_a_row_of_zeros_a_direction():
+    """It learns: after B has moved, the row has the direction of B A and the length m, which trains."""
+    layer, x = with_row(0.0, alpha=False, moved=0.1), normal(4, INPUTS, seed=5)
+    np.testing.assert_array_equal(layer(x)[:, 2], 0)
+    layer.update.magnitude[...] = layer.update.magnitude[...].at[2].set(0.5)
+    ab = np.asarray(layer.update.A[...] @ layer.update.B[...], float)[:, 2]
+    np.testing.assert_allclose(layer.kernel()[:, 2], 0.5 * ab / np.linalg.norm(ab), rtol=1e-5)
+    np.testing.assert_allclose(layer.kernel(), formula(layer, "dora").T, atol=1e-5)
+
+
 def test_starts():
     """LoRA's A as PEFT's, uniform on ±1/√inputs, by chance and by key; the others at zero."""
     kernel = normal(400, 300)
