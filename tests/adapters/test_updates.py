@@ -137,7 +137,7 @@ def test_dora():
     assert relative(weights(got)["update.B"], SCALE / RANK * a.T @ to_kernel) < 1e-5
 
 
-TINY = {"zero": 0.0, "1e-37": 1e-37, "1e-30": 1e-30, "1e-19": 1e-19, "1e20": 1e20, "1e30": 1e30}
+TINY = {"zero": 0.0, "1e-35": 1e-35, "1e-30": 1e-30, "1e-19": 1e-19, "1e20": 1e20, "1e30": 1e30}
 
 
 def with_row(size: float, alpha: bool, moved: float = 0.0, own: bool = False) -> AdaptedLinear:
