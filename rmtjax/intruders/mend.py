@@ -19,13 +19,13 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rmtjax._errors import InputError, shown
+from rmtjax._errors import InputError, listed, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json, write_with
-from rmtjax.adapters.peft import ALPHA, MERGED_ALPHA, PeftLayer
-from rmtjax.intruders.pairs import Pair, Pairs, exists
+from rmtjax.checkpoints.folders import TOKENIZER_FILES, exists
+from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA, PeftLayer
+from rmtjax.intruders.pairs import Pair, Pairs
 from rmtjax.intruders.scan import LayerScan, Scan, scan
 from rmtjax.linalg.krylov import top_singular
-from rmtjax.models.checkpoint import TOKENIZER_FILES, listed
 
 __all__ = ["correction", "mend", "truncated"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -16,15 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmtjax._errors import InputError, pattern, shown
-from rmtjax.adapters.peft import ALPHA, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
+from rmtjax._errors import InputError, listed, pattern, shown
+from rmtjax.checkpoints.folders import called, exists, model_folder, open_weights
+from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
+from rmtjax.checkpoints.tensors import FLOATS, TensorFile
 from rmtjax.linalg.krylov import Matrix, Operator
-from rmtjax.models.checkpoint import FLOATS, TensorFile, listed, model_folder
 
-__all__ = ["Pair", "Pairs", "Skipped", "exists", "open_weights"]
+__all__ = ["Pair", "Pairs", "Skipped"]
 
 _INDEX = ".index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _EMBEDDING = re.compile(
     r"(^|\.)(\w*embed(ding)?s?|embed_(tokens|positions|in|out)\w*|wte|wpe|shared|lm_head|decoder)\.(\d+\.)?weight$"
 )
@@ -105,43 +104,6 @@ class Skipped(NamedTuple):
     reason: str
 
 
-@contextlib.contextmanager
-def _called(argument: str) -> Iterator[None]:
-    """Errors of other readers name the argument as it is called here."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(re.sub(r"\A(model|adapter)\b", argument, str(error))) from None
-
-
-def exists(path: str | os.PathLike, argument: str) -> bool:
-    """Whether there is something under a path; InputError if it is no path, or one that cannot be."""
-    try:
-        return Path(path).exists()
-    except (TypeError, ValueError, OSError) as error:
-        raise InputError(f"{argument} = {shown(path)}: is no path ({error})") from None
-
-
-def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
-    """The tensors of a safetensors file, or of a model's folder or hub id, sharded or not.
-
-    Raises:
-        InputError: for a pickle, and for whatever is missing, truncated or something else.
-    """
-    if exists(path, argument) and (file := Path(path)).is_file():
-        if file.suffix.lower() in _PICKLES:
-            raise InputError(
-                f"{argument} = {path}: is a pickle, which runs the code inside it when it is read, so it is not; convert it"
-                " to safetensors"
-            )
-        if file.name.endswith(_INDEX):
-            return TensorFile(file.parent, argument, file.name.removesuffix(_INDEX))
-        return TensorFile(file.parent, argument, file.name)
-    with _called(argument):
-        folder = model_folder(path)
-    return TensorFile(folder, argument)
-
-
 def _host(value) -> np.ndarray:
     return np.asarray(value).astype(np.float32, copy=False)
 
@@ -202,11 +164,11 @@ class Pairs:
 
     def __init__(self, base: str | os.PathLike | None, tuned: str | os.PathLike, layers: str | None = None) -> None:
         self._wanted = None if layers is None else pattern(layers, "layers =")
-        with _called("base"):
+        with called("base"):
             base = model_folder(None) if base is None else base
         self._base = open_weights(base, "base")
         if not exists(tuned, "tuned"):
-            with _called("tuned"):
+            with called("tuned"):
                 tuned = model_folder(tuned, adapter=True)
         folder = Path(tuned)
         if folder.is_file() and folder.name == f"model.safetensors{_INDEX}":
@@ -221,7 +183,7 @@ class Pairs:
         self.adapter: PeftFile | None = None
         self.tuned: TensorFile | None = None
         if (folder / "adapter_config.json").is_file():
-            with _called("tuned"):
+            with called("tuned"):
                 self.adapter = read_peft(folder, matrices_only=True)
             partners = self._adapted()
         else:

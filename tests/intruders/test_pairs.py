@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save
 
 from rmtjax.adapters import adapt, merged, save_peft
 from rmtjax.adapters.linear import adapted_layers
-from rmtjax.adapters.peft import read_peft
 from rmtjax.adapters.updates import DoRA
 from rmtjax.adapters.variables import AdapterParam, AlphaParam
+from rmtjax.checkpoints import read_peft
 from rmtjax.intruders import Pairs, Skipped, scan
 from rmtjax.models import save_model
 from tests.models.helpers import classifier, config_of, refused, torch_classifier

@@ -11,8 +11,8 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from rmtjax.adapters import adapt
+from rmtjax.checkpoints import TensorFile
 from rmtjax.models import EncoderConfig, LoadReport, load_classifier, load_encoder, model_folder, save_model
-from rmtjax.models.checkpoint import TensorFile
 from tests.models.helpers import classifier, config_of, filled, refused, weights
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
