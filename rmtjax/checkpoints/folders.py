@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rmtjax._errors import InputError, shown
-from rmtjax.checkpoints.tensors import PICKLE, WEIGHTS, TensorFile, no_pickles
+from rmtjax.checkpoints.tensors import INDEX, PICKLE, WEIGHTS, TensorFile, no_pickles
 
 __all__ = ["TOKENIZER_FILES", "called", "exists", "model_folder", "open_weights"]
 
-_INDEX = ".index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
@@ -49,14 +48,14 @@ def model_folder(model: str | os.PathLike | None, *, adapter: bool = False) -> P
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = [WEIGHTS, WEIGHTS + _INDEX, "model-*.safetensors", "config.json", *TOKENIZER_FILES]
+        wanted = [WEIGHTS, WEIGHTS + INDEX, "model-*.safetensors", "config.json", *TOKENIZER_FILES]
         wanted += ["adapter_config.json", "adapter_model*.safetensors*", "alpha.safetensors"] if adapter else []
         folder = Path(snapshot_download(name, allow_patterns=wanted))
         if (folder / "adapter_config.json").is_file():
             return folder
         if (
             not (folder / WEIGHTS).is_file()
-            and not (folder / f"{WEIGHTS}{_INDEX}").is_file()
+            and not (folder / f"{WEIGHTS}{INDEX}").is_file()
             and file_exists(name, PICKLE)
         ):
             raise InputError(f"model = {name}: {no_pickles(PICKLE, WEIGHTS)}")
@@ -95,9 +94,7 @@ def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
                 f"{argument} = {path}: is a pickle, which runs the code inside it when it is read, so it is not; convert it"
                 " to safetensors"
             )
-        if file.name.endswith(_INDEX):
-            return TensorFile(file.parent, argument, file.name.removesuffix(_INDEX))
-        return TensorFile(file.parent, argument, file.name)
+        return TensorFile(file.parent, argument, file.name, given=path)
     with called(argument):
         folder = model_folder(path)
     return TensorFile(folder, argument)
