@@ -305,24 +305,22 @@ def match_adapter(
     for key, layer in layers.items():
         if layer.parameters:
             modules.setdefault(layer.module, []).append(key)
-    candidates = {
-        f"{module}.{parameter}": key
-        for module, keys in modules.items()
-        for key in keys
-        for parameter in layers[key].parameters
-    }
-    of_parameters = matched(candidates)
+    parameters_of = {module: layers[keys[0]].parameters for module, keys in modules.items()}
+    of_parameters = matched({f"{module}.{p}": modules[module][0] for module, ps in parameters_of.items() for p in ps})
     for module, keys in modules.items():
         # PEFT wraps in the order of registration, so the innermost wrapper, with the longest name, is of the first.
         innermost_first = sorted(keys, key=len, reverse=True)
-        present = [p for p in parameters_of[module] if f"{module}.{p}" in of_parameters]
-        for way in itertools.permutations([*present, *[None] * (len(keys) - len(present))], len(keys)):
-            assigned = {key: f"{module}.{p}" for key, p in zip(innermost_first, way, strict=True) if p is not None}
-            if all(targets[of_parameters[name]].fits(layers[key]) for key, name in assigned.items()):
-                for key, name in assigned.items():
-                    layers[key] = adapter.with_parameter(key, name.rpartition(".")[2])
-                    found[key] = of_parameters[name]
-                break
+        present = [f"{module}.{p}" for p in parameters_of[module] if f"{module}.{p}" in of_parameters]
+        ways = list(itertools.permutations([*present, *[None] * (len(keys) - len(present))], len(keys)))
+
+        def fitting(way: tuple[str | None, ...], keys: list[str] = innermost_first) -> bool:
+            pairs = zip(keys, way, strict=True)
+            return all(name is None or targets[of_parameters[name]].fits(layers[key]) for key, name in pairs)
+
+        for key, name in zip(innermost_first, next(filter(fitting, ways), ways[0]), strict=True):
+            if name is not None:
+                layers[key] = adapter.with_parameter(key, name.rpartition(".")[2])
+                found[key] = of_parameters[name]
 
     def parts_of(module: str) -> str:
         """Return why a module of which the base has tensors is not found as one; "" if it has none."""
@@ -351,11 +349,8 @@ def match_adapter(
             continue
         for name, share in of_layer.items():
             shares.setdefault(name, []).append(share)
-    absent = [key for key, reason in missing.items() if not reason]
-    quantized = [
-        Names(name, plain_name(name), base.conversion.memory(plain_name(name)).name) for name in base.quantized
-    ]
-    wanted = [Names(key, f"{names[key]}.weight", base.conversion.memory(f"{names[key]}.weight").name) for key in absent]
-    for key, name in match_names(wanted, quantized, argument).items():
-        missing[key] = base.quantized[name]
+    quantized = [base.names(name) for name in base.quantized]
+    absent = {f"{names[key]}.weight": key for key, reason in missing.items() if not reason}
+    for name, weight in match_names([base.names(name) for name in absent], quantized, argument).items():
+        missing[absent[name]] = base.quantized[weight]
     return Adapted(shares, layers, missing)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 __all__ = ["quantized_tensors"]
 
-_PACKED = re.compile(r"I(8|16|32|64)|U(8|16|32|64)|F4|F6\w*|F8\w*")
+_PACKED = re.compile(r"I(8|16|32|64)|U(8|16|32|64)|F4(_\w+)?|F6_\w+|F8_\w+")
 _TABLES = (
     "SCB", "weight_format", "absmax", "quant_map", "nested_absmax", "nested_quant_map", "scales", "scale", "qzeros", "zeros",
     "biases", "g_idx", "perm", "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_zero_point", "weight_shape",
@@ -56,6 +56,8 @@ def _method(parts: Mapping[str, str]) -> str:
         method = "by MLX"
     elif types[0].startswith("F8"):
         method = f"to 8-bit floating point ({types[0]})" + (" without its scales" if len(parts) == 1 else "")
+    elif len(parts) == 1 and types[0][0] in "IU":
+        return f"of integers ({types[0]}), which are no weights"
     else:
         method = f"to packed numbers of type {types[0]}"
     return f"quantised {method}, which is not read here; give the checkpoint in 16 or 32 bits"

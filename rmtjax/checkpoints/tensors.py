@@ -266,7 +266,8 @@ class TensorFile(Mapping[str, jax.Array]):
 
     def _read(self, name: str, index: int | None = None) -> np.ndarray:
         tensor = self._tensors[name]
-        self.check_readable(name)
+        if name in self.quantized or tensor.dtype not in FLOATS:
+            self.check_readable(name)
         shape = tensor.shape if index is None else tensor.shape[1:]
         count, dtype = math.prod(shape), np.dtype(FLOATS[tensor.dtype])
         start = tensor.start + (index or 0) * count * dtype.itemsize

@@ -159,7 +159,7 @@ def mend(
     pairs = Pairs(base, tuned, layers)
     planted = [one.name for one in found.layers if one.intruders]
     bare = [
-        share.layer
+        name
         for name in planted
         for share in pairs.shares(name)
         if pairs.layer(share.layer).A is None or pairs.layer(share.layer).strength == 0

@@ -18,6 +18,7 @@ from rmtjax._errors import InputError, listed, pattern
 from rmtjax.checkpoints.folders import called, exists, model_folder, open_weights
 from rmtjax.checkpoints.matching import Share, match_adapter, match_names
 from rmtjax.checkpoints.matrices import Checkpoint, natural_order, read_config
+from rmtjax.checkpoints.names import without_wrappers
 from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
 from rmtjax.checkpoints.tensors import Tensor, TensorFile
 from rmtjax.linalg.krylov import Matrix, Operator
@@ -34,6 +35,7 @@ _CONV1D = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
 """Architectures of transformers that keep the transposed weight, (inputs, outputs), in dense layers of these names:"""
 _CONV1D_LAYER = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
 _STACK_OF_LAYERS = re.compile(r"\.\d+\.")
+_ROUNDING = {"BF16": 2.0**-8, "F16": 2.0**-11}
 _BESIDE = {
     ".base_layer.": "the base's own, kept with the adapter",
     ".trainable_tokens_delta": "rows of an embedding, trained beside the adapter",
@@ -54,12 +56,14 @@ class Pair(NamedTuple):
         base: W, shape (n, m); of NumPy on processors, of JAX on an accelerator.
         tuned: the matrix afterwards.
         factors: B (n, r) and A (r, m) of an update that is BA and nothing else; otherwise None.
+        rounding: unit roundoff of the type that the base is stored in.
     """
 
     name: str
     base: Matrix
     tuned: Operator
     factors: tuple[Matrix, Matrix] | None
+    rounding: float = 2.0**-24
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -264,7 +268,7 @@ class Pairs:
             shape = self.tuned.shape(key)
             why = next((why for part, why in _BESIDE.items() if part in key), self.tuned.unreadable(key))
             if why is not None:
-                self.skipped.append(Skipped(name, why))
+                self.skipped.append(Skipped(without_wrappers(key)[0], why))
             elif len(shape) == 2:
                 whole[name] = key
         others = [self._base.names(name) for name in self._base.matrices]
@@ -422,7 +426,7 @@ class Pairs:
             return Skipped(name, "NaN or infinite in the tuned model")
         if not tuned.any():
             return Skipped(name, "all zero in the tuned model")
-        return Pair(name, base, Operator(tuned), None)
+        return Pair(name, base, Operator(tuned), None, self._rounding(name))
 
     def _read_tuned(self, name: str) -> np.ndarray:
         partner = self._partners[name]
@@ -494,7 +498,10 @@ class Pairs:
             scale = turn if scale is None else turn * scale
             left = turn[:, None] * left
         factors = (left, right) if scale is None else None
-        return Pair(name, base, Operator(base, scale, left, right), factors)
+        return Pair(name, base, Operator(base, scale, left, right), factors, self._rounding(name))
+
+    def _rounding(self, name: str) -> float:
+        return _ROUNDING.get(self._base.tensors.dtype(self._base.matrices[name].tensor), 2.0**-24)
 
 
 def _named(name: str) -> bool:
