@@ -296,11 +296,6 @@ def match_adapter(
         return match_names([base.names(name) for name in wanted], others, argument, left)
 
     found: dict[str, str] = {}
-    for ending in ("weight", "in_proj_weight"):
-        wanted = {
-            f"{names[key]}.{ending}": key for key, layer in layers.items() if not layer.parameters and key not in found
-        }
-        found |= {wanted[name]: target for name, target in matched(wanted).items()}
     modules: dict[str, list[str]] = {}
     for key, layer in layers.items():
         if layer.parameters:
@@ -321,6 +316,10 @@ def match_adapter(
             if name is not None:
                 layers[key] = adapter.with_parameter(key, name.rpartition(".")[2])
                 found[key] = of_parameters[name]
+
+    for ending in ("weight", "in_proj_weight"):
+        wanted = {f"{names[key]}.{ending}": key for key in layers if key not in found}
+        found |= {wanted[name]: target for name, target in matched(wanted).items()}
 
     def parts_of(module: str) -> str:
         """Return why a module of which the base has tensors is not found as one; "" if it has none."""

@@ -58,6 +58,8 @@ class PeftLayer:
         alpha: shape (outputs,).
         module: dotted path of the module that is updated.
         parameters: which of its parameters it may be that is updated; empty if the module is a layer and it is its weight.
+        times: how often PEFT adds the update: twice to the `out_proj` of `nn.MultiheadAttention`, forward and when it merges
+            (https://github.com/huggingface/peft/pull/3774).
     """
 
     A: Array | None
@@ -68,12 +70,13 @@ class PeftLayer:
     alpha: Array | None
     module: str = ""
     parameters: tuple[str, ...] = ()
+    times: int = 1
 
     @property
     def strength(self) -> float:
-        """The factor s."""
+        """The factor s, as often as it is added."""
         rank = 1 if self.A is None else self.A.shape[0]
-        return self.scale / (math.sqrt(rank) if self.stabilised else rank)
+        return self.times * self.scale / (math.sqrt(rank) if self.stabilised else rank)
 
     def expert(self, index: int, count: int) -> PeftLayer:
         """Return the update of one of `count` experts: PEFT keeps the A of all below one another, the B interleaved."""
@@ -193,13 +196,13 @@ class _Found:
     """The tensors of one layer: its parts → key, and its name where wrappers left theirs in it."""
 
     module: str
-    depth: int
+    times: int
     keys: dict[str, str] = dataclasses.field(default_factory=dict)
     wrapped: str | None = None
 
 
 def _sorted_keys(
-    folder: Path, tensors: TensorFile, matrices_only: bool
+    folder: Path, config: Mapping[str, Any], tensors: TensorFile, matrices_only: bool
 ) -> tuple[dict[str, _Found], dict[str, str], list[str]]:
     """Return the tensors of updates by layer, those that are the model's own, and remarks.
 
@@ -241,7 +244,8 @@ def _sorted_keys(
         depth = len(re.search(r"(\.base_layer)*$", layer)[0]) // len(".base_layer")
         module = layer[: len(layer) - depth * len(".base_layer")].replace(".base_layer.", ".")
         name = module + ".base_layer" * depth
-        found = layers.setdefault(name, _Found(module, depth, wrapped=wrapped.get(layer)))
+        twice = layer.endswith(".base_layer.out_proj") and _adds_twice(config)
+        found = layers.setdefault(name, _Found(module, 2 if twice else 1, wrapped=wrapped.get(layer)))
         for (part, adapter), same in keys.items():
             if adapter == chosen:
                 if part in found.keys or len(same) > 1:
@@ -263,10 +267,17 @@ def _sorted_keys(
     return layers, chosen_own, remarks
 
 
+def _adds_twice(config: Mapping[str, Any]) -> bool:
+    """Return whether the PEFT that wrote an adapter adds the update of an attention's `out_proj` twice: all that are known do."""
+    version = re.match(r"(\d+)\.(\d+)\.(\d+)", str(config.get("peft_version") or "0.0.0"))
+    return version is None or tuple(map(int, version.groups())) <= (0, 21, 2)
+
+
 def _parameters(module: str, targets: Sequence[str]) -> tuple[str, ...]:
     """Return the parameters of a module that an update may be of, by the config's `target_parameters`, in PEFT's order.
 
-    PEFT wraps a module once for each of its parameters, in the order in which they were registered; the first is innermost.
+    PEFT wraps a module once for each of its parameters, in the order in which they were registered; the first is innermost. A
+    target that names no module, such as `down_proj`, may be one of any module that has such a parameter.
     """
     names = set()
     for target in targets:
@@ -291,7 +302,7 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
     folder = Path(folder)
     config = _config(folder, matrices_only)
     tensors = TensorFile(folder, "adapter", ADAPTER_WEIGHTS)
-    found, own, remarks = _sorted_keys(folder, tensors, matrices_only)
+    found, own, remarks = _sorted_keys(folder, config, tensors, matrices_only)
     if not found:
         raise InputError(
             f"adapter = {folder}: {ADAPTER_WEIGHTS} holds no LoRA weights; is it an adapter for another base?"
@@ -330,14 +341,16 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
                     " [r, inputs] and [outputs, r]"
                 )
             parameters = _parameters(module, targets)
-            path = f"{module}.{parameters[0]}" if len(parameters) == 1 else module
+            named = len(parameters) == 1 and parameters[0] not in targets  # with its module
+            path = f"{module}.{parameters[0]}" if named else module
             scale = _scale(folder, config, path)
             _check_wrapper(folder, config, found[name], path, scale)
             paths += [module, *(f"{module}.{parameter}" for parameter in parameters)]
         magnitude = value["lora_magnitude_vector"].reshape(-1) if dora and value else None
         alpha = finite_tensor(folder, alphas, scaled[name]) if name in scaled else None
         a, b = value.get("lora_A"), value.get("lora_B")
-        layers[name] = PeftLayer(a, b, scale, stabilised, magnitude, alpha, module, parameters)
+        times = found[name].times if name in found else 1
+        layers[name] = PeftLayer(a, b, scale, stabilised, magnitude, alpha, module, parameters, times)
     for option in ("alpha_pattern", "rank_pattern"):
         patterns = config.get(option) or {}
         unused = [text for text in patterns if not any(_matching(path, {text: 0}) for path in paths)]
@@ -345,6 +358,8 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
             remarks.append(
                 f"{option} has {listed(unused)}, which matches no layer of the adapter and is without effect"
             )
+    if twice := [name for name, layer in layers.items() if layer.times > 1]:
+        remarks.append(f"PEFT adds the update of {listed(twice)} twice, forward and merged, and so it is counted")
     shared = _shared(folder, alphas, layers) if scaled and not matrices_only else []
     keys_of = {name: layer.keys for name, layer in found.items()}
     return PeftFile(folder, config, layers, keys_of, own, unread, shared, remarks, tensors)
