@@ -331,9 +331,9 @@ class Pairs:
         self._partners = found
 
     def _is_quantized(self, name: str) -> bool:
-        return name.endswith(("weight", "blocks")) and (
-            name in self._base.tensors.quantized or name in self.tuned.quantized
-        )
+        """Return whether a tensor is a quantised weight itself, not a table of one."""
+        reason = self._base.tensors.quantized.get(name) or self.tuned.quantized.get(name) or "a table of"
+        return not reason.startswith("a table of")
 
     # -- how a matrix is stored ----------------------------------------------------------------------------------------
 
