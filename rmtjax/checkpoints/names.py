@@ -40,6 +40,7 @@ def without_wrappers(name: str) -> tuple[str, list[str]]:
     return _INNER.sub("", rest), inside
 
 
+@functools.lru_cache(1 << 17)
 def plain_name(name: str) -> str:
     """Return a name without what wrappers put into it.
 
@@ -159,6 +160,7 @@ class Conversion:
 
     def __init__(self, config: Mapping[str, Any] | None, class_name: str | None = None) -> None:
         self.scopes: list[_Scoped] = []
+        self._known: dict[str, InMemory] = {}
         if config is None:
             return
         kind, table = str(config.get("model_type") or ""), _table()
@@ -197,6 +199,11 @@ class Conversion:
 
     def memory(self, name: str) -> InMemory:
         """Return what a tensor of the file is in memory."""
+        if name not in self._known:
+            self._known[name] = self._memory(name)
+        return self._known[name]
+
+    def _memory(self, name: str) -> InMemory:
         for scope in self.scopes:
             for rule in scope.rules:
                 if not rule.operations:
