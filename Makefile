@@ -7,7 +7,7 @@ BIN     = $(VENV)/bin
 PEERS  ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test kills fuzz dist lint docs bench clean
+.PHONY: demo test kills zoo fuzz dist lint docs bench clean
 
 $(BIN)/.runs: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rmtjax needs Python 3.11 or newer")'
@@ -35,6 +35,10 @@ test: lint
 # Sweeps and fine-tunings that are killed, some of them fifty times.
 kills: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python -m pytest -n auto --dist loadfile -m kills
+
+# Adapters of PEFT on many families of transformers, matrix by matrix, against merge_and_unload.
+zoo: $(BIN)/.tests$(subst =,-,$(PEERS))
+	$(BIN)/python -m pytest -n auto -m zoo tests/zoo
 
 # Tens of thousands of inputs that nobody would give on purpose, to every function and every reader of files.
 fuzz: $(BIN)/.tests$(subst =,-,$(PEERS))

@@ -499,6 +499,8 @@ def scan_intruders(
     if folder is not None:
         written = report.write_report(found, folder)
         console.print(f"wrote {', '.join(path.name for path in written)} into {folder}")
+    if found.incomplete:  # the summary names what is missing
+        raise typer.Exit(1)
 
 
 @intruders.command("mend")

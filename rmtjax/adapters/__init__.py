@@ -3,8 +3,9 @@
 from rmtjax.adapters.apply import TRAINABLE, Count, adapt, count_parameters, merged
 from rmtjax.adapters.linear import AdaptedLinear, merge, unmerge
 from rmtjax.adapters.optimise import AlphaUpdaterState, alpha_updater, keep_below, stiefel
-from rmtjax.adapters.peft import load_peft, read_peft, save_peft
+from rmtjax.adapters.peft import load_peft, save_peft
 from rmtjax.adapters.variables import AdapterConstant, AdapterParam, AlphaParam, OrthogonalParam, TrainedParam
+from rmtjax.checkpoints import read_peft
 
 __all__ = [
     "TRAINABLE",

@@ -9,13 +9,12 @@ under `shared`, a JSON list of lists of paths.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from rmtjax._errors import InputError, pattern, shown
+from rmtjax._errors import InputError, listed, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json
 from rmtjax.adapters.apply import (
     Place,
@@ -41,18 +40,22 @@ from rmtjax.adapters.apply import (
 from rmtjax.adapters.linear import AdaptedLinear, adapted_layers, check_dense, matrix_of, shard_update, sharded_like
 from rmtjax.adapters.updates import Dense, DoRA, LoRA
 from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
+from rmtjax.checkpoints.folders import open_weights
+from rmtjax.checkpoints.peft import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ALPHA,
+    MERGED_ALPHA,
+    PREFIX,
+    SHARED,
+    finite_tensor,
+    read_peft,
+)
+from rmtjax.checkpoints.tensors import FLOATS
 from rmtjax.models import SequenceClassifier, save_model
-from rmtjax.models.checkpoint import FLOATS, TensorFile, listed, weight_name
+from rmtjax.models.checkpoint import weight_name
 
-__all__ = ["ALPHA", "MERGED_ALPHA", "PeftFile", "PeftLayer", "load_peft", "read_peft", "save_peft"]
-
-_PREFIX = "base_model.model."
-_STARTS = ("gaussian", "eva", "orthogonal", "mica")  # other named ones subtract what they start with from the base
-_CONFIG, _TENSORS, ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"
-MERGED_ALPHA = "merged_alpha.safetensors"
-"""Beside a base's weights: the α that they have been scaled by."""
-_SHARED = "shared"
-_LARGEST = float(np.finfo(np.float32).max)
+__all__ = ["load_peft", "save_peft"]
 
 
 def _host(value: Any) -> np.ndarray:
@@ -156,9 +159,9 @@ def _check_base(base: str | os.PathLike, shapes: Mapping[str, tuple[int, int]], 
         InputError: if a layer has another shape there; or, unless the names were `given`, if the layers are called otherwise.
     """
     folder = Path(base)
-    if not base or not folder.is_dir() or not any(folder.glob("*.safetensors")):
+    if not base or not folder.is_dir() or not any(folder.glob("model*.safetensors")):
         return
-    tensors = TensorFile(folder, "base")
+    tensors = open_weights(folder, "base")
     known = list(tensors)
     longer: dict[str, str] = {}
     fitting = 0
@@ -259,14 +262,14 @@ def save_peft(
         a, b = (own.A[...], own.B[...]) if is_lora else own.factors()
         ranks[path] = a.shape[1]
         scales[path] = own.scale if is_lora else a.shape[1]
-        tensors[f"{_PREFIX}{path}.lora_A.weight"], tensors[f"{_PREFIX}{path}.lora_B.weight"] = _host(a.T), _host(b.T)
+        tensors[f"{PREFIX}{path}.lora_A.weight"], tensors[f"{PREFIX}{path}.lora_B.weight"] = _host(a.T), _host(b.T)
         if isinstance(own, DoRA):
-            tensors[f"{_PREFIX}{path}.lora_magnitude_vector"] = _host(own.magnitude[...])
+            tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = _host(own.magnitude[...])
     trained = {}
     for variable, places in variable_places(model).values():
         for place in places if isinstance(variable, TrainedParam) else []:
             trained[_torch_weight(place, renamed(dotted(place.path)))] = _to_torch(place, variable[...])
-    tensors |= {_PREFIX + name: value for name, value in trained.items()}
+    tensors |= {PREFIX + name: value for name, value in trained.items()}
     rank, scale = max(ranks.values()), max(scales.values())
     sample = next(iter(updated.values()))
     modules = _whole(model, None if names is None else renamed)
@@ -308,14 +311,14 @@ def save_peft(
             if layer.alpha is not None:
                 owners.setdefault(id(layer.alpha), []).append(theirs[path])
         shared = [paths for paths in owners.values() if len(paths) > 1]
-        file = save(alphas, metadata={_SHARED: json.dumps(shared)})
+        file = save(alphas, metadata={SHARED: json.dumps(shared)})
         write_bytes(target / ALPHA, file)
         if merge_alpha:
             scaled = save_model(_scaled_base(model), target / "base", tokenizer=base or None)
             write_bytes(scaled / MERGED_ALPHA, file)
             config["base_model_name_or_path"] = str(scaled.resolve())
-    write_bytes(target / _TENSORS, save(tensors, metadata={"format": "pt"}))
-    write_json(target / _CONFIG, config)
+    write_bytes(target / ADAPTER_WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_json(target / ADAPTER_CONFIG, config)
     return target
 
 
@@ -349,207 +352,6 @@ def _scaled_base(model: SequenceClassifier) -> SequenceClassifier:
     for layer in adapted_layers(model).values():
         layer.update = nnx.data(None)
     return merged(model, dtype=jnp.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class PeftLayer:
-    """One layer's update as its file has it, W + s B A with W (outputs, inputs), magnitudes and α where there are any.
-
-    Attributes:
-        A, B: shapes (r, inputs) and (outputs, r); None where only α is.
-        scale: PEFT's `lora_alpha`, a.
-        stabilised: whether s is a/√r, not a/r.
-        magnitude: of DoRA, shape (outputs,).
-        alpha: shape (outputs,).
-    """
-
-    A: Array | None
-    B: Array | None
-    scale: float
-    stabilised: bool
-    magnitude: Array | None
-    alpha: Array | None
-
-    @property
-    def strength(self) -> float:
-        """The factor s."""
-        rank = 1 if self.A is None else self.A.shape[0]
-        return self.scale / (math.sqrt(rank) if self.stabilised else rank)
-
-
-@dataclasses.dataclass(frozen=True)
-class PeftFile:
-    """A folder of PEFT, read.
-
-    Attributes:
-        folder: where it is.
-        config: its `adapter_config.json`.
-        layers: updates by the layers' dotted paths.
-        keys: of each layer, the tensors it is made of: lora_A, lora_B, lora_magnitude_vector → key.
-        own: weights of the model that the file holds besides (`modules_to_save`): name → key.
-        unread: layers that are none of these, and why.
-        shared: paths of layers that share one α, group by group; not told of `matrices_only`.
-        tensors: all of them.
-    """
-
-    folder: Path
-    config: Mapping[str, Any]
-    layers: Mapping[str, PeftLayer]
-    keys: Mapping[str, Mapping[str, str]]
-    own: Mapping[str, str]
-    unread: Mapping[str, str]
-    shared: Sequence[Sequence[str]]
-    tensors: TensorFile
-
-
-def _config(folder: Path, matrices_only: bool = False) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"adapter = {folder}: holds no {_CONFIG}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"adapter = {folder}: {_CONFIG} cannot be read ({shown(str(error))})") from None
-    if not isinstance(values, dict) or values.get("peft_type") != "LORA":
-        kind = values.get("peft_type") if isinstance(values, dict) else values
-        raise InputError(f"adapter = {folder}: peft_type = {shown(kind)} is not read here, must be LORA")
-    allowed = {
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "lora_bias": False,
-        "use_qalora": False,
-        "layer_replication": None,
-        "alora_invocation_tokens": None,
-        "arrow_config": None,
-        "kasa_config": None,
-        "use_bdlora": None,
-    }
-    if matrices_only:
-        allowed = {
-            name: value for name, value in allowed.items() if name not in ("bias", "fan_in_fan_out", "lora_bias")
-        }
-    for name, value in allowed.items():
-        if (values.get(name) or value) != value:
-            raise InputError(f"adapter = {folder}: {name} = {shown(values[name])} is not read here, must be {value!r}")
-    for name in ("use_rslora", "use_dora"):
-        if not isinstance(values.get(name) or False, bool):
-            raise InputError(f"adapter = {folder}: {name} = {shown(values[name])}: must be true or false")
-    patterns = values.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
-        raise InputError(
-            f"adapter = {folder}: alpha_pattern = {shown(patterns)}: must be an object of patterns and numbers"
-        )
-    for text in patterns:
-        pattern(text, f"adapter = {folder}: alpha_pattern has")
-    start = values.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower() not in _STARTS:
-        raise InputError(
-            f"adapter = {folder}: init_lora_weights = {shown(start)} changes the base as well, which is not read here; let"
-            " PEFT convert it to LoRA (path_initial_model_for_weight_conversion of its save_pretrained)"
-        )
-    return values
-
-
-def _for(path: str, patterns: Mapping[str, Any] | None, default: Any) -> Any:
-    """A layer's own entry among PEFT's patterns: regular expressions for the end of its path."""
-    for text, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({text})$", path):
-            return value
-    return default
-
-
-def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> PeftFile:
-    """Read a PEFT folder (LoRA, rsLoRA, DoRA; and α, where `alpha.safetensors` is) for whatever model it is.
-
-    Args:
-        folder: with `adapter_config.json` and `adapter_model.safetensors`.
-        matrices_only: for whoever asks what happens to weight matrices alone. Biases do not matter then, nor whether layers
-            keep their weight transposed; layers that are no matrices or not finite are told of in `unread`, and no error.
-
-    Raises:
-        InputError: if a file is missing or of another kind, or its tensors do not fit one another.
-    """
-    folder = Path(folder)
-    config = _config(folder, matrices_only)
-    tensors = TensorFile(folder, "adapter", _TENSORS)
-    kinds = "lora_A|lora_B|lora_magnitude_vector" + "|lora_embedding_[AB]" * matrices_only
-    parts: dict[str, dict[str, str]] = {}
-    own: dict[str, str] = {}
-    for key in tensors:
-        name = key.removeprefix(_PREFIX)
-        if matrices_only and name.endswith(".bias"):
-            continue
-        found = re.fullmatch(rf"(.+)\.({kinds})(\.weight)?", name)
-        if found:
-            parts.setdefault(found[1], {})[found[2]] = key
-        else:
-            own[name.replace(".modules_to_save.default.", ".").replace(".original_module.", ".")] = key
-    if not parts:
-        raise InputError(f"adapter = {folder}: {_TENSORS} holds no LoRA weights; is it an adapter for another base?")
-    alphas = TensorFile(folder, "adapter", ALPHA) if (folder / ALPHA).is_file() else {}
-    scaled = {name.removesuffix(".alpha"): name for name in alphas}
-    dora, stabilised = bool(config.get("use_dora")), bool(config.get("use_rslora"))
-    needed = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if dora else set())
-    layers, unread = {}, {}
-    for name in dict.fromkeys([*parts, *scaled]):
-        if matrices_only:
-            reason = _no_matrices(tensors, parts.get(name, {}).values())
-            if any(part.startswith("lora_embedding") for part in parts.get(name, {})):
-                reason = "an embedding"
-            if reason is None and name in scaled:
-                reason = _no_matrices(alphas, [scaled[name]])
-            if reason is not None:
-                unread[name] = reason
-                continue
-        value, scale = {}, 1.0
-        if name in parts:
-            if set(parts[name]) != needed:
-                absent = listed(sorted(needed ^ set(parts[name])))
-                raise InputError(
-                    f"adapter = {folder}: {name}: {absent} is missing or not called for by use_dora = {dora}"
-                )
-            value = {kind: _read(folder, tensors, key) for kind, key in parts[name].items()}
-            a, b = value["lora_A"], value["lora_B"]
-            if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.shape[0] == 0:
-                raise InputError(
-                    f"adapter = {folder}: {name}: A and B have shapes {list(a.shape)} and {list(b.shape)}, must be"
-                    " [r, inputs] and [outputs, r]"
-                )
-            scale = _for(name, config.get("alpha_pattern"), config.get("lora_alpha", 8))
-            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not abs(scale) <= _LARGEST:
-                raise InputError(
-                    f"adapter = {folder}: lora_alpha = {shown(scale)}: must be a number of single precision"
-                )
-        magnitude = value["lora_magnitude_vector"].reshape(-1) if dora and value else None
-        alpha = _read(folder, alphas, scaled[name]) if name in scaled else None
-        layers[name] = PeftLayer(value.get("lora_A"), value.get("lora_B"), scale, stabilised, magnitude, alpha)
-    shared = _shared(folder, alphas, layers) if scaled and not matrices_only else []
-    return PeftFile(folder, config, layers, parts, own, unread, shared, tensors)
-
-
-def _no_matrices(tensors: TensorFile, keys: Iterable[str]) -> str | None:
-    """Why the tensors under these keys cannot update a matrix; None if they can."""
-    for key in keys:
-        sides, kind = len(tensors.shape(key)), tensors.dtype(key)
-        if sides > 2:
-            return f"of {sides} dimensions in the adapter"
-        if kind not in FLOATS:
-            return f"of type {kind} in the adapter"
-        if not np.isfinite(tensors.on_host(key)).all():
-            return "NaN or infinite in the adapter"
-    return None
-
-
-def _shared(folder: Path, alphas: TensorFile, layers: Mapping[str, PeftLayer]) -> list[list[str]]:
-    """The groups of layers that share one α, each with the same numbers."""
-    text = alphas.metadata.get(_SHARED, "[]")
-    try:
-        groups = [[layers[path].alpha for path in group] for group in json.loads(text)]
-        same = all(a is not None and np.array_equal(group[0], a) for group in groups for a in group)
-    except (json.JSONDecodeError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise InputError(f"adapter = {folder}: {ALPHA}: shared = {shown(text)}: must list layers with the same α")
-    return json.loads(text)
 
 
 def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | None = None) -> nnx.Module:
@@ -588,7 +390,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
     stray = [name for name in updated if name not in layers] + [name for name in own if name not in variables]
     if stray:
         raise InputError(
-            f"adapter = {folder}: {_TENSORS} has {listed(stray)}, for which the model has no place; is it an adapter for"
+            f"adapter = {folder}: {ADAPTER_WEIGHTS} has {listed(stray)}, for which the model has no place; is it an adapter for"
             " another base?"
         )
     lost = [name for name in file.layers if name not in layers]
@@ -634,7 +436,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
     named = set()
     for name, key in own.items():
         variable, place = variables[name]
-        value = _from_torch(place, variable, _read(folder, tensors, key))
+        value = _from_torch(place, variable, finite_tensor(folder, tensors, key))
         if value is None:
             raise InputError(
                 f"adapter = {folder}: {name} has shape {list(tensors.shape(key))}, the model has another; does the number of"
@@ -658,10 +460,3 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
         for place in held:
             setattr(place.module, str(place.name), new)
     return model
-
-
-def _read(folder: Path, tensors: Mapping[str, jax.Array], name: str) -> jax.Array:
-    value = tensors[name].astype(jnp.float32)
-    if not bool(jnp.isfinite(value).all()):
-        raise InputError(f"adapter = {folder}: {name} holds numbers that are not finite")
-    return value

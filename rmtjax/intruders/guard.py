@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from rmtjax._errors import InputError, shown
+from rmtjax._errors import InputError, listed, shown
 from rmtjax.adapters.linear import adapted_layers, matrix_of
 from rmtjax.intruders.predict import bulk_edge, check_question, lone_intruders, predict
 from rmtjax.intruders.scan import gram_values
 from rmtjax.linalg.dense import one_blas_thread
 from rmtjax.linalg.spectra import bulk_fit
-from rmtjax.models.checkpoint import listed
 
 __all__ = ["intruder_limits", "strength_limit"]
 

@@ -16,22 +16,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from rmtjax._errors import InputError, shown
+from rmtjax._errors import InputError, listed, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json, write_with
-from rmtjax.adapters.peft import ALPHA, MERGED_ALPHA, PeftLayer
-from rmtjax.intruders.pairs import Pair, Pairs, exists
+from rmtjax.checkpoints.folders import TOKENIZER_FILES, exists
+from rmtjax.checkpoints.matching import Share
+from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA
+from rmtjax.checkpoints.tensors import FLOATS, Tensor
+from rmtjax.intruders.pairs import Pair, Pairs
 from rmtjax.intruders.scan import LayerScan, Scan, scan
 from rmtjax.linalg.krylov import top_singular
-from rmtjax.models.checkpoint import TOKENIZER_FILES, listed
 
 __all__ = ["correction", "mend", "truncated"]
-
-_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
-"""What safetensors calls the types that weights have."""
-
 
 _NOT_BESIDE = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".tflite",
@@ -69,21 +66,58 @@ def truncated(left: np.ndarray, right: np.ndarray, rank: int) -> Factors:
     return Factors(np.pad(b, ((0, 0), none)), np.pad(a, (none, (0, 0))))
 
 
-def _mended_layer(pair: Pair, layer: PeftLayer, change: Factors) -> dict[str, np.ndarray]:
-    """A, B and magnitude of an adapter whose tuned matrix has changed so."""
-    a, b = np.asarray(layer.A, np.float32), np.asarray(layer.B, np.float32)
-    left, rows, turn = change.left, None, None
+class _Change(NamedTuple):
+    """The correction of one matrix in which an adapter's layer has a share."""
+
+    pair: Pair
+    share: Share
+    factors: Factors
+
+
+def _mended_layer(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str, np.ndarray]:
+    """Return A, B and magnitude of an adapter's layer whose tuned matrices have changed so.
+
+    Raises:
+        InputError: if it is one of DoRA of which the file keeps parts in several matrices.
+    """
+    layer = pairs.layer(name)
     if layer.magnitude is not None:
-        # tuned = diag(t)(diag(α)W + sBA), and t is the magnitude over the norms of the rows.
-        rows = pair.base if layer.alpha is None else np.asarray(layer.alpha)[:, None] * pair.base
-        norms = np.linalg.norm(rows + layer.strength * (b @ a), axis=1)
-        turn = np.asarray(layer.magnitude) / np.maximum(norms, np.finfo(np.float32).tiny)
-        left = left / np.where(turn == 0, 1, turn)[:, None]  # a row of magnitude 0 is none of any u
+        return _mended_dora(pairs, name, changes)
+    by_expert: dict[int | None, list[Factors]] = {}
+    for change in changes:
+        of_layer = pairs.in_layer(change.pair.name, change.share, *change.factors)
+        by_expert.setdefault(change.share.expert, []).append(Factors(*of_layer))
+    count = changes[0].share.experts
+    new_a, new_b = [], []
+    for expert in [None] if count == 1 and None in by_expert else range(count):
+        one = layer if expert is None else layer.expert(expert, count)
+        a, b = np.asarray(one.A, np.float32), np.asarray(one.B, np.float32)
+        if of_expert := by_expert.get(expert):
+            left = np.concatenate([one.strength * b, *(f.left for f in of_expert)], 1)
+            new = truncated(left, np.concatenate([a, *(f.right for f in of_expert)]), a.shape[0])
+            a, b = new.right, new.left / one.strength
+        new_a.append(a)
+        new_b.append(b)
+    # PEFT keeps the A of all experts below one another, the B interleaved.
+    return {"lora_A": np.concatenate(new_a), "lora_B": np.stack(new_b, -1).reshape(len(new_b[0]), -1)}
+
+
+def _mended_dora(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str, np.ndarray]:
+    (pair, share, change), layer = changes[0], pairs.layer(name)
+    if len(changes) > 1 or not share.whole:
+        raise InputError(
+            f"tuned = {pairs.adapter.folder}: {name} is DoRA on a matrix of which the base's file keeps parts elsewhere, which is"
+            " not mended here; merge the adapter into its base and mend the merged model"
+        )
+    a, b = np.asarray(layer.A, np.float32), np.asarray(layer.B, np.float32)
+    # tuned = diag(t)(diag(α)W + sBA), and t is the magnitude over the norms of the rows.
+    rows = pair.base if layer.alpha is None else np.asarray(layer.alpha)[:, None] * pair.base
+    norms = np.linalg.norm(rows + layer.strength * (b @ a), axis=1)
+    turn = np.asarray(layer.magnitude) / np.maximum(norms, np.finfo(np.float32).tiny)
+    left = change.left / np.where(turn == 0, 1, turn)[:, None]  # a row of magnitude 0 is none of any u
     new = truncated(np.concatenate([layer.strength * b, left], 1), np.concatenate([a, change.right]), a.shape[0])
-    made = {"lora_A": new.right, "lora_B": new.left / layer.strength}
-    if turn is not None:
-        made["lora_magnitude_vector"] = turn * np.linalg.norm(rows + new.left @ new.right, axis=1)
-    return made
+    magnitude = turn * np.linalg.norm(rows + new.left @ new.right, axis=1)
+    return {"lora_A": new.right, "lora_B": new.left / layer.strength, "lora_magnitude_vector": magnitude}
 
 
 def mend(
@@ -124,13 +158,16 @@ def mend(
     found = scan(base, tuned, top=top, threshold=threshold, layers=layers, exact=exact, progress=progress)
     pairs = Pairs(base, tuned, layers)
     planted = [one.name for one in found.layers if one.intruders]
-    if pairs.adapter is not None:
-        layers_of = {name: pairs.adapter.layers[pairs.partner(name)] for name in planted}
-        bare = [name for name, layer in layers_of.items() if layer.A is None or layer.strength == 0]
-        if bare:
-            raise InputError(
-                f"tuned = {tuned}: {listed(bare)} has intruders by α alone and no update to mend; choose others by layers"
-            )
+    bare = [
+        name
+        for name in planted
+        for share in pairs.shares(name)
+        if pairs.layer(share.layer).A is None or pairs.layer(share.layer).strength == 0
+    ]
+    if bare:
+        raise InputError(
+            f"tuned = {tuned}: {listed(bare)} has intruders by α alone and no update to mend; choose others by layers"
+        )
     new = not target.exists()
     target = prepare_folder("out", target)
     try:
@@ -145,47 +182,52 @@ def mend(
 
 
 def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
-    file = pairs.tuned if pairs.adapter is None else pairs.adapter.tensors
-    of = {pairs.partner(one.name): one for one in found.layers if one.intruders}
-    if pairs.adapter is not None:  # the layer of each of its tensors
-        of = {key: of[layer] for layer, keys in pairs.adapter.keys.items() if layer in of for key in keys.values()}
-    for shard in file.files:
-        changed = [key for key in file.in_file(shard) if key in of]
-        write_with(target / shard, _patched(file.folder / shard, _mended(pairs, of, changed, scale)))
-    _copy_beside(file.folder, target, whole=pairs.of_folder)
+    planted = {layer.name: layer for layer in found.layers if layer.intruders}
+    whole = [name for name in planted if not pairs.shares(name)]
+    of_layer: dict[str, list[str]] = {}
+    for name in planted:
+        for share in pairs.shares(name):
+            of_layer.setdefault(share.layer, []).append(name)
+
+    def pieces(shard: str) -> Iterator[tuple[Tensor, int | None, np.ndarray]]:
+        """The new numbers for one file: where they belong, a layer or a matrix in memory at a time."""
+        for name in whole:
+            tensor, index = pairs.place(name)
+            if tensor.file.name == shard:
+                pair = pairs.read(name)
+                change = correction(pair, planted[name], scale)
+                mended = pair.tuned.dense() + change.left @ change.right
+                yield tensor, index, mended.T if pairs.turned(name) else mended
+        for layer, names in of_layer.items():
+            keys = {part: key for part, key in pairs.adapter.keys[layer].items() if key in pairs.tuned.in_file(shard)}
+            if keys:
+                changes = []
+                for name in names:
+                    pair = pairs.read(name)
+                    change = correction(pair, planted[name], scale)
+                    changes += [_Change(pair, share, change) for share in pairs.shares(name) if share.layer == layer]
+                made = _mended_layer(pairs, layer, changes)
+                for part, key in keys.items():
+                    yield pairs.tuned.place(key), None, made[part]
+
+    for shard in pairs.tuned.files:
+        write_with(target / shard, _patched(pairs.tuned.folder / shard, pieces(shard)))
+    _copy_beside(pairs.tuned.folder, target, whole=pairs.of_folder)
     if pairs.adapter is not None:
-        _copy_base(file.folder, target, pairs.adapter.config)
+        _copy_base(pairs.tuned.folder, target, pairs.adapter.config)
 
 
-def _mended(pairs: Pairs, of: dict[str, LayerScan], keys: list[str], scale: float) -> Iterator[tuple[str, np.ndarray]]:
-    """New tensors for these keys of the tuned file, one layer in memory at a time."""
-    for name, found in {of[key].name: of[key] for key in keys}.items():
-        pair = pairs.read(name)
-        change = correction(pair, found, scale)
-        if pairs.adapter is None:
-            mended = pair.tuned.dense() + change.left @ change.right
-            yield pairs.partner(name), mended.T if pairs.turned(name) else mended
-            continue
-        made = _mended_layer(pair, pairs.layer(name), change)
-        for part, key in pairs.adapter.keys[pairs.partner(name)].items():
-            if key in keys:
-                yield key, made[part]
-
-
-def _patched(file: Path, new: Iterator[tuple[str, np.ndarray]]) -> Callable[[BinaryIO], None]:
-    """What writes a safetensors file anew, with some tensors replaced and every other bit as it was."""
+def _patched(file: Path, new: Iterator[tuple[Tensor, int | None, np.ndarray]]) -> Callable[[BinaryIO], None]:
+    """Return what writes a safetensors file anew, with some tensors replaced and every other bit as it was."""
 
     def fill(target: BinaryIO) -> None:
         with file.open("rb") as source:
-            length = int.from_bytes(source.read(8), "little")
-            header = json.loads(source.read(length))
-            source.seek(0)
             shutil.copyfileobj(source, target, 1 << 22)
-        for key, value in new:
-            begin, end = header[key]["data_offsets"]
-            made = np.ascontiguousarray(value).astype(_FLOATS[header[key]["dtype"]]).tobytes()
-            assert len(made) == end - begin
-            target.seek(8 + length + begin)
+        for tensor, index, value in new:
+            made = np.ascontiguousarray(value).astype(FLOATS[tensor.dtype]).tobytes()
+            size = (tensor.stop - tensor.start) // (1 if index is None else tensor.shape[0])
+            assert len(made) == size
+            target.seek(tensor.start + (index or 0) * size)
             target.write(made)
 
     return fill

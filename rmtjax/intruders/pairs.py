@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmtjax._errors import InputError, pattern, shown
-from rmtjax.adapters.peft import ALPHA, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
+from rmtjax._errors import InputError, listed, pattern
+from rmtjax.checkpoints.folders import called, exists, model_folder, open_weights
+from rmtjax.checkpoints.matching import Share, match_adapter, match_names
+from rmtjax.checkpoints.matrices import Checkpoint, natural_order, read_config
+from rmtjax.checkpoints.names import without_wrappers
+from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
+from rmtjax.checkpoints.tensors import Tensor, TensorFile
 from rmtjax.linalg.krylov import Matrix, Operator
-from rmtjax.models.checkpoint import FLOATS, TensorFile, listed, model_folder
 
-__all__ = ["Pair", "Pairs", "Skipped", "exists", "open_weights"]
+__all__ = ["Pair", "Pairs", "Skipped"]
 
-_INDEX = ".index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _EMBEDDING = re.compile(
     r"(^|\.)(\w*embed(ding)?s?|embed_(tokens|positions|in|out)\w*|wte|wpe|shared|lm_head|decoder)\.(\d+\.)?weight$"
 )
@@ -34,11 +34,13 @@ _PLAIN = 30
 _CONV1D = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
 """Architectures of transformers that keep the transposed weight, (inputs, outputs), in dense layers of these names:"""
 _CONV1D_LAYER = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
+_STACK_OF_LAYERS = re.compile(r"\.\d+\.")
+_ROUNDING = {"BF16": 2.0**-8, "F16": 2.0**-11}
 _BESIDE = {
-    ".base_layer.weight": "the base's own, kept with the adapter",
+    ".base_layer.": "the base's own, kept with the adapter",
     ".trainable_tokens_delta": "rows of an embedding, trained beside the adapter",
 }
-"""Tensors of an adapter's file that are neither an update of a matrix nor a weight that trained, by how their names end."""
+"""Tensors of an adapter's file that are neither an update of a matrix nor a weight that trained, by what is in their keys."""
 
 
 def largest(x: Matrix) -> float:
@@ -54,12 +56,14 @@ class Pair(NamedTuple):
         base: W, shape (n, m); of NumPy on processors, of JAX on an accelerator.
         tuned: the matrix afterwards.
         factors: B (n, r) and A (r, m) of an update that is BA and nothing else; otherwise None.
+        rounding: unit roundoff of the type that the base is stored in.
     """
 
     name: str
     base: Matrix
     tuned: Operator
     factors: tuple[Matrix, Matrix] | None
+    rounding: float = 2.0**-24
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -105,43 +109,6 @@ class Skipped(NamedTuple):
     reason: str
 
 
-@contextlib.contextmanager
-def _called(argument: str) -> Iterator[None]:
-    """Errors of other readers name the argument as it is called here."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(re.sub(r"\A(model|adapter)\b", argument, str(error))) from None
-
-
-def exists(path: str | os.PathLike, argument: str) -> bool:
-    """Whether there is something under a path; InputError if it is no path, or one that cannot be."""
-    try:
-        return Path(path).exists()
-    except (TypeError, ValueError, OSError) as error:
-        raise InputError(f"{argument} = {shown(path)}: is no path ({error})") from None
-
-
-def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
-    """The tensors of a safetensors file, or of a model's folder or hub id, sharded or not.
-
-    Raises:
-        InputError: for a pickle, and for whatever is missing, truncated or something else.
-    """
-    if exists(path, argument) and (file := Path(path)).is_file():
-        if file.suffix.lower() in _PICKLES:
-            raise InputError(
-                f"{argument} = {path}: is a pickle, which runs the code inside it when it is read, so it is not; convert it"
-                " to safetensors"
-            )
-        if file.name.endswith(_INDEX):
-            return TensorFile(file.parent, argument, file.name.removesuffix(_INDEX))
-        return TensorFile(file.parent, argument, file.name)
-    with _called(argument):
-        folder = model_folder(path)
-    return TensorFile(folder, argument)
-
-
 def _host(value) -> np.ndarray:
     return np.asarray(value).astype(np.float32, copy=False)
 
@@ -151,33 +118,6 @@ def _balanced(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarr
     sizes = [math.frexp(float(np.max(np.abs(x), initial=0)))[1] for x in (left, right)]
     shift = (sizes[1] - sizes[0]) // 2 if left.any() and right.any() else 0
     return np.ldexp(left, shift), np.ldexp(right, -shift)
-
-
-def _same_layer(one: str, other: str) -> bool:
-    """Whether two dotted names are one, up to leading parts that one of them lacks (`bert.encoder…`, `encoder…`)."""
-    return one == other or one.endswith("." + other) or other.endswith("." + one)
-
-
-def _partners(names: list[str], others: Mapping[str, object], argument: str) -> dict[str, str]:
-    """For each of `names` the entry of `others` that is the same layer, where there is one."""
-    found = {name: name for name in names if name in others}
-    by_end: dict[str, list[str]] = {}
-    for other in others:
-        if other not in found:
-            by_end.setdefault(".".join(other.split(".")[-2:]), []).append(other)
-    for name in names:
-        if name in found:
-            continue
-        same = [o for o in by_end.get(".".join(name.split(".")[-2:]), []) if _same_layer(name, o)]
-        if len(same) > 1:
-            raise InputError(f"{argument}: {name} could be any of {listed(same)}")
-        if same:
-            found[name] = same[0]
-    taken: dict[str, str] = {}
-    for name, other in found.items():
-        if taken.setdefault(other, name) != name:
-            raise InputError(f"{argument}: {other} could be either of {listed([taken[other], name])}")
-    return found
 
 
 class Pairs:
@@ -192,9 +132,10 @@ class Pairs:
         names: what will be read, by their names in the base.
         skipped: what will not, and why.
         adapter: the adapter, if that is what `tuned` is.
-        tuned: its tensors otherwise.
+        tuned: the tensors of the tuned file, of an adapter, too.
         of_folder: whether `tuned` is a folder, and what lies there belongs to it.
         remarks: what makes one doubt that the two belong together.
+        incomplete: updates and layers that should have been compared and could not be.
 
     Raises:
         InputError: if a file is missing, damaged or a pickle, or nothing is in common.
@@ -202,57 +143,62 @@ class Pairs:
 
     def __init__(self, base: str | os.PathLike | None, tuned: str | os.PathLike, layers: str | None = None) -> None:
         self._wanted = None if layers is None else pattern(layers, "layers =")
-        with _called("base"):
+        with called("base"):
             base = model_folder(None) if base is None else base
-        self._base = open_weights(base, "base")
+        base_file = open_weights(base, "base")
         if not exists(tuned, "tuned"):
-            with _called("tuned"):
+            with called("tuned"):
                 tuned = model_folder(tuned, adapter=True)
         folder = Path(tuned)
-        if folder.is_file() and folder.name == f"model.safetensors{_INDEX}":
-            tuned = folder = folder.parent
-        if folder.is_file() and folder.name.startswith("adapter_model"):
+        if folder.is_file() and folder.name.startswith(("adapter_model.", "adapter_model-")):
             raise InputError(f"tuned = {tuned}: is the file of a PEFT adapter; give its folder, {folder.parent}")
         for inner in ("adapter", "model"):  # what a run of finetune leaves
             if (folder / "run.json").is_file() and (folder / inner).is_dir():
                 tuned = folder = folder / inner
         self.of_folder = folder.is_dir()
         self.remarks: list[str] = []
+        self.incomplete: list[str] = []
+        self.skipped: list[Skipped] = []
         self.adapter: PeftFile | None = None
         self.tuned: TensorFile | None = None
+        config = read_config(base_file.folder, "base")
         if (folder / "adapter_config.json").is_file():
-            with _called("tuned"):
+            with called("tuned"):
                 self.adapter = read_peft(folder, matrices_only=True)
-            partners = self._adapted()
+            loaded_as = self.adapter.config.get("auto_mapping") or {}
+            class_name = loaded_as.get("base_model_class") if isinstance(loaded_as, dict) else None
+            self._base = Checkpoint(base_file, config, class_name)
+            self.tuned = self.adapter.tensors
+            self._match_adapter()
         else:
+            self._base = Checkpoint(base_file, config)
             self.tuned = open_weights(tuned, "tuned")
-            partners = self._common()
+            self._match_checkpoint(read_config(self.tuned.folder, "tuned") or config)
+        found = list(dict.fromkeys([*self._shares, *self._partners]))
         if self._wanted is not None:
-            kept = {name: other for name, other in partners.items() if self._wanted.search(name)}
-            if partners and not kept:
-                raise InputError(f"layers = {layers!r}: matches none of {listed(list(partners))}")
-            partners = kept
+            kept = [name for name in found if self._wanted.search(name)]
+            if found and not kept:
+                raise InputError(f"layers = {layers!r}: matches none of {listed(found)}")
         else:
-            for name in [name for name in partners if _EMBEDDING.search(name)]:
-                self.skipped.append(Skipped(name, "an embedding (--layers takes it all the same)"))
-                del partners[name]
-        self._partners = partners
+            kept = [name for name in found if not _EMBEDDING.search(name)]
+            embeddings = [name for name in found if _EMBEDDING.search(name)]
+            self.skipped += [Skipped(name, "an embedding (--layers takes it all the same)") for name in embeddings]
+        self.names = sorted(kept, key=natural_order)
         self._said = bool(self.adapter is not None and self.adapter.config.get("fan_in_fan_out"))
         self._turned = self._kept_transposed()
-        self.names = sorted(partners, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
         self._has_alpha = self.adapter is not None and self._merged_alpha(folder)
         if self.adapter is not None:
             self.remarks += self._other_base(str(base))
         if not self.names:
-            unread = self.adapter.unread if self.adapter is not None else {}
-            reason = "".join(f"; {name} is {why}" for name, why in list(unread.items())[:1])
-            raise InputError(
-                f"tuned = {tuned}: has no weight matrix in common with the base, {self._base.folder}{reason}"
-            )
+            reason = "".join(f"; {skip.name} is {skip.reason}" for skip in self.skipped[:1])
+            raise InputError(f"tuned = {tuned}: has no weight matrix in common with the base, {base}{reason}")
 
     def _other_base(self, given: str) -> list[str]:
-        """A remark, if the adapter names a base that is not called as this one is."""
-        named, folder = str(self.adapter.config.get("base_model_name_or_path") or ""), self._base.folder.resolve()
+        """Return a remark, if the adapter names a base that is not called as this one is."""
+        named, folder = (
+            str(self.adapter.config.get("base_model_name_or_path") or ""),
+            self._base.tensors.folder.resolve(),
+        )
         called = {
             Path(given).name,
             folder.name,
@@ -264,46 +210,169 @@ class Pairs:
         return [f"the adapter names {named} as its base, and was compared with {given}"]
 
     def _merged_alpha(self, folder: Path) -> bool:
-        """Whether the base has been scaled by the adapter's α already."""
-        merged, own = self._base.folder / MERGED_ALPHA, folder / ALPHA
+        """Return whether the base has been scaled by the adapter's α already."""
+        merged, own = self._base.tensors.folder / MERGED_ALPHA, folder / ALPHA
         if not (merged.is_file() and own.is_file()):
             return False
         if merged.read_bytes() != own.read_bytes():
-            raise InputError(f"base = {self._base.folder}: has been scaled by another α than that of tuned = {folder}")
+            raise InputError(
+                f"base = {self._base.tensors.folder}: has been scaled by another α than that of tuned = {folder}"
+            )
         return True
 
-    def _matrices(self, file: TensorFile) -> list[str]:
-        return [name for name in file if len(file.shape(name)) == 2]
+    def _asked_for(self, names: list[str]) -> list[str]:
+        """Return those of some names of the base that `layers` matches; all without it."""
+        return [name for name in names if self._wanted is None or self._wanted.search(name)]
+
+    # -- which weights are the same ------------------------------------------------------------------------------------
+
+    def _match_adapter(self) -> None:
+        """Find what the adapter's layers update, and which matrices it holds whole."""
+        where = f"tuned = {self.adapter.folder}"
+        adapted = match_adapter(
+            self._base, self.adapter, where, narrowed=self._asked_for, may_turn=self._may_be_transposed
+        )
+        self._shares, self._layers = adapted.shares, adapted.layers
+        self.remarks += self.adapter.remarks
+        self.skipped += [Skipped(name, reason) for name, reason in self.adapter.unread.items()]
+        self.incomplete += [name for name, reason in self.adapter.unread.items() if reason != "an embedding"]
+        stray = [name for name, reason in adapted.missing.items() if not reason]
+        # Another base has too few layers, or none of these; a module that its file leaves out, as of a head, is none of a stack.
+        stacks = {
+            _numberless(self._layers[name].module or name) for name in self._layers if name not in adapted.missing
+        }
+        if stray and (
+            not adapted.shares or any(_numberless(self._layers[name].module or name) in stacks for name in stray)
+        ):
+            raise InputError(
+                f"{where}: updates {listed(stray)}, which the base does not have"
+                f"{self._closest(stray[0])}; is it an adapter for another base?"
+            )
+        for name, reason in adapted.missing.items():
+            self.skipped.append(Skipped(name, reason or "no matrix of the base"))
+            self.incomplete.append(name)
+        if stray:
+            self.remarks.append(f"the adapter updates {listed(stray)}, which is no matrix of the base")
+        self._partners = self._match_whole()
+
+    def _closest(self, name: str) -> str:
+        """Return, for a message, the matrix of the base whose name ends most like a layer's."""
+        last = name.rpartition(".")[2]
+        alike = [one for one in self._base.matrices if f".{last}." in f".{one}."]
+        return f" (it has {min(alike, key=len)}, for example)" if alike else ""
+
+    def _match_whole(self) -> dict[str, str]:
+        """Return the matrices that an adapter holds whole (`modules_to_save`): base's name → the adapter's tensor."""
+        whole = {}
+        for name, key in self.adapter.own.items():
+            shape = self.tuned.shape(key)
+            why = next((why for part, why in _BESIDE.items() if part in key), self.tuned.unreadable(key))
+            if why is not None:
+                self.skipped.append(Skipped(without_wrappers(key)[0], why))
+            elif len(shape) == 2:
+                whole[name] = key
+        others = [self._base.names(name) for name in self._base.matrices]
+        found = match_names(
+            [self._base.names(name) for name in whole],
+            others,
+            f"tuned = {self.adapter.folder}",
+            lambda _, candidates: self._asked_for(candidates),
+        )
+        partners = {}
+        for name, key in whole.items():
+            if name not in found:
+                self.skipped.append(Skipped(name, "trained whole, beside the adapter, and no matrix of the base"))
+            elif self._base.matrices[found[name]].stored != self.tuned.shape(key):
+                shapes = list(self._base.matrices[found[name]].stored), list(self.tuned.shape(key))
+                self.skipped.append(Skipped(found[name], f"shapes differ: {shapes[0]} and {shapes[1]}"))
+            else:
+                partners[found[name]] = key
+        return partners
+
+    def _match_checkpoint(self, config: Mapping[str, Any] | None) -> None:
+        """Find the matrices that two checkpoints have in common."""
+        self._shares, self._layers = {}, {}
+        self._after = after = Checkpoint(self.tuned, config)
+        base = self._base
+        found = match_names(
+            [base.names(name) for name in base.matrices],
+            [after.names(name) for name in after.matrices],
+            f"tuned = {self.tuned.folder}",
+            lambda _, candidates: candidates,
+        )
+        self.skipped += [Skipped(name, reason) for name, reason in base.skipped.items()]
+        alike = match_names(
+            [base.names(name) for name in after.skipped], [base.names(name) for name in base.skipped], "tuned"
+        )
+        for name, reason in after.skipped.items():
+            if name not in alike:
+                self.skipped.append(Skipped(name, f"{reason} (in the tuned model)"))
+        taken = set(found.values())
+        only = (
+            [name for name in base.matrices if name not in found],
+            [name for name in after.matrices if name not in taken],
+        )
+        unread = {*base.skipped, *after.skipped}
+        self.skipped += [Skipped(name, "only in the base") for name in only[0] if name not in unread]
+        self.skipped += [Skipped(name, "only in the tuned model") for name in only[1] if name not in unread]
+        in_stacks = [[name for name in names if _STACK_OF_LAYERS.search(name)] for names in only]
+        if all(in_stacks):  # both sides have layers that the other lacks: most likely the same under other names
+            self.incomplete += in_stacks[0]
+            self.remarks.append(
+                f"the base has {listed(in_stacks[0], 2)} and the tuned model {listed(in_stacks[1], 2)}, which were not compared:"
+                " their names do not show whether they are the same layers"
+            )
+        self.incomplete += [name for name in {**base.skipped, **after.skipped} if self._is_quantized(name)]
+        for name, other in list(found.items()):
+            shapes = base.matrices[name].stored, after.matrices[other].stored
+            if shapes[0] != shapes[1]:
+                self.skipped.append(Skipped(name, f"shapes differ: {list(shapes[0])} and {list(shapes[1])}"))
+                del found[name]
+        self._partners = found
+
+    def _is_quantized(self, name: str) -> bool:
+        """Return whether a tensor is a quantised weight itself, not a table of one."""
+        reason = self._base.tensors.quantized.get(name) or self.tuned.quantized.get(name) or "a table of"
+        return not reason.startswith("a table of")
+
+    # -- how a matrix is stored ----------------------------------------------------------------------------------------
+
+    def _may_be_transposed(self, name: str) -> bool:
+        """Return whether a layer of this name may be kept as (inputs, outputs)."""
+        return bool(self.adapter.config.get("fan_in_fan_out")) or _named(name)
 
     def _told(self, name: str) -> bool | None:
-        """Whether the file keeps the transpose of a weight, (inputs, outputs), by what has to fit it: an update, or a bias,
-        which is as long as there are outputs. Neither tells of a square one.
+        """Return whether the file keeps the transpose of a weight, (inputs, outputs), by what has to fit it: an update, or a
+        bias, which is as long as there are outputs. Neither tells of a square one.
         """
-        n, m = self._base.shape(name)
-        update = self.adapter.layers[self._partners[name]] if self.adapter and name in self._partners else None
-        if n == m:
+        matrix = self._base.matrices[name]
+        n, m = matrix.stored
+        if n == m or matrix.expert is not None:
             return None
-        if update is not None and update.A is not None:
-            fits = update.B.shape[0], update.A.shape[1]
-            return False if fits == (n, m) else (self._said or _named(name)) and fits == (m, n)
-        bias = name.removesuffix("weight") + "bias"
-        return {(n,): False, (m,): True}.get(self._base.shape(bias)) if bias in self._base else None
+        shares = self._shares.get(name, [])
+        if len(shares) == 1 and self._layers[shares[0].layer].A is not None:
+            return shares[0].turned
+        bias = matrix.tensor.removesuffix("weight") + "bias"
+        return {(n,): False, (m,): True}.get(self._base.tensors.shape(bias)) if bias in self._base.tensors else None
 
     def _kept_transposed(self) -> frozenset[str]:
-        """The weights that the file keeps as (inputs, outputs).
+        """Return the weights that the file keeps as (inputs, outputs).
 
         What has to fit a weight tells; of a square one what is told of its neighbours, where all are alike. Else the config
-        says of what architectures the model is made, and without one an adapter says so of its layers.
+        says of what architectures the model is made, and without one an adapter says so of its layers. A stack of experts is
+        told by the shapes of its projections.
         """
         neighbours: dict[tuple[str, bool], set[bool]] = {}
-        for name in self._matrices(self._base):
+        for name in self._base.matrices:
             if (told := self._told(name)) is not None:
                 neighbours.setdefault(_neighbourhood(name), set()).add(told)
-        kinds = _architectures(self._base.folder)
+        kinds = _architectures(self._base.config)
         turned = set()
-        for name in self._partners:
-            told = self._told(name)
-            if told is None and (_named(name) or self._said):
+        for name in self.names:
+            matrix = self._base.matrices[name]
+            if matrix.expert is not None:
+                told = self._base.stack_is_transposed(matrix.tensor)
+            elif (told := self._told(name)) is None and (_named(name) or self._said):
                 near = neighbours.get(_neighbourhood(name), set())
                 by_config = self._said if kinds is None else _named(name) and not kinds.isdisjoint(_CONV1D)
                 told = True in near if len(near) == 1 else by_config
@@ -311,134 +380,128 @@ class Pairs:
                 turned.add(name)
         return frozenset(turned)
 
-    def _adapted(self) -> dict[str, str]:
-        """Base tensor → layer of the adapter."""
-        self.skipped = [Skipped(name, reason) for name, reason in self.adapter.unread.items()]
-        for name, key in self.adapter.own.items():
-            if len(self.adapter.tensors.shape(key)) == 2:
-                reason = next(
-                    (why for end, why in _BESIDE.items() if name.endswith(end)), "trained whole, beside the adapter"
-                )
-                self.skipped.append(Skipped(name, reason))
-        stems = {f"{name.removesuffix('.weight')}.weight": name for name in self._matrices(self._base)}
-        wanted = {f"{name}.weight": name for name in self.adapter.layers}
-        found = _partners(list(wanted), stems, f"tuned = {self.adapter.folder}")
-        partners = {wanted[name]: stem for name, stem in found.items()}
-        stray = [name for name in self.adapter.layers if name not in partners]
-        # Another base has too few layers, or none of these; a module that its file leaves out, as of a head, is none of a stack.
-        stacks = {_numberless(name) for name in partners}
-        if stray and (not partners or any(_numberless(name) in stacks for name in stray)):
-            raise InputError(
-                f"tuned = {self.adapter.folder}: updates {listed(stray)}, which the base does not have; is it an adapter for"
-                " another base?"
-            )
-        self.skipped += [Skipped(name, "no matrix of the base") for name in stray]
-        if stray:
-            self.remarks.append(f"the adapter updates {listed(stray)}, which is no matrix of the base")
-        return {stems[stem]: name for name, stem in partners.items()}
-
-    def _common(self) -> dict[str, str]:
-        """Base tensor → tuned tensor."""
-        base, tuned = self._matrices(self._base), self._matrices(self.tuned)
-        partners = _partners(base, dict.fromkeys(tuned), f"tuned = {self.tuned.folder}")
-        taken = set(partners.values())
-        self.skipped = [
-            Skipped(name, f"of {len(self._base.shape(name))} dimensions")
-            for name in self._base
-            if len(self._base.shape(name)) > 2
-        ]
-        self.skipped += [Skipped(name, "only in the base") for name in base if name not in partners]
-        self.skipped += [Skipped(name, "only in the tuned model") for name in tuned if name not in taken]
-        for name, other in list(partners.items()):
-            shapes = self._base.shape(name), self.tuned.shape(other)
-            if shapes[0] != shapes[1]:
-                self.skipped.append(Skipped(name, f"shapes differ: {list(shapes[0])} and {list(shapes[1])}"))
-                del partners[name]
-        return partners
-
     def __len__(self) -> int:
         return len(self.names)
 
-    def partner(self, name: str) -> str:
-        """The name that a weight of the base has in the tuned file, or its layer's in the adapter."""
-        return self._partners[name]
+    def partner(self, name: str) -> str | None:
+        """Return the name that a weight of the base has in the tuned file; None if an adapter's layers update it."""
+        return self._partners.get(name)
+
+    def shares(self, name: str) -> list[Share]:
+        """Return what an adapter's layers do to a weight of the base; empty if it is in the tuned file whole."""
+        return [] if name in self._partners else self._shares.get(name, [])
 
     def layer(self, name: str) -> PeftLayer:
-        """What the adapter does to a weight of the base; without α where the base has it already."""
-        layer = self.adapter.layers[self._partners[name]]
+        """Return an adapter's layer, by its own name; without α where the base has it already."""
+        layer = self._layers[name]
         return dataclasses.replace(layer, alpha=None) if self._has_alpha else layer
 
     def shape(self, name: str) -> tuple[int, int]:
-        """(outputs, inputs), without reading the matrix."""
-        n, m = self._base.shape(name)
+        """Return (outputs, inputs), without reading the matrix."""
+        n, m = self._base.matrices[name].stored
         return (m, n) if self.turned(name) else (n, m)
 
     def turned(self, name: str) -> bool:
-        """Whether the file keeps the transposed matrix."""
+        """Return whether the file keeps the transposed matrix."""
         return name in self._turned
 
     def __iter__(self) -> Iterator[Pair | Skipped]:
         return map(self.read, self.names)
 
     def read(self, name: str) -> Pair | Skipped:
-        """One pair, or why there is none.
+        """Read one pair; or say why there is none.
 
         Raises:
             InputError: if an update's factors do not fit the weight.
         """
-        if self._base.dtype(name) not in FLOATS:
-            return Skipped(name, f"of type {self._base.dtype(name)}")
-        base = self._base.on_host(name)
-        base = np.ascontiguousarray(base.T) if self.turned(name) else base
+        base = self._oriented(self._base.read(name), name)
         if not np.isfinite(base).all():
             return Skipped(name, "NaN or infinite in the base")
         if not base.any():
             return Skipped(name, "all zero in the base")
-        if self.adapter is not None:
-            return self._updated(name, base, self.layer(name))
-        partner = self._partners[name]
-        if self.tuned.dtype(partner) not in FLOATS:
-            return Skipped(name, f"of type {self.tuned.dtype(partner)} in the tuned model")
-        tuned = self.tuned.on_host(partner)
-        tuned = np.ascontiguousarray(tuned.T) if self.turned(name) else tuned
+        if name not in self._partners:
+            return self._updated(name, base)
+        tuned = self._oriented(self._read_tuned(name), name)
         if not np.isfinite(tuned).all():
             return Skipped(name, "NaN or infinite in the tuned model")
         if not tuned.any():
             return Skipped(name, "all zero in the tuned model")
-        return Pair(name, base, Operator(tuned), None)
+        return Pair(name, base, Operator(tuned), None, self._rounding(name))
 
-    def _updated(self, name: str, base: np.ndarray, layer: PeftLayer) -> Pair | Skipped:
-        n, m = base.shape
-        where = f"tuned = {self.adapter.folder}: {self._partners[name]}"
-        left = right = None
-        if layer.A is not None:
-            left, right = _balanced(np.asarray(layer.B, float) * layer.strength, np.asarray(layer.A, float))
-            if left.shape[0] != n or right.shape[1] != m:
-                raise InputError(
-                    f"{where}: BA has shape {[left.shape[0], right.shape[1]]}, the weight {[n, m]}; is it an adapter for"
-                    " another base?"
-                )
+    def _read_tuned(self, name: str) -> np.ndarray:
+        partner = self._partners[name]
+        return self._after.read(partner) if self.adapter is None else self.tuned.on_host(partner)
+
+    def _oriented(self, stored: np.ndarray, name: str) -> np.ndarray:
+        return np.ascontiguousarray(stored.T) if self.turned(name) else stored
+
+    def factors(self, name: str, share: Share) -> tuple[np.ndarray, np.ndarray]:
+        """Return factors (outputs, r) and (r, inputs), in double precision, of what a layer adds to a matrix."""
+        layer = share.of(self.layer(share.layer))
+        b, a = np.asarray(layer.B, float) * layer.strength, np.asarray(layer.A, float)
+        if share.whole:
+            return b, a
+        left, right = share.stored(b, a, self._base.matrices[name].stored)
+        return (right.T, left.T) if self.turned(name) else (left, right)
+
+    def in_layer(self, name: str, share: Share, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return a change of a matrix, given as such factors, as B and A of a layer that has a share in it."""
+        if share.whole:
+            return left, right
+        left, right = (right.T, left.T) if self.turned(name) else (left, right)
+        return share.in_memory(left, right, self._layers[share.layer].B.shape[0])
+
+    def place(self, name: str) -> tuple[Tensor, int | None]:
+        """Return where the tuned file has a matrix that it holds whole: its tensor, and which of a stack's matrices it is."""
+        partner = self._partners[name]
+        if self.adapter is not None:
+            return self.tuned.place(partner), None
+        matrix = self._after.matrices[partner]
+        return self.tuned.place(matrix.tensor), matrix.expert
+
+    def _updated(self, name: str, base: np.ndarray) -> Pair | Skipped:
+        n = len(base)
+        left = right = scale = None
+        pieces = [(share, self.layer(share.layer)) for share in self.shares(name)]
+        factors = [_balanced(*self.factors(name, share)) for share, layer in pieces if layer.A is not None]
+        if factors:
+            left, right = (
+                np.concatenate(side, axis) for side, axis in zip(zip(*factors, strict=True), (1, 0), strict=True)
+            )
             size = math.sqrt(max(np.einsum("ij,ij->", left.T @ left, right @ right.T), 0.0))
             if not size <= float(np.linalg.norm(base)) / float(np.finfo(np.float32).eps):
                 return Skipped(name, f"an update of norm {size:.1e}, beside which nothing of the base is left")
             left, right = _host(left), _host(right)
-        scale = None
-        for part, vector in (("alpha", layer.alpha), ("magnitude", layer.magnitude)):
-            if vector is not None and vector.shape != (n,):
-                raise InputError(f"{where}: {part} has shape {list(vector.shape)}, must be [{n}]")
-        if layer.alpha is not None:
-            scale = _host(layer.alpha)
-        if layer.magnitude is not None:
+        vectors = {}
+        for part in ("alpha", "magnitude"):
+            for share, layer in pieces:
+                vector = getattr(layer, part)
+                if vector is None:
+                    continue
+                if share.rows is not None:
+                    vector = vector[slice(*share.rows)]
+                first, end = share.within or (0, n)
+                if vector.shape != (end - first,):
+                    where = f"tuned = {self.adapter.folder}: {share.layer}"
+                    raise InputError(f"{where}: {part} has shape {list(vector.shape)}, must be [{end - first}]")
+                vectors.setdefault(part, np.full(n, np.nan, np.float32))[first:end] = _host(vector)
+        if "alpha" in vectors:
+            scale = np.where(np.isnan(vectors["alpha"]), np.float32(1), vectors["alpha"])
+        if "magnitude" in vectors:
             # m/‖W'‖ by rows, W' = diag(α)W + BA, whose norms need no W': ‖w‖² + 2⟨w, ba⟩ + ‖ba‖².
             rows = base if scale is None else scale[:, None] * base
             squares = np.einsum("ij,ij->i", rows, rows)
             squares += 2 * np.einsum("ir,ir->i", rows @ right.T, left)
             squares += np.einsum("ir,rs,is->i", left, right @ right.T, left)
-            turn = _host(layer.magnitude) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))
+            turn = vectors["magnitude"] / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))
+            turn = np.where(np.isnan(vectors["magnitude"]), np.float32(1), turn)
             scale = turn if scale is None else turn * scale
             left = turn[:, None] * left
         factors = (left, right) if scale is None else None
-        return Pair(name, base, Operator(base, scale, left, right), factors)
+        return Pair(name, base, Operator(base, scale, left, right), factors, self._rounding(name))
+
+    def _rounding(self, name: str) -> float:
+        return _ROUNDING.get(self._base.tensors.dtype(self._base.matrices[name].tensor), 2.0**-24)
 
 
 def _named(name: str) -> bool:
@@ -446,7 +509,7 @@ def _named(name: str) -> bool:
 
 
 def _neighbourhood(name: str) -> tuple[str, bool]:
-    """What leads to the stack of layers that a weight is in, all before the first number; and whether it is named so."""
+    """Return what leads to the stack of layers that a weight is in, all before the first number; and whether it is named so."""
     return re.split(r"\.\d+\.", name, maxsplit=1)[0], _named(name)
 
 
@@ -454,14 +517,8 @@ def _numberless(name: str) -> str:
     return re.sub(r"\d+", "", name)
 
 
-def _architectures(folder: Path) -> set[str] | None:
-    """What a model is and what its parts are, by its config; None if it has none or that does not say."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError, RecursionError) as error:
-        raise InputError(f"base = {folder}: config.json cannot be read ({shown(str(error))})") from None
+def _architectures(config: Mapping[str, Any] | None) -> set[str] | None:
+    """Return what a model is and what its parts are, by its config; None if it has none or that does not say."""
+    parts = [] if config is None else [config, *(part for part in config.values() if isinstance(part, dict))]
     kinds = {kind for part in parts if isinstance(kind := part.get("model_type"), str)}
     return kinds or None

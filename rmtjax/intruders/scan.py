@@ -17,6 +17,7 @@ import scipy.linalg
 
 from rmtjax._errors import InputError
 from rmtjax._machine import cores
+from rmtjax.intruders.clusters import close_values, cosine_range
 from rmtjax.intruders.pairs import Pair, Pairs, Skipped, largest
 from rmtjax.intruders.predict import Prediction, bulk_edge, check_question, predict
 from rmtjax.linalg.dense import one_blas_thread, svdvals
@@ -65,7 +66,9 @@ class LayerScan:
         values: the k largest singular values after tuning.
         cosines: of each of their left vectors, the largest absolute one with any left singular vector of before.
         lower, upper: bounds on the cosines; an intruder's upper one is below the threshold, a known one's lower one is not.
-        verdicts: "intruder" or "known"; "null" of a matrix whose rank is smaller, where there is no singular vector.
+        verdicts: "intruder" or "known"; "null" of a matrix whose rank is smaller, where there is no singular vector;
+            "undecidable" where singular values coincide up to rounding, so that the vectors are not defined, and the verdict
+            depends on which are taken (`rmtjax.intruders.clusters`).
         method: "bounds" or, for a small matrix, "eigh"; where they did not decide or were not asked, "svd".
         similarity: absolute cosines of the k leading vectors of after (rows) and before (columns).
         base_values: the k largest singular values of before.
@@ -147,6 +150,7 @@ class Scan:
         layers: those that were compared.
         skipped: tensors that were not, and why.
         remarks: what makes one doubt that base and tuned belong together.
+        incomplete: names of updates and layers that should have been compared and could not be; `skipped` says why.
         settings: base, tuned, top, threshold, exact.
         seconds: from beginning to end, reading included.
     """
@@ -154,6 +158,7 @@ class Scan:
     layers: tuple[LayerScan, ...]
     skipped: tuple[Skipped, ...]
     remarks: tuple[str, ...]
+    incomplete: tuple[str, ...]
     settings: dict[str, Any]
     seconds: float
 
@@ -169,12 +174,13 @@ class Scan:
             "intruders": self.intruders,
             "vectors": sum(len(layer.verdicts) for layer in self.layers),
             "predicted": sum(layer.predicted for layer in self.layers),
+            "undecidable": sum(layer.verdicts.count("undecidable") for layer in self.layers),
             "skipped": len(self.skipped),
         }
         layers = [layer.as_dict() for layer in self.layers]
         skipped = [skip._asdict() for skip in self.skipped]
-        told = {"skipped": skipped, "remarks": list(self.remarks), **self.settings, "seconds": self.seconds}
-        return {"layers": layers, "total": total, **told}
+        left_out = {"skipped": skipped, "remarks": list(self.remarks), "incomplete": list(self.incomplete)}
+        return {"layers": layers, "total": total, **left_out, **self.settings, "seconds": self.seconds}
 
 
 # -- spectra -------------------------------------------------------------------------------------------------------------
@@ -247,16 +253,53 @@ def _update_of(pair: Pair, top: int) -> Update:
 # -- one layer -----------------------------------------------------------------------------------------------------------
 
 
-def _exact(pair: Pair, top: int):
-    """Everything from two singular value decompositions."""
-    decompose = np.linalg.svd if isinstance(pair.base, np.ndarray) else jnp.linalg.svd
-    u, s, _ = map(np.asarray, decompose(pair.base, full_matrices=False))
-    tuned_u, tuned_s, _ = map(np.asarray, decompose(pair.tuned.dense(), full_matrices=False))
-    real = s > s[0] * max(pair.shape) * np.finfo(s.dtype).eps  # the null space has no vectors of its own
-    every = np.abs(u.T @ tuned_u[:, :top])
+def _gap(pair: Pair, largest_value: float, precision: float = float(np.finfo(np.float32).eps)) -> float:
+    """Return the distance of singular values below which their vectors are one space.
+
+    The error of a decomposition in this precision moves vectors between them, and so does the rounding of what was stored.
+    """
+    stored = 0.0
+    if pair.rounding > precision:
+        stored = pair.rounding * float(np.linalg.norm(np.asarray(pair.base))) / math.sqrt(math.prod(pair.shape))
+    return max(4 * precision * largest_value, stored)
+
+
+def _decomposed(matrix: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Return left singular vectors and singular values.
+
+    Raises:
+        np.linalg.LinAlgError: if neither of LAPACK's two algorithms converges.
+    """
+    if isinstance(matrix, np.ndarray):
+        try:
+            return np.linalg.svd(matrix, full_matrices=False)[:2]
+        except np.linalg.LinAlgError:
+            return scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesvd")[:2]
+    u, s, _ = jnp.linalg.svd(matrix, full_matrices=False)
+    return np.asarray(u), np.asarray(s)
+
+
+def _exact(pair: Pair, top: int, threshold: float, dtype: type = np.float32):
+    """Everything from two singular value decompositions; in double precision where single leaves a verdict open."""
+    base, tuned = pair.base, pair.tuned.dense()
+    if dtype is np.float64:
+        base, tuned = (np.asarray(x).astype(dtype) for x in (base, tuned))
+    (u, s), (tuned_u, tuned_s) = _decomposed(base), _decomposed(tuned)
+    precision = float(np.finfo(dtype).eps)
+    real = s > s[0] * max(pair.shape) * np.finfo(np.float32).eps  # the null space has no vectors of its own
+    groups = close_values(s[real], _gap(pair, float(s[0]), precision))
+    tuned_groups = close_values(tuned_s, _gap(pair, float(tuned_s[0]), precision))
+    tuned_groups = [group for group in tuned_groups if group.start < top]
+    signed = u.T @ tuned_u[:, : tuned_groups[-1].stop]
+    lower, upper = (bound[:top] for bound in cosine_range(signed[real], groups, tuned_groups))
+    if dtype is np.float32 and not _decided(lower, upper, threshold):
+        return _exact(pair, top, threshold, np.float64)
+    every = np.abs(signed[:, :top])
     cosines = every[real].max(0, initial=0)
     # A copy, since a view would keep all the vectors of every layer.
-    return tuned_s[:top], cosines, cosines, cosines, every[:top].T.copy(), s.astype(float), tuned_u[:, :top].copy()
+    vectors = tuned_u[:, :top].astype(np.float32)
+    lower, upper = np.minimum(lower, cosines), np.maximum(upper, cosines)
+    return tuned_s[:top], cosines, lower, upper, every[:top].T.copy(), s.astype(float), vectors
 
 
 def _decided(lower: np.ndarray, upper: np.ndarray, threshold: float) -> bool:
@@ -287,6 +330,8 @@ def _by_eigh(pair: Pair, top: int, threshold: float):
             overwrite_a=True,
             check_finite=False,
         )
+    if len(tuned_squares) < min(top + 1, k):  # `evr` may return fewer than it was asked for where eigenvalues coincide
+        return None
     squares, inside = np.maximum(squares[::-1].astype(float), 0), inside[:, ::-1]
     tuned_squares, vectors = np.maximum(tuned_squares[::-1].astype(float), 0), vectors[:, ::-1][:, :top]
     noise, tuned_noise = 3 * _BACKWARD * squares[0], 3 * _BACKWARD * tuned_squares[0]
@@ -294,6 +339,9 @@ def _by_eigh(pair: Pair, top: int, threshold: float):
     if known.sum() < top or tuned_squares[top - 1] <= 2 * tuned_noise:
         return None
     s, t = np.sqrt(squares), np.sqrt(tuned_squares[:top])
+    gap = _gap(pair, float(s[0]))
+    if (-np.diff(np.sqrt(tuned_squares)) <= gap).any():
+        return None
     # By how much of each other vector one may be off; those that were not computed are farther than the last that was.
     apart = np.abs(tuned_squares[:top, None] - tuned_squares)
     np.fill_diagonal(apart, np.inf)
@@ -321,6 +369,9 @@ def _by_eigh(pair: Pair, top: int, threshold: float):
     others = np.sqrt(np.maximum(np.sum(held**2, 0) - held[known] ** 2, 0))
     lower = ((held[known] * np.sqrt(1 - sine**2) - others * sine) / most[known][:, None]).max(0)
     lower, upper = np.maximum(lower - errors, 0), np.minimum(upper + errors, 1)
+    spaces = [group for group in close_values(s, gap) if group.stop - group.start > 1]
+    if any((np.linalg.norm(every[space], axis=0) >= threshold).any() for space in spaces):
+        return None
     if not _decided(lower, upper, threshold):
         return None
     return t, np.clip(every[known].max(0), lower, upper), lower, upper, every[:top].T.copy(), s, vectors
@@ -330,7 +381,7 @@ def _bounded(pair: Pair, top: int, threshold: float):
     """The same from Krylov spaces; None if they leave a verdict open."""
     n, m = pair.shape
     tuned = top_singular(pair.tuned, top)
-    if tuned.errors.max() > _ASTRAY:
+    if tuned.errors.max() > _ASTRAY or (-np.diff(tuned.values) <= _gap(pair, float(tuned.values[0]))).any():
         return None
     dense = min(n, m) <= _VALUES
     beside = 1 if dense else 4 if n * m < FAR else full_width(top + 4) - top
@@ -387,10 +438,11 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     elif not exact and min(n, m) >= 8 * (top + 2):
         found, method = _bounded(pair, top, threshold), "bounds"
     if found is None:
-        found, method = _exact(pair, top), "svd"
+        found, method = _exact(pair, top, threshold), "svd"
     values, cosines, lower, upper, similarity, s, vectors = found
     null = values <= values[0] * max(n, m) * np.finfo(np.float32).eps
-    verdicts = tuple(np.where(null, "null", np.where(upper < threshold, "intruder", "known")).tolist())
+    sure = np.where(upper < threshold, "intruder", np.where(lower >= threshold, "known", "undecidable"))
+    verdicts = tuple(np.where(null, "null", sure).tolist())
     bulk = bulk_fit(s, n, m)
     prediction = predict(update.strengths, s, (n, m), bulk_edge(s, bulk), threshold, top=top)
     found = LayerScan(
@@ -448,7 +500,10 @@ def scan(
         if isinstance(pair, Skipped):
             return pair
         pair = pair.on_device() if accelerated else pair
-        return scan_layer(pair, top=top, threshold=threshold, exact=exact)
+        try:
+            return scan_layer(pair, top=top, threshold=threshold, exact=exact)
+        except np.linalg.LinAlgError as error:
+            return Skipped(name, f"not decomposed by LAPACK ({error})")
 
     done: list[LayerScan | Skipped] = []
 
@@ -469,6 +524,9 @@ def scan(
     skipped += [r for r in done if isinstance(r, Skipped)]
     if not found:
         raise InputError(f"tuned = {tuned}: nothing to scan, {skipped[-1].name} is {skipped[-1].reason}")
+    # A layer of the adapter is named as the adapter has it, a matrix that could not be read as the base has it.
+    unread = [r.name for r in done if isinstance(r, Skipped) and not r.reason.startswith("all zero")]
+    incomplete = tuple(dict.fromkeys([*pairs.incomplete, *unread]))
     base = "minilm" if base is None else str(base)
     settings = {"base": base, "tuned": str(tuned), "top": top, "threshold": threshold, "exact": exact}
-    return Scan(tuple(found), tuple(skipped), tuple(pairs.remarks), settings, time.perf_counter() - began)
+    return Scan(tuple(found), tuple(skipped), tuple(pairs.remarks), incomplete, settings, time.perf_counter() - began)

@@ -1,6 +1,7 @@
 """Encoders in Flax NNX: BERT and RoBERTa, their checkpoints and tokenisers."""
 
-from rmtjax.models.checkpoint import LoadReport, load_classifier, load_encoder, model_folder, save_model
+from rmtjax.checkpoints import model_folder
+from rmtjax.models.checkpoint import LoadReport, load_classifier, load_encoder, save_model
 from rmtjax.models.classifier import SequenceClassifier
 from rmtjax.models.config import EncoderConfig
 from rmtjax.models.encoder import Encoder

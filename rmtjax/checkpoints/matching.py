@@ -1,0 +1,355 @@
+"""Which weights of two checkpoints, or of a base and an adapter, are the same layer although their names differ."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rmtjax._errors import InputError, listed
+from rmtjax.checkpoints.matrices import Checkpoint, Matrix
+from rmtjax.checkpoints.names import InMemory, Names, plain_name, reduced_names, tower
+from rmtjax.checkpoints.peft import PeftFile, PeftLayer
+
+__all__ = ["Adapted", "Share", "match_adapter", "match_names"]
+
+
+def _without_towers(name: str) -> str:
+    """Return a name without the components that lead it and say `model` or a tower."""
+    reduced = reduced_names(name)[0].split(".")
+    first = next((i for i, part in enumerate(reduced) if part.isdigit()), len(reduced) - 2)
+    return ".".join([*(part for part in reduced[:first] if tower(part) is None), *reduced[first:]])
+
+
+def _end(name: str) -> str:
+    return ".".join(name.split(".")[-2:])
+
+
+def _same_end(one: str, other: str) -> bool:
+    """Whether two dotted names are one, up to leading parts that one of them lacks (`bert.encoder…`, `encoder…`).
+
+    Parts that say another tower are not lacking: they are another layer.
+    """
+    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    return longer.endswith(f".{shorter}") and tower(longer[: -len(shorter)]) in (None, "text", tower(shorter))
+
+
+def match_names(
+    items: Sequence[Names],
+    others: Sequence[Names],
+    argument: str,
+    narrowed: Callable[[str, list[str]], list[str]] = lambda key, candidates: candidates,
+) -> dict[str, str]:
+    """Return for each item the key of the other side's weight that is the same layer, where there is one.
+
+    The first of these ways that finds any decides: the same name; the same name in memory; the same but for leading components
+    `model`; but for those of a tower; but for leading parts that one side lacks. A name that does not say a tower is never taken
+    for one of a vision or audio tower, unless that tower is the whole model.
+
+    Args:
+        items, others: the two sides.
+        argument: the beginning of an error message.
+        narrowed: which of several candidates are left for an item, by what else is known of them.
+
+    Raises:
+        InputError: if more than one is left, or two items are left with the same.
+    """
+    exact: list[dict[str, list[Names]]] = [{}, {}, {}, {}, {}]
+    for other in others:
+        ways = (
+            other.plain,
+            other.memory,
+            reduced_names(other.memory)[0],
+            _without_towers(other.memory),
+            _end(other.memory),
+        )
+        for table, name in zip(exact, ways, strict=True):
+            table.setdefault(name, []).append(other)
+    whole = {tower(other.memory) for other in others}
+
+    def candidates(item: Names) -> Iterable[list[Names]]:
+        yield exact[0].get(item.plain, [])
+        yield [*exact[1].get(item.plain, []), *exact[1].get(item.memory, [])]
+        yield exact[2].get(reduced_names(item.memory)[0], [])
+        own = tower(item.memory)
+        alike = exact[3].get(_without_towers(item.memory), [])
+        if own is None:
+            sure = [other for other in alike if tower(other.memory) in (None, "text")]
+            yield alike if sure or len(whole) == 1 else []
+        else:
+            without = [other for other in alike if tower(other.memory) is None]
+            yield without if own == "text" or whole == {None} else []
+        yield [other for other in exact[4].get(_end(item.memory), []) if _same_end(item.memory, other.memory)]
+
+    found: dict[str, str] = {}
+    for item in items:
+        for several in candidates(item):
+            keys = list(dict.fromkeys(other.key for other in several))
+            if len(keys) > 1:
+                keys = narrowed(item.key, keys) or keys
+            if len(keys) > 1:
+                raise InputError(
+                    f"{argument}: {item.key} could be any of {listed(keys)} (layers can name the one that is meant)"
+                )
+            if keys:
+                found[item.key] = keys[0]
+                break
+    taken: dict[str, str] = {}
+    direct = {item.key: item.plain for item in items}
+    plain_of = {other.key: other.plain for other in others}
+    for key, other in sorted(found.items(), key=lambda pair: direct[pair[0]] != plain_of[pair[1]]):
+        if taken.setdefault(other, key) == key:
+            continue
+        if direct[taken[other]] == plain_of[other]:  # that one has the very name, this one is another layer
+            del found[key]
+        else:
+            raise InputError(f"{argument}: {other} could be either of {listed([taken[other], key])}")
+    return {item.key: found[item.key] for item in items if item.key in found}
+
+
+# -- an adapter and its base -------------------------------------------------------------------------------------------------
+
+
+class Share(NamedTuple):
+    """What one layer of an adapter does to one matrix of the base's file.
+
+    Attributes:
+        layer: the adapter's.
+        expert, experts: which one of a stack of how many it is; None and 1 if it is no stack.
+        rows: rows of the layer's matrix in memory that the file's matrix holds, (first, end); None for all.
+        within: rows of the file's matrix that these are, (first, end); None for all.
+        turned: whether the file keeps the transposed of what the layer's BA adds to.
+    """
+
+    layer: str
+    expert: int | None = None
+    experts: int = 1
+    rows: tuple[int, int] | None = None
+    within: tuple[int, int] | None = None
+    turned: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the layer's BA is added to the matrix as it is, or to its transposed."""
+        return self.expert is None and self.rows is None and self.within is None
+
+    def of(self, layer: PeftLayer) -> PeftLayer:
+        """Return the layer's update of this expert."""
+        return layer if self.expert is None else layer.expert(self.expert, self.experts)
+
+    def stored(self, b: np.ndarray, a: np.ndarray, stored: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return factors of what BA adds to a matrix of this shape as the file stores it."""
+        left, right = (a.T, b.T) if self.turned else (b, a)
+        if self.rows is not None:
+            left = left[slice(*self.rows)]
+        if self.within is not None:
+            whole = np.zeros((stored[0], left.shape[1]), left.dtype)
+            whole[slice(*self.within)] = left
+            left = whole
+        return left, right
+
+    def in_memory(self, left: np.ndarray, right: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return B and A of a change of the file's matrix, given as factors, in the layer's own matrix with so many rows."""
+        if self.within is not None:
+            left = left[slice(*self.within)]
+        if self.rows is not None:
+            whole = np.zeros((rows, left.shape[1]), left.dtype)
+            whole[slice(*self.rows)] = left
+            left = whole
+        return (right.T, left.T) if self.turned else (left, right)
+
+
+def _targets(base: Checkpoint) -> dict[str, _Target]:
+    """Return what an adapter can update, by name: tensors as they are in memory, and as the file has them where that differs."""
+    in_file: dict[str, list[tuple[Matrix, InMemory]]] = {}
+    for matrix in base.matrices.values():
+        name = plain_name(matrix.tensor)
+        in_file.setdefault(name, []).append((matrix, InMemory(name)))
+    renamed = set()
+    for name, made_of in base.memory.items():
+        tensors = {matrix.tensor for matrix, _ in made_of}
+        if len(tensors) == 1 and all(place == InMemory(name) for _, place in made_of):
+            renamed |= {plain_name(tensor) for tensor in tensors} - {name}  # one tensor under another name
+    targets = {name: made_of for name, made_of in in_file.items() if name not in renamed}
+    return {name: _Target(name, made_of) for name, made_of in {**targets, **base.memory}.items()}
+
+
+def _plain(target: _Target) -> str:
+    """Return the name that a tensor has in the file, if it is one tensor there."""
+    tensors = {plain_name(matrix.tensor) for matrix, _ in target.made_of}
+    whole = all(place.parts == 1 and not place.split and place.expert is None for _, place in target.made_of)
+    return tensors.pop() if len(tensors) == 1 and whole else target.name
+
+
+def _expert(matrix: Matrix, place: InMemory) -> int | None:
+    return matrix.expert if matrix.expert is not None else place.expert
+
+
+def _shape_of(layer: PeftLayer) -> tuple[int, int]:
+    return layer.B.shape[0], layer.A.shape[1]
+
+
+class _Target(NamedTuple):
+    """A tensor that an adapter can update: its name in memory, and the matrices of the file that it is made of."""
+
+    name: str
+    made_of: list[tuple[Matrix, InMemory]]
+
+    @property
+    def experts(self) -> int:
+        return len({_expert(matrix, place) for matrix, place in self.made_of})
+
+    def shape(self, matrix: Matrix, place: InMemory) -> tuple[int, int]:
+        """Return the shape of one expert's matrix in memory."""
+        n, m = matrix.stored[::-1] if place.transposed else matrix.stored
+        return n * place.parts // max(len(place.split), 1), m
+
+    def fits(self, layer: PeftLayer) -> bool:
+        """Return whether a layer's BA has the shape of the tensor, or of its transposed."""
+        if layer.A is None:
+            return True
+        shape = self.shape(*self.made_of[0])
+        return _shape_of(layer) in (shape, shape[::-1]) and layer.A.shape[0] % self.experts == 0
+
+    def shares(
+        self, key: str, layer: PeftLayer, base: Checkpoint, may_turn: Callable[[str], bool]
+    ) -> dict[str, Share] | str:
+        """Return what a layer does to each of the matrices, by their names; or why that cannot be told.
+
+        Raises:
+            ValueError: with both shapes, if they do not fit.
+        """
+        shares = {}
+        for matrix, place in self.made_of:
+            if place.unknown is not None:
+                return f"made in memory by {place.unknown}, which is not followed here"
+            if layer.A is None:
+                shares[matrix.name] = Share(key)
+                continue
+            expert, shape = _expert(matrix, place), self.shape(matrix, place)
+            turnable = expert is not None or may_turn(matrix.name)
+            turned = _shape_of(layer) != shape
+            if turned and not (turnable and _shape_of(layer) == shape[::-1]):
+                raise ValueError(f"BA has shape {list(_shape_of(layer))}, the weight {list(shape)}")
+            if layer.A.shape[0] % self.experts:
+                raise ValueError(f"A has {layer.A.shape[0]} rows, no multiple of the {self.experts} experts")
+            if shape[0] == shape[1]:  # both fit
+                turned = may_turn(matrix.name) if expert is None else base.stack_is_transposed(matrix.tensor)
+            rows = (place.part * matrix.stored[0], (place.part + 1) * matrix.stored[0]) if place.parts > 1 else None
+            which = place.split.index(self.name) if place.split else 0
+            within = (which * shape[0], (which + 1) * shape[0]) if place.split else None
+            if place.transposed and (rows or within):
+                return "transposed and split in memory, which is not followed here"
+            experts = self.experts if expert is not None else 1
+            shares[matrix.name] = Share(key, expert, experts, rows, within, turned != place.transposed)
+        return shares
+
+
+class Adapted(NamedTuple):
+    """What an adapter does to the matrices of a base.
+
+    Attributes:
+        shares: of each matrix, by its name.
+        layers: the adapter's layers, each with the parameter that it turned out to be of.
+        missing: layers that are not among the shares, and why; "" if the base has no such weight.
+    """
+
+    shares: dict[str, list[Share]]
+    layers: dict[str, PeftLayer]
+    missing: dict[str, str]
+
+
+def match_adapter(
+    base: Checkpoint,
+    adapter: PeftFile,
+    argument: str,
+    *,
+    narrowed: Callable[[list[str]], list[str]],
+    may_turn: Callable[[str], bool],
+) -> Adapted:
+    """Find what an adapter does to the matrices of a base.
+
+    Args:
+        base, adapter: the two.
+        argument: the beginning of an error message.
+        narrowed: which of several matrices of the base are left, by what the user asked for.
+        may_turn: whether a matrix of the base may be kept as (inputs, outputs).
+
+    Raises:
+        InputError: if a layer could be of several tensors, or does not fit the one that it is of.
+    """
+    targets = _targets(base)
+    others = [Names(name, _plain(target), name) for name, target in targets.items()]
+
+    layers = dict(adapter.layers)
+    names = {key: layer.module or key for key, layer in layers.items()}
+
+    def matched(wanted: Mapping[str, str]) -> dict[str, str]:
+        """Return the target of each wanted name that has one; the values of `wanted` are the layers whose shapes must fit."""
+
+        def left(name: str, candidates: list[str]) -> list[str]:
+            asked = [c for c in candidates if narrowed([matrix.name for matrix, _ in targets[c].made_of])] or candidates
+            return [c for c in asked if targets[c].fits(layers[wanted[name]])] or asked
+
+        return match_names([base.names(name) for name in wanted], others, argument, left)
+
+    found: dict[str, str] = {}
+    modules: dict[str, list[str]] = {}
+    for key, layer in layers.items():
+        if layer.parameters:
+            modules.setdefault(layer.module, []).append(key)
+    parameters_of = {module: layers[keys[0]].parameters for module, keys in modules.items()}
+    of_parameters = matched({f"{module}.{p}": modules[module][0] for module, ps in parameters_of.items() for p in ps})
+    for module, keys in modules.items():
+        # PEFT wraps in the order of registration, so the innermost wrapper, with the longest name, is of the first.
+        innermost_first = sorted(keys, key=len, reverse=True)
+        present = [f"{module}.{p}" for p in parameters_of[module] if f"{module}.{p}" in of_parameters]
+        ways = list(itertools.permutations([*present, *[None] * (len(keys) - len(present))], len(keys)))
+
+        def fitting(way: tuple[str | None, ...], keys: list[str] = innermost_first) -> bool:
+            pairs = zip(keys, way, strict=True)
+            return all(name is None or targets[of_parameters[name]].fits(layers[key]) for key, name in pairs)
+
+        for key, name in zip(innermost_first, next(filter(fitting, ways), ways[0]), strict=True):
+            if name is not None:
+                layers[key] = adapter.with_parameter(key, name.rpartition(".")[2])
+                found[key] = of_parameters[name]
+
+    for ending in ("weight", "in_proj_weight"):
+        wanted = {f"{names[key]}.{ending}": key for key in layers if key not in found}
+        found |= {wanted[name]: target for name, target in matched(wanted).items()}
+
+    def parts_of(module: str) -> str:
+        """Return why a module of which the base has tensors is not found as one; "" if it has none."""
+        for name in base.matrices:
+            if f".{module}." in f".{plain_name(name)}" or f".{module}." in f".{base.names(name).memory}":
+                unsure = " without its config.json" if base.config is None else ""
+                return f"kept by the base in tensors such as {name}, whose place in it is not known{unsure}"
+        return ""
+
+    taken: dict[str, str] = {}
+    for key, name in found.items():
+        if taken.setdefault(name, key) != key:
+            raise InputError(f"{argument}: {name} could be either of {listed([taken[name], key])}")
+    shares: dict[str, list[Share]] = {}
+    missing: dict[str, str] = {}
+    for key, layer in layers.items():
+        if key not in found:
+            missing[key] = parts_of(names[key])
+            continue
+        try:
+            of_layer = targets[found[key]].shares(key, layer, base, may_turn)
+        except ValueError as error:
+            raise InputError(f"{argument}: {key}: {error}; is it an adapter for another base?") from None
+        if isinstance(of_layer, str):
+            missing[key] = of_layer
+            continue
+        for name, share in of_layer.items():
+            shares.setdefault(name, []).append(share)
+    quantized = [base.names(name) for name in base.quantized]
+    absent = {f"{names[key]}.weight": key for key, reason in missing.items() if not reason}
+    for name, weight in match_names([base.names(name) for name in absent], quantized, argument).items():
+        missing[absent[name]] = base.quantized[weight]
+    return Adapted(shares, layers, missing)

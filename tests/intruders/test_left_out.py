@@ -1,0 +1,144 @@
+"""What a scan cannot compare is named and shows in the exit status; what it must not touch is left as it is."""
+
+import numpy as np
+import pytest
+
+from rmtjax.intruders import Pairs, mend, scan
+from tests.checkpoints.helpers import raw, write_index, write_raw
+from tests.checkpoints.test_tensors import QUANTIZED
+from tests.models.helpers import refused
+
+from .helpers import matrix, planted, stored, write, write_adapter
+
+FACTORS = matrix(2, 30), matrix(40, 2, 1)
+
+
+@pytest.fixture
+def run(command):
+    return lambda *arguments: command("intruders", *arguments)
+
+
+@pytest.mark.parametrize("says", [says for says in QUANTIZED if "MXFP4" not in says])
+def test_an_adapter_on_a_base_that_is_quantised_in_part(says, run, tmp_path):
+    base = write_raw(tmp_path / "b/model.safetensors", QUANTIZED[says] | {"y.weight": matrix(40, 30)}).parent
+    tuned = write_adapter(tmp_path / "a", {"x": (matrix(2, 8), matrix(8, 2)), "y": FACTORS})
+    status, out, _ = run(base, tuned)
+    assert status == 1 and "INCOMPLETE: 1 that should have been compared could not be: x" in out
+    assert says.rstrip(", ") in out.replace("\n", " ")
+    with refused("has no weight matrix in common with the base", says.rstrip(", ")):
+        Pairs(
+            write_raw(tmp_path / "q/model.safetensors", QUANTIZED[says]).parent,
+            write_adapter(tmp_path / "one", {"x": FACTORS}),
+        )
+
+
+@pytest.mark.parametrize("says", QUANTIZED)
+def test_tables_of_scales_are_no_layers(says, run, tmp_path):
+    """They are neither scanned nor changed by mending, although they are shaped like matrices."""
+    tables = {name: value for name, value in QUANTIZED[says].items()}
+    write_raw(tmp_path / "b/model.safetensors", tables | {"y.weight": matrix(40, 30)})
+    write_raw(tmp_path / "t/model.safetensors", tables | {"y.weight": planted(matrix(40, 30), 30.0)})
+    found = scan(tmp_path / "b", tmp_path / "t")
+    assert [layer.name for layer in found.layers] == ["y.weight"] and {skip.name for skip in found.skipped} == {*tables}
+    mend(tmp_path / "b", tmp_path / "t", tmp_path / "out", scale=0.0)
+    before, after = (stored(tmp_path / folder / "model.safetensors") for folder in ("t", "out"))
+    assert {name for name in before if before[name] != after[name]} == {"y.weight"}
+    assert run(tmp_path / "b", tmp_path / "t")[0] == 1
+
+
+def test_mend_writes_every_file_of_the_index(tmp_path):
+    """One shard holds nothing but a stale copy of what the other has; it is copied as it is, and the copy is not mended."""
+    one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    base, tuned = matrix(40, 30), planted(matrix(40, 30), 30.0)
+    write(tmp_path / "b", {"a.weight": base, "b.weight": base})
+    write(tmp_path / "t", {"a.weight": tuned}, one)
+    write(tmp_path / "t", {"a.weight": matrix(40, 30, 9), "b.weight": base}, two)
+    write_index(tmp_path / "t", {"b.weight": two, "a.weight": one})
+    mend(tmp_path / "b", tmp_path / "t", tmp_path / "out", scale=0.0)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [one, two, "model.safetensors.index.json"]
+    before, after = (stored(tmp_path / folder / two) for folder in ("t", "out"))
+    assert before == after
+    assert scan(tmp_path / "b", tmp_path / "out").intruders == 0 < scan(tmp_path / "b", tmp_path / "t").intruders
+
+
+def test_matrices_that_an_adapter_holds_whole(tmp_path):
+    """`modules_to_save`: compared, and mended in the adapter's file."""
+    head = matrix(39, 30, 4)
+    base = write(tmp_path / "b", {"m.fc.weight": matrix(40, 30), "m.head.weight": head})
+    tuned = write_adapter(tmp_path / "a", {"fc": FACTORS})
+    tensors = {f"base_model.model.fc.lora_{x}.weight": value for x, value in zip("AB", FACTORS, strict=True)}
+    write(tuned, tensors | {"base_model.model.head.weight": planted(head, 40.0)}, "adapter_model.safetensors")
+    found = scan(base, tuned)
+    assert {layer.name: layer.intruders for layer in found.layers}["m.head.weight"] == 1 and not found.incomplete
+    mend(base, tuned, tmp_path / "out", scale=0.0)
+    after = {layer.name: layer.intruders for layer in scan(base, tmp_path / "out").layers}
+    assert after["m.head.weight"] == 0
+
+
+def test_parameters_that_are_no_maps(tmp_path):
+    weights = {
+        "l.0.mixer.A_log": matrix(40, 30), "l.0.attn.relative_position_bias_table": matrix(40, 30),
+        "vision.pos_embed": matrix(40, 30), "l.0.attn.in_proj_weight": matrix(40, 30), "projection": matrix(40, 30),
+    }  # fmt: skip
+    tuned = {name: planted(value, 30.0) for name, value in weights.items()}
+    pairs = Pairs(write(tmp_path / "b", weights), write(tmp_path / "t", tuned))
+    assert pairs.names == ["l.0.attn.in_proj_weight", "projection"]
+    assert {skip.name for skip in pairs.skipped} == weights.keys() - {*pairs.names} and not pairs.incomplete
+
+
+def test_layers_choose_among_several(run, tmp_path):
+    """An adapter of one tower alone, whose names do not say which."""
+    names = [f"{tower}.encoder.layers.0.fc.weight" for tower in ("text_model", "vision_model")]
+    base = write(tmp_path / "b", {name: matrix(40, 30, i) for i, name in enumerate(names)})
+    tuned = write_adapter(tmp_path / "a", {"encoder.layers.0.fc": FACTORS})
+    status, _, errors = run(base, tuned)
+    assert status == 2 and all(name in errors for name in names) and "layers" in errors
+    assert run(base, tuned, "--layers", "vision_model")[0] == 0
+    assert Pairs(base, tuned, "vision_model").names == names[1:]
+
+
+def test_stacks_of_layers_under_other_names(run, tmp_path):
+    """Both sides have layers that the other lacks, beside one in common: the status says that not all was compared."""
+    base = write(tmp_path / "b", {"h.0.attention.query.weight": matrix(40, 30), "fc.weight": matrix(40, 30)})
+    tuned = write(tmp_path / "t", {"h.0.attn.q.weight": matrix(40, 30), "fc.weight": planted(matrix(40, 30), 30.0)})
+    status, out, _ = run(base, tuned)
+    assert (
+        status == 1 and "INCOMPLETE: 1 that should have been compared could not be: h.0.attention.query.weight" in out
+    )
+    assert run(base, write(tmp_path / "u", {"fc.weight": matrix(40, 30)}))[0] == 0  # a part of the model alone
+
+
+def test_experts_in_merged_folders(tmp_path):
+    """Stacks of matrices are compared one by one, and mended where they lie; a convolution is none."""
+    stack = np.stack([matrix(40, 30, i) for i in range(3)])
+    tuned = stack.copy()
+    tuned[1] = planted(stack[1], 40.0, 60.0)
+    kept = {"m.conv.weight": np.ones((4, 5, 3), np.float32)}
+    base = write(tmp_path / "b", {"m.0.experts.down_proj": stack, **kept})
+    after = write(tmp_path / "t", {"m.0.experts.down_proj": tuned, **kept})
+    found = scan(base, after)
+    assert {layer.name: layer.intruders for layer in found.layers} == {
+        f"m.0.experts.down_proj[{i}]": 2 * (i == 1) for i in range(3)
+    }
+    mend(base, after, tmp_path / "out", scale=0.0)
+    mended = stored(tmp_path / "out/model.safetensors")["m.0.experts.down_proj"]
+    values = np.frombuffer(mended[2], np.float32).reshape(3, 40, 30)
+    np.testing.assert_array_equal(values[[0, 2]], stack[[0, 2]])
+    assert np.linalg.norm(values[1] - stack[1]) < 0.2 * np.linalg.norm(tuned[1] - stack[1])
+
+
+def test_a_base_of_integers_is_not_trained(command, tmp_path):
+    """The same reader serves `finetune --model` and the scan."""
+    from rmtjax.models import load_classifier, save_model
+    from tests.models.helpers import classifier
+
+    folder = save_model(classifier(), tmp_path / "m")
+    weights = stored(folder / "model.safetensors")
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    shape = weights[name][1]
+    write_raw(
+        folder / "model.safetensors",
+        weights | {name: raw("I8", shape, 8), name.replace("weight", "SCB"): matrix(16, 1)},
+    )
+    with refused(f"model = {folder}", f"holds {name}, which is quantised to 8-bit integers by bitsandbytes"):
+        load_classifier(folder)
