@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from rmtjax._errors import InputError, check_known, shown
+from rmtjax._random import key_of, pinned
 from rmtjax.adapters.linear import AdaptedLinear, matrix_of
 from rmtjax.adapters.updates import METHODS, Dense, update
 from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
@@ -207,13 +208,14 @@ def adapt(
                 f"alpha_share = {alpha_share}: {_dotted(path)} has {outputs} outputs, a layer that it shares α with"
                 f" {vector.shape[0]}"
             )
-    a, key = float(rank) if scale is None else float(scale), jax.random.key(seed)
+    a, key = float(rank) if scale is None else float(scale), key_of(seed % 2**32)
     adapted = {}
     for i, path in enumerate(dict.fromkeys([*targets, *scaled])):
         layer, own = targets.get(path, scaled.get(path)), None
         if path in targets:
             kernel, fold = matrix_of(layer), jax.random.fold_in(key, i)
-            own = Dense(kernel) if full else update(method, kernel, rank, a, fold, _dotted(path))
+            with pinned():
+                own = Dense(kernel) if full else update(method, kernel, rank, a, fold, _dotted(path))
         vector = vectors[path[: len(path) - SHARING[alpha_share]]] if path in scaled else None
         adapted[path] = AdaptedLinear(layer, own, vector)
     exchange(model, adapted)

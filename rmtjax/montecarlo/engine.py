@@ -27,6 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, shown, stopping, unknown
 from rmtjax._progress import Progress
+from rmtjax._random import GENERATOR, pinned, wrapped
 from rmtjax.montecarlo import hosts
 from rmtjax.montecarlo.claim import Claim, whole_width
 from rmtjax.montecarlo.grid import Grid
@@ -129,7 +130,7 @@ class _Engine:
         width = self.sampler.width
         width = self.plan.block if width is None else width(**named) if callable(width) else width
         one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
-        needed = needs(lambda p, k, w: draw(jax.random.wrap_key_data(k), {**p, **w}), *one, self.within)
+        needed = needs(lambda p, k, w: draw(wrapped(k), {**p, **w}), *one, self.within)
         most = needed.at_once if self.workers[0].platform == "cpu" else math.inf
         width = whole_width(self.plan.block, min(width, self.plan.block, most))
         share = self.share(needed.pooled)
@@ -216,7 +217,7 @@ class _Engine:
             advance(int(plan.trials_in(chunks[index][rows]).sum()))
 
         def work(device):
-            with jax.enable_x64(True):
+            with pinned(), jax.enable_x64(True):
                 while (taken := take()) is not None:
                     index, static, part = taken
                     began = time.perf_counter()
@@ -302,7 +303,9 @@ class Run:
         stream = ":".join([claim.name, self.method, *(f"{k}={v}" for k, v in sorted(self.options.items()))])
         crew = workers(devices, plan.groups * plan.blocks)
         keys = cell_keys(self.seed, stream, plan.outer.cells())
-        made = {"seed": self.seed, "method": self.method, "options": dict(self.options)}
+        made = {
+            "seed": self.seed, "method": self.method, "options": dict(self.options), "generator": GENERATOR
+        }  # fmt: skip
         self.together, self.store, self.executed = hosts.count() > 1, None, False
         refused = None
         if store is not None and hosts.index() == 0:
@@ -376,7 +379,7 @@ class Run:
         began = time.perf_counter()
         with stopping(self._how_far):
             try:
-                with jax.enable_x64(True):
+                with pinned(), jax.enable_x64(True):
                     self.engine.compile(np.concatenate([self.tiles[:0], *self.missing.values()]))
             except BaseException:
                 self.discard()
@@ -448,6 +451,7 @@ class Run:
         one_thread = threadpool_limits(1, user_api="blas")
         with (
             stopping(self._how_far),
+            pinned(),
             jax.enable_x64(True),
             one_thread,
             Progress(1, self.claim.name, progress) as bar,
