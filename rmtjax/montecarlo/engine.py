@@ -325,6 +325,8 @@ class Run:
             self._recall()
             while self.tiles.size and not self.missing:
                 self._close_round()
+            if self.store is not None:
+                self.store.say_if_lost(self.missing)
         except BaseException:
             self.discard()
             raise
@@ -345,7 +347,10 @@ class Run:
         size, known = self.plan.chunk, None
         if hosts.index() == 0:
             last = self.start // size + -(-len(self.tiles) // size)
-            done = [c for c in range(self.start // size, last) if self.store is not None and self.store.has(c)]
+            chunks = range(self.start // size, last)
+            if self.store is not None:
+                self.store.forget_damaged(chunks)
+            done = [c for c in chunks if self.store is not None and self.store.has(c)]
             parts = [self.store.read(c * size, (c + 1) * size) for c in done]
             known = {**(joined(parts) if parts else {}), "chunks": np.array(done, int)}
         known = hosts.broadcast(known)
@@ -353,10 +358,15 @@ class Run:
             self.fresh[chunk] = {name: v[i * size : (i + 1) * size] for name, v in known.items()}
 
     def _close_round(self) -> None:
-        """Take what a round has found, and decide on the next."""
+        """Take what a round has found, and decide on the next, unless some of it cannot be read and is to be drawn again."""
         count, size = len(self.tiles), self.plan.chunk
         if self.store is not None and not self.together:
-            values = self.store.read(self.start, self.start + count)
+            try:
+                values = self.store.read(self.start, self.start + count)
+            except InputError:
+                if self.store.forget_damaged(range(self.start // size, self.start // size + -(-count // size))):
+                    return  # with the round still open: those chunks are missing now
+                raise
         else:
             values = {k: v[:count] for k, v in joined([self.fresh[c] for c in sorted(self.fresh)]).items()}
             self.fresh = {}
