@@ -49,15 +49,6 @@ def fixed_normal(
 
 @contextlib.contextmanager
 def pinned() -> Iterator[None]:
-    """Make JAX compute as it does by default, in this thread, within a `with` block or a function that this decorates.
-
-    What is drawn from threefry keys then is what the default flags give, and JAX's strict modes of promotion, which refuse
-    what the package writes, are off.
-    """
-    with (
-        jax.default_prng_impl(_IMPLEMENTATION),
-        jax.threefry_partitionable(True),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
+    """Draw as JAX does by default, in this thread, within a `with` block or a function that this decorates."""
+    with jax.default_prng_impl(_IMPLEMENTATION), jax.threefry_partitionable(True):
         yield

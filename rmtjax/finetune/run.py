@@ -20,6 +20,7 @@ import optax
 
 from rmtjax._errors import InputError, shown, stopping
 from rmtjax._files import lock_folder, prepare_folder, settle, write_json, write_text
+from rmtjax._precision import single
 from rmtjax._progress import Progress
 from rmtjax._provenance import commit, hardware, versions
 from rmtjax._random import GENERATOR, pinned
@@ -50,7 +51,7 @@ _FILES = (_RESULT, "adapter", "model", "curves.png")
 @contextlib.contextmanager
 def _by_default() -> Iterator[None]:
     """JAX's flags at their defaults, single precision among them: a run follows from its settings and files alone."""
-    with pinned(), jax.enable_x64(False):
+    with pinned(), single():
         yield
 
 

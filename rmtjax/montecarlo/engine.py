@@ -26,6 +26,7 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, shown, stopping, unknown
+from rmtjax._precision import double
 from rmtjax._progress import Progress
 from rmtjax._random import GENERATOR, pinned, wrapped
 from rmtjax.montecarlo import hosts
@@ -217,7 +218,7 @@ class _Engine:
             advance(int(plan.trials_in(chunks[index][rows]).sum()))
 
         def work(device):
-            with pinned(), jax.enable_x64(True):
+            with pinned(), double():
                 while (taken := take()) is not None:
                     index, static, part = taken
                     began = time.perf_counter()
@@ -389,7 +390,7 @@ class Run:
         began = time.perf_counter()
         with stopping(self._how_far):
             try:
-                with pinned(), jax.enable_x64(True):
+                with pinned(), double():
                     self.engine.compile(np.concatenate([self.tiles[:0], *self.missing.values()]))
             except BaseException:
                 self.discard()
@@ -462,7 +463,7 @@ class Run:
         with (
             stopping(self._how_far),
             pinned(),
-            jax.enable_x64(True),
+            double(),
             one_thread,
             Progress(1, self.claim.name, progress) as bar,
         ):
