@@ -95,8 +95,9 @@ class Store:
             found = {"generator": GENERATOR} | found
             for key, value in wanted.items():
                 if found.get(key) != value:
+                    what, stored, given = _difference(key, found.get(key), value)
                     raise InputError(
-                        f"store {path} holds another run: its {key} is {shown(found.get(key))}, here it is {shown(value)};"
+                        f"store {path} holds another run: its {what} is {shown(stored)}, here it is {shown(given)};"
                         " give another folder or remove this one"
                     )
             _compare(path, "law", found["law"])
@@ -304,6 +305,17 @@ def _path(name: str, path: Any) -> Path:
     if not isinstance(path, (str, os.PathLike)) or str(path) in ("", ".") or "\0" in str(path):
         raise InputError(f"{name} = {shown(path)}: must be the path of a folder")
     return Path(path)
+
+
+def _difference(key: str, stored: Any, given: Any) -> tuple[str, Any, Any]:
+    """What differs between an entry of two runs' descriptions: of grids that differ in values alone, the first such value."""
+    if key == "grid" and stored is not None and [list(axis) for axis in stored] == [list(axis) for axis in given]:
+        for axis, other in zip(stored, given, strict=True):
+            for name in axis:
+                if name and len(axis[name]) == len(other[name]) and axis[name] != other[name]:
+                    i = next(i for i, (x, y) in enumerate(zip(axis[name], other[name], strict=True)) if x != y)
+                    return f"{name}[{i}]", axis[name][i], other[name][i]
+    return key, stored, given
 
 
 def _is_free(path: Path) -> bool:
