@@ -16,6 +16,9 @@ HOSTILE = {
 }
 """Flags of JAX that a user may have set, each to a value that changes numbers or refuses operations by default."""
 
+GENERATORS = ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_random_seed_offset")
+"""Those of them that change what is drawn from a seed."""
+
 
 @contextlib.contextmanager
 def flags(values):
