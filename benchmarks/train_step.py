@@ -1,7 +1,7 @@
 """A step of LoRA training of MiniLM, ours beside PyTorch with PEFT: tokens a second, α's cost, memory.
 
-`python benchmarks/train_step.py [--quick] [--batch 32] [--length 128] [--rank 8] [--dtype float32]`, in an environment with
-`pip install 'rmtjax[demo,peers]'`.
+`python benchmarks/train_step.py [--quick] [--minutes 10] [--batch 32] [--length 128] [--dtype float32]`, in an environment with
+`pip install 'rmtjax[peers]'`. It says on standard error what it is at, and after `--minutes` begins no further round.
 
 Both train LoRA on query and value and the head with AdamW, dropout on, on the same random tokens, in turn in one process;
 on processors both use all cores, on a GPU both may use TF32 for float32. Compilation is apart. Memory is the peak of a
@@ -19,9 +19,46 @@ from importlib.util import find_spec
 
 import jax
 import numpy as np
-from _common import alternate, ratio, save, summary
+from _common import ratio, save, summary
+
+from rmtjax.bench.timing import PAUSE
 
 RANK, LEARNING_RATE = 8, 1e-4
+
+
+class Clock:
+    """How long the benchmark has been running, and how long it may."""
+
+    def __init__(self, minutes: float) -> None:
+        self._began, self._limit = time.monotonic(), 60 * minutes
+
+    def say(self, what: str) -> None:
+        """Tell on standard error what comes next."""
+        print(f"[{time.monotonic() - self._began:4.0f} s] {what}", file=sys.stderr, flush=True)
+
+    def is_over(self, share: float) -> bool:
+        """Whether so much of the time allowed has passed."""
+        return time.monotonic() - self._began > share * self._limit
+
+
+def rounds(clock: Clock, share: float, repeats: int, **steps) -> dict:
+    """Times of functions that are run in turn, as `rmtjax.bench.timing.alternate` does, for a share of the time allowed.
+
+    There is one round that counts at least.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for i in range(repeats + 1):
+        if i > 1 and clock.is_over(share):
+            clock.say(f"no more rounds: {i - 1} of {repeats} are done")
+            break
+        clock.say(f"a step of each of {', '.join(steps)}: " + (f"round {i} of {repeats}" if i else "to warm up"))
+        for name, step in steps.items():
+            time.sleep(PAUSE)
+            began = time.perf_counter()
+            step()
+            if i:
+                times[name].append(time.perf_counter() - began)
+    return {name: summary(t) for name, t in times.items()}
 
 
 def _batch(batch: int, length: int):
@@ -119,8 +156,10 @@ def memory(which: str, batch: int, length: int, dtype: str) -> None:
     print(json.dumps(int(peak)))
 
 
-def cycles_in_turn(cycles: int, every: int, **steps) -> dict:
+def cycles_in_turn(clock: Clock, share: float, cycles: int, every: int, **steps) -> dict:
     """Times of steps in which α stays and of those in which it moves, and the mean of T steps that these make.
+
+    There are as many cycles as a share of the time allowed has room for, and one at least.
 
     The candidates take turns step by step so that all meet the same weather. Medians are taken of each kind of step by
     itself: a sum of T steps is as far off as the worst of them.
@@ -128,7 +167,11 @@ def cycles_in_turn(cycles: int, every: int, **steps) -> dict:
     for step in steps.values():
         step()  # the first of T, so that the last one of each round below is where α moves
     times = {name: ([], []) for name in steps}
-    for _ in range(cycles):
+    for cycle in range(cycles):
+        if cycle and clock.is_over(share):
+            clock.say(f"no more cycles: {cycle} of {cycles} are done")
+            break
+        clock.say(f"{every} steps of each of {', '.join(steps)}: cycle {cycle + 1} of {cycles}")
         for i in range(1, every + 1):
             for name, step in steps.items():
                 began = time.perf_counter()
@@ -142,18 +185,26 @@ def _cycle(every: int, stays: list[float], moves: list[float]) -> dict:
     return {**found, "median_s": ((every - 1) * found["stays"]["median_s"] + found["moves"]["median_s"]) / every}
 
 
-def measure(batch: int, length: int, dtype: str, repeats: int, cycles: int, every: int) -> dict:
+def measure(clock: Clock, batch: int, length: int, dtype: str, repeats: int, cycles: int, every: int) -> dict:
     """All timings, and the peaks of memory."""
     tokens = batch * length
+    clock.say("compiling a step of LoRA, in pieces and in one piece")
     mine, compile_s = ours("lora", batch, length, dtype)
     whole, _ = ours("lora", batch, length, dtype, whole=True)
-    peers = {} if find_spec("peft") is None else {"peft": peft(batch, length, dtype)}
-    times = alternate(repeats, rmtjax=mine, rmtjax_in_one_piece=whole, **peers)
+    if find_spec("peft") is None:
+        clock.say("PEFT is not installed: there is nothing to compare with")
+        peers = {}
+    else:
+        clock.say("loading PyTorch, transformers and PEFT")
+        peers = {"peft": peft(batch, length, dtype)}
+    times = rounds(clock, 0.4, repeats, rmtjax=mine, rmtjax_in_one_piece=whole, **peers)
+    clock.say("compiling a step of α-LoRA")
     with_alpha, _ = ours("alpha-lora", batch, length, dtype, every)
 
-    cycled = cycles_in_turn(cycles, every, lora=mine, alpha_lora=with_alpha)
+    cycled = cycles_in_turn(clock, 0.85, cycles, every, lora=mine, alpha_lora=with_alpha)
     peaks = {}
     for which in ("lora", "alpha-lora", *peers):
+        clock.say(f"memory of {which}, in a process of its own")
         command = [sys.executable, __file__, "--memory", which, "--batch", batch, "--length", length, "--dtype", dtype]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
         peaks[which] = json.loads(done.stdout.splitlines()[-1])
@@ -177,6 +228,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats and no file, to see that it works")
+    parser.add_argument("--minutes", type=float, default=10.0, help="about how long it may take, compilation included")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dtype", default="float32")
@@ -185,6 +237,8 @@ def main(argv: list[str] | None = None) -> None:
     chosen = parser.parse_args(argv)
     if chosen.every < 2:
         parser.error(f"--every {chosen.every}: must be 2 or more, so that α stays in some steps")
+    if not chosen.minutes > 0:
+        parser.error(f"--minutes {chosen.minutes:g}: must be above 0")
     from rmtjax._startup import device_for_each_core
 
     device_for_each_core()
@@ -192,9 +246,8 @@ def main(argv: list[str] | None = None) -> None:
         memory(chosen.memory, chosen.batch, chosen.length, chosen.dtype)
         return
     every = 2 if chosen.quick else chosen.every
-    content = measure(
-        chosen.batch, chosen.length, chosen.dtype, 1 if chosen.quick else 9, 1 if chosen.quick else 9, every
-    )
+    most = 1 if chosen.quick else 9
+    content = measure(Clock(chosen.minutes), chosen.batch, chosen.length, chosen.dtype, most, most, every)
     for name in (
         "tokens_per_s",
         "peft_over_rmtjax",

@@ -1,9 +1,11 @@
-"""Files that a run leaves: written whole or not at all."""
+"""Files that a run leaves: written whole or not at all, and on the disk before it says that it is done."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -15,12 +17,23 @@ import numpy as np
 
 from rmtjax._errors import InputError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+__all__ = [
+    "LOCK",
+    "lock_folder",
+    "prepare_file",
+    "prepare_folder",
+    "settle",
+    "sync",
+    "write_bytes",
+    "write_json",
+    "write_text",
+    "write_with",
+]
 
-__all__ = ["lock_folder", "prepare_file", "prepare_folder", "write_bytes", "write_json", "write_text", "write_with"]
+_LOGGER = logging.getLogger(__name__)
+
+LOCK = ".lock"
+"""The file in a folder that holds the lock of the run that writes there. It stays behind, empty."""
 
 
 def prepare_folder(name: str, path: str | os.PathLike) -> Path:
@@ -40,28 +53,57 @@ def prepare_folder(name: str, path: str | os.PathLike) -> Path:
 
 
 def lock_folder(name: str, path: Path) -> Callable[[], None]:
-    """Write a folder alone, until what is returned is called or the process ends.
+    """Write a folder alone, until what is returned is called or the process ends, however it ends.
 
-    Where the system or the file system (NFS, often) knows no such locks, nothing keeps others away.
+    Where the file system has no locks, a warning says so, and nothing keeps others away.
 
     Raises:
-        InputError: if another process does, or if it cannot be written to.
+        InputError: if another process writes it, or if it cannot be written to.
     """
+    from filelock import FileLock, Timeout
+
     if not os.access(path, os.W_OK):
         raise InputError(f"{name} = {path}: the folder cannot be written to")
-    if fcntl is None:
-        return lambda: None
-    descriptor = os.open(path, os.O_RDONLY)
+    lock = FileLock(path / LOCK, timeout=0, thread_local=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+        lock.acquire()
+    except Timeout:
         raise InputError(
             f"{name} = {path}: another run is writing it; wait for its end or give another folder"
         ) from None
-    except OSError:  # a file system that knows no locks
-        pass
-    return functools.partial(os.close, descriptor)
+    except (OSError, NotImplementedError) as error:
+        _LOGGER.warning(
+            "%s = %s: the file system has no locks (%s); make sure that no other run writes this folder",
+            name,
+            path,
+            error,
+        )
+        return lambda: None
+    return functools.partial(lock.release, force=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    windows, folder = os.name == "nt", path.is_dir()
+    if windows and folder:  # Windows syncs names with the files
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise  # some file systems cannot sync a folder
+    finally:
+        os.close(descriptor)
+
+
+def settle(folder: Path) -> None:
+    """Wait until a folder and everything below it are on the disk, so that a power failure cannot take them back."""
+    for place, _, files in os.walk(folder):
+        for name in files:
+            sync(Path(place, name))
+        sync(Path(place))
+    sync(folder.resolve().parent)
 
 
 def prepare_file(name: str, path: str) -> str:
@@ -93,8 +135,11 @@ def write_with(path: str | os.PathLike, fill: Callable[[BinaryIO], Any]) -> None
     try:
         with open(handle, "wb") as file:
             fill(file)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
+        sync(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

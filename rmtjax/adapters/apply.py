@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from rmtjax._errors import InputError, check_known, shown
+from rmtjax._random import key_of, pinned
 from rmtjax.adapters.linear import (
     AdaptedLinear,
     DenseLayer,
@@ -358,13 +359,14 @@ def adapt(
                 f"alpha_share = {alpha_share}: {dotted(path)} has {outputs} outputs, a layer that it shares α with"
                 f" {vector.shape[0]}"
             )
-    a, key = float(rank) if scale is None else float(scale), jax.random.key(seed)
+    a, key = float(rank) if scale is None else float(scale), key_of(seed % 2**32)
     adapted = {}
     for i, path in enumerate(dict.fromkeys([*targets, *scaled])):
         layer, own = targets.get(path, scaled.get(path)), None
         if path in targets:
             kernel, fold = matrix_of(layer), jax.random.fold_in(key, i)
-            own = Dense(kernel) if full else update(method, kernel, rank, a, fold, dotted(path))
+            with pinned():
+                own = Dense(kernel) if full else update(method, kernel, rank, a, fold, dotted(path))
             own = shard_update(layer, own)
         vector = vectors[path[: len(path) - SHARING[alpha_share]]] if path in scaled else None
         adapted[path] = AdaptedLinear(layer, own, vector)

@@ -26,6 +26,7 @@ from jaxtyping import Array
 
 from rmtjax._errors import InputError, listed, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json
+from rmtjax._random import key_of
 from rmtjax.adapters.apply import (
     Place,
     check_plain,
@@ -407,7 +408,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
         if read.A is not None:
             kind = LoRA if read.magnitude is None else DoRA
             rank = read.A.shape[0]
-            built = kind(matrix_of(layer), rank, read.scale, jax.random.key(0), read.stabilised)
+            built = kind(matrix_of(layer), rank, read.scale, key_of(0), read.stabilised)
             new = {"A": read.A.T, "B": read.B.T}
             if read.magnitude is not None:
                 new["magnitude"] = read.magnitude

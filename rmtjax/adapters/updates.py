@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError, shown, unknown
+from rmtjax._random import fixed_normal
 from rmtjax.adapters.variables import AdapterConstant, AdapterParam, OrthogonalParam
 
 __all__ = [
@@ -315,7 +316,7 @@ class Dense(Update):
     def norm(self):
         # Subspace iteration from a fixed block: from below, by some per mille where singular values are close.
         delta = self.delta[...]
-        block = jax.random.normal(jax.random.key(0), (delta.shape[1], 8), delta.dtype)
+        block = fixed_normal(0, (delta.shape[1], 8), delta.dtype)
         for _ in range(4):
             block = jnp.linalg.qr(delta.T @ (delta @ block))[0]
         return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh((delta @ block).T @ (delta @ block))[-1], 0))

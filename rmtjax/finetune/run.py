@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ import numpy as np
 import optax
 
 from rmtjax._errors import InputError, shown, stopping
-from rmtjax._files import lock_folder, prepare_folder, write_json, write_text
+from rmtjax._files import lock_folder, prepare_folder, settle, write_json, write_text
+from rmtjax._precision import single
 from rmtjax._progress import Progress
 from rmtjax._provenance import commit, hardware, versions
+from rmtjax._random import GENERATOR, pinned
 from rmtjax.adapters import (
     OrthogonalParam,
     adapt,
@@ -44,6 +46,13 @@ __all__ = ["Checkpoints", "Run", "finetune", "optimizer_of", "predict"]
 
 _RUN, _METRICS, _RESULT = "run.json", "metrics.jsonl", "result.json"
 _FILES = (_RESULT, "adapter", "model", "curves.png")
+
+
+@contextlib.contextmanager
+def _by_default() -> Iterator[None]:
+    """JAX's flags at their defaults, single precision among them: a run follows from its settings and files alone."""
+    with pinned(), single():
+        yield
 
 
 def optimizer_of(settings: Settings, parts: Parts, names: Sequence[str], steps: int) -> optax.GradientTransformation:
@@ -69,6 +78,7 @@ def optimizer_of(settings: Settings, parts: Parts, names: Sequence[str], steps: 
     return optax.chain(optax.clip_by_global_norm(settings.clip), plain)
 
 
+@_by_default()
 def predict(trainer: Trainer, state: TrainState, layout: Layout, data: Sequences, batch: int = 64) -> np.ndarray:
     """Logits of all examples, (n, outputs), computed in batches of like length."""
     order = np.argsort(data.lengths(), kind="stable")
@@ -132,6 +142,7 @@ class Run:
         InputError: for settings, a model, data or a task that cannot be used.
     """
 
+    @_by_default()
     def __init__(
         self, settings: Settings, devices: Sequence[jax.Device] | None = None, piece: int | None = None
     ) -> None:
@@ -190,6 +201,7 @@ class Run:
         if self._identity is None:
             self._identity = {
                 "settings": self.settings.as_dict(),
+                "generator": GENERATOR,
                 "base": _digest(self.folder),
                 "steps": self.batches.steps,
                 "dataset": _digest_of({"train": self.train, **self.dev}),
@@ -239,7 +251,7 @@ def _existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
         raise InputError(f"out = {out}: {_RUN} cannot be read (it names no settings)")
     old, new = ({**i["settings"], **{k: v for k, v in i.items() if k != "settings"}} for i in (before, identity))
     moved = ("data", "model")  # where files lie may change; what they hold may not
-    old = {f.name: f.default for f in dataclasses.fields(Settings) if f.name in _LATER} | old
+    old = {f.name: f.default for f in dataclasses.fields(Settings) if f.name in _LATER} | {"generator": GENERATOR} | old
     for name in new:
         if name not in moved and old.get(name) != new[name]:
             raise InputError(
@@ -282,9 +294,10 @@ class Checkpoints:
             self._manager.save(step, args=self._ocp.args.StandardSave(state._asdict()))
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait until what is being written is on the disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+        settle(self._folder)
 
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -348,6 +361,7 @@ def finetune(
         release()
 
 
+@_by_default()
 def _train(
     run: Run,
     folder: Path | None,
@@ -495,5 +509,6 @@ def _write(run: Run, state: TrainState, folder: Path, result: dict[str, Any], ba
         save_model(merged(model), folder / "model", labels=run.task.labels, tokenizer=run.folder)
     else:
         save_peft(model, folder / "adapter", base=run.folder.resolve(), merge_alpha=run.settings.alpha and base_copy)
-    write_json(folder / _RESULT, result)
     curves(result, folder / "curves.png")
+    settle(folder)
+    write_json(folder / _RESULT, result)  # last: with it the run is finished

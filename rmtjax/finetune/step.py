@@ -20,6 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from rmtjax._random import key_of, pinned
 from rmtjax.adapters import AlphaParam
 from rmtjax.adapters.apply import TRAINABLE
 from rmtjax.finetune.data import Batch, Layout
@@ -121,7 +122,7 @@ class Trainer:
         self.whole = NamedSharding(mesh, PartitionSpec())
         self.spread = NamedSharding(mesh, PartitionSpec("data"))
         self._optimizer, self._alpha_optimizer, self._loss = optimizer, alpha_optimizer, loss
-        self._dropout, self._key = dropout, jax.random.key(seed)
+        self._dropout, self._key = dropout, key_of(seed)
         self.frozen = jax.device_put(frozen, self.whole)
         self.start = jax.device_put(  # copies: the first step gives up what it is given, and the model is its owner's
             TrainState(
@@ -194,7 +195,8 @@ class Trainer:
 
     def _step(self, state: TrainState, frozen: Weights, batch: Batch, fresh: Batch | None) -> tuple[TrainState, Array]:
         """One step: the adapters on `batch`, then, every T steps, α on `fresh`. Gives the loss before the step."""
-        keys = jax.random.split(jax.random.fold_in(self._key, state.step)) if self._dropout else (None, None)
+        with pinned():
+            keys = jax.random.split(jax.random.fold_in(self._key, state.step)) if self._dropout else (None, None)
         loss, gradient = self._gradient(
             lambda weights, others: self.parts.model(weights, *others),
             state.weights, (state.alpha, frozen), batch, keys[0],

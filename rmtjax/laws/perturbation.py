@@ -126,7 +126,7 @@ def _symmetric(name: str, a: Array) -> None:
             raise InputError(f"{name} is off its transpose by {gap:.3g}: must be symmetric")
 
 
-@float64
+@float64(trees=("base",))
 def first_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N"]:
     r"""First-order shifts :math:`\lambda_i^{(1)} = v_i^\top\Delta v_i`, in ascending order of :math:`\lambda_i`.
 
@@ -142,7 +142,7 @@ def first_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Floa
     return jnp.diagonal(_eigen(base, Delta)[2])
 
 
-@float64
+@float64(trees=("base",))
 def second_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N"]:
     r"""Second-order shifts :math:`\lambda_i^{(2)} = \sum_{j\ne i}(v_j^\top\Delta v_i)^2/(\lambda_i - \lambda_j)`.
 
@@ -156,7 +156,7 @@ def second_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Flo
     return jnp.sum(M**2 * _inverse_gaps(values), 0)
 
 
-@float64
+@float64(trees=("base",))
 def first_order_eigenvectors(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N N"]:
     r"""First-order changes :math:`v_i^{(1)} = \sum_{j\ne i}v_j\,v_j^\top\Delta v_i/(\lambda_i - \lambda_j)` as columns.
 
@@ -172,7 +172,7 @@ def first_order_eigenvectors(base: Symmetric, Delta: Float[Array, "n n"]) -> Flo
     return vectors @ (M * _inverse_gaps(values))
 
 
-@float64
+@float64(trees=("base",))
 def second_order_eigenvectors(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N N"]:
     r"""Second-order changes of the eigenvectors as columns, of eigenvectors kept at length 1 (see the module).
 
@@ -231,7 +231,7 @@ def _singular(base: Rectangular, Delta: Array) -> _Singular:
     return _Singular(u, s, vh.T, A, right - u @ A, left - vh.T @ A.T)
 
 
-@float64
+@float64(trees=("base",))
 def first_order_singular_values(base: Rectangular, Delta: Float[Array, "rows cols"]) -> Float[Array, "k"]:
     r"""First-order shifts :math:`\sigma_i^{(1)} = u_i^\top\Delta v_i`, in descending order of :math:`\sigma_i`.
 
@@ -245,7 +245,7 @@ def first_order_singular_values(base: Rectangular, Delta: Float[Array, "rows col
     return jnp.diagonal(_singular(base, Delta).A)
 
 
-@float64
+@float64(trees=("base",))
 def second_order_singular_values(base: Rectangular, Delta: Float[Array, "rows cols"]) -> Float[Array, "k"]:
     r"""Second-order shifts of the singular values.
 
@@ -273,7 +273,7 @@ def _inverse(s: Array) -> Array:
     return jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1.0), 0.0)
 
 
-@float64
+@float64(trees=("base",))
 def first_order_singular_vectors(base: Rectangular, Delta: Float[Array, "rows cols"]) -> Vectors:
     r"""First-order changes of the singular vectors.
 

@@ -28,7 +28,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact, Num
 
 from rmtjax._errors import InputError, shown
-from rmtjax._precision import float64
+from rmtjax._precision import as_array, float64
 
 __all__ = ["cdf", "inverse_stieltjes", "moment", "pdf", "ppf", "r_transform", "stieltjes", "support"]
 
@@ -61,17 +61,22 @@ def law(function: Callable[..., Any]) -> Callable[..., Any]:
     `c` and `sigma` must be finite and positive, `k` is a static whole number, and `z`, `m` and `w` may be complex.
     """
     signature = inspect.signature(function)
+    points = tuple(name for name in ("z", "m", "w") if name in signature.parameters)
     compiled = jax.jit(function, static_argnames="k" if "k" in signature.parameters else ())
 
     @functools.wraps(function)
     def checked(*args, **kwargs):
-        given = signature.bind(*args, **kwargs).arguments
+        bound = signature.bind(*args, **kwargs)
+        given = bound.arguments
         for name in ("k", "c", "sigma"):
             if name in given:
                 _refuse(name, given[name])
-        return compiled(*args, **kwargs)
+        for name in points:
+            if isinstance(given.get(name), (list, tuple)):
+                given[name] = as_array(name, given[name])
+        return compiled(*bound.args, **bound.kwargs)
 
-    return float64(checked, keep=tuple(n for n in ("k", "z", "m", "w") if n in signature.parameters))
+    return float64(checked, keep=("k", *points))
 
 
 def as_point(z: Num[ArrayLike, "..."]) -> Inexact[Array, "..."]:

@@ -48,6 +48,7 @@ from threadpoolctl import ThreadpoolController
 
 from rmtjax._errors import InputError, shown, unknown
 from rmtjax._machine import cores
+from rmtjax._random import fixed_normal, key_of, pinned
 from rmtjax.linalg import jacobi, krylov
 
 __all__ = [
@@ -313,7 +314,7 @@ def _completed(u: Array, s: Array) -> Array:
 
     def complete(u):
         # Column after column QR keeps what is orthonormal, up to its sign, and turns the rest until it is.
-        q, r = jnp.linalg.qr(jnp.where(lost, jax.random.normal(jax.random.key(0), (m, n), s.dtype), u))
+        q, r = jnp.linalg.qr(jnp.where(lost, fixed_normal(0, (m, n), s.dtype), u))
         size = _diagonal(r)
         turn = jnp.where(size == 0, 1.0, size / jnp.where(size == 0, 1.0, jnp.abs(size)))
         return jnp.where(lost, q, q * turn[..., None, :])
@@ -636,7 +637,8 @@ def _randomized(a: Array, k: int, iterations: int, oversampling: int, key: Array
         return SVD(_h(vh), s, _h(u))
     width = min(k + oversampling, m)
     with jax.default_matmul_precision("highest"):
-        start = jax.random.normal(key, (m, width), jnp.finfo(a.dtype).dtype).astype(a.dtype)
+        with pinned():
+            start = jax.random.normal(key, (m, width), jnp.finfo(a.dtype).dtype).astype(a.dtype)
         q = jnp.linalg.qr(a @ start)[0]
         for _ in range(iterations):
             q = jnp.linalg.qr(a @ jnp.linalg.qr(_h(a) @ q)[0])[0]
@@ -790,7 +792,7 @@ def svd(
             if algorithm == "randomized":
                 if isinstance(iterations, bool) or not isinstance(iterations, (int, np.integer)) or iterations < 0:
                     raise InputError(f"iterations = {shown(iterations)}: must be a whole number, 0 or more")
-                return _randomized(a, int(k), int(iterations), 10, jax.random.key(seed))
+                return _randomized(a, int(k), int(iterations), 10, key_of(seed))
             if not _known(a):
                 raise InputError("algorithm = lanczos: cannot run inside jit, vmap or grad; take randomized there")
             if jnp.iscomplexobj(a):

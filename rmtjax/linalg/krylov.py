@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError, shown
+from rmtjax._random import fixed_normal
 
 __all__ = [
     "FAR",
@@ -256,7 +257,7 @@ def _filled(xp: Any, basis: Matrix, q: Matrix, r: Matrix, step: Any) -> tuple[Ma
     if xp is np:
         fresh = np.random.default_rng(step).standard_normal(q.shape).astype(q.dtype)
     else:
-        fresh = jax.random.normal(jax.random.key(step), q.shape, q.dtype)
+        fresh = fixed_normal(step, q.shape, q.dtype)
     outside = q - basis @ (basis.T @ q)
     q = xp.where(xp.linalg.norm(outside, axis=0) > 0.5, outside, fresh)
     for _ in range(2):

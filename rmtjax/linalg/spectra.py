@@ -7,6 +7,7 @@ singular values in :math:`[\sigma|1-\sqrt c|, \sigma(1+\sqrt c)]`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, Key, Num
 
 from rmtjax._errors import InputError, shown, unknown
 from rmtjax._precision import float64
+from rmtjax._random import key_of, pinned
 from rmtjax.linalg import sturm
 
 __all__ = [
@@ -225,8 +227,9 @@ def esd_test(
     for name, x in (("sigma", sigma), ("beta", beta), ("draws", draws)):
         if x is not None and not (np.isreal(x) and np.isfinite(x) and x > 0 and (name != "draws" or x == int(x))):
             raise InputError(f"{name} = {shown(x)}: must be a {'whole number' if name == 'draws' else 'number'} > 0")
-    key = jax.random.key(0) if key is None else key
-    with jax.enable_x64(True):
+    own = contextlib.nullcontext() if key is not None else pinned()
+    key = key_of(0) if key is None else key
+    with own, jax.enable_x64(True):
         if callable(law):
             return _own_test(values, law, sampler, int(draws), key)
         return _named_test(values, law, shape, sigma, float(beta), int(draws), key)

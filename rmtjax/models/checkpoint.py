@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from rmtjax._errors import InputError, listed, shown
+from rmtjax._random import key_of, pinned
 from rmtjax.checkpoints.folders import TOKENIZER_FILES, model_folder
 from rmtjax.checkpoints.tensors import WEIGHTS, TensorFile
 from rmtjax.models.classifier import SequenceClassifier
@@ -80,7 +81,7 @@ def _load(
         lost = [name for name in lost if not name.startswith(f"{prefix}pooler.")]
     if lost:
         raise InputError(f"model = {folder}: the file lacks {len(lost)} weights: {listed(lost)}")
-    loaded, key = {}, jax.random.key(seed)
+    loaded, key = {}, key_of(seed % 2**32)
     for name, path in wanted.items():
         variable = variables[path]
         shape, transpose = variable.shape, path[-1] == "kernel"
@@ -95,7 +96,8 @@ def _load(
             value = value.T if transpose else value
         elif transpose:
             own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-            value = config.initializer_range * jax.random.normal(own, shape, variable.dtype)
+            with pinned():
+                value = config.initializer_range * jax.random.normal(own, shape, variable.dtype)
         else:
             value = jnp.zeros(shape, variable.dtype)
         loaded[path] = variable.replace(value)

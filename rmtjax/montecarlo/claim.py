@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 
 from rmtjax._errors import InputError, check_known, shown, unknown
+from rmtjax._precision import double
+from rmtjax._random import pinned
 from rmtjax.montecarlo.grid import Axis, Grid, grid
 from rmtjax.montecarlo.parameter import Parameter
 
@@ -202,7 +203,7 @@ class Claim:
     def predict(self, cells: Grid, of: Callable[..., Any] | None = None) -> dict[str, np.ndarray]:
         """The law (or the function `of`) on every cell: by output name, arrays of the grid's shape."""
         columns = {name: v.reshape(cells.shape) for name, v in cells.cells().items()}
-        with jax.enable_x64(True):
+        with pinned(), double():
             values = call_with(of or self.law, **columns)
         values = values if isinstance(values, Mapping) else {OUTPUT: values}
         found = {}

@@ -26,7 +26,9 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, shown, stopping, unknown
+from rmtjax._precision import double
 from rmtjax._progress import Progress
+from rmtjax._random import GENERATOR, pinned, wrapped
 from rmtjax.montecarlo import hosts
 from rmtjax.montecarlo.claim import Claim, whole_width
 from rmtjax.montecarlo.grid import Grid
@@ -129,7 +131,7 @@ class _Engine:
         width = self.sampler.width
         width = self.plan.block if width is None else width(**named) if callable(width) else width
         one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
-        needed = needs(lambda p, k, w: draw(jax.random.wrap_key_data(k), {**p, **w}), *one, self.within)
+        needed = needs(lambda p, k, w: draw(wrapped(k), {**p, **w}), *one, self.within)
         most = needed.at_once if self.workers[0].platform == "cpu" else math.inf
         width = whole_width(self.plan.block, min(width, self.plan.block, most))
         share = self.share(needed.pooled)
@@ -216,7 +218,7 @@ class _Engine:
             advance(int(plan.trials_in(chunks[index][rows]).sum()))
 
         def work(device):
-            with jax.enable_x64(True):
+            with pinned(), double():
                 while (taken := take()) is not None:
                     index, static, part = taken
                     began = time.perf_counter()
@@ -302,7 +304,9 @@ class Run:
         stream = ":".join([claim.name, self.method, *(f"{k}={v}" for k, v in sorted(self.options.items()))])
         crew = workers(devices, plan.groups * plan.blocks)
         keys = cell_keys(self.seed, stream, plan.outer.cells())
-        made = {"seed": self.seed, "method": self.method, "options": dict(self.options)}
+        made = {
+            "seed": self.seed, "method": self.method, "options": dict(self.options), "generator": GENERATOR
+        }  # fmt: skip
         self.together, self.store, self.executed = hosts.count() > 1, None, False
         refused = None
         if store is not None and hosts.index() == 0:
@@ -322,6 +326,8 @@ class Run:
             self._recall()
             while self.tiles.size and not self.missing:
                 self._close_round()
+            if self.store is not None:
+                self.store.say_if_lost(self.missing)
         except BaseException:
             self.discard()
             raise
@@ -342,7 +348,10 @@ class Run:
         size, known = self.plan.chunk, None
         if hosts.index() == 0:
             last = self.start // size + -(-len(self.tiles) // size)
-            done = [c for c in range(self.start // size, last) if self.store is not None and self.store.has(c)]
+            chunks = range(self.start // size, last)
+            if self.store is not None:
+                self.store.forget_damaged(chunks)
+            done = [c for c in chunks if self.store is not None and self.store.has(c)]
             parts = [self.store.read(c * size, (c + 1) * size) for c in done]
             known = {**(joined(parts) if parts else {}), "chunks": np.array(done, int)}
         known = hosts.broadcast(known)
@@ -350,10 +359,15 @@ class Run:
             self.fresh[chunk] = {name: v[i * size : (i + 1) * size] for name, v in known.items()}
 
     def _close_round(self) -> None:
-        """Take what a round has found, and decide on the next."""
+        """Take what a round has found, and decide on the next, unless some of it cannot be read and is to be drawn again."""
         count, size = len(self.tiles), self.plan.chunk
         if self.store is not None and not self.together:
-            values = self.store.read(self.start, self.start + count)
+            try:
+                values = self.store.read(self.start, self.start + count)
+            except InputError:
+                if self.store.forget_damaged(range(self.start // size, self.start // size + -(-count // size))):
+                    return  # with the round still open: those chunks are missing now
+                raise
         else:
             values = {k: v[:count] for k, v in joined([self.fresh[c] for c in sorted(self.fresh)]).items()}
             self.fresh = {}
@@ -376,7 +390,7 @@ class Run:
         began = time.perf_counter()
         with stopping(self._how_far):
             try:
-                with jax.enable_x64(True):
+                with pinned(), double():
                     self.engine.compile(np.concatenate([self.tiles[:0], *self.missing.values()]))
             except BaseException:
                 self.discard()
@@ -448,7 +462,8 @@ class Run:
         one_thread = threadpool_limits(1, user_api="blas")
         with (
             stopping(self._how_far),
-            jax.enable_x64(True),
+            pinned(),
+            double(),
             one_thread,
             Progress(1, self.claim.name, progress) as bar,
         ):

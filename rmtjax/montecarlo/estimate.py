@@ -6,10 +6,11 @@ import math
 import time
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from rmtjax._precision import double
+from rmtjax._random import pinned
 from rmtjax.montecarlo.engine import Run
 from rmtjax.montecarlo.plan import result_bytes
 from rmtjax.montecarlo.store import state
@@ -69,7 +70,7 @@ def estimate(run: Run, seconds: float = 3.0) -> Estimate:
         engine.run({0: tiles}, lambda _, values: found.update(values), lambda _: None)
         return time.perf_counter() - began, {name: v[: len(tiles)] for name, v in found.items()}
 
-    with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
+    with pinned(), double(), threadpool_limits(1, user_api="blas"):
         trials = 0
         if plan.until is not None and missing.size:
             cells = np.sort(random.permutation(plan.outer.size)[:_PILOT])

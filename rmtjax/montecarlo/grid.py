@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -128,8 +130,21 @@ def grid(*together: Axis, **axes: Values) -> Grid:
     return result
 
 
+def _range(start: str, stop: str, count: int) -> np.ndarray:
+    """Equidistant values between two decimal numbers, each computed exactly and rounded once."""
+    for end in (start, stop):
+        if not math.isfinite(float(end)):
+            raise ValueError(end)
+    first, last = (Fraction(Decimal(end)) if float(end) else Fraction(0) for end in (start, stop))
+    below, steps = math.lcm(first.denominator, last.denominator), max(count - 1, 1)
+    low, high = (end.numerator * (below // end.denominator) for end in (first, last))
+    return np.array([(low * steps + i * (high - low)) / (below * steps) for i in range(count)])
+
+
 def parse_values(name: str, text: str) -> float | np.ndarray:
     """Values from the command line: a number, ``a,b,c`` or ``start:stop:count`` (both ends included).
+
+    A value of a range is the float nearest to the exact decimal value, so that 0:1:11 holds 0.3 and not 0.30000000000000004.
 
     Raises:
         InputError: if the text is none of these.
@@ -140,7 +155,7 @@ def parse_values(name: str, text: str) -> float | np.ndarray:
             start, stop, count = text.split(":")
             if int(count) < 1:
                 raise InputError(f"{name} = {text!r}: the count must be at least 1")
-            return np.linspace(float(start), float(stop), int(count))
+            return _range(start, stop, int(count))
         if "," in text:
             return np.array([float(part) for part in text.split(",")])
         return float(text)

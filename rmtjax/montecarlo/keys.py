@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError, shown
+from rmtjax._random import key_of, wrapped
 
 __all__ = ["cell_keys", "check_seed", "trial_keys"]
 
@@ -24,8 +25,8 @@ def check_seed(seed: int) -> int:
 
 def _words(name: str, values: Mapping[str, float]) -> np.ndarray:
     digest = hashlib.sha256(name.encode())
-    for key in sorted(values):
-        digest.update(key.encode() + b"=" + np.float64(values[key]).astype("<f8").tobytes())
+    for parameter in sorted(values):
+        digest.update(parameter.encode() + b"=" + np.float64(values[parameter]).astype("<f8").tobytes())
     return np.frombuffer(digest.digest()[:8], "<u4")
 
 
@@ -36,20 +37,19 @@ def cell_keys(seed: int, stream: str, cells: Mapping[str, np.ndarray]) -> np.nda
     """
     rows = zip(*cells.values(), strict=True) if cells else [()]
     words = np.stack([_words(stream, dict(zip(cells, row, strict=True))) for row in rows])
-    base = jax.random.fold_in(jax.random.key(seed), np.uint32(zlib.crc32(stream.encode())))
+    base = jax.random.fold_in(key_of(seed), np.uint32(zlib.crc32(stream.encode())))
     return np.asarray(_fold(jax.random.key_data(base), jnp.asarray(words)))
 
 
 @jax.jit
 def _fold(base: jax.Array, words: jax.Array) -> jax.Array:
     def one(word):
-        key = jax.random.wrap_key_data(base)
-        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, word[0]), word[1]))
+        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(wrapped(base), word[0]), word[1]))
 
     return jax.vmap(one)(words)
 
 
 def trial_keys(cell: jax.Array, first: jax.Array, count: int) -> jax.Array:
     """Typed keys of the trials first…first+count−1 of a cell, given the cell's key data."""
-    key = jax.random.wrap_key_data(cell)
-    return jax.vmap(lambda trial: jax.random.fold_in(key, trial))((first + jnp.arange(count)).astype(jnp.uint32))
+    of_cell = wrapped(cell)
+    return jax.vmap(lambda trial: jax.random.fold_in(of_cell, trial))((first + jnp.arange(count)).astype(jnp.uint32))

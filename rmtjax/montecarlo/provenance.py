@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from rmtjax._provenance import commit, hardware, versions
+from rmtjax._random import GENERATOR
 
 __all__ = ["provenance"]
 
@@ -31,6 +32,7 @@ def provenance(
         "device": hardware(workers),
         "versions": versions(),
         "git_commit": commit(),
+        "generator": GENERATOR,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_s": wall_s,
         "compile_s": compile_s,

@@ -7,7 +7,9 @@ it went, the only part that may differ between two runs of the same specificatio
 
 Every file appears under its name only when it is complete. The ``count`` of a chunk is written last, so a chunk whose
 ``count`` is there is there altogether. Whoever writes holds a lock on the folder, which the system takes back when the
-process ends. Digests tell whether the files are still what was written, before anything is made of their bytes.
+process ends. Digests tell whether the files are still what was written, before anything is made of their bytes. A run
+draws a chunk that is damaged or lost again, and writes a damaged result again; its own description it cannot restore.
+Everything is on the disk before the provenance says that the run is finished.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,15 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from rmtjax._errors import InputError, shown
-from rmtjax._files import lock_folder
+from rmtjax._files import LOCK, lock_folder, settle, sync
+from rmtjax._random import GENERATOR
 from rmtjax.montecarlo.plan import Plan
 from rmtjax.montecarlo.result import assemble, rows_of, same_law
 from rmtjax.montecarlo.statistics import Moments, merge_tiles
 
 __all__ = ["Store", "intact", "joined", "open_result", "state", "write_result"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _FORMAT = "rmtjax run 3"
 _MOMENTS = ("mean", "m2", "min", "max")
@@ -47,11 +53,12 @@ class Store:
 
     def __init__(self, path: Path, root: zarr.Group, plan: Plan) -> None:
         self.path, self.plan, self._root = path, plan, root
-        self._discard: Callable[[], None] | None = None
+        self._new, self._folder_was_there = False, False
         self._release: Callable[[], None] | None = None
         self._group = root["tiles"]
         self._arrays = {name: array for name, array in self._group.arrays()}
-        self._done = self._found()
+        self._done, self._lost = self._stored()
+        self._redrawn: set[int] = set()
 
     @classmethod
     def open(cls, path: str | os.PathLike, plan: Plan, made: Mapping[str, Any], law: Mapping[str, np.ndarray]) -> Store:
@@ -60,7 +67,7 @@ class Store:
         Args:
             path: a folder.
             plan: of the run.
-            made: seed, method and options.
+            made: seed, method, options and generator.
             law: what is predicted, by output.
 
         Raises:
@@ -80,10 +87,17 @@ class Store:
                 root.attrs.put(_signed({**wanted, "law": _folder_digest(unfinished / "law")}))
         else:
             there, found = _read_root(path)
+            if "generator" not in found:
+                _LOGGER.warning(
+                    "store %s does not say which generator it was drawn with; it is taken to be %s, JAX's default",
+                    path, GENERATOR,
+                )  # fmt: skip
+            found = {"generator": GENERATOR} | found
             for key, value in wanted.items():
                 if found.get(key) != value:
+                    what, stored, given = _difference(key, found.get(key), value)
                     raise InputError(
-                        f"store {path} holds another run: its {key} is {shown(found.get(key))}, here it is {shown(value)};"
+                        f"store {path} holds another run: its {what} is {shown(stored)}, here it is {shown(given)};"
                         " give another folder or remove this one"
                     )
             _compare(path, "law", found["law"])
@@ -99,38 +113,84 @@ class Store:
         try:
             with intact(path):
                 store = cls(path, zarr.open_group(path, mode="r+", zarr_format=3), plan)
+                _sessions(path, store._root)
+            if store._lost:
+                store._say_redrawn(store._lost, "a file is missing")
         except BaseException:
             release()
             raise
         store._release = weakref.finalize(store, release)  # at the latest when nobody knows the store any more
-        store._discard = (lambda: _cleared(path, empty)) if new else None
+        store._new, store._folder_was_there = new, empty
         return store
 
     def discard(self) -> None:
         """Let go, and remove a store that this process made and that holds no chunk: a mended run can take its place."""
-        if self._discard is not None and not self._done:
-            self._discard()
+        unused = self._new and not self._done
+        if unused:
+            for entry in self.path.iterdir():
+                if entry.name != LOCK:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         self.close()
+        if unused:  # the lock's file last: some systems remove no file that is locked
+            (self.path / LOCK).unlink(missing_ok=True)
+            if not self._folder_was_there:
+                self.path.rmdir()
 
     def close(self) -> None:
         """Let another process write."""
         if self._release is not None:
             self._release()
 
-    def _found(self) -> set[int]:
-        """Which chunks are complete. `count` is written last, but files can be lost in other ways than by a kill."""
+    def _stored(self) -> tuple[set[int], set[int]]:
+        """Which chunks are complete, and which were and have lost a file since: `count` is written last."""
         kept = {name for statistic in self.plan.statistics for name in statistic.names} - set(_MOMENTS)
-        complete = None
-        for name in sorted(kept | {"moments", "count"}):
+        stored = {name: set() for name in sorted(kept | {"moments", "count"})}
+        for name in stored:
             folder = self.path / "tiles" / name
             if name not in self._arrays or not folder.is_dir():
-                return set()
+                continue
             if self._arrays[name].attrs.get("digest") != _layout_digest((folder / "zarr.json").read_bytes()):
                 raise InputError(f"store {self.path} is damaged: tiles/{name}/zarr.json is not what was written")
             parts = (file.split(".") for file in os.listdir(folder))
-            there = {int(part[1]) for part in parts if part[0] == "c" and part[-1].isdigit()}
-            complete = there if complete is None else complete & there
-        return complete
+            stored[name] = {int(part[1]) for part in parts if part[0] == "c" and part[-1].isdigit()}
+        complete = set.intersection(*stored.values())
+        return complete, stored["count"] - complete
+
+    def _say(self, what: str) -> None:
+        _LOGGER.warning("store %s is damaged: %s", self.path, what)
+
+    def _say_redrawn(self, chunks: Iterable[int], why: str) -> None:
+        self._say(f"{why} of chunks {shown(sorted(chunks))}; the run draws them again")
+
+    @property
+    def finished(self) -> bool:
+        """Whether a run has come to its end here."""
+        return "provenance" in self._root and bool(dict(self._root["provenance"].attrs))
+
+    def forget_damaged(self, chunks: Iterable[int]) -> set[int]:
+        """Take those of some chunks that cannot be read for missing, and say so; they are to be drawn again.
+
+        Returns:
+            Which they are; one that was drawn again already is not among them, or a bad disk would keep a run for ever.
+        """
+        damaged = set()
+        for chunk in chunks:
+            if self.has(chunk) and chunk not in self._redrawn:
+                try:
+                    self.read(chunk * self.plan.chunk, (chunk + 1) * self.plan.chunk)
+                except InputError:
+                    damaged.add(chunk)
+        if damaged:
+            self._done -= damaged
+            self._redrawn |= damaged
+            self._say_redrawn(damaged, "a file cannot be read")
+        return damaged
+
+    def say_if_lost(self, missing: Iterable[int]) -> None:
+        """Say that chunks are missing, if the run was finished and it is not known yet."""
+        lost = set(missing) - self._redrawn - self._lost
+        if lost and self.finished:
+            self._say_redrawn(lost, "a file is missing")
 
     def has(self, chunk: int) -> bool:
         """Whether a chunk is stored."""
@@ -170,7 +230,7 @@ class Store:
         Raises:
             InputError: if a chunk is damaged.
         """
-        with intact(self.path):
+        with intact(self.path, "run it again, which draws its damaged chunks again"):
             found = {name: np.asarray(array[start:stop]) for name, array in self._arrays.items()}
         moments = found.pop("moments")
         return {**{name: moments[:, i] for i, name in enumerate(_MOMENTS)}, **found}
@@ -199,34 +259,45 @@ class Store:
         return assemble(self.plan, law, np.concatenate(chosen), joined(parts))
 
     def finish(self, result: xr.Dataset, made: Mapping[str, Any]) -> None:
-        """Add the finished dataset, and how the session went that finished it."""
+        """Add the finished dataset, and how the session went that finished it.
+
+        In a store that is finished already they stay what they are, or what they were if the dataset is damaged.
+        """
         with intact(self.path):
-            before = _provenance(self.path, self._root)
-            if before is None:  # otherwise it was finished already, and nothing was drawn
+            recorded = _sessions(self.path, self._root)
+            sessions, digest = recorded or ([dict(made)], None)
+            if digest is not None and _folder_digest(self.path / "result") != digest:
+                self._say("its result is not what was written; it is written again")
+                recorded = None
+            if recorded is None:
                 _write_dataset(result, self.path)
-                _tell(self.path, self._root, [dict(made)])
+                settle(self.path)
+                if _folder_digest(self.path / "result") != digest:
+                    _tell(self.path, self._root, sessions)
+            elif self._redrawn or self._lost:
+                settle(self.path)
 
 
 def _tell(path: Path, root: zarr.Group, sessions: Sequence[Mapping[str, Any]]) -> None:
     """Write down the sessions and what the result's files are, last of all."""
     told = _signed({"sessions": list(sessions), "result": _folder_digest(path / "result")})
     root.require_group("provenance").attrs.put(told)
+    settle(path / "provenance")
 
 
-def _provenance(path: Path, root: zarr.Group) -> list[dict[str, Any]] | None:
-    """The sessions of a run that is finished, whose result is then what was written; None if it is not finished."""
+def _sessions(path: Path, root: zarr.Group) -> tuple[list[dict[str, Any]], str] | None:
+    """The sessions of a run that is finished, and its result's digest; None if it is not finished."""
     told = dict(root["provenance"].attrs) if "provenance" in root else {}
     if not told:
         return None
     if not _is_signed(told):
         raise InputError(f"store {path} is damaged: its provenance is not what was written")
-    _compare(path, "result", told["result"])
-    return told["sessions"]
+    return told["sessions"], told["result"]
 
 
-def _compare(path: Path, name: str, digest: str) -> None:
+def _compare(path: Path, name: str, digest: str, cure: str = "") -> None:
     if _folder_digest(path / name) != digest:
-        raise InputError(f"store {path} is damaged: its {name} is not what was written")
+        raise InputError(f"store {path} is damaged: its {name} is not what was written{cure}")
 
 
 def _path(name: str, path: Any) -> Path:
@@ -236,16 +307,20 @@ def _path(name: str, path: Any) -> Path:
     return Path(path)
 
 
+def _difference(key: str, stored: Any, given: Any) -> tuple[str, Any, Any]:
+    """What differs between an entry of two runs' descriptions: of grids that differ in values alone, the first such value."""
+    if key == "grid" and stored is not None and [list(axis) for axis in stored] == [list(axis) for axis in given]:
+        for axis, other in zip(stored, given, strict=True):
+            for name in axis:
+                if name and len(axis[name]) == len(other[name]) and axis[name] != other[name]:
+                    i = next(i for i, (x, y) in enumerate(zip(axis[name], other[name], strict=True)) if x != y)
+                    return f"{name}[{i}]", axis[name][i], other[name][i]
+    return key, stored, given
+
+
 def _is_free(path: Path) -> bool:
     """Whether there is nothing, or an empty folder."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
-
-
-def _cleared(path: Path, empty: bool) -> None:
-    """Take a store away again, and leave the empty folder that was there."""
-    shutil.rmtree(path)
-    if empty:
-        path.mkdir()
 
 
 @contextlib.contextmanager
@@ -258,7 +333,7 @@ def _writing(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def intact(path: Path) -> Iterator[None]:
+def intact(path: Path, cure: str = "remove it and run again") -> Iterator[None]:
     """What a file that is not as it was written makes of its reader is the store's fault."""
     try:
         yield
@@ -270,7 +345,7 @@ def intact(path: Path) -> Iterator[None]:
         if "start new thread" in str(error):
             raise MemoryError(str(error)) from None
         said = " ".join(str(error).split())[:150] or type(error).__name__
-        raise InputError(f"store {path} is damaged ({said}); remove it and run again") from None
+        raise InputError(f"store {path} is damaged ({said}); {cure}") from None
 
 
 @contextlib.contextmanager
@@ -280,7 +355,9 @@ def _appearing(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         unfinished = Path(folder) / path.name
         yield unfinished
+        settle(unfinished)
         unfinished.rename(path)
+        sync(path.resolve().parent)
 
 
 def _folder_digest(folder: Path) -> str:
@@ -375,8 +452,11 @@ def open_result(path: str | os.PathLike) -> xr.Dataset:
         raise InputError(f"store {path} does not exist")
     root, found = _read_root(path)
     with intact(path):
-        sessions = _provenance(path, root)
-        if sessions is not None:
+        recorded = _sessions(path, root)
+        if recorded is not None:
+            sessions, digest = recorded
+            redo = "; run it again, which writes it again" if (path / "tiles").is_dir() else ""
+            _compare(path, "result", digest, redo)
             return xr.open_zarr(path, group="result", consolidated=False).load().assign_attrs(sessions[-1])
         result = Store(path, root, Plan.from_dict(found)).so_far()
         options = {f"option_{name}": value for name, value in found["options"].items()}

@@ -176,8 +176,8 @@ def allowance(claim: Claim | None, result: xr.Dataset) -> np.ndarray:
         bias = claim.predict(grid_of(result), claim.bias)
         if not set(bias) & set(outputs):
             bias = dict.fromkeys(outputs, next(iter(bias.values())))
-        for one, name in zip(allowed, outputs, strict=True):
-            one[...] = bias.get(name, 0.0)
+        for i, name in enumerate(outputs):
+            allowed[i] = bias.get(name, 0.0)
     return allowed
 
 

@@ -16,6 +16,7 @@ from rmtjax import InputError
 from rmtjax.finetune import finetune
 from rmtjax.finetune.run import Checkpoints
 
+from ..helpers import HOSTILE, flags
 from .helpers import Shared, assert_same, checkpoints, files, left, settings, write_base, write_task
 
 STEPS, PER_EPOCH, T = 15, 5, 3  # 17 examples in batches of 4 (α keeps 4 of 21), three epochs
@@ -156,6 +157,51 @@ def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default(chosen, 
         finetune(dataclasses.replace(chosen, limit=5), out, resume=True, announce=shared)
     finetune(chosen, out, resume=True, announce=shared)
     assert_same(left(out), undisturbed)
+
+
+def test_a_run_goes_on_under_other_flags_of_jax(chosen, undisturbed, tmp_path):
+    """Whatever generator, x64 mode and promotion a user has set. How precise products are is the user's choice."""
+    out, hostile = tmp_path / "out", {k: v for k, v in HOSTILE.items() if k != "jax_default_matmul_precision"}
+    with flags(hostile):
+        finetune(chosen, out, stop_after=7)
+    assert json.loads((out / "run.json").read_text())["identity"]["generator"] == "threefry2x32, partitionable"
+    finetune(chosen, out, stop_after=12, resume=True)
+    with flags(hostile):
+        finetune(chosen, out, resume=True)
+    assert_same(left(out), undisturbed)
+
+
+def test_a_run_of_another_generator_does_not_go_on(chosen, shared, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    finetune(chosen, out, stop_after=7, announce=shared)
+    written = json.loads((out / "run.json").read_text())
+    written["identity"]["generator"] = "rbg"
+    (out / "run.json").write_text(json.dumps(written))
+    with pytest.raises(InputError, match=r"the run of another generator \('rbg', now 'threefry2x32, partitionable'\)"):
+        finetune(chosen, out, resume=True, announce=shared)
+    del written["identity"]["generator"]  # as runs of before
+    (out / "run.json").write_text(json.dumps(written))
+    finetune(chosen, out, resume=True, announce=shared)
+    assert_same(left(out), undisturbed)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs the names of open files")
+def test_a_run_is_on_the_disk_before_it_says_so(chosen, shared, tmp_path, monkeypatch):
+    """Checkpoints when a run stops; everything before the result is written, with which it is finished."""
+    synced, sync, out = [], os.fsync, tmp_path / "out"
+
+    def watched(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    finetune(chosen, out, stop_after=7, announce=shared)
+    assert {str(p) for p in (out / "checkpoints").rglob("*")} <= set(synced)
+    finetune(chosen, out, resume=True, announce=shared)
+    result = max(i for i, path in enumerate(synced) if os.path.basename(path).startswith(".result.json"))
+    everything = {str(p) for p in (out, *out.rglob("*"))} - {str(out / "result.json")}
+    assert str(out / "curves.png") in everything and everything <= set(synced[:result])
+    assert synced[result + 1] == str(out)
 
 
 # --- what is no run to go on with ---------------------------------------------------------------------------------

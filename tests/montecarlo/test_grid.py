@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -39,7 +41,34 @@ def test_values_from_the_command_line(text, values):
     np.testing.assert_array_equal(parse_values("x", text), values)
 
 
-@pytest.mark.parametrize("text", ["", "a", "1:2", "1:2:0", "1:2:-3", "1:2:x", "1,,2", "1:2:3:4", ","])
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("0:1:11", "0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1"),
+        ("1:0.4:7", "1 0.9 0.8 0.7 0.6 0.5 0.4"),
+        ("-0.3:0.3:7", "-0.3 -0.2 -0.1 0 0.1 0.2 0.3"),
+        ("1e-3:7e-3:7", "0.001 0.002 0.003 0.004 0.005 0.006 0.007"),
+        ("1e6:1e7:4", "1e6 4e6 7e6 1e7"),
+        ("0.1:0.7:1", "0.1"),
+    ],
+)
+def test_a_range_holds_what_one_would_type(text, typed):
+    assert parse_values("x", text).tolist() == [float(value) for value in typed.split()]
+
+
+def test_values_of_a_range_are_the_nearest_floats():
+    """They are those of exact arithmetic, rounded once, and so within a rounding of numpy's."""
+    for start, stop, count in [("0", "1", 4), ("0.1", "3.7", 1000), ("-2.5", "1e5", 77)]:
+        values = parse_values("x", f"{start}:{stop}:{count}")
+        first, last = Fraction(start), Fraction(stop)
+        exact = [float(first + i * (last - first) / (count - 1)) for i in range(count)]
+        assert values.tolist() == exact
+        np.testing.assert_allclose(values, np.linspace(float(start), float(stop), count), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "text", ["inf:1:3", "0:nan:3", "0:1e400:3", "", "a", "1:2", "1:2:0", "1:2:-3", "1:2:x", "1,,2", "1:2:3:4", ","]
+)
 def test_values_that_are_none(text):
     with pytest.raises(InputError, match=r"^x = "):
         parse_values("x", text)

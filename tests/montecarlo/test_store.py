@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -5,6 +6,7 @@ import shutil
 import signal
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from rmtjax import InputError
 from rmtjax.montecarlo import Claim, Run, grid, merge_results, open_result, run, write_result
 from rmtjax.montecarlo import plan as plan_module
 from rmtjax.montecarlo import program as program_module
+from rmtjax.montecarlo import store as store_module
 from rmtjax.montecarlo.store import Store
 
 from .helpers import MEAN, TWO
@@ -137,7 +140,7 @@ def test_a_finished_store_is_read_not_drawn_again(tmp_path, cells):
     [
         (dict(seed=1), "its seed is 0, here it is 1"),
         (dict(trials=501), "its trials is 500, here it is 501"),
-        (dict(cells=grid(n=[1.0, 3.0], x=[0.0, 1.0])), "its grid is"),
+        (dict(cells=grid(n=[1.0, 3.0], x=[0.0, 1.0])), r"its n\[1\] is 2.0, here it is 3.0"),
         (dict(histogram=[0.0, 1.0]), "its statistics is"),
         (dict(claim=MEAN, cells=None), "its claim is 'characteristic-function', here it is 'mean'"),
     ],
@@ -170,21 +173,140 @@ def test_what_is_not_a_store_is_refused_and_kept(tmp_path):
         run(MEAN, trials=10, store=tmp_path / "other")
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
-def test_a_damaged_chunk_is_named(tmp_path, damage):
+def _damage(file, how):
+    data = bytearray(file.read_bytes())
+    if how == "lose":
+        file.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes({"truncate": data[: len(data) // 2], "flip": data, "empty": b""}[how])
+
+
+DAMAGES = ["lose", "truncate", "flip", "empty"]
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory):
+    """A finished run of seven chunks, and its store."""
+    path = tmp_path_factory.mktemp("seven") / "s"
+    return run(MEAN, grid(**CELLS), trials=70_000, store=path), path
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("array", ["moments", "count"])
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_chunk_is_drawn_again(tmp_path, monkeypatch, caplog, seven, how, array, finished):
+    """That chunk alone, and to the same bytes; whoever runs it is told, whether the run was finished or not."""
+    path, drawn, (whole, original) = tmp_path / "s", [], seven
+    shutil.copytree(original, path)
+    wanted = _files(path)
+    chunks = sorted((path / "tiles" / array).glob("c.*"))
+    assert len(chunks) == 7
+    chunk = int(chunks[2].name.split(".")[1])
+    _damage(chunks[2], how)
+    if not finished:
+        shutil.rmtree(path / "provenance")
+        shutil.rmtree(path / "result")
+    write = Store.write
+    monkeypatch.setattr(Store, "write", lambda self, i, values: (drawn.append(i), write(self, i, values))[1])
+    caplog.clear()
+    again = run(MEAN, grid(**CELLS), trials=70_000, store=path)
+    assert again.equals(whole) and open_result(path).equals(whole)
+    assert _files(path) == wanted
+    assert drawn == [chunk]
+    if finished or (how, array) != ("lose", "count"):  # which is what a kill leaves
+        assert f"store {path} is damaged: a file" in caplog.text
+        assert f"of chunks [{chunk}]; the run draws them again" in caplog.text and len(caplog.records) == 1
+    caplog.clear()
+    run(MEAN, grid(**CELLS), trials=70_000, store=path)
+    assert not caplog.records
+
+
+def test_rounds_go_on_from_a_damaged_chunk(tmp_path, caplog):
+    """Which decides on the rounds after it."""
+    chosen = dict(cells=grid(n=[1, 4], shift=[0.0]), until_se=0.02)
+    whole = run(MEAN, **chosen, store=tmp_path / "s")
+    wanted = _files(tmp_path / "s")
+    chunks = sorted((tmp_path / "s/tiles/moments").glob("c.*"))
+    assert len(chunks) >= 2
+    _damage(chunks[0], "flip")
+    shutil.rmtree(tmp_path / "s/provenance")
+    assert run(MEAN, **chosen, store=tmp_path / "s").equals(whole)
+    assert _files(tmp_path / "s") == wanted and "cannot be read of chunks" in caplog.text
+
+
+def test_all_chunks_may_be_damaged(tmp_path):
+    whole = run(MEAN, trials=5000, store=tmp_path / "s")
+    wanted = _files(tmp_path / "s")
+    for file in (tmp_path / "s/tiles/moments").glob("c.*"):
+        _damage(file, "empty")
+    assert run(MEAN, trials=5000, store=tmp_path / "s").equals(whole)
+    assert _files(tmp_path / "s") == wanted
+    shutil.rmtree(tmp_path / "s/tiles/moments")  # with what says how to read it
+    assert run(MEAN, trials=5000, store=tmp_path / "s").equals(whole)
+    assert _files(tmp_path / "s") == wanted
+
+
+def test_a_disk_that_damages_again_ends_the_run(tmp_path, monkeypatch):
+    write = Store.write
+
+    def damaging(self, chunk, values):
+        write(self, chunk, values)
+        _damage(next((self.path / "tiles/moments").glob(f"c.{chunk}.*")), "flip")
+
+    monkeypatch.setattr(Store, "write", damaging)
+    with pytest.raises(InputError, match=r"is damaged \(.*\); run it again, which draws its damaged chunks again"):
+        run(MEAN, trials=5000, store=tmp_path / "s")
+
+
+def test_a_damaged_chunk_of_an_unfinished_run_is_named_to_a_reader(tmp_path):
+    run(MEAN, trials=5000, store=tmp_path / "s")
+    shutil.rmtree(tmp_path / "s/provenance")
+    _damage(next((tmp_path / "s/tiles/moments").glob("c.*")), "flip")
+    before = _files(tmp_path / "s")
+    with pytest.raises(InputError, match=r"is damaged .* run it again, which draws its damaged chunks again"):
+        open_result(tmp_path / "s")
+    assert _files(tmp_path / "s") == before
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_result_is_written_again(tmp_path, caplog, how):
+    """From the tiles, to the same bytes; the record of who made it stays."""
+    path = tmp_path / "s"
+    whole = run(MEAN, trials=5000, store=path)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    _damage(next(f for f in (path / "result/mean").rglob("*") if f.is_file() and f.name != "zarr.json"), how)
+    with pytest.raises(InputError, match="its result is not what was written; run it again, which writes it again"):
+        open_result(path)
+    caplog.clear()
+    assert run(MEAN, trials=5000, store=path).equals(whole)
+    assert "its result is not what was written; it is written again" in caplog.text
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert open_result(path).equals(whole)
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("zarr.json", r"its zarr\.json (cannot be read|is not what was written)"),
+        ("law/value/zarr.json", "its law is not what was written"),
+        ("tiles/moments/zarr.json", "is damaged"),
+        ("provenance/zarr.json", "is damaged"),
+    ],
+)
+@pytest.mark.parametrize("how", ["truncate", "change"])
+def test_a_damaged_description_is_an_error(tmp_path, file, says, how):
+    """What a run is, nobody can draw again. Nothing is drawn and nothing is changed."""
     path = tmp_path / "s"
     run(MEAN, trials=5000, store=path)
-    chunk = next(f for f in sorted((path / "tiles/moments").glob("c.*")))
-    data = bytearray(chunk.read_bytes())
-    if damage == "truncate":
-        chunk.write_bytes(data[: len(data) // 2])
-    elif damage == "flip":
-        data[len(data) // 2] ^= 1
-        chunk.write_bytes(data)
-    else:
-        chunk.write_bytes(b"")
-    with pytest.raises(InputError, match=r"is damaged \(.*; remove it and run again"):
+    text = (path / file).read_text()
+    changed = text[: len(text) // 2] if how == "truncate" else text.replace("0", "1")
+    (path / file).write_text(changed)
+    before = _files(path)
+    with pytest.raises(InputError, match=f"store .*{says}") as error:
         run(MEAN, trials=5000, store=path)
+    assert "\n" not in str(error.value)
+    assert _files(path) == before
 
 
 def test_a_damaged_root_is_named(tmp_path):
@@ -242,6 +364,69 @@ def test_one_writes_at_a_time(tmp_path, monkeypatch):
         failing.execute()
     monkeypatch.undo()
     assert run(MEAN, trials=5000, seed=1, store=tmp_path / "t")["trials"].min() == 5000
+
+
+def _holds(path, ready):
+    writing = Run(MEAN, trials=5000, store=path)
+    ready.set()
+    time.sleep(600)
+    writing.execute()
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    """Two processes; the one that writes is killed, and the other goes on."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_holds, args=(tmp_path / "s", ready))
+    holder.start()
+    try:
+        assert ready.wait(120)
+        before = _files(tmp_path / "s")
+        with pytest.raises(InputError, match="another run is writing it"):
+            run(MEAN, trials=5000, store=tmp_path / "s")
+        assert _files(tmp_path / "s") == before
+    finally:
+        holder.kill()
+        holder.join()
+    assert run(MEAN, trials=5000, store=tmp_path / "s")["trials"].min() == 5000
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog):
+    """A run there goes on, and says once that nothing keeps others away."""
+    import filelock
+
+    def without(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", without)
+    run(MEAN, trials=5000, store=tmp_path / "s")
+    assert caplog.text.count("the file system has no locks") == 1 and "no other run writes this folder" in caplog.text
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs the names of open files")
+def test_a_run_is_on_the_disk_before_it_is_finished(tmp_path, monkeypatch):
+    """Every file and folder of the store, before the provenance is written, and that before the run returns."""
+    synced, finished, sync, tell = [], [], os.fsync, store_module._tell
+
+    def watched(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    def told(*arguments):
+        finished.append(len(synced))
+        tell(*arguments)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(store_module, "_tell", told)
+    path = tmp_path / "s"
+    run(MEAN, trials=5000, store=path)
+    everything = {str(p) for p in (path, *path.rglob("*"))}
+    later = {p for p in everything if f"{path}/provenance" in p}
+    assert len(everything) > 40 and everything - later <= set(synced[: finished[0]])
+    assert later <= set(synced[finished[0] :])
+    write_result(tmp_path / "m", run(MEAN, trials=5000, store=path))
+    names = {Path(p).name for p in synced}
+    assert {str(tmp_path)} <= set(synced) and {p.name for p in (tmp_path / "m").rglob("*")} <= names
 
 
 def test_a_folder_that_can_only_be_read(tmp_path):
