@@ -14,9 +14,6 @@ from rmtjax._text import visible
 
 __all__ = ["Console", "Table"]
 
-_LINES = "\n\t"
-"""What a text of several lines may hold."""
-
 
 class Console(rich.console.Console):
     """A console that prints strings as they are, and shows control characters as escapes."""
@@ -26,12 +23,12 @@ class Console(rich.console.Console):
 
     def render_str(self, text: str, **options: Any):
         """See rich."""
-        return super().render_str(visible(text, _LINES), **options)
+        return super().render_str(visible(text, "\n"), **options)
 
     def render(self, renderable, options=None) -> Iterator[Segment]:
         """See rich."""
         for segment in super().render(renderable, options):
-            shown = segment.text if segment.control else visible(segment.text, _LINES)
+            shown = segment.text if segment.control else visible(segment.text, "\n")
             yield segment if shown == segment.text else Segment(shown, segment.style)
 
     def on_broken_pipe(self) -> None:

@@ -417,9 +417,9 @@ def finetune(
 @app.command()
 def doctor(json: Json = None) -> None:
     """What there is to compute with, what is wrong, and the cure. Exit status 1 if something is."""
-    from rich.table import Table
     from rich.text import Text
 
+    from rmtjax._console import Table
     from rmtjax._files import prepare_file, write_json
     from rmtjax.doctor import as_dict, examine
 
