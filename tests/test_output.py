@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.text import Text
 
 from rmtjax import Claim, InputError, cli, grid, real, verify
 from rmtjax import _text as text_module
@@ -223,7 +224,7 @@ NASTY = {
     "table": "a|b",
 }
 EVERYTHING = "".join(NASTY.values())
-ESCAPES = [r"\x1b[2J", r"\r\n", r"\x7f\x9b31m\x85", r"\u202e", r"\u2066", r"\u200f", r"\u2028"]
+ESCAPES = [r"\x1b[2J", r"title\x07b", r"\r\n", r"\x7f\x9b31m\x85", r"\u202e", r"\u2066", r"\u200f", r"\u2028"]
 
 
 def controls(text, keep="\n"):
@@ -327,6 +328,10 @@ def test_strange_names_control_nobody(way, strange, strange_scan, capsys, monkey
         assert escape in text or (escape == r"\r\n" and way == "string"), escape
     if way not in ("page", "CSV", "Markdown table"):  # as it stands, no markup understood, nothing lost
         assert NASTY["rich"] in text and NASTY["mathematics"] in text
+
+
+def test_a_text_of_rich_controls_nobody():
+    assert not controls(printed(Text(EVERYTHING), Text.assemble((EVERYTHING, "bold"))))
 
 
 def test_a_cell_of_a_table_stays_on_its_line():
