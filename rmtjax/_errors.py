@@ -8,20 +8,26 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from rmtjax._text import visible
+
 
 class InputError(ValueError):
     """An argument, file or store that cannot be used.
 
     The message is one line that names the argument, its value and what is allowed. The command line prints it and
-    exits with status 2. It is raised before anything is compiled or written.
+    exits with status 2. It is raised before anything is compiled or written. What the message quotes may come from a
+    stranger's file, so control characters and line breaks in it are escapes.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(visible(str(message)))
 
 
 class HostError(RuntimeError):
     """Another process of a run on several hosts has ended, or cannot be reached."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"another process of this run has ended or cannot be reached ({reason})")
+        super().__init__(visible(f"another process of this run has ended or cannot be reached ({reason})"))
 
 
 class Stopped(KeyboardInterrupt):

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from rmtjax._errors import InputError
+from rmtjax._text import ascii_json, visible_json
 
 __all__ = [
     "LOCK",
@@ -169,6 +170,15 @@ def _finite(value: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write JSON (NaN and ±∞ as null) with `write_text`."""
+    """Write JSON (NaN and ±∞ as null) with `write_text`.
+
+    Characters that do not print are escapes in it, and so is what standard output cannot encode.
+    """
     plain = json.loads(json.dumps(content, default=_plain))
-    write_text(path, json.dumps(_finite(plain), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    text = visible_json(json.dumps(_finite(plain), indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
+    if str(path) == "-":
+        try:
+            text.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            text = ascii_json(text)
+    write_text(path, text)

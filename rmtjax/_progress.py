@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
+from rmtjax._text import visible
+
 __all__ = ["Progress"]
 
 
@@ -21,10 +23,11 @@ class Progress:
     def __init__(self, total: int, label: str, shown: bool | None = None, unit: str = "trials") -> None:
         self._bar = None
         if sys.stderr.isatty() if shown is None else shown:
-            from rich.console import Console
             from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
             from rich.text import Text
+
+            from rmtjax._console import Console
 
             class Rate(ProgressColumn):
                 def render(self, task):
@@ -34,16 +37,16 @@ class Progress:
                     return Text(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2f} {unit}/s")
 
             self._bar = Bar(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.percentage:>3.0f}%", markup=False),
                 Rate(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(label, total=total, note="")
+            self._task = self._bar.add_task(visible(label), total=total, note="")
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -62,7 +65,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Show a few words at the end of the bar."""
         if self._bar is not None:
-            self._bar.update(self._task, note=text)
+            self._bar.update(self._task, note=visible(text))
 
     def show(self, done: int, total: int) -> None:
         """Set what is finished, and of how much."""

@@ -13,18 +13,21 @@ import typer.core
 
 from rmtjax._errors import HostError, InputError, Stopped
 from rmtjax._startup import choose_platform, chosen_devices, device_for_each_core, join_hosts, keep_programs, leave
+from rmtjax._text import close_output, prepare_streams, say
 
 
 class _Commands(typer.core.TyperGroup):
-    """Says at Ctrl-C how far a command has come. Typer itself ends without a word."""
+    """Says at Ctrl-C how far a command has come, and knows a reader that has gone. Typer itself ends without a word."""
 
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
         except Stopped as stopped:
-            print(stopped, file=sys.stderr)
+            say(str(stopped))
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+            say("stopped")
+        except BrokenPipeError:
+            _no_reader()
         leave(130)
 
 
@@ -55,10 +58,16 @@ Devices = Annotated[int | None, typer.Option(help="Local devices to use, of proc
 
 
 def _console(quiet: bool = False):
-    from rich.console import Console
+    from rmtjax._console import Console
 
     # Into a file or a pipe a table is as wide as it needs to be; a terminal wraps it.
-    return Console(quiet=quiet, highlight=False, width=None if sys.stdout.isatty() else 200)
+    return Console(quiet=quiet, width=None if sys.stdout.isatty() else 200)
+
+
+def _no_reader() -> None:
+    """End as a program does that writes into a closed pipe."""
+    close_output()
+    leave(141)
 
 
 @app.command()
@@ -113,12 +122,12 @@ def verify(
     target = None if json is None or not first else prepare_file("json", json)
     console = _console(quiet=target == "-" or not first)
     verdict = verify(chosen, trials=trials, seed=seed, level=level, progress=None if first else False, devices=crew)
-    console.print(report.table(verdict))
-    console.print(f"\n{report.summary(verdict)}")
+    written = [] if folder is None else report.write_report(verdict, chosen, folder)
     if target is not None:
         write_json(target, report.as_dict(verdict))
-    if folder is not None:
-        written = report.write_report(verdict, chosen, folder)
+    console.print(report.table(verdict))
+    console.print(f"\n{report.summary(verdict)}")
+    if written:
         console.print(f"wrote {len(written)} files into {folder}")
     if not verdict.holds:
         raise typer.Exit(1)
@@ -292,16 +301,16 @@ def transfer(
             data, source=source, target=target, n=n, gamma=gamma, source_gamma=source_gamma, features=features,
             words=words, seeds=seeds, progress=lambda done, total, _: bar.show(done, total),
         )  # fmt: skip
+    written = [] if folder is None else report.write_report(result, folder)
+    if file is not None:
+        write_json(file, report.as_dict(result))
     if result.attrs["data"] != "amazon":
         console.print(
             "No folder of Amazon reviews was found (--data DIR); these are scikit-learn's handwritten digits.\n"
         )
     console.print(report.table(result))
     console.print(f"\n{report.gains(result)}")
-    if file is not None:
-        write_json(file, report.as_dict(result))
-    if folder is not None:
-        written = report.write_report(result, folder)
+    if written:
         console.print(f"wrote {len(written)} files into {folder}")
 
 
@@ -408,9 +417,9 @@ def finetune(
 @app.command()
 def doctor(json: Json = None) -> None:
     """What there is to compute with, what is wrong, and the cure. Exit status 1 if something is."""
-    from rich.table import Table
     from rich.text import Text
 
+    from rmtjax._console import Table
     from rmtjax._files import prepare_file, write_json
     from rmtjax.doctor import as_dict, examine
 
@@ -491,13 +500,13 @@ def scan_intruders(
             None if base == "minilm" else base, _tuned(tuned), top=top, threshold=threshold, layers=layers, exact=exact,
             progress=lambda done, total, _: bar.show(done, total),
         )  # fmt: skip
+    written = [] if folder is None else report.write_report(found, folder)
     if file is not None:
         write_json(file, found.as_dict())
     console.print(report.table(found, width=console.width))
     console.print(f"\n{report.KEY}\n", style="dim")
     console.print(report.summary(found), soft_wrap=True)
-    if folder is not None:
-        written = report.write_report(found, folder)
+    if written:
         console.print(f"wrote {', '.join(path.name for path in written)} into {folder}")
     if found.incomplete:  # the summary names what is missing
         raise typer.Exit(1)
@@ -586,13 +595,15 @@ def bench_svd(
             wanted, dtype=dtype, operations=[x.strip() for x in operations.split(",") if x.strip()], top=top, repeats=repeats,
             devices=crew, progress=bar.show,
         )  # fmt: skip
+    written = []
+    if folder is not None:
+        write_json(folder / "svd.json", result)
+        written = ["svd.json", *(path.name for path in report.write_svd(result, folder))]
     if file is not None:
         write_json(file, result)
     console.print(report.svd_table(result))
     console.print(f"\n{report.svd_summary(result)}", soft_wrap=True)
-    if folder is not None:
-        write_json(folder / "svd.json", result)
-        written = ["svd.json", *(path.name for path in report.write_svd(result, folder))]
+    if written:
         console.print(f"wrote {', '.join(written)} into {folder}")
 
 
@@ -633,19 +644,25 @@ def _values(claim, pairs: dict[str, str]):
 def main() -> None:
     """Run the command line; bad input ends with one line and exit status 2."""
     keep_programs()
+    prepare_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here an error is told; at the interpreter's end it would be a traceback
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         leave(2)
     except HostError as error:
-        print(f"error: {error}; a run with --out goes on where it stopped when all are started again", file=sys.stderr)
+        say(f"error: {error}; a run with --out goes on where it stopped when all are started again")
         leave(1)
+    except BrokenPipeError:
+        _no_reader()
     except (OSError, MemoryError, RuntimeError) as error:  # a full disk, say: what a store holds by then stays good
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).partition("\n")[0]
-        print(f"error: {'out of memory: ' * (not isinstance(error, OSError))}{reason}".rstrip(": "), file=sys.stderr)
+        say(f"error: {'out of memory: ' * (not isinstance(error, OSError))}{reason}".rstrip(": "))
         leave(1)
 
 

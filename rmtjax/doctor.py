@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,22 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _outdated() -> list[Problem]:
+    """Packages of another version than rmtjax needs."""
+    from packaging.requirements import Requirement
+
+    try:
+        needs = [Requirement(text) for text in requires("rmtjax") or ()]
+    except PackageNotFoundError:
+        return []
+    installed = [(need, _version(need.name)) for need in needs if need.marker is None]  # those with one are extras
+    return [
+        Problem(f"{need.name} {have} is installed, and rmtjax needs {need}", f"pip install '{need}'")
+        for need, have in installed
+        if have is not None and not need.specifier.contains(have, prereleases=True)
+    ]
 
 
 def _hardware(kinds: list[str], root: Path) -> list[Problem]:
@@ -110,6 +126,8 @@ def examine(root: str | os.PathLike = "/") -> Report:
                 f"jax {ours} and jaxlib {lib} are not made for each other", f"pip install jax=={ours} jaxlib=={ours}"
             )
         )
+
+    problems += _outdated()
 
     total = os.cpu_count() or 1
     limits = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
+from rmtjax._console import Table
+from rmtjax._text import visible
 from rmtjax.report.figures import MUTED, PALETTE, new_figure, save, style
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def svd_summary(result: dict[str, Any]) -> str:
     for (is_top, *shapes), names in unsuited.items():
         why = "sides of less than 16 k" if is_top else "not square"
         lines.append(f"{' and '.join(names)} left out of {', '.join(shapes)}: {why}")
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 @style()

@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from rmtjax._errors import InputError, unknown
+from rmtjax._text import visible
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.grid import grid, zipped
 from rmtjax.montecarlo.result import z_score
@@ -37,6 +38,7 @@ __all__ = [
     "PALETTE",
     "colours",
     "law_against_monte_carlo",
+    "literal",
     "new_figure",
     "points",
     "save",
@@ -170,13 +172,20 @@ def _greek(word: str) -> str | None:
         return None
 
 
+def literal(text: str) -> str:
+    """A text as a figure shows it letter by letter: no dollar starts mathematics, control characters are escapes."""
+    return visible(text, "\n").replace("$", r"\$")
+
+
 def _subscripts(text: str) -> str:
     """Plain text with its ``μ_β`` set as mathematics."""
-    return re.sub(r"(\w)_(\w)(?!\w)", r"$\1_\2$", text)
+    return re.sub(r"(\w)_(\w)(?!\w)", r"$\1_\2$", literal(text))
 
 
 def symbol(name: str) -> str:
     r"""A parameter's name as mathematics: ``gamma_source`` becomes :math:`\gamma_{\mathrm{source}}`."""
+    if not name.isidentifier():
+        return literal(name)
     head, _, tail = name.partition("_")
 
     def sign(part: str) -> str:
@@ -336,7 +345,9 @@ def law_against_monte_carlo(
             _panel(above, below, table.isel(place), x, hue, chosen[place["output"]], claim, handles)
             label = [_at(table, d, place[d]) for d in rest if table.sizes[d] > 1]
             above.set_title(", ".join(label))
-            above.set_ylabel(chosen[place["output"]].replace("_", " ") if column == 0 or len(chosen) > 1 else "")
+            above.set_ylabel(
+                literal(chosen[place["output"]].replace("_", " ")) if column == 0 or len(chosen) > 1 else ""
+            )
             below.set_ylabel("z" if column == 0 else "")
             below.set_xlabel("" if x == "cell" else _axis_label(table, x))
         for empty in range(len(shown), rows * columns):
@@ -344,7 +355,7 @@ def law_against_monte_carlo(
                 one.set_visible(False)
         more = f" ({len(shown)} of {len(places)} panels)" if len(shown) < len(places) else ""
         about = f"{result.attrs.get('claim', '')} — {result.attrs.get('source', '')}".strip(" —")
-        heading = textwrap.fill((about if title is None else title) + more, int(12 * figure.get_figwidth()))
+        heading = textwrap.fill(visible(about if title is None else title) + more, int(12 * figure.get_figwidth()))
         figure.suptitle(_subscripts(heading), x=0.01, ha="left")
         _legend(figure, handles, "z beyond the allowance" if allowed.any() else "z = (mean − law)/s.e.")
     return figure

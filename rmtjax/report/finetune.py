@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
+from rmtjax._console import Table
 from rmtjax.report.figures import INK, PALETTE, new_figure, save, style
 
 if TYPE_CHECKING:

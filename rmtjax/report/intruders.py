@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from rich.cells import cell_len
-from rich.table import Table
 
+from rmtjax._console import Table
 from rmtjax._errors import listed
 from rmtjax._files import write_json
+from rmtjax._text import visible
 from rmtjax.intruders import LayerScan, Scan
-from rmtjax.report.figures import INK, MUTED, PALETTE, new_figure, save, style
+from rmtjax.report.figures import INK, MUTED, PALETTE, literal, new_figure, save, style
 
 __all__ = ["KEY", "cosines", "doubts", "outliers", "similarity", "summary", "table", "write_report"]
 
@@ -22,8 +23,8 @@ _MOST = 60
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Names without the `.weight` and the leading parts that all of them share."""
-    parts = [name.removesuffix(".weight").split(".") for name in names]
+    """Names without the `.weight` and the leading parts that all of them share, fit to be shown."""
+    parts = [visible(name).removesuffix(".weight").split(".") for name in names]
     shared = 0
     while len(parts) > 1 and all(len(p) > shared + 1 and p[shared] == parts[0][shared] for p in parts):
         shared += 1
@@ -116,7 +117,7 @@ def summary(scan: Scan) -> str:
     changed = sum(layer.update.frobenius > 0 for layer in scan.layers)
     if not changed:
         lines.append("no layer has changed")
-    return "\n".join([*lines, *doubts(scan)])
+    return "\n".join([*map(visible, lines), *doubts(scan)])
 
 
 def doubts(scan: Scan) -> list[str]:
@@ -137,7 +138,7 @@ def doubts(scan: Scan) -> list[str]:
         lines.append(
             f"INCOMPLETE: {len(scan.incomplete)} that should have been compared could not be: {listed(scan.incomplete, 3)}"
         )
-    return lines
+    return [visible(line) for line in lines]
 
 
 def _ticks(count: int, most: int) -> np.ndarray:
@@ -149,7 +150,7 @@ def _ticks(count: int, most: int) -> np.ndarray:
 def cosines(scan: Scan):
     """Figure: of every leading vector, the largest cosine with any vector of before; intruders are ringed."""
     layers = [layer for layer in scan.layers if layer.update.frobenius > 0][:_MOST] or list(scan.layers[:_MOST])
-    names = _short([layer.name for layer in layers])
+    names = list(map(literal, _short([layer.name for layer in layers])))
     values = np.array([layer.cosines for layer in layers])
     top = values.shape[1]
     cell = min(0.38, 10 / top)  # inches
@@ -189,7 +190,7 @@ def similarity(scan: Scan, most: int = 6):
             axis.set_visible(False)
         for axis, name, layer in zip(axes.flat, _short([layer.name for layer in layers]), layers, strict=False):
             image = axis.imshow(layer.similarity, cmap="cividis", vmin=0, vmax=1)
-            axis.set_title(name.replace("attention.self.", ""), fontsize=8)
+            axis.set_title(literal(name).replace("attention.self.", ""), fontsize=8)
             axis.grid(visible=False)
             ticks = _ticks(len(layer.similarity), 5)
             axis.set_xticks(ticks, ticks + 1, fontsize=7)
@@ -208,7 +209,7 @@ def similarity(scan: Scan, most: int = 6):
 def outliers(scan: Scan):
     """Figure: where theory expects the outliers, and where they are; how strong updates are against their thresholds."""
     layers = [layer for layer in scan.layers if len(layer.update.strengths) and layer.update.frobenius > 0][:_MOST]
-    names = _short([layer.name for layer in layers])
+    names = list(map(literal, _short([layer.name for layer in layers])))
     with style():
         width = 0.5 + 0.068 * max(map(len, names), default=0)
         figure, (left, right) = new_figure(1, 2, size=(8.2 + width, max(4.3, 1.3 + 0.19 * len(layers))))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from html import escape, unescape
+from html import escape as escape_markup
+from html import unescape
 from xml.etree.ElementTree import Element
 
+from rmtjax._text import visible
 from rmtjax.report.text import plain_equation
 
 __all__ = ["mathml", "spoken"]
@@ -27,6 +29,11 @@ _ATTRIBUTES = frozenset((
 _PLAIN = re.compile(r"[\w.%+\- ]*")
 _SPACE = '<mspace width="0.167em"></mspace>'
 """Between a function's name and what it is taken of; the converter leaves none."""
+
+
+def escape(text: str) -> str:
+    """A text as a page may hold it: without markup and control characters."""
+    return escape_markup(visible(text, "\n\t"))
 
 
 @functools.cache
@@ -62,13 +69,13 @@ def _write(element: Element, out: list[str]) -> None:
 @functools.cache
 def mathml(latex: str) -> str | None:
     """An equation as a ``<math>`` element that is safe to put into a page; None for what is no LaTeX that can be read."""
-    from latex2mathml.converter import Converter
+    from latex2mathml.converter import convert_to_element
 
     if not latex.strip():
         return None
     out: list[str] = []
     try:
-        for child in Converter(display="block").convert_to_element(latex):
+        for child in convert_to_element(latex, display="block"):
             _write(child, out)
     except Exception:  # the converter has a dozen errors of its own, and its parser raises others
         return None

@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 from rmtjax._files import write_text
+from rmtjax._text import visible
 from rmtjax.montecarlo import Claim, Finding, Verdict
 from rmtjax.montecarlo.verdict import claim_of
 from rmtjax.report.charts import (
@@ -142,7 +143,8 @@ def _exact(value: float) -> str:
 
 
 def _text(name: str) -> str:
-    return f"'{name}" if name[:1] in ("=", "+", "-", "@", "\t", "\r") else name
+    name = visible(name)
+    return f"'{name}" if name[:1] in ("=", "+", "-", "@") else name
 
 
 def _slug(text: str) -> str:
@@ -453,8 +455,15 @@ def _assets() -> tuple[str, str]:
 @functools.cache
 def _template():
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup, escape
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    def shown(value):  # the last step of every expression in the template, so that none can be forgotten
+        return visible(value) if type(value) is str else value
+
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=shown
+    )
+    environment.filters["lines"] = lambda text: Markup(escape(visible(text, "\n\t")))
     return environment.from_string(files("rmtjax.report").joinpath("page.html.jinja").read_text("utf-8"))
 
 

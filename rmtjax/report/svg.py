@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from html import escape as escape_markup
 
 import numpy as np
+
+from rmtjax._text import visible
 
 __all__ = ["COLOURS", "SHAPES", "Axes", "Chart", "Scale", "number"]
 
@@ -37,6 +39,11 @@ SHAPES = 8
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def escape(text: str) -> str:
+    """A text as XML may hold it, which knows no control characters."""
+    return escape_markup(visible(text))
 
 
 def _power(exponent: int) -> str:

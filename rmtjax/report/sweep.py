@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from rich.table import Table
 from rich.text import Text
 
+from rmtjax._console import Table
 from rmtjax.report.text import number
 
 if TYPE_CHECKING:

@@ -6,7 +6,9 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["markdown_table", "number", "plain_equation"]
+from rmtjax._text import visible
+
+__all__ = ["markdown_table", "markdown_text", "number", "plain_equation"]
 
 _NUMBERS = re.compile(r"[-+−±–.,%×*\d\s]*")
 
@@ -61,9 +63,14 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
 
 
+def markdown_text(text: str) -> str:
+    """A text in Markdown that starts no HTML element and stays on its line."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", visible(text))
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; columns of numbers are aligned to the right."""
-    rows = [list(row) for row in rows]
+    header, *rows = [[markdown_text(cell).replace("|", r"\|") for cell in row] for row in (header, *rows)]
     numbers = [all(_NUMBERS.fullmatch(cell) for cell in column) for column in zip(*rows, strict=True)]
     rule = ["--:" if right else "---" for right in numbers or [False] * len(header)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows)) + "\n"

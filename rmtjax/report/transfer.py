@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from rich.table import Table
 
+from rmtjax._console import Table
 from rmtjax._files import write_json, write_text
 from rmtjax.report.figures import MUTED, colours, new_figure, save, style
 from rmtjax.report.text import markdown_table

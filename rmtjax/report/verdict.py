@@ -8,12 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
+from rmtjax._console import Table
 from rmtjax._files import write_json, write_text
+from rmtjax._text import visible
 from rmtjax.montecarlo import Claim, Finding, Verdict
-from rmtjax.report.text import markdown_table, number, plain_equation
+from rmtjax.report.mathml import spoken
+from rmtjax.report.text import markdown_table, markdown_text, number
 
 __all__ = ["as_dict", "summary", "table", "write_report"]
 
@@ -77,7 +79,7 @@ def summary(verdict: Verdict) -> str:
     counts += [f"{len(errata - amiss)} of {len(errata)} known errors are refuted"] if errata else []
     took = f" ({verdict.wall_s:.1f} s)" if verdict.wall_s else ""
     lines.append(f"{' and '.join(counts)} in {tests:,} tests at family-wise level {verdict.level:g}{took}")
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def as_dict(verdict: Verdict) -> dict[str, Any]:
@@ -106,16 +108,16 @@ def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> lis
     ]  # fmt: skip
     first = next(iter(verdict.results.values())).attrs
     made = f"Seed {first['seed']}; {first['device']}; {first['versions']}."
-    text = [f"# Verdict\n\n{summary(verdict)}.\n\n{made}\n\n{markdown_table(header, rows)}"]
+    said = "\n".join(map(markdown_text, summary(verdict).split("\n")))
+    text = [f"# Verdict\n\n{said}.\n\n{markdown_text(made)}\n\n{markdown_table(header, rows)}"]
     written = [folder / "verdict.json", folder / "verdict.md"]
     for claim in claims:
         name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', claim.name).lstrip('.')}.png"
         figure = law_against_monte_carlo(verdict.results[claim.name, claim.sampler()[0]], claim=claim)
         save(figure, folder / name)
         written.append(folder / name)
-        text.append(
-            f"\n## {claim.name}\n\n{claim.source}: {plain_equation(claim.equation)}\n\n![{claim.name}]({name})\n"
-        )
+        label, source, equation = map(markdown_text, (claim.name, claim.source, spoken(claim.equation)))
+        text.append(f"\n## {label}\n\n{source}: {equation}\n\n![{label}]({name})\n")
     write_json(written[0], as_dict(verdict))
     write_text(written[1], "".join(text))
     return [write_page(verdict, folder / "report.html", claims), *written]

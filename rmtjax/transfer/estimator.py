@@ -11,6 +11,7 @@ gives every α, and every leave-one-out margin too. Source: *α-LoRA: Effective 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -126,7 +127,8 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
             sample; ``"loo"``, the best ratio of mean to spread of the leave-one-out margins; ``"cv"``, the best
             cross-validated accuracy on `alphas`, one α for all sources; a number, for all sources; or K numbers.
         gamma: ridge parameter γ > 0 of the target, in units of the features' variance.
-        source_coef: given source classifiers, (p,) or (K, p); None to learn them from data at `fit`, or to have none.
+        source_coef: given source classifiers, (p,) or (K, p); None to learn them from data at `fit`, or to have none. Where
+            they name their features (a Series by its index, a DataFrame by its columns), the names must be those of X.
         source_gamma: ridge parameter γ̃ > 0 of source classifiers learnt at `fit`.
         cv: folds of ``"cv"``, an integer of at least 2, a scikit-learn splitter or an iterable of splits.
         alphas: grid of ``"cv"``; None for `ALPHAS`.
@@ -144,6 +146,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
             it, ``mean_norm2_unbiased``, ``mean_norm2_error``, ``mean_norm2_floor``, ``alignment`` b (K,), ``gram`` (K, K),
             ``eta`` p/n, and ``scalars``, the law's :math:`m_0, m_1, v_0, v_1, V_2` for noise of variance 1.
         n_features_in_: p.
+        feature_names_in_: names of the features, (p,); only where X has some.
 
     Source:
         α-LoRA, §3, Theorem 4.4 and Appendices C and D.
@@ -154,6 +157,20 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         >>> model = AlphaTransferClassifier().fit(X[200:220], y[200:220], X_source=X[:200], y_source=y[:200])
         >>> model.path([0.0, 1.0]).shape
         (2, 20)
+
+        A `Pipeline` transforms the target samples only. To send the source samples through its steps as well, route them
+        and name them in ``transform_input`` (scikit-learn 1.6 or newer); give several sources as a tuple, of which the
+        pipeline transforms each member.
+
+        >>> import sklearn
+        >>> from sklearn.pipeline import Pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> with sklearn.config_context(enable_metadata_routing=True):
+        ...     last = AlphaTransferClassifier().set_fit_request(X_source=True, y_source=True)
+        ...     model = Pipeline([("scale", StandardScaler()), ("transfer", last)], transform_input=["X_source"])
+        ...     sources = {"X_source": (X[:100], X[100:200]), "y_source": (y[:100], y[100:200])}
+        ...     model.fit(X[200:220], y[200:220], **sources)["transfer"].alpha_.shape
+        (2,)
     """
 
     def __init__(
@@ -184,11 +201,14 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: target samples, (n, p).
             y: their labels, (n,), of two classes.
-            X_source: source samples, (N, p), or a list of K such arrays; not together with `source_coef`.
-            y_source: their labels, of the same two classes; a list where `X_source` is one.
+            X_source: source samples, (N, p), or a list or tuple of K such arrays; not together with `source_coef`.
+                Where X and the source both name their features, the names and their order must be the same; a warning
+                says that only one of them has names.
+            y_source: their labels, of the same two classes; a list or tuple where `X_source` is one.
 
         Raises:
-            InputError: a parameter or the sources cannot be used, or `y` has not two classes.
+            InputError: a parameter or the sources cannot be used, the features of the sources have other names or
+                another order than those of X, or `y` has not two classes.
         """
         method = self._checked_method()
         gamma, source_gamma = _positive("gamma", self.gamma), _positive("source_gamma", self.source_gamma)
@@ -308,6 +328,15 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         if self.source_coef is not None:
             if X_source is not None or y_source is not None:
                 raise InputError("source_coef and X_source are both given; allowed: one of them")
+            rows = self.source_coef if isinstance(self.source_coef, list | tuple) else [self.source_coef]
+            for k, row in enumerate(rows):
+                where = f"source_coef[{k}]" if rows is self.source_coef else "source_coef"
+                # scikit-learn looks for names in columns; those of a Series are its index.
+                self._check_feature_names(
+                    where,
+                    row.to_frame().T if hasattr(row, "index") and hasattr(row, "to_frame") else row,
+                    expected=False,
+                )
             return _moments._weights(self.source_coef, p, "source_coef").copy()
         if (X_source is None) != (y_source is None):
             there, missing = ("X_source", "y_source") if y_source is None else ("y_source", "X_source")
@@ -325,6 +354,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         rows = []
         for k, (X, y) in enumerate(zip(X_source, y_source, strict=True)):
             where = f"[{k}]" if several else ""
+            self._check_feature_names(f"X_source{where}", X)
             try:
                 X = check_array(X, dtype=np.float64, ensure_min_samples=2)
                 y = column_or_1d(y)
@@ -342,6 +372,28 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
                 )
             rows.append(_ridge(X, np.where(y == self.classes_[1], 1.0, -1.0), gamma, _moments._small_gram(X)))
         return np.stack(rows)
+
+    def _check_feature_names(self, where: str, source: Any, *, expected: bool = True) -> None:
+        """Raise InputError if a source names its features otherwise than X; scikit-learn says what differs.
+
+        Args:
+            where: what the source is called in messages.
+            source: samples or coefficients.
+            expected: whether to warn of a source without names where X has names.
+        """
+        named = hasattr(self, "feature_names_in_")
+        try:
+            probe = BaseEstimator()
+            if hasattr(source, "__dataframe__") or hasattr(source, "columns"):
+                validate_data(probe, source, skip_check_array=True)
+            if hasattr(probe, "feature_names_in_") and named:
+                validate_data(self, source, skip_check_array=True, reset=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{where} cannot be used beside X ({' '.join(str(error).split())})") from error
+        if hasattr(probe, "feature_names_in_") and not named:
+            warnings.warn(f"{where} has feature names, but X has none to compare with", stacklevel=4)
+        elif named and expected and not hasattr(probe, "feature_names_in_"):
+            warnings.warn(f"X has feature names, but {where} has none to compare with", stacklevel=4)
 
     def _cross_validated(self, X, y, W, gamma: float, grid: np.ndarray) -> float:
         """The α of the best cross-validated accuracy; the middle one where several are equally good."""

@@ -314,7 +314,7 @@ def test_layers_with_more_axes_than_two(method):
 
 
 def test_what_is_no_matrix_is_refused():
-    stack = nnx.vmap(lambda rngs: nnx.Linear(6, 6, rngs=rngs))(nnx.Rngs(0).fork(split=3))
+    stack = nnx.vmap(lambda key: nnx.Linear(6, 6, rngs=nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 3))
     for layer, says in (
         (stack, "stack of layers, its kernel has shape (3, 6, 6)"),
         (nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), "contracts other axes"),

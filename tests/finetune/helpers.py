@@ -108,7 +108,9 @@ def left(out):
     out = Path(out)
     result = json.loads((out / "result.json").read_text())
     kept, reader = out / "checkpoints" / str(checkpoints(out)[-1]) / "default", ocp.PyTreeCheckpointer()
-    plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(kept).item_metadata.tree)
+    about = reader.metadata(kept)
+    about = getattr(about, "item_metadata", about)  # which older versions of orbax return by itself
+    plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), about.tree)
     state = reader.restore(kept, restore_args=plain)
     arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
     for file in sorted(out.glob("adapter/*.safetensors")):

@@ -322,6 +322,6 @@ def test_a_compiler_without_the_option_is_asked_again(monkeypatch):
     lowered = jax.jit(lambda x: 2 * x).lower(1.0)
     assert program._compiled(lowered, "cpu")(1.0) == 2
     assert program._OPTIONS == {}
-    monkeypatch.setattr(program, "_OPTIONS", {"cpu": {"xla_cpu_use_fusion_emitters": False}})
+    monkeypatch.setattr(program, "_OPTIONS", {"cpu": {"xla_cpu_enable_fast_min_max": False}})
     assert program._compiled(lowered, "cpu")(3.0) == 6
     assert "cpu" in program._OPTIONS

@@ -1,13 +1,18 @@
 """The α-fine-tuned classifier: scikit-learn's rules, the brute-force formula, the law on its own model, and every error."""
 
+import doctest
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+import sklearn
 from scipy.sparse import csr_matrix
 from scipy.special import ndtr
 from sklearn.base import clone
 from sklearn.model_selection import LeaveOneOut, cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from rmtjax._errors import InputError
@@ -293,6 +298,133 @@ def test_labels(y, said):
 )
 def test_source_data(source, said):
     refused(said, source)
+
+
+# --- names of features ------------------------------------------------------------------------------------------------
+
+NAMES = list("abcd")
+X1, Y1, _ = small(30, 4, seed=1)
+FRAME0, FRAME1 = pd.DataFrame(X0, columns=NAMES), pd.DataFrame(X1, columns=NAMES)
+COEF = pd.Series(W0[0], NAMES)
+ROWS = pd.DataFrame([W0[0], 2 * W0[0]], columns=NAMES)
+ORDER, OTHER = list("badc"), {"d": "e"}
+
+
+def renamed(source, change):
+    """The same numbers under other names, or the same columns in another order."""
+    if isinstance(source, list | tuple):
+        return type(source)([*source[:-1], renamed(source[-1], change)])
+    if isinstance(source, pd.Series):
+        return source[change] if isinstance(change, list) else source.rename(change)
+    if isinstance(source, pd.DataFrame):
+        return source[change] if isinstance(change, list) else source.rename(columns=change)
+    return source[change] if isinstance(change, list) else source.rename(change)
+
+
+NAMED_SOURCES = {
+    "frame": ({}, {"X_source": FRAME1, "y_source": Y1}),
+    "list": ({}, {"X_source": [FRAME0, FRAME1], "y_source": [Y0, Y1]}),
+    "tuple": ({}, {"X_source": (FRAME0, FRAME1), "y_source": (Y0, Y1)}),
+    "polars": ({}, {"X_source": None, "y_source": Y1}),
+    "series of coefficients": ({"source_coef": COEF}, {}),
+    "frame of coefficients": ({"source_coef": ROWS}, {}),
+    "list of coefficients": ({"source_coef": [COEF, 2 * COEF]}, {}),
+    "tuple of coefficients": ({"source_coef": (COEF, 2 * COEF)}, {}),
+}
+
+
+def named_source(kind):
+    parameters, source = NAMED_SOURCES[kind]
+    if kind == "polars":
+        source = {**source, "X_source": pytest.importorskip("polars").DataFrame(X1, NAMES)}
+    return parameters, source
+
+
+def _numbers_alone(value):
+    if isinstance(value, list | tuple):
+        return [np.asarray(part) for part in value]
+    return np.asarray(value)
+
+
+@pytest.mark.parametrize("kind", NAMED_SOURCES)
+def test_names_of_features_are_those_of_the_target(kind):
+    parameters, source = named_source(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = AlphaTransferClassifier(**parameters).fit(FRAME0, Y0, **source)
+        plain = {name: _numbers_alone(value) for name, value in {**parameters, **source}.items()}
+        coef = {"source_coef": plain.pop("source_coef")} if parameters else {}
+        expected = AlphaTransferClassifier(**coef).fit(X0, Y0, **plain)
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-9)
+    assert found.feature_names_in_.tolist() == NAMES
+
+
+@pytest.mark.parametrize("kind", NAMED_SOURCES)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (ORDER, "must be in the same order"),
+        (OTHER, "unseen at fit time: - e Feature names seen at fit time, yet now missing: - d"),
+        ({"d": 4}, "only supported if all input features have string names"),
+    ],
+    ids=["order", "names", "mixed"],
+)
+def test_other_names_of_features_are_refused(kind, change, said):
+    parameters, source = named_source(kind)
+    if kind == "polars" and change == {"d": 4}:
+        pytest.skip("its names are strings")
+    changed = {name: renamed(value, change) for name, value in {**parameters, **source}.items() if name != "y_source"}
+    where = "source_coef" if parameters else "X_source"
+    where += r"\[1\]" if isinstance(changed[where], list | tuple) else ""
+    coef = {"source_coef": changed.pop("source_coef")} if parameters else {}
+    with pytest.raises(InputError, match=f"^{where} cannot be used beside X .*{said}") as error:
+        AlphaTransferClassifier(**coef).fit(FRAME0, Y0, **{**source, **changed})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", [ORDER, OTHER])
+def test_other_names_are_refused_at_predict_by_scikit_learn(change):
+    model = AlphaTransferClassifier(source_coef=COEF).fit(FRAME0, Y0)
+    with pytest.raises(ValueError, match="The feature names should match those that were passed during fit"):
+        model.predict(renamed(FRAME1, change))
+
+
+def test_names_on_one_side_are_said():
+    with pytest.warns(UserWarning, match=r"X has feature names, but X_source\[1\] has none"):
+        AlphaTransferClassifier().fit(FRAME0, Y0, X_source=[FRAME1, X1], y_source=[Y1, Y1])
+    with pytest.warns(UserWarning, match="X_source has feature names, but X has none"):
+        AlphaTransferClassifier().fit(X0, Y0, X_source=FRAME1, y_source=Y1)
+    with pytest.warns(UserWarning, match="source_coef has feature names, but X has none"):
+        AlphaTransferClassifier(source_coef=COEF).fit(X0, Y0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AlphaTransferClassifier(source_coef=W0).fit(FRAME0, Y0)  # what scikit-learn's coef_ is
+        AlphaTransferClassifier(source_coef=pd.Series(W0[0])).fit(FRAME0, Y0)  # numbered, not named
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_several_sources_go_through_a_pipeline(kind):
+    """A tuple of sources is scaled as the target is; without the request, or as a list, nothing is scaled silently."""
+    with sklearn.config_context(enable_metadata_routing=True):
+        last = AlphaTransferClassifier().set_fit_request(X_source=True, y_source=True)
+        model = Pipeline([("scale", StandardScaler()), ("transfer", last)], transform_input=["X_source"])
+        sources = {"X_source": kind((X1, 3 + X1)), "y_source": kind((Y1, Y1))}
+        if kind is list:  # the pipeline takes it for one array
+            with pytest.raises(ValueError, match="dim 3"):
+                model.fit(X0, Y0, **sources)
+            return
+        found = model.fit(X0, Y0, **sources)["transfer"]
+    scale = StandardScaler().fit(X0)
+    parts = [scale.transform(X1), scale.transform(3 + X1)]
+    expected = AlphaTransferClassifier().fit(scale.transform(X0), Y0, X_source=parts, y_source=(Y1, Y1))
+    np.testing.assert_array_equal(found.coef_, expected.coef_)
+    np.testing.assert_array_equal(found.source_coef_, expected.source_coef_)
+
+
+def test_the_examples_of_the_docstring():
+    finder = doctest.DocTestFinder(recurse=False)
+    (example,) = finder.find(AlphaTransferClassifier, globs={"AlphaTransferClassifier": AlphaTransferClassifier})
+    assert len(example.examples) >= 8 and doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_source_twice():
