@@ -2,16 +2,9 @@
 
 import os
 import sys
-from importlib.metadata import version
 
 import pytest
 from jaxtyping import install_import_hook
-
-# The tests compile more than they compute. The engine's own choice of emitter (rmtjax/montecarlo/program.py) saves a quarter of
-# their time, fewer passes of LLVM a tenth. Only where the flags are known, since XLA ends on one that it does not know; a
-# caller's own stay.
-if tuple(map(int, version("jaxlib").split(".")[:2])) == (0, 10):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true")
 
 if os.environ.get("RMTJAX_TEST_SHAPES") != "0":  # users have no such hook: `make fuzz` goes without
     install_import_hook(("rmtjax.laws", "rmtjax.linalg", "rmtjax.ensembles"), "beartype.beartype").__enter__()
