@@ -14,10 +14,10 @@ r"""Singular value and eigenvalue decompositions of batches of dense matrices, b
 A Gram matrix has a decomposition's digits halved, and double precision has twice those of single precision: what `gram64`
 computes is A's decomposition rounded, with a tenth of the error of LAPACK in single precision, which takes longer.
 
-All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers. `auto`
-takes on processors what was fastest in `rmtjax bench svd` among those whose error is ε σ₁, with `precise=False` among all; what
-it takes on accelerators has not been measured there yet. A batch that is sharded over devices by its first axis is computed
-where it lies, but by `lanczos`.
+All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers; derivatives
+are NaN where there are none, see `svd`. `auto` takes on processors what was fastest in `rmtjax bench svd` among those whose error
+is ε σ₁, with `precise=False` among all; what it takes on accelerators has not been measured there yet. A batch that is sharded
+over devices by its first axis is computed where it lies, but by `lanczos`.
 
 `library` on processors is for one matrix, or for few tiny ones. JAX (0.10 on) deals larger batches out to the threads that run
 its programs, and waits for them on one of these: two batches of a program that need nothing of each other can then wait for
@@ -711,11 +711,11 @@ def _eigvalsh_jvp(algorithm, primals, tangents):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _randomized(a: Array, k: int, iterations: int, oversampling: int, key: Array) -> SVD:
+def _range_finder(a: Array, k: int, iterations: int, oversampling: int, key: Array) -> SVD:
     """Halko, Martinsson & Tropp, algorithm 4.4, then the small SVD of what is left."""
     n, m = a.shape[-2:]
     if n < m:
-        u, s, vh = _randomized(_h(a), k, iterations, oversampling, key)
+        u, s, vh = _range_finder(_h(a), k, iterations, oversampling, key)
         return SVD(_h(vh), s, _h(u))
     width = min(k + oversampling, m)
     with jax.default_matmul_precision("highest"):
@@ -726,6 +726,23 @@ def _randomized(a: Array, k: int, iterations: int, oversampling: int, key: Array
         right, small = jnp.linalg.qr(_h(a) @ q)  # A ≈ q (right small)* = q small* right*
         u, s, vh = _svd(_h(small), "auto", True)
         return SVD((q @ u)[..., :k], s[..., :k], (vh @ _h(right))[..., :k, :])
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _randomized(a: Array, k: int, iterations: int, oversampling: int, key: Array) -> SVD:
+    return _range_finder(a, k, iterations, oversampling, key)
+
+
+@_randomized.defjvp
+def _randomized_jvp(k, iterations, oversampling, primals, tangents):
+    """Those of the exact triplets. The range finder's own ones are noise where the matrix has a lower rank than the range."""
+    approximate = _randomized(primals[0], k, iterations, oversampling, primals[1])
+    exact, rates = jax.jvp(lambda a: _svd(a, "auto", True), primals[:1], tangents[:1])
+    match = jax.lax.stop_gradient(jnp.sum(exact.u[..., :k].conj() * approximate.u, -2))
+    size = jnp.abs(match)
+    phase = jnp.where(size > 0, match / jnp.where(size > 0, size, 1.0), 1.0)
+    left, right = rates.u[..., :k] * phase[..., None, :], phase.conj()[..., :, None] * rates.vh[..., :k, :]
+    return approximate, SVD(left, rates.s[..., :k], right)
 
 
 _ROUNDED = 10
@@ -850,7 +867,16 @@ def svd(
         seed: of the random start of `randomized` and `lanczos`.
 
     Returns:
-        `SVD`. Differentiable, by all algorithms but `lanczos`, where singular values differ.
+        `SVD`. Differentiable by all algorithms but `lanczos`, forwards, backwards and again, at any scale; `randomized` has the
+        derivatives of the exact triplets, by a whole decomposition.
+
+        Where two singular values are equal, vectors have no derivative, nor where one is 0 and the matrix is not square, or
+        complex. Equal means up to 32 ε σ₁; for `gram`, and for `auto` that is not precise, up to 64 ε σ₁²/(σᵢ + σⱼ). There the
+        tangents of these two vectors are NaN, unless the matrix moves so that they stay; and backwards the gradient is, if
+        the function depends on them. Functions of all vectors that are smooth all the same, such as the polar factor U V*,
+        have NaN there, too; functions of other vectors have their derivatives, such as of the leading vectors of a matrix of
+        low rank. Singular values have derivatives everywhere: where some are equal those of one order of them, whose sums
+        are right, and at 0 that of one sign.
 
     Raises:
         InputError: for integers, fewer than two axes, empty or non-finite matrices, an unknown algorithm, k outside
@@ -892,7 +918,8 @@ def svdvals(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto", precise: 
         precise: see `svd`.
 
     Returns:
-        Shape (..., min(n, m)), real.
+        Shape (..., min(n, m)), real. Differentiable as those of `svd`: where some are equal, symmetric functions of them
+        have their derivatives.
 
     Raises:
         InputError: for integers, fewer than two axes, empty or non-finite matrices, an unknown algorithm, and `gram64` in
@@ -914,7 +941,10 @@ def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:
         algorithm: one of `EIGH_ALGORITHMS`, or "auto".
 
     Returns:
-        `Eigh`. Differentiable where eigenvalues differ.
+        `Eigh`. Differentiable, forwards, backwards and again, at any scale. Where two eigenvalues are equal, up to 32 ε
+        times the largest, their eigenvectors have no derivative: tangents are NaN, unless the matrix moves so that the two
+        stay, and gradients are if the function depends on them (matrix functions V f(Λ) V* included). Sums of equal
+        eigenvalues have the right derivatives.
 
     Raises:
         InputError: for integers, shapes that are not square, empty, non-finite or asymmetric matrices, and an unknown
