@@ -714,7 +714,7 @@ def _search(function, guess, probability):
         return count + 1, low, high, new, at, following
 
     start = jnp.log(guess)
-    state = step((0, -never, never, start, jnp.full_like(start, jnp.nan), start))
+    state = step((0, -never, never, start, jnp.zeros_like(start), start))  # from the same place twice: no secant
     if all(map(_known, state)):  # the law's own program serves, and no other is compiled
         while unfinished(state):
             state = step(state)

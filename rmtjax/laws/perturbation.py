@@ -86,15 +86,29 @@ def _finite(name: str, a: Array) -> None:
         raise InputError(f"{name} has an entry {shown(float(host[~np.isfinite(host)][0]))}: all must be finite")
 
 
-def _simple(name: str, values: Array) -> None:
-    if _known(values) and np.any(np.diff(np.sort(values, axis=-1)) == 0):
-        raise InputError(f"{name} has equal entries: perturbation theory needs them simple")
+def _simple(name: str, values: Array, slack: float = 0.0) -> None:
+    if _known(values):
+        sizes = np.max(np.abs(values), axis=-1, keepdims=True, initial=0.0)
+        if np.any(np.diff(np.sort(values, axis=-1)) <= slack * sizes):
+            rounded = " up to rounding" if slack else ""
+            raise InputError(f"{name} has equal entries{rounded}: perturbation theory needs them simple")
+
+
+_ROUNDED = 32 * float(np.finfo(np.float64).eps)
+"""Multiple of the largest value up to which values from a decomposition may be equal ones."""
+
+
+def _separate(values: Array) -> Array:
+    """Values from a decomposition, all NaN where two may be equal ones that rounding keeps apart."""
+    ordered = jnp.sort(values)
+    equal = jnp.any(jnp.diff(ordered) <= _ROUNDED * jnp.max(jnp.abs(values)))
+    return jnp.where(equal, jnp.nan, values)
 
 
 def _inverse_gaps(values: Float[Array, "N"]) -> Float[Array, "N N"]:
     """1/(λ_i − λ_j) at (j, i), 0 on the diagonal."""
-    gaps = values - values[:, None] + jnp.eye(values.size)
-    return 1 / gaps - jnp.eye(values.size)
+    itself = jnp.eye(values.size, dtype=bool)
+    return jnp.where(itself, 0.0, 1 / jnp.where(itself, 1.0, values - values[:, None]))
 
 
 def _eigen(base: Symmetric, Delta: Array) -> tuple[Array, Array, Array]:
@@ -111,6 +125,8 @@ def _eigen(base: Symmetric, Delta: Array) -> tuple[Array, Array, Array]:
             raise InputError(f"W has shape {base.shape}: must be (N, N)")
         _symmetric("W", base)
         values, vectors = jnp.linalg.eigh(base)
+        _simple("values", values, _ROUNDED)
+        values = values if _known(values) else _separate(values)
     _finite("Delta", Delta)
     if Delta.shape != vectors.shape:
         raise InputError(f"Delta has shape {Delta.shape}: must be {vectors.shape} like W")
@@ -153,7 +169,7 @@ def second_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Flo
         InputError: as `first_order_eigenvalues`.
     """
     values, _, M = _eigen(base, Delta)
-    return jnp.sum(M**2 * _inverse_gaps(values), 0)
+    return jnp.sum(M * (M * _inverse_gaps(values)), 0)
 
 
 @float64(trees=("base",))
@@ -220,6 +236,8 @@ def _singular(base: Rectangular, Delta: Array) -> _Singular:
         if base.ndim != 2:
             raise InputError(f"W has shape {base.shape}: must be (n, m)")
         u, s, vh = jnp.linalg.svd(base, full_matrices=False)
+        _simple("values", s, _ROUNDED)
+        s = s if _known(s) else _separate(s)
     _finite("Delta", Delta)
     if Delta.shape != (u.shape[0], vh.shape[1]):
         raise InputError(f"Delta has shape {Delta.shape}: must be {(u.shape[0], vh.shape[1])} like W")
@@ -263,9 +281,14 @@ def second_order_singular_values(base: Rectangular, Delta: Float[Array, "rows co
     """
     _, s, _, A, left, right = _singular(base, Delta)
     even, odd = (A + A.T) / 2, (A - A.T) / 2
-    eye = jnp.eye(s.size)
-    within = jnp.sum(even**2 * _inverse_gaps(s) + odd**2 / (s + s[:, None] + eye), 0)
-    return within + (jnp.sum(left**2, 0) + jnp.sum(right**2, 0)) * _inverse(s) / 2
+    within = jnp.sum(even * (even * _inverse_gaps(s)) + odd * (odd * _inverse_sums(s)), 0)
+    return within + (jnp.sum(left * (left * _inverse(s)), 0) + jnp.sum(right * (right * _inverse(s)), 0)) / 2
+
+
+def _inverse_sums(s: Array) -> Array:
+    """1/(σ_i + σ_j), 0 on the diagonal."""
+    itself = jnp.eye(s.size, dtype=bool)
+    return jnp.where(itself, 0.0, 1 / jnp.where(itself, 1.0, s + s[:, None]))
 
 
 def _inverse(s: Array) -> Array:
@@ -290,11 +313,9 @@ def first_order_singular_vectors(base: Rectangular, Delta: Float[Array, "rows co
         InputError: as `first_order_singular_values`.
     """
     u, s, v, A, left, right = _singular(base, Delta)
-    inverse = _inverse_gaps(s) / (s + s[:, None] + jnp.eye(s.size))  # 0 on the diagonal
-    mine, other = s, s[:, None]
-    to_left = (mine * A + other * A.T) * inverse
-    to_right = (other * A + mine * A.T) * inverse
-    return Vectors(u @ to_left + left * _inverse(s), v @ to_right + right * _inverse(s))
+    # The fractions of both sums, apart: no squares, and no difference of products.
+    even, odd = (A + A.T) / 2 * _inverse_gaps(s), (A - A.T) / 2 * _inverse_sums(s)
+    return Vectors(u @ (even + odd) + left * _inverse(s), v @ (even - odd) + right * _inverse(s))
 
 
 # -- the range in which it holds ---------------------------------------------------------------------------------------
@@ -315,9 +336,9 @@ def _positive(**numbers: ArrayLike) -> None:
 
 def _crowding(values: Float[Array, "... N"]) -> Float[Array, "... N"]:
     """Σ_{j≠i} 1/(λ_i − λ_j)²."""
-    n = values.shape[-1]
-    gaps = values[..., :, None] - values[..., None, :] + jnp.eye(n)
-    return jnp.sum(1 / gaps**2, -1) - 1
+    itself = jnp.eye(values.shape[-1], dtype=bool)
+    gaps = jnp.where(itself, 1.0, values[..., :, None] - values[..., None, :])
+    return jnp.sum(jnp.where(itself, 0.0, 1 / gaps**2), -1)
 
 
 @float64

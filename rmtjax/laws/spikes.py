@@ -55,6 +55,12 @@ __all__ = [
 _Array = Float[Array, "..."]
 
 
+def _excess(value, edge):
+    """How far a value is above an edge; 0 where only rounding keeps it below, NaN where it is below."""
+    excess = value - edge
+    return jnp.where(excess < -8 * jnp.finfo(jnp.float64).eps * edge, jnp.nan, jnp.maximum(excess, 0.0))
+
+
 @float64
 def wigner_threshold(sigma=1.0) -> _Array:
     r"""The strength σ above which a symmetric spike has an outlier."""
@@ -105,8 +111,8 @@ def wigner_variance(theta, beta=1.0, sigma=1.0) -> _Array:
 @float64
 def wigner_strength(outlier, sigma=1.0) -> _Array:
     r"""The strength θ > σ that an outlier :math:`\lambda > 2\sigma` shows: the inverse of `wigner_outlier`; NaN below 2σ."""
-    half = outlier / 2
-    return half + jnp.sqrt((half - sigma) * (half + sigma))
+    excess = _excess(outlier, 2 * sigma)
+    return outlier / 2 + jnp.sqrt(excess) * jnp.sqrt(excess + 4 * sigma) / 2
 
 
 @float64
@@ -137,6 +143,13 @@ def rectangular_outlier(theta, c, sigma=1.0) -> _Array:
     return sigma * jnp.sqrt((1 + strong**2) * (c + strong**2)) / strong
 
 
+def _above(theta, c):
+    """θ² and θ⁴ − c in factors, which rounding cannot make negative, from the threshold on."""
+    root = c**0.25
+    theta = jnp.maximum(theta, root)
+    return theta**2, (theta - root) * (theta + root) * (theta**2 + root**2)
+
+
 @float64
 def rectangular_overlap_left(theta, c, sigma=1.0) -> _Array:
     r""":math:`|\langle u,\hat u\rangle|^2 \to 1 - \frac{c(1+\theta^2)}{\theta^2(\theta^2+c)}`, σ = 1; 0 below the threshold.
@@ -145,8 +158,8 @@ def rectangular_overlap_left(theta, c, sigma=1.0) -> _Array:
         theta: strength θ > 0.
         c, sigma: as in `rectangular_threshold`.
     """
-    t2 = jnp.maximum(theta / sigma, c**0.25) ** 2
-    return jnp.where(theta > sigma * c**0.25, (t2**2 - c) / (t2 * (t2 + c)), 0.0)
+    t2, above = _above(theta / sigma, c)
+    return jnp.where(theta > sigma * c**0.25, above / (t2 * (t2 + c)), 0.0)
 
 
 @float64
@@ -157,8 +170,8 @@ def rectangular_overlap_right(theta, c, sigma=1.0) -> _Array:
         theta: strength θ > 0.
         c, sigma: as in `rectangular_threshold`.
     """
-    t2 = jnp.maximum(theta / sigma, c**0.25) ** 2
-    return jnp.where(theta > sigma * c**0.25, (t2**2 - c) / (t2 * (t2 + 1)), 0.0)
+    t2, above = _above(theta / sigma, c)
+    return jnp.where(theta > sigma * c**0.25, above / (t2 * (t2 + 1)), 0.0)
 
 
 @float64
@@ -176,8 +189,8 @@ def rectangular_variance(theta, c, beta=1.0, sigma=1.0) -> _Array:
         c, sigma: as in `rectangular_threshold`.
         beta: 1 for real, 2 for complex entries.
     """
-    t2 = jnp.maximum(theta / sigma, c**0.25) ** 2
-    limit = (1 - c / t2**2) * (t2 + (1 + c) / 2) * t2 / ((1 + t2) * (c + t2))
+    t2, above = _above(theta / sigma, c)
+    limit = above / t2 * (t2 + (1 + c) / 2) / ((1 + t2) * (c + t2))
     return jnp.where(theta > sigma * c**0.25, sigma**2 / beta * limit, jnp.nan)
 
 
@@ -187,9 +200,11 @@ def rectangular_strength(outlier, c, sigma=1.0) -> _Array:
 
     :math:`\theta^2 = \frac12\big(q + \sqrt{q^2 - 4c}\big)`, :math:`q = \lambda^2 - 1 - c`, in units of σ.
     """
-    q = (outlier / sigma) ** 2 - 1 - c
-    root = 2 * jnp.sqrt(c)
-    return sigma * jnp.sqrt((q + jnp.sqrt(jnp.where(q < root, jnp.nan, (q - root) * (q + root)))) / 2)
+    value, root = outlier / sigma, jnp.sqrt(c)
+    # q ∓ 2√c are λ² − (1 ± √c)², in factors.
+    excess = _excess(value, 1 + root)
+    below, above = excess * (value + 1 + root), (value - (1 - root)) * (value + (1 - root))
+    return sigma * jnp.sqrt(root + below / 2 + jnp.sqrt(below) * jnp.sqrt(above) / 2)
 
 
 @float64
@@ -233,8 +248,9 @@ def covariance_overlap(ell, c, sigma=1.0) -> _Array:
     Source:
         Paul 2007.
     """
-    above = jnp.maximum(ell / sigma**2 - 1, jnp.sqrt(c))
-    return jnp.where(ell / sigma**2 - 1 > jnp.sqrt(c), (1 - c / above**2) / (1 + c / above), 0.0)
+    root = jnp.sqrt(c)
+    above = jnp.maximum(ell / sigma**2 - 1, root)
+    return jnp.where(ell / sigma**2 - 1 > root, (1 - root / above) * (1 + root / above) / (1 + c / above), 0.0)
 
 
 @float64
@@ -251,18 +267,18 @@ def covariance_variance(ell, c, beta=1.0, sigma=1.0) -> _Array:
     Source:
         Paul 2007.
     """
-    above = jnp.maximum(ell / sigma**2 - 1, jnp.sqrt(c))
-    limit = 2 / beta * ell**2 * (1 - c / above**2)
+    root = jnp.sqrt(c)
+    above = jnp.maximum(ell / sigma**2 - 1, root)
+    limit = 2 / beta * ell**2 * (1 - root / above) * (1 + root / above)
     return jnp.where(ell > sigma**2 * (1 + jnp.sqrt(c)), limit, jnp.nan)  # as `covariance_threshold` rounds
 
 
 @float64
 def covariance_strength(outlier, c, sigma=1.0) -> _Array:
     r"""The population eigenvalue ℓ that an outlier shows, the inverse of `covariance_outlier`; NaN below the edge."""
-    q = outlier / sigma**2 - 1 - c
-    root = 2 * jnp.sqrt(c)
-    above = (q + jnp.sqrt(jnp.where(q < root, jnp.nan, (q - root) * (q + root)))) / 2
-    return sigma**2 * (1 + above)
+    root = jnp.sqrt(c)
+    excess = _excess(outlier / sigma**2, (1 + root) ** 2)  # q − 2√c
+    return sigma**2 * (1 + root + (excess + jnp.sqrt(excess) * jnp.sqrt(excess + 4 * root)) / 2)
 
 
 @float64
@@ -309,7 +325,7 @@ def update_strengths(
     first = jnp.linalg.qr(left, "r") * theta
     if right is None:
         return jnp.linalg.eigvalsh(first @ jnp.linalg.qr(left, "r").T)[::-1]
-    return jnp.linalg.svd(first @ jnp.linalg.qr(right, "r").T, compute_uv=False)
+    return jnp.linalg.svd(first @ jnp.linalg.qr(right, "r").T, full_matrices=False, compute_uv=False)
 
 
 @float64

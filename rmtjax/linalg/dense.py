@@ -14,10 +14,10 @@ r"""Singular value and eigenvalue decompositions of batches of dense matrices, b
 A Gram matrix has a decomposition's digits halved, and double precision has twice those of single precision: what `gram64`
 computes is A's decomposition rounded, with a tenth of the error of LAPACK in single precision, which takes longer.
 
-All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers. `auto`
-takes on processors what was fastest in `rmtjax bench svd` among those whose error is ε σ₁, with `precise=False` among all; what
-it takes on accelerators has not been measured there yet. A batch that is sharded over devices by its first axis is computed
-where it lies, but by `lanczos`.
+All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers; derivatives
+are NaN where there are none, see `svd`. `auto` takes on processors what was fastest in `rmtjax bench svd` among those whose error
+is ε σ₁, with `precise=False` among all; what it takes on accelerators has not been measured there yet. A batch that is sharded
+over devices by its first axis is computed where it lies, but by `lanczos`.
 
 `library` on processors is for one matrix, or for few tiny ones. JAX (0.10 on) deals larger batches out to the threads that run
 its programs, and waits for them on one of these: two batches of a program that need nothing of each other can then wait for
@@ -332,7 +332,8 @@ def _library_svd(a: Array) -> SVD:
 
 
 def _library_svdvals(a: Array) -> Array:
-    return jnp.linalg.svd(a, compute_uv=False)
+    # Without vectors, too, JAX has LAPACK's routine keep room for square matrices of them unless told otherwise.
+    return jnp.linalg.svd(a, full_matrices=False, compute_uv=False)
 
 
 def _jacobi_svd(a: Array) -> SVD:
@@ -546,6 +547,57 @@ def _on_its_side(table: dict[str, Callable], algorithm: str, a: Array, precise: 
 
 # -- with their derivatives ------------------------------------------------------------------------------------------------
 
+_TIE = 32
+"""Multiple of ε σ₁ up to which two singular values, or two eigenvalues, count as equal: LAPACK, Jacobi and QDWH put gaps of
+up to 5 ε σ₁ between values that are equal, whatever the order (measured up to 256)."""
+
+
+def _divided(numerator: Array, denominator: Array, tie: Array) -> Array:
+    return numerator / jnp.where(tie, 1.0, denominator).astype(numerator.dtype)
+
+
+def _undefined_as_nan(
+    vectors: tuple[Array, ...], values: Array, rates: Array, undivided: Sequence[tuple[Array, Array]]
+) -> tuple[tuple[Array, ...], Array]:
+    """Tangents of vectors, NaN in the columns that have no derivative, and of values, as they are.
+
+    A column has none where a numerator is not 0 and its denominator counts as 0. Backwards, numerators cannot be known: there a
+    column has none if anything depends on it. What depends on it is its cotangent; but a function such as U diag(s) V*, which
+    multiplies the column by a value of exactly 0, hides it, and is seen by its depending on that value as well as on vectors.
+
+    Args:
+        vectors: tangents of vectors as columns, each of shape (..., n, k), from quotients of denominators that are not 0.
+        values: shape (..., k).
+        rates: their tangents.
+        undivided: pairs of a mask (..., i, k), true where a denominator counts as 0, and the numerators there.
+    """
+    masks = [jax.lax.stop_gradient(mask) for mask, _ in undivided]
+    bad = functools.reduce(jnp.logical_or, [jnp.any(mask, -2) for mask in masks])
+    values = jax.lax.stop_gradient(values)
+    parts = [*vectors, rates[..., None, :].astype(vectors[0].dtype), *(x for _, x in undivided)]
+    ends = np.cumsum([x.shape[-2] for x in parts])[:-1].tolist()
+
+    def gone(stacked, lost):
+        rows = np.arange(stacked.shape[-2])[:, None] < sum(x.shape[-2] for x in vectors)
+        return jnp.where(rows & lost[..., None, :], jnp.asarray(jnp.nan, stacked.dtype), stacked)
+
+    def forwards(_, stacked):
+        numerators = jnp.split(stacked, ends, -2)[len(vectors) + 1 :]
+        lost = [jnp.any(mask & (x != 0), -2) for mask, x in zip(masks, numerators, strict=True)]
+        return gone(stacked, functools.reduce(jnp.logical_or, lost))
+
+    def backwards(_, stacked):
+        *columns, rates = jnp.split(stacked, ends, -2)[: len(vectors) + 1]
+        used = functools.reduce(jnp.logical_or, [jnp.any(x != 0, -2) for x in columns])
+        every = jnp.any(used, -1, keepdims=True) | jnp.all(values == 0, -1, keepdims=True)
+        return gone(stacked, bad & (used | (every & (values == 0) & (rates[..., 0, :] != 0))))
+
+    # For JAX this is a linear function, which can be transposed, batched and differentiated again; of one array, since it
+    # fails to differentiate those of several of which some are constant.
+    stacked = jax.lax.custom_linear_solve(lambda x: x, jnp.concatenate(parts, -2), forwards, backwards)
+    *columns, rates = jnp.split(stacked, ends, -2)[: len(vectors) + 1]
+    return tuple(columns), rates[..., 0, :].real
+
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _svd(a: Array, algorithm: str, precise: bool) -> SVD:
@@ -554,28 +606,48 @@ def _svd(a: Array, algorithm: str, precise: bool) -> SVD:
 
 @_svd.defjvp
 def _svd_jvp(algorithm, precise, primals, tangents):
-    """Townsend, *Differentiating the singular value decomposition* (2016); the phase of complex vectors is JAX's."""
+    r"""Townsend, *Differentiating the singular value decomposition* (2016); the phase of complex vectors is JAX's.
+
+    With :math:`U^*dA\,V = H + K`, H Hermitian and K its contrary, :math:`U^*dU = \Omega + \Psi` and
+    :math:`V^*dV = \Omega - \Psi` with :math:`\Omega_{ij} = H_{ij}/(s_j - s_i)`, :math:`\Psi_{ij} = K_{ij}/(s_j + s_i)`:
+    no squares, which would leave the range of numbers, and no difference of products, which the compiler may round once only.
+    """
     (a,), (da,) = primals, tangents
     u, s, vh = _svd(a, algorithm, precise)
     v = _h(vh)
-    inner = _h(u) @ da @ v
-    ds = _diagonal(inner).real
-    gaps = s[..., None, :] ** 2 - s[..., :, None] ** 2
-    f = jnp.where(gaps == 0, 0.0, 1 / jnp.where(gaps == 0, 1.0, gaps)).astype(a.dtype)
-    inverse = jnp.where(s == 0, 0.0, 1 / jnp.where(s == 0, 1.0, s))[..., None, :].astype(a.dtype)
-    right, left = inner * s[..., None, :], s[..., :, None] * inner
-    du = u @ (f * (right + _h(right)))
-    dv = v @ (f * (left + _h(left)))
-    if jnp.iscomplexobj(a):
-        du = du + u * (1j * _diagonal(inner).imag[..., None, :] * inverse)
     n, m, k = *a.shape[-2:], s.shape[-1]
-    if n > k:
-        along = da @ v
-        du = du + (along - u @ (_h(u) @ along)) * inverse
-    if m > k:
-        along = _h(da) @ u
-        dv = dv + (along - v @ (vh @ along)) * inverse
-    return SVD(u, s, vh), SVD(du, ds.astype(s.dtype), _h(dv))
+    scale = jax.lax.stop_gradient(jnp.where(s[..., :1] > 0, s[..., :1], 1.0))
+    s_ = s / scale
+    gap, total = s_[..., None, :] - s_[..., :, None], s_[..., None, :] + s_[..., :, None]
+    close = far = _TIE * float(jnp.finfo(s.dtype).eps)
+    if algorithm == "gram" or (algorithm == "auto" and not precise):  # whose errors are those of the squares
+        close, far = 2 * close / jnp.maximum(total, close), close**0.5
+    itself = jnp.eye(k, dtype=bool)
+    tie, nothing = (jnp.abs(gap) <= close) & ~itself, total <= far
+    with jax.default_matmul_precision("highest"):
+        da_v, da_u = da @ v, _h(da) @ u
+        inner = _h(u) @ da_v
+        rates = _diagonal(inner).real.astype(s.dtype)
+        part = inner / scale[..., None]
+        hermitian, skew = (part + _h(part)) / 2, (part - _h(part)) / 2
+        hermitian = jnp.where(itself, 0.0, hermitian)
+        psi = _divided(skew, total, nothing)
+        omega = _divided(hermitian, gap, tie | itself) + jnp.where(itself, psi, 0.0)  # the phase is all in u
+        du, dv = u @ (omega + psi), v @ (omega - psi)
+        undivided = [(tie, hermitian), (nothing, skew)]
+        none = (s_ <= far)[..., None, :]
+        if n > k:
+            outside = (da_v - u @ inner) / scale[..., None]
+            du = du + _divided(outside, s_[..., None, :], none)
+            undivided.append((none, outside))
+        if m > k:
+            outside = (da_u - v @ _h(inner)) / scale[..., None]
+            dv = dv + _divided(outside, s_[..., None, :], none)
+            undivided.append((none, outside))
+    if not jnp.iscomplexobj(a):
+        undivided[1] = nothing & ~itself, skew  # on the diagonal there is nothing to divide
+    (du, dv), rates = _undefined_as_nan((du, dv), s, rates, undivided)
+    return SVD(u, s, vh), SVD(du, rates, _h(dv))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -586,7 +658,8 @@ def _svdvals(a: Array, algorithm: str, precise: bool) -> Array:
 @_svdvals.defjvp
 def _svdvals_jvp(algorithm, precise, primals, tangents):
     u, s, vh = _svd(primals[0], algorithm, precise)
-    return s, jnp.sum(u.conj() * (tangents[0] @ _h(vh)), -2).real
+    with jax.default_matmul_precision("highest"):
+        return s, jnp.sum(u.conj() * (tangents[0] @ _h(vh)), -2).real
 
 
 def _of_symmetric(table: dict[str, Callable], algorithm: str, a: Array, vectors: bool) -> Any:
@@ -605,16 +678,25 @@ def _eigh(a: Array, algorithm: str) -> Eigh:
 def _lower(a: Array) -> Array:
     """The Hermitian matrix whose lower triangle is given: the only part that is looked at."""
     lower = jnp.tril(a, -1)
-    return lower + _h(lower) + jnp.eye(a.shape[-1]) * a.real
+    return lower + _h(lower) + jnp.where(jnp.eye(a.shape[-1], dtype=bool), a.real, 0.0)
 
 
 @_eigh.defjvp
 def _eigh_jvp(algorithm, primals, tangents):
     values, v = _eigh(primals[0], algorithm)
-    inner = _h(v) @ _lower(tangents[0]) @ v
-    gaps = values[..., None, :] - values[..., :, None]
-    f = jnp.where(gaps == 0, 0.0, 1 / jnp.where(gaps == 0, 1.0, gaps)).astype(v.dtype)
-    return Eigh(values, v), Eigh(_diagonal(inner).real, v @ (f * inner))
+    largest = jnp.max(jnp.abs(values), -1, keepdims=True)
+    scale = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))
+    scaled = values / scale
+    gap = scaled[..., None, :] - scaled[..., :, None]
+    itself = jnp.eye(values.shape[-1], dtype=bool)
+    tie = (jnp.abs(gap) <= _TIE * float(jnp.finfo(values.dtype).eps)) & ~itself
+    with jax.default_matmul_precision("highest"):
+        inner = _h(v) @ _lower(tangents[0]) @ v
+        rates = _diagonal(inner).real
+        between = jnp.where(itself, 0.0, inner / scale[..., None])
+        dv = v @ _divided(between, gap, tie | itself)
+    (dv,), rates = _undefined_as_nan((dv,), values, rates, [(tie, between)])
+    return Eigh(values, v), Eigh(rates, dv)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -625,15 +707,16 @@ def _eigvalsh(a: Array, algorithm: str) -> Array:
 @_eigvalsh.defjvp
 def _eigvalsh_jvp(algorithm, primals, tangents):
     values, v = _eigh(primals[0], algorithm)
-    return values, jnp.sum(v.conj() * (_lower(tangents[0]) @ v), -2).real
+    with jax.default_matmul_precision("highest"):
+        return values, jnp.sum(v.conj() * (_lower(tangents[0]) @ v), -2).real
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _randomized(a: Array, k: int, iterations: int, oversampling: int, key: Array) -> SVD:
+def _range_finder(a: Array, k: int, iterations: int, oversampling: int, key: Array) -> SVD:
     """Halko, Martinsson & Tropp, algorithm 4.4, then the small SVD of what is left."""
     n, m = a.shape[-2:]
     if n < m:
-        u, s, vh = _randomized(_h(a), k, iterations, oversampling, key)
+        u, s, vh = _range_finder(_h(a), k, iterations, oversampling, key)
         return SVD(_h(vh), s, _h(u))
     width = min(k + oversampling, m)
     with jax.default_matmul_precision("highest"):
@@ -645,6 +728,23 @@ def _randomized(a: Array, k: int, iterations: int, oversampling: int, key: Array
         right, small = jnp.linalg.qr(_h(a) @ q)  # A ≈ q (right small)* = q small* right*
         u, s, vh = _svd(_h(small), "auto", True)
         return SVD((q @ u)[..., :k], s[..., :k], (vh @ _h(right))[..., :k, :])
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _randomized(a: Array, k: int, iterations: int, oversampling: int, key: Array) -> SVD:
+    return _range_finder(a, k, iterations, oversampling, key)
+
+
+@_randomized.defjvp
+def _randomized_jvp(k, iterations, oversampling, primals, tangents):
+    """Those of the exact triplets. The range finder's own ones are noise where the matrix has a lower rank than the range."""
+    approximate = _randomized(primals[0], k, iterations, oversampling, primals[1])
+    exact, rates = jax.jvp(lambda a: _svd(a, "auto", True), primals[:1], tangents[:1])
+    match = jax.lax.stop_gradient(jnp.sum(exact.u[..., :k].conj() * approximate.u, -2))
+    size = jnp.abs(match)
+    phase = jnp.where(size > 0, match / jnp.where(size > 0, size, 1.0), 1.0)
+    left, right = rates.u[..., :k] * phase[..., None, :], phase.conj()[..., :, None] * rates.vh[..., :k, :]
+    return approximate, SVD(left, rates.s[..., :k], right)
 
 
 _ROUNDED = 10
@@ -769,7 +869,16 @@ def svd(
         seed: of the random start of `randomized` and `lanczos`.
 
     Returns:
-        `SVD`. Differentiable, by all algorithms but `lanczos`, where singular values differ.
+        `SVD`. Differentiable by all algorithms but `lanczos`, forwards, backwards and again, at any scale; `randomized` has the
+        derivatives of the exact triplets, by a whole decomposition.
+
+        Where two singular values are equal, vectors have no derivative, nor where one is 0 and the matrix is not square, or
+        complex. Equal means up to 32 ε σ₁; for `gram`, and for `auto` that is not precise, up to 64 ε σ₁²/(σᵢ + σⱼ). There the
+        tangents of these two vectors are NaN, unless the matrix moves so that they stay; and backwards the gradient is, if
+        the function depends on them. Functions of all vectors that are smooth all the same, such as the polar factor U V*,
+        have NaN there, too; functions of other vectors have their derivatives, such as of the leading vectors of a matrix of
+        low rank. Singular values have derivatives everywhere: where some are equal those of one order of them, whose sums
+        are right, and at 0 that of one sign.
 
     Raises:
         InputError: for integers, fewer than two axes, empty or non-finite matrices, an unknown algorithm, k outside
@@ -811,7 +920,8 @@ def svdvals(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto", precise: 
         precise: see `svd`.
 
     Returns:
-        Shape (..., min(n, m)), real.
+        Shape (..., min(n, m)), real. Differentiable as those of `svd`: where some are equal, symmetric functions of them
+        have their derivatives.
 
     Raises:
         InputError: for integers, fewer than two axes, empty or non-finite matrices, an unknown algorithm, and `gram64` in
@@ -833,7 +943,10 @@ def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:
         algorithm: one of `EIGH_ALGORITHMS`, or "auto".
 
     Returns:
-        `Eigh`. Differentiable where eigenvalues differ.
+        `Eigh`. Differentiable, forwards, backwards and again, at any scale. Where two eigenvalues are equal, up to 32 ε
+        times the largest, their eigenvectors have no derivative: tangents are NaN, unless the matrix moves so that the two
+        stay, and gradients are if the function depends on them (matrix functions V f(Λ) V* included). Sums of equal
+        eigenvalues have the right derivatives.
 
     Raises:
         InputError: for integers, shapes that are not square, empty, non-finite or asymmetric matrices, and an unknown

@@ -241,9 +241,14 @@ def _twice(xp: Any, basis: Matrix, block: Matrix) -> tuple[Matrix, Matrix, Matri
     return *_qr(xp, block - basis @ second), first, second
 
 
+def _signs(xp: Any, turn: Matrix) -> Matrix:
+    """Signs of a triangular factor's diagonal; 1 for 0, which must not take a column away."""
+    return xp.where(xp.diagonal(turn) < 0, -1, 1).astype(turn.dtype)
+
+
 def _cleaned(basis: Matrix, q: Matrix, r: Matrix, _: Any) -> tuple[Matrix, Matrix]:
     q, turn = jnp.linalg.qr(q - basis @ (basis.T @ q))
-    return q * jnp.sign(jnp.diagonal(turn)), r
+    return q * _signs(jnp, turn), r
 
 
 def _filled(xp: Any, basis: Matrix, q: Matrix, r: Matrix, step: Any) -> tuple[Matrix, Matrix]:
@@ -262,7 +267,7 @@ def _filled(xp: Any, basis: Matrix, q: Matrix, r: Matrix, step: Any) -> tuple[Ma
     q = xp.where(xp.linalg.norm(outside, axis=0) > 0.5, outside, fresh)
     for _ in range(2):
         q, turn = xp.linalg.qr(q - basis @ (basis.T @ q))
-        q = q * xp.sign(xp.diagonal(turn))
+        q = q * _signs(xp, turn)
     return q, r
 
 
@@ -322,7 +327,7 @@ class BlockLanczos:
         self.most = max(0, min(most, n // b - 1))
         self._xp = np if isinstance(operator.weight, np.ndarray) else jnp
         q, turn = self._xp.linalg.qr(start)
-        self._block = q * self._xp.sign(self._xp.diagonal(turn))
+        self._block = q * _signs(self._xp, turn)
         # On an accelerator one buffer from the beginning, for which one step is compiled.
         columns = b if self._xp is np else b * (self.most + 1)
         self._basis, self._band = self._xp.zeros((n, 0), start.dtype), np.zeros((0, 0))

@@ -45,11 +45,11 @@ def _known(*arrays: Any) -> bool:
 
 def _double(name: str, x: Any) -> Array:
     """As float64 or complex128, inside `jax.enable_x64(True)`."""
-    x = jnp.asarray(x)
-    x = x.astype(jnp.complex128 if jnp.iscomplexobj(x) else jnp.float64)
-    if _known(x) and not np.all(np.isfinite(x)):
-        raise InputError(f"{name} has an entry {shown(np.asarray(x)[~np.isfinite(x)][0])}: all must be finite")
-    return x
+    if _known(x):
+        x = np.asarray(x)  # on the host, where `jax_debug_nans` does not look
+        if x.dtype.kind in "fc" and not np.all(np.isfinite(x)):
+            raise InputError(f"{name} has an entry {shown(x[~np.isfinite(x)][0])}: all must be finite")
+    return jnp.asarray(x, jnp.complex128 if jnp.iscomplexobj(x) else jnp.float64)
 
 
 def _square(name: str, a: Array) -> int:
@@ -285,7 +285,8 @@ def _diagonal_update(values: Array, U: Array, theta: Array, distinct: bool) -> t
         raise InputError(f"theta has shape {theta.shape}: must be {U.shape[1:]}, one for each column of U")
     for name, x in (("values", values), ("U", U), ("theta", theta)):
         if _known(x) and not np.all(np.isfinite(x)):
-            raise InputError(f"{name} has an entry {shown(float(x[~np.isfinite(x)][0]))}: all must be finite")
+            bad = np.asarray(x)[~np.isfinite(x)]
+            raise InputError(f"{name} has an entry {shown(float(bad[0]))}: all must be finite")
     if _known(values):
         steps = np.diff(np.asarray(values))
         if np.any(steps < 0):

@@ -47,7 +47,8 @@ def _checked_values(name: str, values: Any, nonnegative: bool = False) -> None:
     if values.ndim == 0 or values.shape[-1] == 0:
         raise InputError(f"{name} has shape {values.shape}: must be (..., k) with k at least 1")
     if _known(values) and not np.all(np.isfinite(values)):
-        raise InputError(f"{name} has an entry {shown(float(values[~np.isfinite(values)][0]))}: all must be finite")
+        bad = np.asarray(values)[~np.isfinite(values)]  # on the host, where `jax_debug_nans` does not look
+        raise InputError(f"{name} has an entry {shown(float(bad[0]))}: all must be finite")
     if nonnegative and _known(values) and np.any(values < 0):
         raise InputError(f"{name} has an entry {shown(float(np.min(values)))}: none may be negative")
 
@@ -96,7 +97,8 @@ def _given_values(name: str, values: Any) -> np.ndarray:
         raise InputError(f"{name} has shape {values.shape} and dtype {values.dtype}: must be (k,), k ≥ 1, and real")
     values = values.astype(float)
     if not np.all(np.isfinite(values)):
-        raise InputError(f"{name} has an entry {shown(float(values[~np.isfinite(values)][0]))}: all must be finite")
+        bad = np.asarray(values)[~np.isfinite(values)]  # on the host, where `jax_debug_nans` does not look
+        raise InputError(f"{name} has an entry {shown(float(bad[0]))}: all must be finite")
     return values
 
 

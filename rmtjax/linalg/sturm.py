@@ -69,7 +69,8 @@ def _checked(diagonal: Array, off_diagonal: Array) -> None:
         )
     for name, a in (("diagonal", diagonal), ("off_diagonal", off_diagonal)):
         if _known(a) and not np.all(np.isfinite(a)):
-            raise InputError(f"{name} has an entry {shown(float(a[~np.isfinite(a)][0]))}: all must be finite")
+            bad = np.asarray(a)[~np.isfinite(a)]  # on the host, where `jax_debug_nans` does not look
+            raise InputError(f"{name} has an entry {shown(float(bad[0]))}: all must be finite")
 
 
 class _Prepared(NamedTuple):

@@ -94,7 +94,8 @@ def assemble(plan: Plan, law: Mapping[str, np.ndarray], tiles: np.ndarray, value
     if "samples" in rows:
         drawn = rows["samples"]  # (rows, trials of a block, outputs, points)
         samples = np.full((plan.outer.size, int(block.max()) + 1, *drawn.shape[1:]), np.nan)
-        samples[cell, block] = drawn
+        live = np.arange(drawn.shape[1]) < rows["count"][:, None]
+        samples[cell, block] = np.where(live[:, :, None, None], drawn, np.nan)
         samples = samples.reshape(plan.outer.size, -1, *drawn.shape[2:])[:, : int(count.max())]
         samples = np.moveaxis(samples, 1, -1)
         d, v, a = labelled(samples, long_name="samples")

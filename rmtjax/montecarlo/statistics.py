@@ -107,13 +107,13 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples themselves, NaN where a trial does not count. Nothing is reduced: keep only what fits."""
+    """The samples themselves, 0 where a trial does not count. Nothing is reduced: keep only what fits."""
 
     names = ("samples",)
 
     def block(self, x: jax.Array, live: jax.Array) -> dict[str, jax.Array]:
         """Keep a block."""
-        return {"samples": _masked(x, live, jnp.nan)}
+        return {"samples": _masked(x, live, 0.0)}
 
 
 Statistic = Moments | Comoments | Histogram | Samples

@@ -42,14 +42,6 @@ SMALLER = {
 """What is replaced in an experiment that fewer trials alone do not make small."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs():
-    """Here is more to compile than to compute; what is computed is tested elsewhere, as it is compiled by default."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def numbers(value) -> list[float]:
     """Every number in a JSON value."""
     if isinstance(value, dict):

@@ -7,10 +7,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from .helpers import write_base, write_task
 
 
-def _set(folder, seconds, quick):
+def _set(folder, seconds):
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
-    jax.config.update("jax_disable_most_optimizations", quick)  # of XLA: here is more to compile than to compute
     compilation_cache.reset_cache()
 
 
@@ -19,9 +18,9 @@ def programs(tmp_path_factory):
     """The folder in which compiled programs are kept."""
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
     folder = tmp_path_factory.mktemp("programs")
-    _set(str(folder), 0.1, True)
+    _set(str(folder), 0.1)
     yield folder
-    _set(*before, False)
+    _set(*before)
 
 
 @pytest.fixture(scope="package")

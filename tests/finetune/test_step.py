@@ -264,7 +264,6 @@ def test_nothing_depends_on_the_number_of_devices(tmp_path, monkeypatch, program
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     monkeypatch.setenv("XLA_FLAGS", flags)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     process = multiprocessing.get_context("spawn").Process(target=_on_devices, args=(tmp_path / "found.npz",))
     process.start()
     process.join(200)

@@ -284,6 +284,48 @@ def test_spectrum_as_a_whole_only_stretches():
     assert np.median(np.sum(x * v, 0) ** 2) < 0.05
 
 
+# -- scale and equal values ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e-9, 1e9, 1e140])
+def test_everything_scales(scale):
+    """Values of cW and corrections for cΔ are c times theirs, vectors the same; before, rotations were 0 from 10⁹ on."""
+    rng = np.random.default_rng(12)
+    W, D, R, E = goe(rng, 5), goe(rng, 5), rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    values = np.array([1.0, 2, 4])
+    for function, base, update in (
+        (law.second_order_eigenvalues, W, D), (law.second_order_singular_values, R, E),
+    ):  # fmt: skip
+        np.testing.assert_allclose(function(scale * base, scale * update) / scale, function(base, update), rtol=1e-10)
+    for function, base, update in (
+        (law.first_order_eigenvectors, W, D), (law.second_order_eigenvectors, W, D), (law.first_order_singular_vectors, R, E),
+    ):  # fmt: skip
+        wanted = jax.tree.leaves(function(base, update))
+        for one, right in zip(jax.tree.leaves(function(scale * base, scale * update)), wanted, strict=True):
+            np.testing.assert_allclose(np.abs(one), np.abs(right), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(law.rotation(scale * values, scale * 0.1), law.rotation(values, 0.1), rtol=1e-12)
+    np.testing.assert_allclose(law.holds_below(scale * values) / scale, law.holds_below(values), rtol=1e-12)
+
+
+def test_values_that_only_rounding_keeps_apart_are_refused():
+    """A matrix with a double value has two of a decomposition, 10⁻¹⁶ apart, and corrections of 10¹⁵ followed from them."""
+    rng = np.random.default_rng(13)
+    q, p = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (5, 4))
+    W = q * np.array([1.0, 1, 2, 3, 4]) @ q.T
+    W, R = (W + W.T) / 2, q[:, :4] * np.array([3.0, 2, 2, 1]) @ p
+    for function, base in (
+        (law.second_order_eigenvalues, W), (law.first_order_eigenvectors, W),
+        (law.second_order_singular_values, R), (law.first_order_singular_vectors, R),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="values has equal entries up to rounding"):
+            function(base, np.ones_like(base))
+        with jax.enable_x64(True):
+            inside = jax.jit(function)(jnp.asarray(base), jnp.ones_like(base))
+        assert all(np.isnan(x).all() for x in jax.tree.leaves(inside))
+    # Values that are given are taken for what they are.
+    assert np.isfinite(law.second_order_eigenvalues((np.array([1, 1 + 1e-15, 2]), np.eye(3)), D3)).all()
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 I3, D3 = np.diag([1.0, 2.0, 3.0]), np.ones((3, 3))

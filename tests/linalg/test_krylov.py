@@ -259,3 +259,11 @@ def test_the_basis_stays_orthonormal_when_the_space_is_used_up(rank, device):
     found = np.sort(np.sqrt(np.maximum(ritz.values, 0)))[::-1]
     np.testing.assert_allclose(found[:rank], values[:rank], atol=1e-5)
     assert found[rank:].max() < 2e-3  # the root of rounding
+
+
+def test_a_start_of_lower_rank_loses_no_column():
+    """A zero on the diagonal of its triangular factor has no sign, which took the column away."""
+    start = np.zeros((20, 2))
+    start[0] = 1.0
+    space = BlockLanczos(Operator(gaussian(20, 20).astype(float)), start, 3)
+    np.testing.assert_allclose(space._block.T @ space._block, np.eye(2), atol=1e-12)

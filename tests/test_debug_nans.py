@@ -1,0 +1,56 @@
+"""Under `jax_debug_nans` nothing stops that has a number for an answer: no NaN is made on purpose on the way to it."""
+
+import jax
+import numpy as np
+import pytest
+
+from rmtjax import InputError
+from rmtjax.laws import intruders
+from rmtjax.linalg import dense, low_rank, spectra, sturm
+from rmtjax.montecarlo import Claim, real, run
+
+
+@pytest.fixture(autouse=True)
+def debug_nans():
+    with jax.debug_nans(True):
+        yield
+
+
+def test_thresholds():
+    assert 1 < intruders.intruder_threshold(200.0, 0.3) < 10
+
+
+def test_samples_of_blocks_that_are_not_full():
+    claim = Claim(
+        name="debug nans",
+        equation="E x = μ",
+        source="any textbook",
+        params={"shift": real("mean")},
+        law=lambda shift: shift,
+        samplers={"direct": lambda key, shift: shift + jax.random.normal(key)},
+        grid={"shift": [0.0]},
+    )
+    kept = run(claim, trials=100, keep_samples=True)["samples"]
+    assert kept.shape[-1] == 100 and np.isfinite(kept).all()
+
+
+def test_derivatives():
+    a = np.random.default_rng(0).normal(size=(5, 3))
+    with jax.enable_x64(True):
+        for function in (lambda a: dense.svd(a).u[:, 0].sum(), lambda a: dense.eigh(a @ a.T + a[0, 0]).vectors[0, -1]):
+            assert np.isfinite(jax.grad(function)(jax.numpy.asarray(a))).all()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda bad: dense.svd(np.eye(3) * bad),
+        lambda bad: sturm.eigenvalues(np.ones(3) * bad, np.ones(2)),
+        lambda bad: low_rank.resolvent(np.eye(3) * bad, 1.0),
+        lambda bad: low_rank.update_eigh(np.arange(3.0) * bad, np.ones(3), 1.0),
+        lambda bad: spectra.effective_rank(np.ones(3) * bad),
+    ],
+)
+def test_bad_input_is_refused_in_its_own_words(call):
+    with pytest.raises(InputError, match="nan"):
+        call(np.nan)
