@@ -56,10 +56,10 @@ def test_a_variable_that_hides_a_gpu_comes_before_its_plugin(tmp_path, monkeypat
 def test_a_package_that_is_too_old(tmp_path, monkeypatch):
     from importlib.metadata import version
 
-    monkeypatch.setattr("rmtjax.doctor._version", lambda name: "0.12.0" if name == "flax" else version(name))
+    monkeypatch.setattr("rmtjax.doctor._version", lambda name: "0.1" if name == "flax" else version(name))
     (problem,) = examine(tmp_path).problems
-    assert problem.what.startswith("flax 0.12.0 is installed, and rmtjax needs flax>=0.12.")
-    assert problem.cure.startswith("pip install 'flax>=0.12.")
+    assert problem.what.startswith("flax 0.1 is installed, and rmtjax needs flax>=0.12")
+    assert problem.cure.startswith("pip install 'flax>=0.12")
 
 
 def test_what_is_wrong_is_told(tmp_path, monkeypatch):
