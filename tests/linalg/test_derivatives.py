@@ -198,9 +198,9 @@ def test_second_derivatives(what, dtype):
     def function(a):
         if what == "eigh":
             values, v = dense.eigh(a)
-            return jnp.sum(weight * (v[:, :2] * jnp.exp(values[:2])) @ adjoint(v[:, :2])).real
+            return jnp.sum(weight * ((v[:, :2] * jnp.exp(values[:2])) @ adjoint(v[:, :2]))).real
         u, s, vh = dense.svd(a, **({} if what == "svd" else dict(k=2, algorithm="randomized", iterations=40)))
-        return jnp.sum(weight * (u[:, :2] * jnp.exp(s[:2])) @ vh[:2]).real
+        return jnp.sum(weight * ((u[:, :2] * jnp.exp(s[:2])) @ vh[:2])).real
 
     slope = jax.jit(lambda a: jnp.sum(jax.grad(function)(a) * da).real)
     with jax.enable_x64(True):
