@@ -13,6 +13,7 @@ HOSTILE = {
     "jax_numpy_rank_promotion": "raise",
     "jax_default_matmul_precision": "BF16_BF16_F32",
     "jax_debug_key_reuse": True,
+    "jax_disable_jit": True,
 }
 """Flags of JAX that a user may have set, each to a value that changes numbers or refuses operations by default."""
 

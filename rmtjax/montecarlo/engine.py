@@ -26,15 +26,14 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, shown, stopping, unknown
-from rmtjax._precision import double
 from rmtjax._progress import Progress
-from rmtjax._random import GENERATOR, pinned, wrapped
+from rmtjax._random import GENERATOR, wrapped
 from rmtjax.montecarlo import hosts
 from rmtjax.montecarlo.claim import Claim, whole_width
 from rmtjax.montecarlo.grid import Grid
 from rmtjax.montecarlo.keys import cell_keys, check_seed
 from rmtjax.montecarlo.plan import Plan, check_results_fit, make_plan
-from rmtjax.montecarlo.program import Program, checked_draw, tile_function
+from rmtjax.montecarlo.program import Program, checked_draw, computing, tile_function
 from rmtjax.montecarlo.provenance import provenance
 from rmtjax.montecarlo.resources import available_memory, needs, workers
 from rmtjax.montecarlo.result import assemble
@@ -218,7 +217,7 @@ class _Engine:
             advance(int(plan.trials_in(chunks[index][rows]).sum()))
 
         def work(device):
-            with pinned(), double():
+            with computing():
                 while (taken := take()) is not None:
                     index, static, part = taken
                     began = time.perf_counter()
@@ -390,7 +389,7 @@ class Run:
         began = time.perf_counter()
         with stopping(self._how_far):
             try:
-                with pinned(), double():
+                with computing():
                     self.engine.compile(np.concatenate([self.tiles[:0], *self.missing.values()]))
             except BaseException:
                 self.discard()
@@ -462,8 +461,7 @@ class Run:
         one_thread = threadpool_limits(1, user_api="blas")
         with (
             stopping(self._how_far),
-            pinned(),
-            double(),
+            computing(),
             one_thread,
             Progress(1, self.claim.name, progress) as bar,
         ):

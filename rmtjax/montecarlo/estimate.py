@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from rmtjax._precision import double
-from rmtjax._random import pinned
 from rmtjax.montecarlo.engine import Run
 from rmtjax.montecarlo.plan import result_bytes
+from rmtjax.montecarlo.program import computing
 from rmtjax.montecarlo.store import state
 
 __all__ = ["Estimate", "estimate"]
@@ -70,7 +69,7 @@ def estimate(run: Run, seconds: float = 3.0) -> Estimate:
         engine.run({0: tiles}, lambda _, values: found.update(values), lambda _: None)
         return time.perf_counter() - began, {name: v[: len(tiles)] for name, v in found.items()}
 
-    with pinned(), double(), threadpool_limits(1, user_api="blas"):
+    with computing(), threadpool_limits(1, user_api="blas"):
         trials = 0
         if plan.until is not None and missing.size:
             cells = np.sort(random.permutation(plan.outer.size)[:_PILOT])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +15,13 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from rmtjax._errors import InputError, shown
+from rmtjax._precision import double
+from rmtjax._random import pinned
 from rmtjax.montecarlo.claim import OUTPUT, Claim, Sampler, call_with
 from rmtjax.montecarlo.keys import trial_keys
 from rmtjax.montecarlo.plan import Plan
 
-__all__ = ["Inputs", "Program", "checked_draw", "tile_function"]
+__all__ = ["Inputs", "Program", "checked_draw", "computing", "tile_function"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -34,6 +37,13 @@ compilation of these programs and up to a half off their running."""
 
 Inputs = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 """Of some tiles: parameters (tiles, cells), key data (tiles, cells, 2) and first trials (tiles,)."""
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """Compile and run programs in this thread as by JAX's defaults, in double precision, whatever flags the user has set."""
+    with pinned(), double(), jax.disable_jit(False):
+        yield
 
 
 def checked_draw(

@@ -160,8 +160,11 @@ def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default(chosen, 
 
 
 def test_a_run_goes_on_under_other_flags_of_jax(chosen, undisturbed, tmp_path):
-    """Whatever generator, x64 mode and promotion a user has set. How precise products are is the user's choice."""
-    out, hostile = tmp_path / "out", {k: v for k, v in HOSTILE.items() if k != "jax_default_matmul_precision"}
+    """Whatever generator, x64 mode and promotion a user has set. How precise products are, and whether anything is
+    compiled, is the user's choice.
+    """
+    chosen_by_user = ("jax_default_matmul_precision", "jax_disable_jit")
+    out, hostile = tmp_path / "out", {k: v for k, v in HOSTILE.items() if k not in chosen_by_user}
     with flags(hostile):
         finetune(chosen, out, stop_after=7)
     assert json.loads((out / "run.json").read_text())["identity"]["generator"] == "threefry2x32, partitionable"

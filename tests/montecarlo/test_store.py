@@ -16,6 +16,7 @@ from rmtjax.montecarlo import Claim, Run, grid, merge_results, open_result, run,
 from rmtjax.montecarlo import plan as plan_module
 from rmtjax.montecarlo import program as program_module
 from rmtjax.montecarlo import store as store_module
+from rmtjax.montecarlo.grid import parse_values
 from rmtjax.montecarlo.store import Store
 
 from .helpers import MEAN, TWO
@@ -152,6 +153,15 @@ def test_a_store_of_another_run_is_refused_and_kept(tmp_path, change, says):
     with pytest.raises(InputError, match=says):
         run(**{**base, **change})
     assert _files(tmp_path / "s") == before
+
+
+def test_a_range_of_before_is_refused_by_its_value(tmp_path):
+    """The command line held values of ranges as numpy computes them; a Python grid of these goes on."""
+    before = grid(n=1.0, shift=np.linspace(0, 1, 11))
+    run(MEAN, before, trials=10, store=tmp_path / "s")
+    with pytest.raises(InputError, match=r"its shift\[3\] is 0.30000000000000004, here it is 0.3;"):
+        run(MEAN, grid(n=1.0, shift=parse_values("shift", "0:1:11")), trials=10, store=tmp_path / "s")
+    run(MEAN, before, trials=10, store=tmp_path / "s")
 
 
 def test_what_is_not_a_store_is_refused_and_kept(tmp_path):

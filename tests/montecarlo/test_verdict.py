@@ -7,8 +7,14 @@ import pytest
 from scipy import stats
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Claim, holm, real, run, verify
+from rmtjax.claims import CLAIMS
+from rmtjax.montecarlo import Claim, holm, judge, open_result, real, run, verify
+from rmtjax.montecarlo.grid import Axis, Grid
+from rmtjax.montecarlo.plan import make_plan
+from rmtjax.montecarlo.result import assemble
+from rmtjax.montecarlo.statistics import Moments
 from rmtjax.montecarlo.verdict import _binomial
+from rmtjax.report.page import write_page
 
 from .helpers import BOTH, MEAN, TWO
 from .test_until import rare
@@ -132,3 +138,46 @@ def test_what_a_verdict_says_of_known_errors():
     said = summary(verify([_shifted(0.0, name="right", erratum=True)], trials=4000)).splitlines()
     assert said[0].startswith("right is an error and is not refuted: at ")
     assert said[1].startswith("0 of 1 known errors are refuted in 6 tests")
+
+
+def _one_cell(claim, share=None):
+    """A result as `run` leaves it of the first cell alone, without a dimension; its mean is the law, or a share of events."""
+    cells = claim.resolve(
+        Grid(tuple(Axis({n: v[:1] for n, v in axis.values.items()}, True) for axis in claim.grid.axes))
+    )
+    law = claim.predict(cells)
+    method, sampler = claim.sampler()
+    plan = make_plan(claim, sampler, cells, tuple(law), 64, (Moments(),))
+    tiles = plan.first()
+    mean = np.stack([v.reshape(1, -1) for v in law.values()], 1)[None].repeat(len(tiles), 0)
+    mean = mean if share is None else np.full_like(mean, share)
+    count = np.full((len(tiles), 1), plan.block, float)
+    m2 = np.ones_like(mean) if share is None else plan.block * share * (1 - share) * np.ones_like(mean)
+    values = dict(count=count, mean=mean, m2=m2, min=0 * mean, max=0 * mean + 1)
+    return assemble(plan, law, tiles, values).assign_attrs(method=method, seed=0, trials_per_cell=64)
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 0.5])
+def test_one_cell_of_every_claim_is_judged(share):
+    """Where nothing varies there is no dimension, with a bias or without, events or not."""
+    results = [_one_cell(claim, share) for claim in CLAIMS.values()]
+    assert all(
+        not set(result["mean"].dims) - {"output", *claim.within}
+        for result, claim in zip(results, CLAIMS.values(), strict=True)
+    )
+    assert any(
+        result["mean"].dims == ("output",) and claim.bias
+        for result, claim in zip(results, CLAIMS.values(), strict=True)
+    )
+    verdict = judge(results, CLAIMS.values())
+    assert len({finding.claim for finding in verdict.findings}) == len(CLAIMS)
+    assert share is not None or all(finding.z == 0 for finding in verdict.findings)
+
+
+def test_one_cell_with_a_bias_is_verified_and_reported(tmp_path):
+    biased = dataclasses.replace(_shifted(0.01, bias=lambda n, shift: 0.02 + 0 * n), grid=dict(n=4, shift=0.0))
+    verdict = verify([biased], trials=1000)
+    assert verdict.holds and [f.tests for f in verdict.findings] == [1]
+    run(biased, trials=1000, store=tmp_path / "s")
+    page = write_page(judge([open_result(tmp_path / "s")], [biased]), tmp_path / "report.html", [biased])
+    assert "shifted" in page.read_text(encoding="utf-8")
