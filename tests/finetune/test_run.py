@@ -11,6 +11,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from rmtjax import InputError
+from rmtjax._files import LOCK
 from rmtjax.adapters import load_peft
 from rmtjax.adapters.linear import adapted_layers
 from rmtjax.finetune import finetune
@@ -118,7 +119,7 @@ def test_files_of_a_run(learned):
     out, result = learned.out, learned.result
     alpha = learned.run.settings.alpha
     assert {p.name for p in out.iterdir()} == {
-        "run.json", "metrics.jsonl", "result.json", "curves.png", "adapter", "checkpoints",
+        "run.json", "metrics.jsonl", "result.json", "curves.png", "adapter", "checkpoints", LOCK,
     }  # fmt: skip
     assert {p.name for p in (out / "adapter").iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", *(("alpha.safetensors", "base") if alpha else ()),
