@@ -13,7 +13,7 @@ from rmtjax.checkpoints.matrices import Checkpoint, Matrix
 from rmtjax.checkpoints.names import InMemory, Names, plain_name, reduced_names, tower
 from rmtjax.checkpoints.peft import PeftFile, PeftLayer
 
-__all__ = ["Adapted", "Share", "match_adapter", "match_names"]
+__all__ = ["Adapted", "Share", "Whole", "match_adapter", "match_names", "match_whole"]
 
 
 def _without_towers(name: str) -> str:
@@ -229,14 +229,15 @@ class _Target(NamedTuple):
                 shares[matrix.name] = Share(key)
                 continue
             expert, shape = _expert(matrix, place), self.shape(matrix, place)
-            turnable = expert is not None or may_turn(matrix.name)
+            # PEFT adds BA to a parameter of two dimensions as it lies in memory, and to a layer's weight as that multiplies.
+            turnable = expert is not None or (not layer.parameters and may_turn(matrix.name))
             turned = _shape_of(layer) != shape
             if turned and not (turnable and _shape_of(layer) == shape[::-1]):
                 raise ValueError(f"BA has shape {list(_shape_of(layer))}, the weight {list(shape)}")
             if layer.A.shape[0] % self.experts:
                 raise ValueError(f"A has {layer.A.shape[0]} rows, no multiple of the {self.experts} experts")
             if shape[0] == shape[1]:  # both fit
-                turned = may_turn(matrix.name) if expert is None else base.stack_is_transposed(matrix.tensor)
+                turned = turnable if expert is None else base.adds_transposed
             rows = (place.part * matrix.stored[0], (place.part + 1) * matrix.stored[0]) if place.parts > 1 else None
             which = place.split.index(self.name) if place.split else 0
             within = (which * shape[0], (which + 1) * shape[0]) if place.split else None
@@ -245,6 +246,71 @@ class _Target(NamedTuple):
             experts = self.experts if expert is not None else 1
             shares[matrix.name] = Share(key, expert, experts, rows, within, turned != place.transposed)
         return shares
+
+
+class Whole(NamedTuple):
+    """A matrix of the base, or some of its rows, that an adapter holds whole.
+
+    Attributes:
+        key: the adapter's tensor.
+        expert: which slice along its first dimension; None if it is one matrix.
+        rows: rows of it that the file's matrix holds, (first, end); None for all.
+        within: rows of the file's matrix that these are, (first, end); None for all.
+        turned: whether the file keeps the transposed.
+    """
+
+    key: str
+    expert: int | None = None
+    rows: tuple[int, int] | None = None
+    within: tuple[int, int] | None = None
+    turned: bool = False
+
+
+def match_whole(
+    base: Checkpoint,
+    adapter: PeftFile,
+    own: Mapping[str, str],
+    argument: str,
+    narrowed: Callable[[list[str]], list[str]],
+) -> tuple[dict[str, list[Whole]], dict[str, str]]:
+    """Find which matrices of a base an adapter holds whole (`modules_to_save`).
+
+    Args:
+        base, adapter, argument, narrowed: see `match_adapter`.
+        own: the tensors in question, name → key.
+
+    Returns:
+        What is held of each matrix of the base; and tensors that are none, with the reason, "" if the base has no such one.
+    """
+    targets = _targets(base)
+    others = [Names(name, _plain(target), name) for name, target in targets.items()]
+
+    def left(_: str, candidates: list[str]) -> list[str]:
+        return [c for c in candidates if narrowed([matrix.name for matrix, _ in targets[c].made_of])]
+
+    found = match_names([base.names(name) for name in own], others, argument, left)
+    whole: dict[str, list[Whole]] = {}
+    missing: dict[str, str] = {}
+    for name, key in own.items():
+        if name not in found:
+            missing[name] = ""
+            continue
+        target = targets[found[name]]
+        stacked = _expert(*target.made_of[0]) is not None
+        shape = (target.experts,) * stacked + target.shape(*target.made_of[0])
+        given = adapter.tensors.shape(key)
+        if given != shape or any(place.unknown or (place.transposed and place.split) for _, place in target.made_of):
+            missing[name] = f"of shape {list(given)}, in the base {list(shape)}"
+            continue
+        for matrix, place in target.made_of:
+            n = matrix.stored[1] if place.transposed else matrix.stored[0]
+            rows = (place.part * n, (place.part + 1) * n) if place.parts > 1 else None
+            which = place.split.index(target.name) if place.split else 0
+            size = n // max(len(place.split), 1)
+            within = (which * size, (which + 1) * size) if place.split else None
+            piece = Whole(key, _expert(matrix, place) if stacked else None, rows, within, place.transposed)
+            whole.setdefault(matrix.name, []).append(piece)
+    return whole, missing
 
 
 class Adapted(NamedTuple):

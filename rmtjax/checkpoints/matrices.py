@@ -17,14 +17,16 @@ from rmtjax.checkpoints.tensors import TensorFile
 __all__ = ["Checkpoint", "Matrix", "natural_order", "read_config"]
 
 _STACK = re.compile(
-    r"(^|\.)((\w*experts?|moe|block_sparse_moe)(\.|$)|(\w*gate_up_proj|\w*gate_proj|\w*up_proj|\w*down_proj)(\.weight)?$)"
+    r"(^|\.)((\w*experts?|moe|block_sparse_moe)(\.|$)|(\w*gate_up_proj|\w*gate_proj|\w*up_proj|\w*down_proj|input_linear|output_linear)(\.weight)?$)"
 )
 """A tensor of three dimensions with such a name is one matrix for each expert."""
 _NO_STACK = re.compile(r"conv")
 _TRANSPOSED_STACKS = ("gpt_oss", "openai_privacy_filter", "aria", "aria_text", "llama4", "llama4_text")
 """Types of models of transformers that keep experts as (experts, inputs, outputs)."""
+_ADDS_TRANSPOSED = ("gpt_oss", "openai_privacy_filter", "aria", "aria_text")
+"""Those of them that say so in memory (`is_transposed`), so that PEFT adds the transposed of BA."""
 _NO_MATRIX = re.compile(
-    r"(^|\.)(\w*A_log|\w*A_logs|\w*bias_table|pos_embed\w*|position_embeddings?|\w*position_bias|\w*_tokens?|\w*queries|"
+    r"(^|\.)(\w*A_log|\w*A_logs|\w*bias_table|pos_embed\w*|position_embeddings?|\w*position_bias|\w*_tokens?|\w*query_tokens|"
     r"\w*latents?|\w*_bias|\w*time_decay|\w*time_faaaa|absolute_pos_embed)$"
 )
 """Parameters of two dimensions that are no maps: Mamba's state matrix, tables of positions, learned tokens."""
@@ -131,8 +133,6 @@ class Checkpoint:
     def read(self, name: str) -> np.ndarray:
         """Return a matrix as it is stored, in float32."""
         matrix = self.matrices[name]
-        if matrix.expert is None:
-            return self.tensors.on_host(matrix.tensor)
         return self.tensors.part_on_host(matrix.tensor, matrix.expert)
 
     def stack_is_transposed(self, tensor: str) -> bool:
@@ -150,5 +150,13 @@ class Checkpoint:
             turned = b in (c, 2 * c) and a == e
             if plain != turned:
                 return turned
+        return self._is_one_of(_TRANSPOSED_STACKS)
+
+    @property
+    def adds_transposed(self) -> bool:
+        """Whether PEFT adds the transposed of BA to a stack of experts' matrices, if shapes do not tell."""
+        return self._is_one_of(_ADDS_TRANSPOSED)
+
+    def _is_one_of(self, kinds: tuple[str, ...]) -> bool:
         parts = [self.config, *self.config.values()] if self.config is not None else []
-        return any(isinstance(part, dict) and part.get("model_type") in _TRANSPOSED_STACKS for part in parts)
+        return any(isinstance(part, dict) and part.get("model_type") in kinds for part in parts)

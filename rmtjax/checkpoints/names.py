@@ -133,17 +133,16 @@ def _rules(identifier: str) -> tuple[_Rule, ...]:
 
 
 class _Scoped(NamedTuple):
-    """Rules for one part of a model: its name, or the tower, before which they look at nothing."""
+    """Rules for one part of a model, which look at what follows its name: a prefix, or the first of some components."""
 
     rules: tuple[_Rule, ...]
     prefix: str | None = None
-    tower: str | None = None
+    components: tuple[str, ...] = ()
 
     def start(self, name: str) -> int | None:
         """Return where in a name the part begins that the rules look at; None if they do not apply."""
-        if self.tower is not None:
-            components = re.finditer(r"[^.]+\.", name)
-            return next((c.end() for c in components if _TOWER_OF.get(c[0][:-1]) == self.tower), None)
+        if self.components:
+            return next((c.end() for c in re.finditer(r"[^.]+\.", name) if c[0][:-1] in self.components), None)
         if self.prefix and name.startswith(f"{self.prefix}."):
             return len(self.prefix) + 1
         return 0
@@ -188,8 +187,9 @@ class Conversion:
             of_part = next((name for name in ("text", "vision", "audio") if name in key), None)
             part_kind = str(part.get("model_type") or "")
             rules = _rules(table["classes"].get(part_kind, "")) or _rules(part_kind)
-            if of_part and rules != root:
-                self._add(_Scoped(rules, tower=of_part))
+            if rules != root:
+                components = _TOWERS[of_part] if of_part else (key.removesuffix("_config"),)
+                self._add(_Scoped(rules, components=components))
         if self.scopes or kind:
             self._add(_Scoped(_rules("legacy")))
 
@@ -219,11 +219,9 @@ class Conversion:
 
 def _is_part(class_name: str | None, base_class: str) -> bool:
     """Whether a class is that of a tower, such as CLIPTextModel beside CLIPModel, to which the whole's rules do not apply."""
-    return (
-        class_name is not None
-        and re.search(r"(Vision|Text|Audio)", class_name) is not None
-        and base_class not in class_name
-    )
+    if class_name is None or class_name.startswith(f"{base_class.removesuffix('Model')}For"):
+        return False
+    return re.search(r"(Vision|Text|Audio)", class_name) is not None and base_class not in class_name
 
 
 def _renamed(name: str, scope: _Scoped, rule: _Rule) -> tuple[str, int | None, str]:

@@ -16,12 +16,19 @@ _TABLES = (
     "SCB", "weight_format", "absmax", "quant_map", "nested_absmax", "nested_quant_map", "scales", "scale", "qzeros", "zeros",
     "biases", "g_idx", "perm", "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_zero_point", "weight_shape",
     "weight_g_idx", "weight_global_scale", "input_scale", "input_zero_point", "input_global_scale", "output_scale",
-    "activation_scale", "k_scale", "v_scale", "q_scale", "weight_packed", "qweight", "weight_offset",
+    "activation_scale", "scale_weight", "smooth_scale",
+    "scales_and_zeros", "k_scale", "v_scale", "q_scale", "weight_packed", "qweight", "weight_offset",
 )  # fmt: skip
 _INSIDE = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+)$")
 """bitsandbytes' four bits: tables under the name of the weight."""
-_EXPERTS = re.compile(r"_(blocks|scales|scale|scale_inv)$")
+_EXPERTS = re.compile(r"_(blocks|scales|scale|scale_inv|weight_scale|weight_scale_2|weight_packed)$")
 """Tables of tensors of experts, named after the tensor: `gate_up_proj_blocks`, `gate_up_proj_scale_inv`."""
+
+
+_BUFFER = re.compile(
+    r"\w*_ids?|\w*index\w*|\w*_idx|\w*indices|\w*mask\w*|\w*count\w*|\w*num_\w+|\w*step\w*|\w*version|\w*length\w*"
+)
+"""Last names of integers that models keep beside their weights; those of any other name are packed weights of some format."""
 
 
 def _module(name: str) -> str:
@@ -77,6 +84,11 @@ def quantized_tensors(kinds_of: Mapping[str, str]) -> tuple[dict[str, str], dict
     for name, kind in kinds_of.items():
         modules.setdefault(_module(name), {})[name] = kind
     tensors, weights_of = {}, {}
+    members: dict[str, list[str]] = {}
+    for name in kinds_of:
+        parts = name.split(".")
+        for i in (1, 2):  # one component below the module, or two, as in weight._data
+            members.setdefault(".".join(parts[:-i]), []).append(name)
     for module, kinds in modules.items():
         parts = {_part(module, name): kind for name, kind in kinds.items()}
         packed = [part for part, kind in parts.items() if _PACKED.fullmatch(kind)]
@@ -90,4 +102,20 @@ def quantized_tensors(kinds_of: Mapping[str, str]) -> tuple[dict[str, str], dict
                 tensors[name] = method
             elif part != "bias":
                 tensors[name] = f"a table of {module}, which is {method}"
+    for name, kind in kinds_of.items():
+        module, _, last = name.rpartition(".")
+        if name in tensors or not _PACKED.fullmatch(kind) or _BUFFER.fullmatch(last) or not module:
+            continue
+        # A format that is not known by name, such as HQQ's W_q, quanto's weight._data or AQLM's codes: all of the module's
+        # own tensors are part of it.
+        module = module.removesuffix(".weight")
+        method = f"quantised in a format that is not known here ({last} of type {kind}); give the checkpoint in 16 or 32 bits"
+        weights_of.setdefault(module, method)
+        tensors[name] = method
+        for other in members.get(module, []):
+            below = other[len(module) + 1 :]
+            if other not in tensors and re.fullmatch(
+                r"(weight[.:])?(?!weight$|bias$)[^.]+|\w*centroids\.weight", below
+            ):
+                tensors[other] = f"a table of {module}, which is {method}"
     return tensors, weights_of

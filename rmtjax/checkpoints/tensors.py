@@ -164,7 +164,9 @@ class TensorFile(Mapping[str, jax.Array]):
             if (self.folder / old).exists() or (self.folder / f"{old}{INDEX}").exists():
                 raise self._error(no_pickles(old, name))
             raise self._error(f"holds neither {name} nor {name}{INDEX}")
-        self.quantized, self.quantized_modules = quantized_tensors({name: t.dtype for name, t in self._tensors.items()})
+        self.quantized, self.quantized_modules = quantized_tensors(
+            {name: tensor.dtype for name, tensor in self._tensors.items()}
+        )
 
     def _error(self, text: str, file: str = "") -> InputError:
         if self._given is not None and file in ("", Path(self._given).name):
@@ -260,8 +262,11 @@ class TensorFile(Mapping[str, jax.Array]):
         """
         return self._read(name).astype(np.float32, copy=False)
 
-    def part_on_host(self, name: str, index: int) -> np.ndarray:
-        """Return one slice along the first dimension in float32, such as one expert's matrix, without reading the others."""
+    def part_on_host(self, name: str, index: int | None) -> np.ndarray:
+        """Return one slice along the first dimension in float32, such as one expert's matrix, without reading the others.
+
+        Without an index it is the whole tensor.
+        """
         return self._read(name, index).astype(np.float32, copy=False)
 
     def _read(self, name: str, index: int | None = None) -> np.ndarray:

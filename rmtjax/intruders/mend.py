@@ -135,7 +135,9 @@ def mend(
     """Write a copy of an adapter or a model in which every intruder's singular value is scaled down.
 
     An adapter (LoRA, rsLoRA, DoRA; with α, which stays) is written as one of the same kind and rank that PEFT loads, with the
-    base that has α in it where there is one; a model as the same files with the changed weights. What is smaller may be an
+    base that has α in it where there is one; a model as the same files with the changed weights. An update that is
+    cut back to its rank changes all that it adds to, also other matrices that the base's file has of the same layer in
+    memory, such as the two projections of an expert. What is smaller may be an
     intruder still, and what leaves the leading vectors makes room there for others.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 
 from rmtjax._errors import InputError, listed, pattern
 from rmtjax.checkpoints.folders import called, exists, model_folder, open_weights
-from rmtjax.checkpoints.matching import Share, match_adapter, match_names
+from rmtjax.checkpoints.matching import Share, Whole, match_adapter, match_names, match_whole
 from rmtjax.checkpoints.matrices import Checkpoint, natural_order, read_config
 from rmtjax.checkpoints.names import without_wrappers
 from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
@@ -174,7 +174,7 @@ class Pairs:
             self._base = Checkpoint(base_file, config)
             self.tuned = open_weights(tuned, "tuned")
             self._match_checkpoint(read_config(self.tuned.folder, "tuned") or config)
-        found = list(dict.fromkeys([*self._shares, *self._partners]))
+        found = list(dict.fromkeys([*self._shares, *self._partners, *self._whole]))
         if self._wanted is not None:
             kept = [name for name in found if self._wanted.search(name)]
             if found and not kept:
@@ -235,7 +235,10 @@ class Pairs:
         self._shares, self._layers = adapted.shares, adapted.layers
         self.remarks += self.adapter.remarks
         self.skipped += [Skipped(name, reason) for name, reason in self.adapter.unread.items()]
-        self.incomplete += [name for name, reason in self.adapter.unread.items() if reason != "an embedding"]
+        asked = [] if self._wanted is None else self._asked_for([f"{name}.weight" for name in self.adapter.unread])
+        for name, reason in self.adapter.unread.items():
+            if reason != "an embedding" or f"{name}.weight" in asked:
+                self.incomplete.append(name)
         stray = [name for name, reason in adapted.missing.items() if not reason]
         # Another base has too few layers, or none of these; a module that its file leaves out, as of a head, is none of a stack.
         stacks = {
@@ -253,7 +256,8 @@ class Pairs:
             self.incomplete.append(name)
         if stray:
             self.remarks.append(f"the adapter updates {listed(stray)}, which is no matrix of the base")
-        self._partners = self._match_whole()
+        self._partners = {}
+        self._match_whole()
 
     def _closest(self, name: str) -> str:
         """Return, for a message, the matrix of the base whose name ends most like a layer's."""
@@ -261,37 +265,35 @@ class Pairs:
         alike = [one for one in self._base.matrices if f".{last}." in f".{one}."]
         return f" (it has {min(alike, key=len)}, for example)" if alike else ""
 
-    def _match_whole(self) -> dict[str, str]:
-        """Return the matrices that an adapter holds whole (`modules_to_save`): base's name → the adapter's tensor."""
-        whole = {}
+    def _match_whole(self) -> None:
+        """Find the matrices that an adapter holds whole (`modules_to_save`)."""
+        own = {}
         for name, key in self.adapter.own.items():
             shape = self.tuned.shape(key)
             why = next((why for part, why in _BESIDE.items() if part in key), self.tuned.unreadable(key))
-            if why is not None:
-                self.skipped.append(Skipped(without_wrappers(key)[0], why))
-            elif len(shape) == 2:
-                whole[name] = key
-        others = [self._base.names(name) for name in self._base.matrices]
-        found = match_names(
-            [self._base.names(name) for name in whole],
-            others,
-            f"tuned = {self.adapter.folder}",
-            lambda _, candidates: self._asked_for(candidates),
-        )
-        partners = {}
-        for name, key in whole.items():
-            if name not in found:
-                self.skipped.append(Skipped(name, "trained whole, beside the adapter, and no matrix of the base"))
-            elif self._base.matrices[found[name]].stored != self.tuned.shape(key):
-                shapes = list(self._base.matrices[found[name]].stored), list(self.tuned.shape(key))
-                self.skipped.append(Skipped(found[name], f"shapes differ: {shapes[0]} and {shapes[1]}"))
-            else:
-                partners[found[name]] = key
-        return partners
+            if why is None and len(shape) in (2, 3):
+                own[name] = key
+            elif why is not None or len(shape) > 1:
+                self.skipped.append(
+                    Skipped(without_wrappers(key)[0], why or f"of {len(shape)} dimensions, trained whole")
+                )
+        where = f"tuned = {self.adapter.folder}"
+        self._whole, missing = match_whole(self._base, self.adapter, own, where, self._asked_for)
+        for name, reason in missing.items():
+            self.skipped.append(Skipped(name, f"trained whole, {reason or 'and no matrix of the base'}"))
+            # A head for other classes, which the base does not have, is none of its layers.
+            if _STACK_OF_LAYERS.search(name):
+                self.incomplete.append(name)
 
     def _match_checkpoint(self, config: Mapping[str, Any] | None) -> None:
         """Find the matrices that two checkpoints have in common."""
-        self._shares, self._layers = {}, {}
+        self._shares, self._layers, self._whole = {}, {}, {}
+        unmerged = [name for name in self.tuned if ".lora_" in name]
+        if unmerged:
+            raise InputError(
+                f"tuned = {self.tuned.folder}: holds {unmerged[0]}, a LoRA that is not merged; give the folder that PEFT's"
+                " save_pretrained writes, or merge it (merge_and_unload) and save that"
+            )
         self._after = after = Checkpoint(self.tuned, config)
         base = self._base
         found = match_names(
@@ -327,6 +329,8 @@ class Pairs:
             shapes = base.matrices[name].stored, after.matrices[other].stored
             if shapes[0] != shapes[1]:
                 self.skipped.append(Skipped(name, f"shapes differ: {list(shapes[0])} and {list(shapes[1])}"))
+                if _STACK_OF_LAYERS.search(name):  # not a head or a table for another number of rows
+                    self.incomplete.append(name)
                 del found[name]
         self._partners = found
 
@@ -350,7 +354,8 @@ class Pairs:
         if n == m or matrix.expert is not None:
             return None
         shares = self._shares.get(name, [])
-        if len(shares) == 1 and self._layers[shares[0].layer].A is not None:
+        layer = self._layers[shares[0].layer] if len(shares) == 1 else None
+        if layer is not None and layer.A is not None and not layer.parameters:
             return shares[0].turned
         bias = matrix.tensor.removesuffix("weight") + "bias"
         return {(n,): False, (m,): True}.get(self._base.tensors.shape(bias)) if bias in self._base.tensors else None
@@ -384,12 +389,12 @@ class Pairs:
         return len(self.names)
 
     def partner(self, name: str) -> str | None:
-        """Return the name that a weight of the base has in the tuned file; None if an adapter's layers update it."""
+        """Return the name that a weight of the base has in the tuned file; None if it is an adapter's."""
         return self._partners.get(name)
 
     def shares(self, name: str) -> list[Share]:
         """Return what an adapter's layers do to a weight of the base; empty if it is in the tuned file whole."""
-        return [] if name in self._partners else self._shares.get(name, [])
+        return [] if name in self._partners or name in self._whole else self._shares.get(name, [])
 
     def layer(self, name: str) -> PeftLayer:
         """Return an adapter's layer, by its own name; without α where the base has it already."""
@@ -419,7 +424,7 @@ class Pairs:
             return Skipped(name, "NaN or infinite in the base")
         if not base.any():
             return Skipped(name, "all zero in the base")
-        if name not in self._partners:
+        if name not in self._partners and name not in self._whole:
             return self._updated(name, base)
         tuned = self._oriented(self._read_tuned(name), name)
         if not np.isfinite(tuned).all():
@@ -429,8 +434,18 @@ class Pairs:
         return Pair(name, base, Operator(tuned), None, self._rounding(name))
 
     def _read_tuned(self, name: str) -> np.ndarray:
-        partner = self._partners[name]
-        return self._after.read(partner) if self.adapter is None else self.tuned.on_host(partner)
+        if name in self._partners:
+            return self._after.read(self._partners[name])
+        pieces = self._whole[name]
+        tuned = self._base.read(name) if pieces[0].within is not None else None
+        for piece in pieces:
+            value = self.tuned.part_on_host(piece.key, piece.expert)
+            value = value if piece.rows is None else value[slice(*piece.rows)]
+            if piece.within is None:
+                tuned = value.T if piece.turned else value
+            else:
+                tuned[slice(*piece.within)] = value
+        return tuned
 
     def _oriented(self, stored: np.ndarray, name: str) -> np.ndarray:
         return np.ascontiguousarray(stored.T) if self.turned(name) else stored
@@ -439,25 +454,30 @@ class Pairs:
         """Return factors (outputs, r) and (r, inputs), in double precision, of what a layer adds to a matrix."""
         layer = share.of(self.layer(share.layer))
         b, a = np.asarray(layer.B, float) * layer.strength, np.asarray(layer.A, float)
-        if share.whole:
+        if share.whole and not layer.parameters:
             return b, a
         left, right = share.stored(b, a, self._base.matrices[name].stored)
         return (right.T, left.T) if self.turned(name) else (left, right)
 
     def in_layer(self, name: str, share: Share, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return a change of a matrix, given as such factors, as B and A of a layer that has a share in it."""
-        if share.whole:
+        if share.whole and not self._layers[share.layer].parameters:
             return left, right
         left, right = (right.T, left.T) if self.turned(name) else (left, right)
         return share.in_memory(left, right, self._layers[share.layer].B.shape[0])
 
     def place(self, name: str) -> tuple[Tensor, int | None]:
         """Return where the tuned file has a matrix that it holds whole: its tensor, and which of a stack's matrices it is."""
-        partner = self._partners[name]
-        if self.adapter is not None:
-            return self.tuned.place(partner), None
-        matrix = self._after.matrices[partner]
-        return self.tuned.place(matrix.tensor), matrix.expert
+        if name in self._partners:
+            matrix = self._after.matrices[self._partners[name]]
+            return self.tuned.place(matrix.tensor), matrix.expert
+        pieces = self._whole[name]
+        if pieces != [Whole(pieces[0].key, pieces[0].expert)]:
+            raise InputError(
+                f"tuned = {self.adapter.folder}: holds {pieces[0].key}, of which the base's file keeps parts in several"
+                " matrices, which is not mended here; merge the adapter into its base and mend the merged model"
+            )
+        return self.tuned.place(pieces[0].key), pieces[0].expert
 
     def _updated(self, name: str, base: np.ndarray) -> Pair | Skipped:
         n = len(base)

@@ -129,6 +129,10 @@ QUANTIZED = {
     "packed numbers of type F4": {"x.weight": raw("F4", (8, 8), 4)},
     "packed numbers of type F6_E9M9": {"x.weight": raw("F6_E9M9", (8, 8), 8)},
     "of integers (I8), which are no weights": {"x.weight": raw("I8", (8, 8), 8)},
+    "not known here (W_q of type U8)": {"x.W_q": raw("U8", (32, 1), 8), "x.scale": numbers(8, 4), "x.zero": numbers(8, 4)},
+    "not known here (_data of type I8)": {"x.weight._data": raw("I8", (8, 8), 8), "x.weight._scale": numbers(8, 1)},
+    "not known here (codes of type I16)": {"x.codes": raw("I16", (8, 4, 2), 16), "x.codebooks": numbers(2, 16, 8, 8)},
+    "not known here (indices_ of type I32)": {"x.indices_": raw("I32", (1, 9), 32), "x.centroids.weight": numbers(1, 64)},
 }  # fmt: skip
 
 

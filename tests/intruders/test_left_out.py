@@ -75,6 +75,30 @@ def test_matrices_that_an_adapter_holds_whole(tmp_path):
     assert after["m.head.weight"] == 0
 
 
+def test_a_model_of_peft_that_is_not_merged(tmp_path):
+    """Its base's weights are there as they were, which would look like no change."""
+    tuned = {
+        "x.base_layer.weight": matrix(40, 30),
+        "x.lora_A.default.weight": FACTORS[0],
+        "x.lora_B.default.weight": FACTORS[1],
+    }
+    with refused("holds x.lora_A.default.weight, a LoRA that is not merged", "merge_and_unload"):
+        Pairs(write(tmp_path / "b", {"x.weight": matrix(40, 30)}), write(tmp_path / "t", tuned))
+
+
+def test_layers_of_another_shape(run, tmp_path):
+    """In a stack of layers that is a layer which was not compared; a head may be one for other classes."""
+    base = write(
+        tmp_path / "b", {"h.0.fc.weight": matrix(40, 30), "h.1.fc.weight": matrix(40, 30), "head.weight": matrix(3, 30)}
+    )
+    same = planted(matrix(40, 30), 30.0)
+    tuned = write(
+        tmp_path / "t", {"h.0.fc.weight": same, "h.1.fc.weight": matrix(41, 30), "head.weight": matrix(5, 30)}
+    )
+    status, out, _ = run(base, tuned)
+    assert status == 1 and "INCOMPLETE: 1 that should have been compared could not be: h.1.fc.weight" in out
+
+
 def test_parameters_that_are_no_maps(tmp_path):
     weights = {
         "l.0.mixer.A_log": matrix(40, 30), "l.0.attn.relative_position_bias_table": matrix(40, 30),

@@ -251,7 +251,7 @@ def adapted(model, **options: Any):
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name or "lora_A" in name:
                 parameter.normal_(std=0.5 * parameter.shape[-1] ** -0.5)
-            elif "modules_to_save" in name and parameter.ndim == 2:
+            elif "modules_to_save" in name and parameter.ndim > 1:
                 parameter.add_(0.5 * torch.randn_like(parameter))
     return wrapped
 

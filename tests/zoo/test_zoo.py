@@ -61,6 +61,11 @@ CASES = [
         },
     ),
     ("llama", {"modules_to_save": ["lm_head"]}),
+    *(
+        (kind, {"target_modules": ["q_proj"], "modules_to_save": ["experts"]})
+        for kind in ("mixtral", "gpt_oss", "llama4_text")
+    ),
+    ("gpt2", {"target_modules": [], "target_parameters": ["attn.c_proj.weight", "c_fc.weight"]}),
     ("bert", {"task_type": "SEQ_CLS", "modules_to_save": ["pooler"]}),
     ("roberta", {"task_type": "SEQ_CLS"}),
     ("bert", {"bias": "all"}),
