@@ -14,7 +14,7 @@ from rmtjax._errors import InputError, shown
 from rmtjax.checkpoints.names import Conversion, InMemory, Names, plain_name
 from rmtjax.checkpoints.tensors import TensorFile
 
-__all__ = ["Checkpoint", "Matrix", "natural_order", "read_config"]
+__all__ = ["Checkpoint", "Matrix", "names_no_matrix", "natural_order", "read_config"]
 
 _STACK = re.compile(
     r"(^|\.)((\w*experts?|moe|block_sparse_moe)(\.|$)|(\w*gate_up_proj|\w*gate_proj|\w*up_proj|\w*down_proj|input_linear|output_linear)(\.weight)?$)"
@@ -30,6 +30,11 @@ _NO_MATRIX = re.compile(
     r"\w*latents?|\w*_bias|\w*time_decay|\w*time_faaaa|absolute_pos_embed)$"
 )
 """Parameters of two dimensions that are no maps: Mamba's state matrix, tables of positions, learned tokens."""
+
+
+def names_no_matrix(name: str) -> bool:
+    """Return whether a parameter of two dimensions is no map by its name, such as `A_log` or a table of positions."""
+    return _NO_MATRIX.search(name) is not None
 
 
 class Matrix(NamedTuple):
@@ -115,7 +120,7 @@ class Checkpoint:
                 self.skipped[name] = reason
             return []
         plain = plain_name(name)
-        if len(shape) == 2 and _NO_MATRIX.search(plain):
+        if len(shape) == 2 and names_no_matrix(plain):
             self.skipped[name] = "a parameter that is no matrix of a layer"
             return []
         if len(shape) == 2:

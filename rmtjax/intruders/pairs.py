@@ -17,7 +17,7 @@ import numpy as np
 from rmtjax._errors import InputError, listed, pattern
 from rmtjax.checkpoints.folders import called, exists, model_folder, open_weights
 from rmtjax.checkpoints.matching import Share, Whole, match_adapter, match_names, match_whole
-from rmtjax.checkpoints.matrices import Checkpoint, natural_order, read_config
+from rmtjax.checkpoints.matrices import Checkpoint, names_no_matrix, natural_order, read_config
 from rmtjax.checkpoints.names import without_wrappers
 from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
 from rmtjax.checkpoints.tensors import Tensor, TensorFile
@@ -271,6 +271,8 @@ class Pairs:
         for name, key in self.adapter.own.items():
             shape = self.tuned.shape(key)
             why = next((why for part, why in _BESIDE.items() if part in key), self.tuned.unreadable(key))
+            if why is None and names_no_matrix(name):
+                why = "a parameter that is no matrix of a layer"
             if why is None and len(shape) in (2, 3):
                 own[name] = key
             elif why is not None or len(shape) > 1:

@@ -265,6 +265,8 @@ def matrices(folder: Path) -> dict[str, np.ndarray]:
     for file in sorted(folder.glob("model*.safetensors")):
         for name, tensor in load_file(file).items():
             value = tensor.to(torch.float64).numpy() if tensor.is_floating_point() else tensor.numpy()
+            if name.endswith("_bias"):  # a row for each expert
+                continue
             if value.ndim == 2:
                 found[name] = value
             elif value.ndim == 3 and "conv" not in name:

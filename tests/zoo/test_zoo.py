@@ -71,7 +71,7 @@ CASES = [
     ("bert", {"bias": "all"}),
     ("qwen2", {"bias": "lora_only", "lora_bias": True, "target_modules": ["q_proj"]}),
     ("bart", {"layers_to_transform": [0], "layers_pattern": "layers", "target_modules": ["fc1"]}),
-    ("mamba", {"target_modules": ["in_proj", "x_proj", "embeddings"]}),
+    ("mamba", {"target_modules": ["in_proj"]}),
 ]
 
 
