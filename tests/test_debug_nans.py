@@ -12,8 +12,9 @@ from rmtjax.montecarlo import Claim, real, run
 
 @pytest.fixture(autouse=True)
 def debug_nans():
-    with jax.debug_nans(True):
-        yield
+    jax.config.update("jax_debug_nans", True)  # for every thread, which its context manager is not
+    yield
+    jax.config.update("jax_debug_nans", False)
 
 
 def test_thresholds():
