@@ -1,5 +1,6 @@
 """Shapes in annotations are checked while the tests run."""
 
+import gc
 import os
 import sys
 from importlib.metadata import version
@@ -15,6 +16,20 @@ if os.environ.get("RMTJAX_TEST_QUICK") == "1" and version("jaxlib").startswith("
 
 if os.environ.get("RMTJAX_TEST_SHAPES") != "0":  # users have no such hook: `make fuzz` goes without
     install_import_hook(("rmtjax.laws", "rmtjax.linalg", "rmtjax.ensembles"), "beartype.beartype").__enter__()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _free_programs():
+    """Free the programs of a file of tests after it.
+
+    Linux lets a process have 65,530 memory mappings, of which each compiled program takes several: one process that kept the
+    programs of all tests would end with a segmentation fault.
+    """
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
