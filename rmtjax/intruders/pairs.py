@@ -282,7 +282,9 @@ class Pairs:
         where = f"tuned = {self.adapter.folder}"
         self._whole, missing = match_whole(self._base, self.adapter, own, where, self._asked_for)
         for name, reason in missing.items():
-            self.skipped.append(Skipped(name, f"trained whole, beside the adapter, {reason or 'and no matrix of the base'}"))
+            self.skipped.append(
+                Skipped(name, f"trained whole, beside the adapter, {reason or 'and no matrix of the base'}")
+            )
             # A head for other classes, which the base does not have, is none of its layers.
             if _STACK_OF_LAYERS.search(name):
                 self.incomplete.append(name)
