@@ -191,6 +191,10 @@ def _shape_of(layer: PeftLayer) -> tuple[int, int]:
     return layer.B.shape[0], layer.A.shape[1]
 
 
+_HEADS = ("lm_head", "embed_out", "output_projection", "decoder")
+"""Last names of heads that transformers may tie to the embedding, of which a file then holds one."""
+
+
 class _Target(NamedTuple):
     """A tensor that an adapter can update: its name in memory, and the matrices of the file that it is made of."""
 
@@ -389,6 +393,9 @@ def match_adapter(
 
     def parts_of(module: str) -> str:
         """Return why a module of which the base has tensors is not found as one; "" if it has none."""
+        tied = base.config is not None and base.config.get("tie_word_embeddings") is not False
+        if tied and module.rpartition(".")[2] in _HEADS:
+            return "tied to the embedding, which the base's file holds instead of it"
         for name in base.matrices:
             if f".{module}." in f".{plain_name(name)}" or f".{module}." in f".{base.names(name).memory}":
                 unsure = " without its config.json" if base.config is None else ""

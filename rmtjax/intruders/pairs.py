@@ -310,6 +310,7 @@ class Pairs:
         alike = match_names(
             [base.names(name) for name in after.skipped], [base.names(name) for name in base.skipped], "tuned"
         )
+        self.incomplete += [mine for name, mine in alike.items() if self._differs(mine, name)]
         for name, reason in after.skipped.items():
             if name not in alike:
                 self.skipped.append(Skipped(name, f"{reason} (in the tuned model)"))
@@ -337,6 +338,14 @@ class Pairs:
                     self.incomplete.append(name)
                 del found[name]
         self._partners = found
+
+    def _differs(self, name: str, other: str) -> bool:
+        """Return whether tuning has changed weights of more than two dimensions, such as a convolution's."""
+        files = self._base.tensors, self.tuned
+        shape = files[0].shape(name)
+        if len(shape) < 3 or any(file.unreadable(one) for file, one in zip(files, (name, other), strict=True)):
+            return False
+        return shape != files[1].shape(other) or not np.array_equal(files[0].on_host(name), files[1].on_host(other))
 
     def _is_quantized(self, name: str) -> bool:
         """Return whether a tensor is a quantised weight itself, not a table of one."""
