@@ -26,9 +26,10 @@ _EXPERTS = re.compile(r"_(blocks|scales|scale|scale_inv|weight_scale|weight_scal
 
 
 _BUFFER = re.compile(
-    r"\w*_ids?|\w*index\w*|\w*_idx|\w*indices|\w*mask\w*|\w*count\w*|\w*num_\w+|\w*step\w*|\w*version|\w*length\w*"
+    r"\w*_ids?|\w*index\w*|\w*_idx|\w+_indices|(masked_)?bias|\w*mask\w*|\w*count\w*|\w*num_\w+|\w*step\w*|\w*version|\w*length\w*"
 )
-"""Last names of integers that models keep beside their weights; those of any other name are packed weights of some format."""
+"""Last names of integers that models keep beside their weights, such as the causal mask `attention.bias` of GPT-NeoX. Integers
+of any other name are taken for packed weights of some format."""
 
 
 def _module(name: str) -> str:

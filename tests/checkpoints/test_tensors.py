@@ -132,7 +132,7 @@ QUANTIZED = {
     "not known here (W_q of type U8)": {"x.W_q": raw("U8", (32, 1), 8), "x.scale": numbers(8, 4), "x.zero": numbers(8, 4)},
     "not known here (_data of type I8)": {"x.weight._data": raw("I8", (8, 8), 8), "x.weight._scale": numbers(8, 1)},
     "not known here (codes of type I16)": {"x.codes": raw("I16", (8, 4, 2), 16), "x.codebooks": numbers(2, 16, 8, 8)},
-    "not known here (indices_ of type I32)": {"x.indices_": raw("I32", (1, 9), 32), "x.centroids.weight": numbers(1, 64)},
+    "not known here (indices of type I32)": {"x.indices": raw("I32", (1, 9), 32), "x.centroids.weight": numbers(1, 64)},
 }  # fmt: skip
 
 
@@ -151,6 +151,19 @@ def test_quantized_weights_are_told(says, tmp_path):
     np.testing.assert_array_equal(file["x.bias"], plain["x.bias"])
     with refused("holds position_ids, which is of type I64, which is not read here"):
         file["position_ids"]
+
+
+def test_integers_that_models_keep_beside_their_weights(tmp_path):
+    """The causal mask of GPT-NeoX is called a bias and is of bytes; what lies beside it is not quantised."""
+    plain = {
+        "h.0.attention.bias": raw("U8", (1, 1, 8, 8), 8), "h.0.attention.masked_bias": numbers(1),
+        "h.0.attention.dense.weight": numbers(4, 4), "h.0.attention.dense.bias": numbers(4),
+        "embeddings.position_ids": np.arange(8), "embeddings.word.weight": numbers(9, 4),
+        "h.0.attn.relative_position_index": np.zeros((4, 4), np.int64), "h.0.attn.qkv.weight": numbers(6, 2),
+        "norm.num_batches_tracked": np.zeros(1, np.int64), "norm.weight": numbers(4),
+    }  # fmt: skip
+    write_raw(tmp_path / "model.safetensors", plain)
+    assert TensorFile(tmp_path).quantized == TensorFile(tmp_path).quantized_modules == {}
 
 
 def test_empty_weights(tmp_path):
