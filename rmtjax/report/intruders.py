@@ -69,7 +69,7 @@ def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
                 "outlier": _number(_found(layer)[0] if len(theta) else np.nan),
                 "theory": _number(layer.prediction.outliers[0] if len(theta) else np.nan),
                 "least\ncosine": f"{'≈ ' if layer.method == 'bounds' else ''}{layer.cosines.min():.2f}",
-                "intruders": str(layer.intruders),
+                "intruders": _count(layer),
                 "expected": f"{layer.predicted:.1f}" if np.isfinite(layer.predicted) else "–",
             }
         )
@@ -86,6 +86,14 @@ def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
     for row, layer in zip(rows, layers, strict=True):
         shown.add_row(*(row[name] for name in wide), style="bold" if layer.intruders else None)
     return shown
+
+
+def _count(layer: LayerScan) -> str:
+    """The number of intruders, and how many verdicts are open; a question mark where all are, since 0 would be an answer."""
+    undecidable = layer.verdicts.count("undecidable")
+    if undecidable == len(layer.verdicts):
+        return "?"
+    return f"{layer.intruders}" + (f" + {undecidable} ?" if undecidable else "")
 
 
 def _found(layer: LayerScan) -> np.ndarray:

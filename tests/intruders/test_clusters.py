@@ -11,6 +11,7 @@ from rmtjax.intruders import clusters, scan, scan_layer
 from rmtjax.intruders.clusters import close_values, cosine_range
 from rmtjax.intruders.pairs import Pair
 from rmtjax.linalg.krylov import Operator
+from rmtjax.report.intruders import table
 
 from .helpers import matrix, planted, write
 
@@ -66,6 +67,8 @@ def test_a_base_without_vectors(stored, n, tmp_path):
         write(tmp_path / "b", {"x.weight": base}), write(tmp_path / "t", {"x.weight": tuned.astype(np.float32)})
     )
     assert found.layers[0].verdicts == ("undecidable",) * 10 and found.intruders == 0
+    (column,) = [column for column in table(found).columns if column.header == "intruders"]
+    assert [str(cell) for cell in column.cells] == ["?"]
     assert json.loads(json.dumps(found.as_dict()["total"], default=float))["undecidable"] == 10
 
 
