@@ -191,7 +191,7 @@ def _shape_of(layer: PeftLayer) -> tuple[int, int]:
     return layer.B.shape[0], layer.A.shape[1]
 
 
-_HEADS = ("lm_head", "embed_out", "output_projection", "decoder")
+_HEADS = ("lm_head", "embed_out", "output_projection", "decoder", "proj_out")
 """Last names of heads that transformers may tie to the embedding, of which a file then holds one."""
 
 
@@ -393,7 +393,8 @@ def match_adapter(
 
     def parts_of(module: str) -> str:
         """Return why a module of which the base has tensors is not found as one; "" if it has none."""
-        tied = base.config is not None and base.config.get("tie_word_embeddings") is not False
+        parts = [] if base.config is None else [base.config, *(p for p in base.config.values() if isinstance(p, dict))]
+        tied = any(part.get("tie_word_embeddings") is not False for part in parts)
         if tied and module.rpartition(".")[2] in _HEADS:
             return "tied to the embedding, which the base's file holds instead of it"
         for name in base.matrices:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,8 @@ _TOWERS = {
     "vision": ("vision_tower", "vision_model", "visual", "vision_encoder", "image_tower", "image_encoder", "video_tower", "vit"),
     "audio": ("audio_tower", "audio_model", "audio_encoder", "speech_encoder", "sound_encoder", "talker"),
 }  # fmt: skip
+_BACKBONES = ("backbone", "pixel_level_module.encoder")
+"""Where a model keeps the backbone that `backbone_config` is of."""
 _TOWER_OF = {component: kind for kind, components in _TOWERS.items() for component in components}
 
 
@@ -133,19 +135,26 @@ def _rules(identifier: str) -> tuple[_Rule, ...]:
 
 
 class _Scoped(NamedTuple):
-    """Rules for one part of a model, which look at what follows its name: a prefix, or the first of some components."""
+    """Rules for one part of a model, which look at what follows its name: a prefix if it is there, or some components."""
 
     rules: tuple[_Rule, ...]
     prefix: str | None = None
-    components: tuple[str, ...] = ()
+    components: re.Pattern[str] | None = None
 
     def start(self, name: str) -> int | None:
         """Return where in a name the part begins that the rules look at; None if they do not apply."""
-        if self.components:
-            return next((c.end() for c in re.finditer(r"[^.]+\.", name) if c[0][:-1] in self.components), None)
+        if self.components is not None:
+            found = self.components.search(name)
+            return None if found is None else found.end()
         if self.prefix and name.startswith(f"{self.prefix}."):
             return len(self.prefix) + 1
         return 0
+
+
+def _components(names: Iterable[str], inner: str = "") -> re.Pattern[str]:
+    """Return a pattern for the first of some dotted names within a name, and for an inner one that may follow it."""
+    either = "|".join(map(re.escape, names))
+    return re.compile(rf"(?:^|\.)(?:{either})\.{f'(?:{re.escape(inner)}[.])?' if inner else ''}")
 
 
 class Conversion:
@@ -185,11 +194,21 @@ class Conversion:
             if not isinstance(part, dict):
                 continue
             of_part = next((name for name in ("text", "vision", "audio") if name in key), None)
+            names = (
+                _TOWERS[of_part]
+                if of_part
+                else _BACKBONES
+                if key == "backbone_config"
+                else (key.removesuffix("_config"),)
+            )
             part_kind = str(part.get("model_type") or "")
-            rules = _rules(table["classes"].get(part_kind, "")) or _rules(part_kind)
+            part_class, inner = table["classes"].get(part_kind, ""), ""
+            if key == "backbone_config" and (rules := _rules(table["backbones"].get(part_kind, ""))):
+                self._add(_Scoped(rules, components=_components(names)))
+                inner = table["prefixes"].get(table["backbones"][part_kind], "")
+            rules = _rules(part_class) or _rules(part_kind)
             if rules != root:
-                components = _TOWERS[of_part] if of_part else (key.removesuffix("_config"),)
-                self._add(_Scoped(rules, components=components))
+                self._add(_Scoped(rules, components=_components(names, inner)))
         if self.scopes or kind:
             self._add(_Scoped(_rules("legacy")))
 

@@ -28,7 +28,7 @@ def rule_of(transform) -> list | None:
 
 
 def table() -> dict:
-    """The whole table: rules by type of model or class of a part; classes by type of model; what is left out."""
+    """The whole table: rules by type of model or class of a part; classes and backbones by type of model; what is left out."""
     import transformers
     from transformers import conversion_mapping as mapping
     from transformers.models.auto import modeling_auto
@@ -46,12 +46,17 @@ def table() -> dict:
             alike[identifier] = first
     classes = {kind: name for kind, name in modeling_auto.MODEL_MAPPING_NAMES.items() if isinstance(name, str)}
     classes = {kind: name for kind, name in sorted(classes.items()) if name in rules}
-    prefixes = {name: getattr(transformers, name).base_model_prefix for name in sorted(set(classes.values()))}
+    backbones = {
+        kind: name for kind, name in sorted(modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES.items()) if name in rules
+    }
+    with_prefix = sorted({*classes.values(), *backbones.values()})
+    prefixes = {name: getattr(transformers, name).base_model_prefix for name in with_prefix}
     return {
         "source": f"transformers {transformers.__version__}, conversion_mapping (Apache-2.0)",
         "rules": {identifier: value for identifier, value in rules.items() if identifier not in alike},
         "alike": alike,
         "classes": classes,
+        "backbones": backbones,
         "prefixes": {name: prefix for name, prefix in prefixes.items() if prefix},
         "omitted": omitted,
     }

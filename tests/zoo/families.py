@@ -55,6 +55,17 @@ def _parts(kind: str, text: str | None = None, vision: str | None = None, **valu
     return parts
 
 
+_GPT2 = {"vocab_size": 64, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+_SWIN_BACKBONE = {
+    "model_type": "swin",
+    "image_size": 32,
+    "patch_size": 2,
+    "embed_dim": 16,
+    "depths": [1, 1, 1, 1],
+    "num_heads": [2, 2, 2, 2],
+    "window_size": 4,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
 _QWEN_VISION = {
     "depth": 2,
     "embed_dim": 32,
@@ -75,7 +86,7 @@ FAMILIES = (
     Family(
         "gpt2",
         "AutoModelForCausalLM",
-        {"vocab_size": 64, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4},
+        _GPT2,
         turned=r"\.c_(attn|proj|fc)\.weight",
     ),
     *(Family(kind, "AutoModelForCausalLM", _ENCODER) for kind in ("gpt_neox", "opt", "bloom", "falcon")),
@@ -220,6 +231,57 @@ FAMILIES = (
             "eos_token_id": 2,
             "decoder_start_token_id": 1,
         },
+    ),
+    Family(
+        "audio-spectrogram-transformer",
+        "AutoModelForAudioClassification",
+        {**_VISION, "max_length": 32, "num_mel_bins": 16},
+    ),
+    Family(
+        "upernet",
+        "AutoModelForSemanticSegmentation",
+        {"backbone_config": _SWIN_BACKBONE, "hidden_size": 16, "auxiliary_in_channels": 64},
+        targets=("q_proj", "v_proj", "fc1", "fc2"),
+    ),
+    Family(
+        "mask2former",
+        "AutoModelForUniversalSegmentation",
+        {
+            "backbone_config": _SWIN_BACKBONE,
+            **dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), 32),
+            **dict.fromkeys(("encoder_feedforward_dim", "dim_feedforward"), 48),
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "num_attention_heads": 4,
+            "num_queries": 5,
+        },
+        targets=("q_proj", "v_proj", "fc1", "fc2"),
+    ),
+    Family(
+        "zoedepth",
+        "AutoModelForDepthEstimation",
+        {
+            "backbone_config": {
+                **_VISION,
+                "model_type": "beit",
+                "num_hidden_layers": 4,
+                "out_indices": [1, 2, 3, 4],
+                "reshape_hidden_states": False,
+            },
+            "backbone_hidden_size": 32,
+            "neck_hidden_sizes": [8, 8, 16, 16],
+            **dict.fromkeys(("bottleneck_features", "fusion_hidden_size", "num_relative_features"), 16),
+        },
+    ),
+    Family(
+        "vision-encoder-decoder",
+        "AutoModelForImageTextToText",
+        {
+            "encoder": {**_VISION, "model_type": "deit"},
+            "decoder": {**_GPT2, "model_type": "gpt2", "is_decoder": True, "add_cross_attention": True},
+        },
+        targets=("q_proj", "fc1", "c_attn", "c_proj", "q_attn"),
+        turned=r"\.(c_(attn|proj|fc)|q_attn)\.weight",
     ),
 )
 
