@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +12,16 @@ from pathlib import Path
 from rmtjax._errors import InputError, shown
 from rmtjax.checkpoints.tensors import INDEX, PICKLE, WEIGHTS, TensorFile, no_pickles
 
-__all__ = ["TOKENIZER_FILES", "called", "exists", "model_folder", "open_weights"]
+__all__ = [
+    "TOKENIZER_FILES",
+    "called",
+    "exists",
+    "inner_modules",
+    "model_folder",
+    "open_weights",
+    "pickled_modules",
+    "weights_folder",
+]
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TOKENIZER_FILES = (
@@ -20,8 +30,42 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
+def inner_modules(folder: Path) -> dict[str, str]:
+    """Return the folders inside of a sentence-transformers model's, by the names of its modules: {"0": "", "2": "2_Dense"}.
+
+    Empty if `modules.json` is missing or says something else.
+    """
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        found = {str(module.get("name", i)): str(module["path"]) for i, module in enumerate(modules)}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, TypeError, KeyError, AttributeError):
+        return {}
+    return {name: path for name, path in found.items() if ".." not in Path(path).parts and not Path(path).is_absolute()}
+
+
+def _has_weights(folder: Path) -> bool:
+    return (folder / WEIGHTS).is_file() or (folder / f"{WEIGHTS}{INDEX}").is_file()
+
+
+def weights_folder(folder: Path) -> Path:
+    """Return where a model's own weights and configuration are: in its folder, or in that of its first module.
+
+    sentence-transformers keeps the transformer in `0_Transformer/` where it is not the only one.
+    """
+    first = next(iter(inner_modules(folder).values()), "")
+    return folder / first if first and not _has_weights(folder) and _has_weights(folder / first) else folder
+
+
+def pickled_modules(folder: Path) -> list[str]:
+    """Return the weights of a sentence-transformers model's modules that are only in pickles: 2_Dense/pytorch_model.bin."""
+    inside = [Path(inner) for inner in inner_modules(folder).values() if inner and not _has_weights(folder / inner)]
+    return [(inner / PICKLE).as_posix() for inner in inside if (folder / inner / PICKLE).is_file()]
+
+
 def model_folder(model: str | os.PathLike | None, *, adapter: bool = False) -> Path:
     """Where a model lies: a folder as it is, a hub id downloaded, None the packaged all-MiniLM-L6-v2.
+
+    Of a model of sentence-transformers it is the folder of them all; see `weights_folder`.
 
     Args:
         model: one of these.
@@ -49,15 +93,12 @@ def model_folder(model: str | os.PathLike | None, *, adapter: bool = False) -> P
 
     try:
         wanted = [WEIGHTS, WEIGHTS + INDEX, "model-*.safetensors", "config.json", *TOKENIZER_FILES]
+        wanted += ["modules.json", *(f"[0-9]_*/{name}" for name in wanted)]  # of sentence-transformers
         wanted += ["adapter_config.json", "adapter_model*.safetensors*", "alpha.safetensors"] if adapter else []
         folder = Path(snapshot_download(name, allow_patterns=wanted))
         if (folder / "adapter_config.json").is_file():
             return folder
-        if (
-            not (folder / WEIGHTS).is_file()
-            and not (folder / f"{WEIGHTS}{INDEX}").is_file()
-            and file_exists(name, PICKLE)
-        ):
+        if not _has_weights(weights_folder(folder)) and file_exists(name, PICKLE):
             raise InputError(f"model = {name}: {no_pickles(PICKLE, WEIGHTS)}")
         return folder
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -85,6 +126,8 @@ def exists(path: str | os.PathLike, argument: str) -> bool:
 def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
     """The tensors of a safetensors file, or of a model's folder or hub id, sharded or not.
 
+    A model of sentence-transformers is read with its other modules, whose tensors are named as in memory: `2.linear.weight`.
+
     Raises:
         InputError: for a pickle, and for whatever is missing, truncated or something else.
     """
@@ -97,4 +140,9 @@ def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
         return TensorFile(file.parent, argument, file.name, given=path)
     with called(argument):
         folder = model_folder(path)
-    return TensorFile(folder, argument)
+    main = weights_folder(folder)
+    parts = {"": main.relative_to(folder).as_posix()}
+    for name, inner in inner_modules(folder).items():
+        if inner and folder / inner != main and _has_weights(folder / inner):
+            parts[f"{name}."] = inner
+    return TensorFile(folder, argument, parts=parts)

@@ -215,7 +215,8 @@ class _Target(NamedTuple):
         if layer.A is None:
             return True
         shape = self.shape(*self.made_of[0])
-        return _shape_of(layer) in (shape, shape[::-1]) and layer.A.shape[0] % self.experts == 0
+        allowed = (shape[::-1],) if layer.embedding else (shape, shape[::-1])
+        return _shape_of(layer) in allowed and layer.A.shape[0] % self.experts == 0
 
     def shares(
         self, key: str, layer: PeftLayer, base: Checkpoint, may_turn: Callable[[str], bool]
@@ -234,14 +235,14 @@ class _Target(NamedTuple):
                 continue
             expert, shape = _expert(matrix, place), self.shape(matrix, place)
             # PEFT adds BA to a parameter of two dimensions as it lies in memory, and to a layer's weight as that multiplies.
-            turnable = expert is not None or (not layer.parameters and may_turn(matrix.name))
+            turnable = expert is not None or layer.embedding or (layer.of_layer and may_turn(matrix.name))
             turned = _shape_of(layer) != shape
-            if turned and not (turnable and _shape_of(layer) == shape[::-1]):
+            if (turned or layer.embedding) and not (turnable and _shape_of(layer) == shape[::-1]):
                 raise ValueError(f"BA has shape {list(_shape_of(layer))}, the weight {list(shape)}")
             if layer.A.shape[0] % self.experts:
                 raise ValueError(f"A has {layer.A.shape[0]} rows, no multiple of the {self.experts} experts")
             if shape[0] == shape[1]:  # both fit
-                turned = turnable if expert is None else base.adds_transposed
+                turned = turnable if expert is None else base.adds_transposed  # of an embedding always
             rows = (place.part * matrix.stored[0], (place.part + 1) * matrix.stored[0]) if place.parts > 1 else None
             which = place.split.index(self.name) if place.split else 0
             within = (which * shape[0], (which + 1) * shape[0]) if place.split else None

@@ -14,7 +14,7 @@ from rmtjax._errors import InputError, shown
 from rmtjax.checkpoints.names import Conversion, InMemory, Names, plain_name
 from rmtjax.checkpoints.tensors import TensorFile
 
-__all__ = ["Checkpoint", "Matrix", "names_no_matrix", "natural_order", "read_config"]
+__all__ = ["NO_MATRIX", "Checkpoint", "Matrix", "names_no_matrix", "natural_order", "read_config"]
 
 _STACK = re.compile(
     r"(^|\.)((\w*experts?|moe|block_sparse_moe)(\.|$)|(\w*gate_up_proj|\w*gate_proj|\w*up_proj|\w*down_proj|input_linear|output_linear)(\.weight)?$)"
@@ -30,6 +30,14 @@ _NO_MATRIX = re.compile(
     r"\w*latents?|\w*_bias|\w*time_decay|\w*time_faaaa|absolute_pos_embed)$"
 )
 """Parameters of two dimensions that are no maps: Mamba's state matrix, tables of positions, learned tokens."""
+
+
+NO_MATRIX = "a parameter that is no matrix of a layer"
+_FACTORS = (
+    ("weight_g", "weight_v"),
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+)
+"""The two factors of PyTorch's weight norm, W = g v/‖v‖, under its older and its newer names."""
 
 
 def names_no_matrix(name: str) -> bool:
@@ -101,6 +109,10 @@ class Checkpoint:
         self.memory: dict[str, list[tuple[Matrix, InMemory]]] = {}
         for name in tensors:
             for matrix in self._matrices_of(name):
+                if matrix.name in self.matrices:
+                    raise InputError(
+                        f"{tensors.folder}: holds a tensor {matrix.name}, and a stack of matrices with one of that name"
+                    )
                 self.matrices[matrix.name] = matrix
                 place = self.conversion.memory(plain_name(name))
                 for memory_name in place.split or (place.name,):
@@ -121,7 +133,12 @@ class Checkpoint:
             return []
         plain = plain_name(name)
         if len(shape) == 2 and names_no_matrix(plain):
-            self.skipped[name] = "a parameter that is no matrix of a layer"
+            self.skipped[name] = NO_MATRIX
+            return []
+        if self._is_factor(name):
+            self.skipped[name] = (
+                "a factor of a weight that is normalised (weight norm), which is not multiplied out here"
+            )
             return []
         if len(shape) == 2:
             return [Matrix(name, name, None, shape)]
@@ -129,6 +146,13 @@ class Checkpoint:
             return [Matrix(f"{name}[{i}]", name, i, shape[1:]) for i in range(shape[0])]
         self.skipped[name] = f"of {len(shape)} dimensions"
         return []
+
+    def _is_factor(self, name: str) -> bool:
+        for factors in _FACTORS:
+            for factor in factors:
+                if name.endswith(factor):
+                    return all(f"{name.removesuffix(factor)}{one}" in self.tensors for one in factors)
+        return False
 
     def names(self, name: str) -> Names:
         """Return what a weight of this model is called."""

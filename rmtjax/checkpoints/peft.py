@@ -24,6 +24,7 @@ __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
     "ALPHA",
+    "DORA_EMBEDDING",
     "MERGED_ALPHA",
     "PREFIX",
     "SHARED",
@@ -38,6 +39,7 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS, ALPHA = "adapter_config.json", "adapter_model.s
 MERGED_ALPHA = "merged_alpha.safetensors"
 """Beside a base's weights: the α that they have been scaled by."""
 SHARED = "shared"
+DORA_EMBEDDING = "an embedding with DoRA, which is not read here"
 _STARTS = ("gaussian", "eva", "orthogonal", "mica")  # other named ones subtract what they start with from the base
 _LARGEST = float(np.finfo(np.float32).max)
 _PARTS = ("lora_A", "lora_B", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B")
@@ -60,6 +62,7 @@ class PeftLayer:
         parameters: which of its parameters it may be that is updated; empty if the module is a layer and it is its weight.
         times: how often PEFT adds the update: twice to the `out_proj` of `nn.MultiheadAttention`, forward and when it merges
             (https://github.com/huggingface/peft/pull/3774).
+        embedding: whether it is of an embedding, to whose table (rows, outputs) PEFT adds the transposed of BA.
     """
 
     A: Array | None
@@ -71,6 +74,12 @@ class PeftLayer:
     module: str = ""
     parameters: tuple[str, ...] = ()
     times: int = 1
+    embedding: bool = False
+
+    @property
+    def of_layer(self) -> bool:
+        """Whether BA is added to what a layer multiplies by, (outputs, inputs), not to a tensor as it lies in memory."""
+        return not self.parameters and not self.embedding
 
     @property
     def strength(self) -> float:
@@ -199,6 +208,7 @@ class _Found:
     times: int
     keys: dict[str, str] = dataclasses.field(default_factory=dict)
     wrapped: str | None = None
+    embedding: bool = False
 
 
 def _sorted_keys(
@@ -256,6 +266,9 @@ def _sorted_keys(
             if not matrices_only:
                 own[f"{found.module}.{part}"] = {"": found.keys[part]}
             del found.keys[part]
+        if matrices_only and "lora_embedding_A" in found.keys:
+            found.embedding = True
+            found.keys = {part.replace("_embedding", ""): key for part, key in found.keys.items()}
     chosen_own = {}
     for name, keys in own.items():
         if matrices_only and name.endswith(".bias"):
@@ -317,8 +330,8 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
         keys = found[name].keys if name in found else {}
         if matrices_only:
             reason = _no_matrices(tensors, keys.values())
-            if any(part.startswith("lora_embedding") for part in keys):
-                reason = "an embedding"
+            if reason is None and name in found and found[name].embedding and dora:
+                reason = DORA_EMBEDDING
             if reason is None and name in scaled:
                 reason = _no_matrices(alphas, [scaled[name]])
             if reason is not None:
@@ -349,8 +362,8 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
         magnitude = value["lora_magnitude_vector"].reshape(-1) if dora and value else None
         alpha = finite_tensor(folder, alphas, scaled[name]) if name in scaled else None
         a, b = value.get("lora_A"), value.get("lora_B")
-        times = found[name].times if name in found else 1
-        layers[name] = PeftLayer(a, b, scale, stabilised, magnitude, alpha, module, parameters, times)
+        times, embedding = (found[name].times, found[name].embedding) if name in found else (1, False)
+        layers[name] = PeftLayer(a, b, scale, stabilised, magnitude, alpha, module, parameters, times, embedding)
     for option in ("alpha_pattern", "rank_pattern"):
         patterns = config.get(option) or {}
         unused = [text for text in patterns if not any(_matching(path, {text: 0}) for path in paths)]

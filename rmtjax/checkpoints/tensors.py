@@ -128,10 +128,12 @@ class TensorFile(Mapping[str, jax.Array]):
         argument: what error messages call it.
         name: the file's name. If there is no such file, its index `NAME.index.json` is read.
         given: the path of one file that the user named, which is then read and nothing else: a safetensors file or an index.
+        parts: folders inside of this one that hold one file each (or its shards), by what the names of their tensors begin with;
+            by default this folder alone.
 
     Attributes:
         folder: as given.
-        files: names of the files, those that the index names first.
+        files: the files' paths within the folder, those that the index names first.
         metadata: what the files say of themselves.
         quantized: names of tensors that are quantised weights or belong to one, and what they are, which follows "is" in a
             sentence.
@@ -148,22 +150,26 @@ class TensorFile(Mapping[str, jax.Array]):
         name: str = WEIGHTS,
         *,
         given: str | os.PathLike | None = None,
+        parts: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self._argument, self._given = Path(folder), argument, given
         self.files: list[str] = []
         self.metadata: dict[str, str] = {}
         self._tensors: dict[str, Tensor] = {}
-        if given is not None and Path(given).suffix == ".json":
-            self._read_shards(Path(given))
-        elif given is not None or (self.folder / name).is_file():
-            self._tensors.update(self._read_file(name))
-        elif (index := self.folder / f"{name}{INDEX}").is_file():
-            self._read_shards(index)
-        else:
-            old = PICKLE if name == WEIGHTS else f"{Path(name).stem}.bin"
-            if (self.folder / old).exists() or (self.folder / f"{old}{INDEX}").exists():
-                raise self._error(no_pickles(old, name))
-            raise self._error(f"holds neither {name} nor {name}{INDEX}")
+        for prefix, part in ({"": ""} if parts is None else parts).items():
+            inner = self.folder / part
+            if given is not None and Path(given).suffix == ".json":
+                tensors = self._read_shards(Path(given))
+            elif given is not None or (inner / name).is_file():
+                tensors = self._read_file(inner / name)
+            elif (index := inner / f"{name}{INDEX}").is_file():
+                tensors = self._read_shards(index)
+            else:
+                old = PICKLE if name == WEIGHTS else f"{Path(name).stem}.bin"
+                if (inner / old).exists() or (inner / f"{old}{INDEX}").exists():
+                    raise self._error(no_pickles(old, name))
+                raise self._error(f"holds neither {name} nor {name}{INDEX}")
+            self._tensors |= {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
         self.quantized, self.quantized_modules = quantized_tensors(
             {name: tensor.dtype for name, tensor in self._tensors.items()}
         )
@@ -173,7 +179,7 @@ class TensorFile(Mapping[str, jax.Array]):
             return InputError(f"{self._argument} = {self._given}: {text}")
         return InputError(f"{self._argument} = {self.folder}: {file}{' ' * bool(file)}{text}")
 
-    def _read_shards(self, index: Path) -> None:
+    def _read_shards(self, index: Path) -> dict[str, Tensor]:
         try:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             shard_of = {name: Path(file).name for name, file in weight_map.items()}
@@ -183,16 +189,19 @@ class TensorFile(Mapping[str, jax.Array]):
             raise self._error(
                 f"cannot be read (no weight_map of names and files: {shown(str(error))})", index.name
             ) from None
+        found, files = {}, []
         for file in dict.fromkeys(shard_of.values()):
-            for name, tensor in self._read_file(file).items():
+            files.append(file)
+            for name, tensor in self._read_file(index.parent / file).items():
                 if shard_of.setdefault(name, file) == file:
-                    self._tensors[name] = tensor
-        for file in self.files:
-            if lost := sorted(name for name, shard in shard_of.items() if shard == file and name not in self._tensors):
+                    found[name] = tensor
+        for file in files:
+            if lost := sorted(name for name, shard in shard_of.items() if shard == file and name not in found):
                 raise self._error(f"lacks {listed(lost)}, which {index.name} promises", file)
+        return found
 
-    def _read_file(self, file: str) -> dict[str, Tensor]:
-        path = self.folder / file
+    def _read_file(self, path: Path) -> dict[str, Tensor]:
+        file = path.relative_to(self.folder).as_posix()
         if not path.is_file():
             raise self._error("is missing", file)
         try:
@@ -216,7 +225,7 @@ class TensorFile(Mapping[str, jax.Array]):
 
     def in_file(self, file: str) -> list[str]:
         """Return the names of the tensors that are read from one of the files."""
-        return [name for name, tensor in self._tensors.items() if tensor.file.name == file]
+        return [name for name, tensor in self._tensors.items() if tensor.file == self.folder / file]
 
     def place(self, name: str) -> Tensor:
         """Return where a tensor lies."""

@@ -34,11 +34,12 @@ from rmtjax.adapters import (
     save_peft,
     stiefel,
 )
+from rmtjax.checkpoints.folders import model_folder, weights_folder
 from rmtjax.finetune.data import Batches, Layout, Sequences, choose_lengths
 from rmtjax.finetune.settings import Settings
 from rmtjax.finetune.step import Parts, Trainer, TrainState, data_mesh, loss_of
 from rmtjax.intruders import intruder_limits
-from rmtjax.models import EncoderConfig, load_classifier, model_folder, save_model
+from rmtjax.models import EncoderConfig, load_classifier, save_model
 from rmtjax.models.tokenizer import Tokenizer
 from rmtjax.tasks import glue
 
@@ -149,7 +150,7 @@ class Run:
         self.settings = settings = settings.checked()
         self._identity: dict[str, Any] | None = None
         self.task = glue.task(settings.task)
-        self.folder = model_folder(settings.model)
+        self.folder = weights_folder(model_folder(settings.model))
         config = EncoderConfig.read(self.folder)
         tokenizer = Tokenizer(self.folder, config)
         data = settings.data or glue.find_glue()

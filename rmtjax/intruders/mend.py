@@ -7,7 +7,6 @@ by its SVD, which takes only that of a small matrix: the update and its correcti
 
 from __future__ import annotations
 
-import json
 import math
 import numbers
 import os
@@ -20,7 +19,7 @@ import numpy as np
 
 from rmtjax._errors import InputError, listed, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json, write_with
-from rmtjax.checkpoints.folders import TOKENIZER_FILES, exists
+from rmtjax.checkpoints.folders import TOKENIZER_FILES, exists, pickled_modules
 from rmtjax.checkpoints.matching import Share
 from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA
 from rmtjax.checkpoints.tensors import FLOATS, Tensor
@@ -195,7 +194,7 @@ def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
         """The new numbers for one file: where they belong, a layer or a matrix in memory at a time."""
         for name in whole:
             tensor, index = pairs.place(name)
-            if tensor.file.name == shard:
+            if tensor.file == pairs.tuned.folder / shard:
                 pair = pairs.read(name)
                 change = correction(pair, planted[name], scale)
                 mended = pair.tuned.dense() + change.left @ change.right
@@ -213,6 +212,7 @@ def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
                     yield pairs.tuned.place(key), None, made[part]
 
     for shard in pairs.tuned.files:
+        (target / shard).parent.mkdir(parents=True, exist_ok=True)
         write_with(target / shard, _patched(pairs.tuned.folder / shard, pieces(shard)))
     _copy_beside(pairs.tuned.folder, target, whole=pairs.of_folder)
     if pairs.adapter is not None:
@@ -248,20 +248,11 @@ def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
 def _copy_beside(folder: Path, target: Path, *, whole: bool = True) -> None:
     """What belongs to an adapter or a model besides its weights; where the folder may hold other things, by name."""
     named = ("config.json", "generation_config.json", *TOKENIZER_FILES)
-    parts = _modules(folder) if whole else set()
+    pickled = pickled_modules(folder) if whole else []
     for file in sorted(folder.rglob("*") if whole else folder.iterdir()):
         inside = file.relative_to(folder)
         hidden = any(part.startswith((".", "checkpoint", "events.out")) or part == "base" for part in inside.parts)
-        known = file.suffix not in _NOT_BESIDE or file.name == ALPHA or not parts.isdisjoint(inside.parents)
+        known = file.suffix not in _NOT_BESIDE or file.name == ALPHA or inside.as_posix() in pickled
         if file.is_file() and not hidden and (known if whole else file.name in named):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target / inside, file.read_bytes())
-
-
-def _modules(folder: Path) -> set[Path]:
-    """The folders inside of a sentence-transformers model's that have weights of their own, such as `2_Dense`."""
-    try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        return {Path(module["path"]) for module in modules if module["path"]}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, TypeError, KeyError):
-        return set()

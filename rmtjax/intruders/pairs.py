@@ -15,19 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError, listed, pattern
-from rmtjax.checkpoints.folders import called, exists, model_folder, open_weights
+from rmtjax.checkpoints.folders import called, exists, model_folder, open_weights, pickled_modules, weights_folder
 from rmtjax.checkpoints.matching import Share, Whole, match_adapter, match_names, match_whole
-from rmtjax.checkpoints.matrices import Checkpoint, names_no_matrix, natural_order, read_config
+from rmtjax.checkpoints.matrices import NO_MATRIX, Checkpoint, names_no_matrix, natural_order, read_config
 from rmtjax.checkpoints.names import without_wrappers
-from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
+from rmtjax.checkpoints.peft import ALPHA, DORA_EMBEDDING, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
 from rmtjax.checkpoints.tensors import Tensor, TensorFile
 from rmtjax.linalg.krylov import Matrix, Operator
 
 __all__ = ["Pair", "Pairs", "Skipped"]
 
 _EMBEDDING = re.compile(
-    r"(^|\.)(\w*embed(ding)?s?|embed_(tokens|positions|in|out)\w*|wte|wpe|shared|lm_head|decoder)\.(\d+\.)?weight$"
+    r"(^|\.)(\w*embed(?:ding)?s?|embed_(?:tokens|positions|in|out)\w*|wte|wpe|shared|lm_head|decoder)\.(?:\d+\.)?weight$"
 )
+_HEADS = ("lm_head", "decoder", "embed_out")
 """What ends so is a table of rows, not a map: `word_embeddings`, but not ELECTRA's `embeddings_project`."""
 _PLAIN = 30
 """Power of two from which on squares of numbers, and their sums, may leave the range of single precision."""
@@ -36,9 +37,12 @@ _CONV1D = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
 _CONV1D_LAYER = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
 _STACK_OF_LAYERS = re.compile(r"\.\d+\.")
 _ROUNDING = {"BF16": 2.0**-8, "F16": 2.0**-11}
+ZERO, ZERO_AFTER = "all zero in the base", "all zero in the tuned model"
+NEW = "all zero in the base and not after tuning, so that every vector is new"
+_TOKENS = ".token_adapter.trainable_tokens_delta"
 _BESIDE = {
     ".base_layer.": "the base's own, kept with the adapter",
-    ".trainable_tokens_delta": "rows of an embedding, trained beside the adapter",
+    _TOKENS: "rows of an embedding, trained beside the adapter",
 }
 """Tensors of an adapter's file that are neither an update of a matrix nor a weight that trained, by what is in their keys."""
 
@@ -161,7 +165,7 @@ class Pairs:
         self.skipped: list[Skipped] = []
         self.adapter: PeftFile | None = None
         self.tuned: TensorFile | None = None
-        config = read_config(base_file.folder, "base")
+        config = read_config(weights_folder(base_file.folder), "base")
         if (folder / "adapter_config.json").is_file():
             with called("tuned"):
                 self.adapter = read_peft(folder, matrices_only=True)
@@ -173,15 +177,15 @@ class Pairs:
         else:
             self._base = Checkpoint(base_file, config)
             self.tuned = open_weights(tuned, "tuned")
-            self._match_checkpoint(read_config(self.tuned.folder, "tuned") or config)
+            self._match_checkpoint(read_config(weights_folder(self.tuned.folder), "tuned") or config)
         found = list(dict.fromkeys([*self._shares, *self._partners, *self._whole]))
         if self._wanted is not None:
             kept = [name for name in found if self._wanted.search(name)]
             if found and not kept:
                 raise InputError(f"layers = {layers!r}: matches none of {listed(found)}")
         else:
-            kept = [name for name in found if not _EMBEDDING.search(name)]
-            embeddings = [name for name in found if _EMBEDDING.search(name)]
+            kept = [name for name in found if not self._is_embedding(name)]
+            embeddings = [name for name in found if self._is_embedding(name)]
             self.skipped += [Skipped(name, "an embedding (--layers takes it all the same)") for name in embeddings]
         self.names = sorted(kept, key=natural_order)
         self._said = bool(self.adapter is not None and self.adapter.config.get("fan_in_fan_out"))
@@ -220,6 +224,17 @@ class Pairs:
             )
         return True
 
+    def _is_embedding(self, name: str) -> bool:
+        """Return whether a weight is a table of rows, or a head that is tied to one in many models: by its name, if it has no
+        bias, which a dense layer of such a name has; or because an adapter treats it as one.
+        """
+        if any(self._layers[share.layer].embedding for share in self._shares.get(name, [])):
+            return True
+        match, tensor = _EMBEDDING.search(name), self._base.matrices[name].tensor
+        return match is not None and (
+            match[2] in _HEADS or tensor.removesuffix("weight") + "bias" not in self._base.tensors
+        )
+
     def _asked_for(self, names: list[str]) -> list[str]:
         """Return those of some names of the base that `layers` matches; all without it."""
         return [name for name in names if self._wanted is None or self._wanted.search(name)]
@@ -237,7 +252,7 @@ class Pairs:
         self.skipped += [Skipped(name, reason) for name, reason in self.adapter.unread.items()]
         asked = [] if self._wanted is None else self._asked_for([f"{name}.weight" for name in self.adapter.unread])
         for name, reason in self.adapter.unread.items():
-            if reason != "an embedding" or f"{name}.weight" in asked:
+            if reason != DORA_EMBEDDING or f"{name}.weight" in asked:
                 self.incomplete.append(name)
         stray = [name for name, reason in adapted.missing.items() if not reason]
         # Another base has too few layers, or none of these; a module that its file leaves out, as of a head, is none of a stack.
@@ -249,7 +264,7 @@ class Pairs:
         ):
             raise InputError(
                 f"{where}: updates {listed(stray)}, which the base does not have"
-                f"{self._closest(stray[0])}; is it an adapter for another base?"
+                f"{self._closest(stray[0])}; is it an adapter for another base?{self._without_config()}"
             )
         for name, reason in adapted.missing.items():
             self.skipped.append(Skipped(name, reason or "no matrix of the base"))
@@ -258,6 +273,11 @@ class Pairs:
             self.remarks.append(f"the adapter updates {listed(stray)}, which is no matrix of the base")
         self._partners = {}
         self._match_whole()
+
+    def _without_config(self) -> str:
+        """Return, for a message, what else may be the cause where a base has no config.json."""
+        unsure = " (the base has no config.json, without which names that transformers changes in memory are not known)"
+        return unsure if self._base.config is None else ""
 
     def _closest(self, name: str) -> str:
         """Return, for a message, the matrix of the base whose name ends most like a layer's."""
@@ -273,6 +293,12 @@ class Pairs:
             why = next((why for part, why in _BESIDE.items() if part in key), self.tuned.unreadable(key))
             if why is None and names_no_matrix(name):
                 why = "a parameter that is no matrix of a layer"
+            if (
+                _TOKENS in key
+                and self._wanted is not None
+                and self._asked_for([f"{name.partition(_TOKENS)[0]}.weight"])
+            ):
+                self.incomplete.append(name)
             if why is None and len(shape) in (2, 3):
                 own[name] = key
             elif why is not None or len(shape) > 1:
@@ -329,7 +355,17 @@ class Pairs:
                 f"the base has {listed(in_stacks[0], 2)} and the tuned model {listed(in_stacks[1], 2)}, which were not compared:"
                 " their names do not show whether they are the same layers"
             )
+        elif alike_in_shape := self._of_one_shape(*only):
+            self.remarks.append(
+                f"{listed(alike_in_shape, 2)} is only in the base, and only in the tuned model is a matrix of the same shape;"
+                " if they are one layer, rename one of them"
+            )
         self.incomplete += [name for name in {**base.skipped, **after.skipped} if self._is_quantized(name)]
+        for file in pickled_modules(self.tuned.folder) if self.of_folder else []:
+            self.skipped.append(Skipped(file, "a pickle, which runs the code inside it when it is read"))
+            before = self._base.tensors.folder / file
+            if not before.is_file() or before.read_bytes() != (self.tuned.folder / file).read_bytes():
+                self.incomplete.append(file)
         for name, other in list(found.items()):
             shapes = base.matrices[name].stored, after.matrices[other].stored
             if shapes[0] != shapes[1]:
@@ -339,11 +375,18 @@ class Pairs:
                 del found[name]
         self._partners = found
 
+    def _of_one_shape(self, only_base: list[str], only_tuned: list[str]) -> list[str]:
+        """Return those matrices that only the base has which are shaped as one that only the tuned model has."""
+        shapes = {self._after.matrices[name].stored for name in only_tuned}
+        return [name for name in only_base if self._base.matrices[name].stored in shapes]
+
     def _differs(self, name: str, other: str) -> bool:
-        """Return whether tuning has changed weights of more than two dimensions, such as a convolution's."""
+        """Return whether tuning has changed a weight that is not compared, such as a convolution's of four dimensions."""
         files = self._base.tensors, self.tuned
         shape = files[0].shape(name)
-        if len(shape) < 3 or any(file.unreadable(one) for file, one in zip(files, (name, other), strict=True)):
+        if self._base.skipped[name] == NO_MATRIX or any(
+            file.unreadable(one) for file, one in zip(files, (name, other), strict=True)
+        ):
             return False
         return shape != files[1].shape(other) or not np.array_equal(files[0].on_host(name), files[1].on_host(other))
 
@@ -368,7 +411,7 @@ class Pairs:
             return None
         shares = self._shares.get(name, [])
         layer = self._layers[shares[0].layer] if len(shares) == 1 else None
-        if layer is not None and layer.A is not None and not layer.parameters:
+        if layer is not None and layer.A is not None and layer.of_layer:
             return shares[0].turned
         bias = matrix.tensor.removesuffix("weight") + "bias"
         return {(n,): False, (m,): True}.get(self._base.tensors.shape(bias)) if bias in self._base.tensors else None
@@ -435,15 +478,19 @@ class Pairs:
         base = self._oriented(self._base.read(name), name)
         if not np.isfinite(base).all():
             return Skipped(name, "NaN or infinite in the base")
-        if not base.any():
-            return Skipped(name, "all zero in the base")
         if name not in self._partners and name not in self._whole:
-            return self._updated(name, base)
+            if base.any():
+                return self._updated(name, base)
+            layers = [self.layer(share.layer) for share in self.shares(name)]
+            moved = any(layer.A is not None and np.any(layer.A) and np.any(layer.B) for layer in layers)
+            return Skipped(name, NEW if moved else ZERO)
         tuned = self._oriented(self._read_tuned(name), name)
         if not np.isfinite(tuned).all():
             return Skipped(name, "NaN or infinite in the tuned model")
+        if not base.any():
+            return Skipped(name, NEW if tuned.any() else ZERO)
         if not tuned.any():
-            return Skipped(name, "all zero in the tuned model")
+            return Skipped(name, ZERO_AFTER)
         return Pair(name, base, Operator(tuned), None, self._rounding(name))
 
     def _read_tuned(self, name: str) -> np.ndarray:
@@ -467,14 +514,14 @@ class Pairs:
         """Return factors (outputs, r) and (r, inputs), in double precision, of what a layer adds to a matrix."""
         layer = share.of(self.layer(share.layer))
         b, a = np.asarray(layer.B, float) * layer.strength, np.asarray(layer.A, float)
-        if share.whole and not layer.parameters:
+        if share.whole and layer.of_layer:
             return b, a
         left, right = share.stored(b, a, self._base.matrices[name].stored)
         return (right.T, left.T) if self.turned(name) else (left, right)
 
     def in_layer(self, name: str, share: Share, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return a change of a matrix, given as such factors, as B and A of a layer that has a share in it."""
-        if share.whole and not self._layers[share.layer].parameters:
+        if share.whole and self._layers[share.layer].of_layer:
             return left, right
         left, right = (right.T, left.T) if self.turned(name) else (left, right)
         return share.in_memory(left, right, self._layers[share.layer].B.shape[0])

@@ -18,7 +18,7 @@ import scipy.linalg
 from rmtjax._errors import InputError
 from rmtjax._machine import cores
 from rmtjax.intruders.clusters import close_values, cosine_range
-from rmtjax.intruders.pairs import Pair, Pairs, Skipped, largest
+from rmtjax.intruders.pairs import ZERO, ZERO_AFTER, Pair, Pairs, Skipped, largest
 from rmtjax.intruders.predict import Prediction, bulk_edge, check_question, predict
 from rmtjax.linalg.dense import one_blas_thread, svdvals
 from rmtjax.linalg.krylov import FAR, Matrix, Operator, Ritz, full_width, largest_cosines, top_singular
@@ -116,6 +116,11 @@ class LayerScan:
         return self.verdicts.count("intruder")
 
     @property
+    def open(self) -> bool:
+        """Whether all verdicts are undecidable, so that there is no count to expect."""
+        return set(self.verdicts) == {"undecidable"}
+
+    @property
     def predicted(self) -> float:
         """How many were to be expected; NaN if that is not known (`Prediction.intruders`)."""
         return self.prediction.intruders
@@ -173,7 +178,7 @@ class Scan:
             "layers": len(self.layers),
             "intruders": self.intruders,
             "vectors": sum(len(layer.verdicts) for layer in self.layers),
-            "predicted": sum(layer.predicted for layer in self.layers),
+            "predicted": sum(layer.predicted for layer in self.layers if not layer.open),
             "undecidable": sum(layer.verdicts.count("undecidable") for layer in self.layers),
             "skipped": len(self.skipped),
         }
@@ -525,7 +530,7 @@ def scan(
     if not found:
         raise InputError(f"tuned = {tuned}: nothing to scan, {skipped[-1].name} is {skipped[-1].reason}")
     # A layer of the adapter is named as the adapter has it, a matrix that could not be read as the base has it.
-    unread = [r.name for r in done if isinstance(r, Skipped) and not r.reason.startswith("all zero")]
+    unread = [r.name for r in done if isinstance(r, Skipped) and r.reason not in (ZERO, ZERO_AFTER)]
     incomplete = tuple(dict.fromkeys([*pairs.incomplete, *unread]))
     base = "minilm" if base is None else str(base)
     settings = {"base": base, "tuned": str(tuned), "top": top, "threshold": threshold, "exact": exact}

@@ -17,7 +17,7 @@ from flax import nnx
 
 from rmtjax._errors import InputError, listed, shown
 from rmtjax._random import key_of, pinned
-from rmtjax.checkpoints.folders import TOKENIZER_FILES, model_folder
+from rmtjax.checkpoints.folders import TOKENIZER_FILES, model_folder, weights_folder
 from rmtjax.checkpoints.tensors import WEIGHTS, TensorFile
 from rmtjax.models.classifier import SequenceClassifier
 from rmtjax.models.config import ARCHITECTURES, EncoderConfig
@@ -133,7 +133,7 @@ def load_classifier(
     """
     if isinstance(outputs, bool) or not isinstance(outputs, int) or outputs < 1:
         raise InputError(f"outputs = {shown(outputs)}: must be a whole number, 1 or more")
-    folder = model_folder(model)
+    folder = weights_folder(model_folder(model))
     config = EncoderConfig.read(folder)
 
     def build(rngs):
@@ -150,7 +150,7 @@ def load_encoder(
     remat: bool = False,
 ) -> tuple[Encoder, LoadReport]:
     """An encoder without a head. Arguments, result and errors as for `load_classifier`; the pooler must be in the file."""
-    folder = model_folder(model)
+    folder = weights_folder(model_folder(model))
     config = EncoderConfig.read(folder)
 
     def build(rngs):

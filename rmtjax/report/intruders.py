@@ -70,7 +70,7 @@ def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
                 "theory": _number(layer.prediction.outliers[0] if len(theta) else np.nan),
                 "least\ncosine": f"{'≈ ' if layer.method == 'bounds' else ''}{layer.cosines.min():.2f}",
                 "intruders": _count(layer),
-                "expected": f"{layer.predicted:.1f}" if np.isfinite(layer.predicted) else "–",
+                "expected": f"{layer.predicted:.1f}" if np.isfinite(layer.predicted) and not layer.open else "–",
             }
         )
     names = list(rows[0]) if rows else ["layer"]

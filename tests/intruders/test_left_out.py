@@ -1,5 +1,7 @@
 """What a scan cannot compare is named and shows in the exit status; what it must not touch is left as it is."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from tests.checkpoints.helpers import raw, write_index, write_raw
 from tests.checkpoints.test_tensors import QUANTIZED
 from tests.models.helpers import refused
 
-from .helpers import matrix, planted, stored, write, write_adapter
+from .helpers import by_formula, matrix, planted, stored, write, write_adapter
 
 FACTORS = matrix(2, 30), matrix(40, 2, 1)
 
@@ -186,3 +188,153 @@ def test_a_base_of_integers_is_not_trained(command, tmp_path):
     )
     with refused(f"model = {folder}", f"holds {name}, which is quantised to 8-bit integers by bitsandbytes"):
         load_classifier(folder)
+
+
+def test_an_update_of_an_embedding(run, tmp_path):
+    """PEFT adds the transposed of BA to the table. It is compared where `layers` asks for it, as the merged model's would be."""
+    table, a, b = matrix(50, 30), matrix(2, 50, 1), matrix(30, 2, 2)
+    kept = {"fc.weight": matrix(40, 30), "square_embeddings.weight": matrix(30, 30), "word_embeddings.weight": table}
+    base = write(tmp_path / "b", kept)
+    adapter = write_adapter(tmp_path / "a", {"fc": FACTORS})
+    keys = {"word_embeddings": (a, b), "square_embeddings": (matrix(2, 30, 1), matrix(30, 2, 2))}
+    parts = {
+        f"base_model.model.{name}.lora_embedding_{part}": value
+        for name, pair in keys.items()
+        for part, value in zip("AB", pair, strict=True)
+    }
+    factors = {f"base_model.model.fc.lora_{x}.weight": value for x, value in zip("AB", FACTORS, strict=True)}
+    write(adapter, {**parts, **factors}, "adapter_model.safetensors")
+    status, out, _ = run(base, adapter)
+    assert status == 0 and "an embedding (--layers takes it all the same)" in out
+    pairs = Pairs(base, adapter, layers=".")
+    assert pairs.names == ["fc.weight", "square_embeddings.weight", "word_embeddings.weight"] and not pairs.incomplete
+    merged = {}
+    for pair in pairs:
+        merged[pair.name] = np.asarray(pair.tuned.dense())
+    for name, (a, b) in keys.items():
+        np.testing.assert_allclose(
+            merged[f"{name}.weight"], kept[f"{name}.weight"] + 2 * (b @ a).T, rtol=1e-5, atol=1e-5
+        )
+    by_name = {
+        tuned: {layer.name: layer.intruders for layer in scan(base, tuned, layers=".").layers}
+        for tuned in (adapter, write(tmp_path / "t", merged))
+    }
+    assert len({str(sorted(counts.items())) for counts in by_name.values()}) == 1
+    expected = by_formula(table, merged["word_embeddings.weight"], 0.0)[1]
+    assert by_name[adapter]["word_embeddings.weight"] == expected > 0
+    mend(base, adapter, tmp_path / "out", scale=0.0, layers="word")
+    assert scan(base, tmp_path / "out", layers="word").intruders == 0
+
+
+def test_rows_of_an_embedding_that_were_asked_for(run, tmp_path):
+    base = write(tmp_path / "b", {"fc.weight": matrix(40, 30), "embed_tokens.weight": matrix(50, 30)})
+    adapter = write_adapter(tmp_path / "a", {"fc": FACTORS})
+    tensors = {f"base_model.model.fc.lora_{x}.weight": value for x, value in zip("AB", FACTORS, strict=True)}
+    tensors["base_model.model.embed_tokens.token_adapter.trainable_tokens_delta"] = matrix(3, 30)
+    write(adapter, tensors, "adapter_model.safetensors")
+    assert run(base, adapter)[0] == 0
+    status, out, _ = run(base, adapter, "--layers", ".")
+    assert status == 1 and "embed_tokens.token_adapter.trainable_tokens_delta" in out
+
+
+def test_a_dense_layer_called_an_embedding(tmp_path):
+    """A table of rows has no bias; PatchTST's `input_embedding` is a dense layer, and has one."""
+    kept = {
+        "fc.weight": matrix(40, 30),
+        "input_embedding.weight": matrix(40, 30, 1),
+        "embedding.weight": matrix(50, 30),
+    }
+    kept["input_embedding.bias"] = np.ones(40, np.float32)
+    base = write(tmp_path / "b", kept)
+    pairs = Pairs(base, write(tmp_path / "t", {**kept, "fc.weight": planted(kept["fc.weight"], 30.0)}))
+    assert pairs.names == ["fc.weight", "input_embedding.weight"]
+
+
+@pytest.mark.parametrize(
+    ("g", "v"), [("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")]
+)
+def test_weight_norm(g, v, run, tmp_path):
+    """W = g v/‖v‖ is in the file as two tensors, neither of which is W."""
+    kept = {"fc.weight": matrix(40, 30), f"proj.{g}": np.ones((20, 1), np.float32), f"proj.{v}": matrix(20, 30)}
+    base = write(tmp_path / "b", kept)
+    changed = {**kept, "fc.weight": planted(kept["fc.weight"], 30.0)}
+    assert run(base, write(tmp_path / "t", changed))[0] == 0
+    for one in (g, v):
+        status, out, _ = run(base, write(tmp_path / one, {**changed, f"proj.{one}": 2 * kept[f"proj.{one}"]}))
+        assert status == 1 and f"could not be: proj.{one}" in out and "weight norm" in out
+
+
+def test_layers_that_were_renamed(run, tmp_path):
+    """Without a number in them, names do not show that two layers are one; it is said, since a head may be another head."""
+    base = write(tmp_path / "b", {"fc.weight": matrix(40, 30), "pooler.dense.weight": matrix(30, 30)})
+    tuned = write(tmp_path / "t", {"fc.weight": planted(matrix(40, 30), 9.0), "head.fc.weight": matrix(30, 30)})
+    status, out, _ = run(base, tuned)
+    assert status == 0 and "pooler.dense.weight is only in the base" in out.replace("\n", " ")
+
+
+def test_a_matrix_that_was_zero(run, tmp_path):
+    """Of zeros there are no singular vectors, so that all of after are new: told, unless it is as it was."""
+    kept = {"fc.weight": matrix(40, 30), "new.weight": np.zeros((40, 30), np.float32)}
+    base = write(tmp_path / "b", kept)
+    changed = {**kept, "fc.weight": planted(kept["fc.weight"], 30.0)}
+    assert run(base, write(tmp_path / "t", changed))[0] == 0
+    status, out, _ = run(base, write(tmp_path / "u", {**changed, "new.weight": matrix(40, 30)}))
+    assert status == 1 and "could not be: new.weight" in out and "every vector is new" in out.replace("\n", " ")
+    assert run(base, write_adapter(tmp_path / "a", {"fc": FACTORS, "new": FACTORS}))[0] == 1
+    idle = (FACTORS[0], np.zeros_like(FACTORS[1]))
+    assert run(base, write_adapter(tmp_path / "i", {"fc": FACTORS, "new": idle}))[0] == 0
+
+
+def test_a_tensor_with_the_name_of_an_expert(tmp_path):
+    stack = {"mlp.experts.down_proj": np.stack([matrix(40, 30)] * 2), "mlp.experts.down_proj[0]": matrix(40, 30)}
+    with refused("holds a tensor mlp.experts.down_proj[0]"):
+        Pairs(write(tmp_path / "b", stack), write(tmp_path / "t", stack))
+
+
+def _sentence_transformer(folder, main, tensors, dense, config=None):
+    """A model of sentence-transformers: a transformer, a pooling without weights, a dense layer in a folder of its own."""
+    write(folder / main, tensors, config=config)
+    if dense is not None:
+        write(folder / "2_Dense", {"linear.weight": dense, "linear.bias": np.ones(len(dense), np.float32)})
+    paths = {"0": main, "1": "1_Pooling", "2": "2_Dense"}
+    (folder / "modules.json").write_text(
+        json.dumps([{"idx": int(name), "name": name, "path": path, "type": "?"} for name, path in paths.items()])
+    )
+    return folder
+
+
+@pytest.mark.parametrize("main", ["", "0_Transformer"])
+def test_a_model_of_sentence_transformers(main, run, tmp_path):
+    """Its dense layer has a file in a folder of its own; an adapter of the whole model names the parts by their numbers."""
+    fc, dense = matrix(40, 30), matrix(40, 30, 3)
+    name = "encoder.layer.0.attention.self.query"
+    base = _sentence_transformer(tmp_path / "b", main, {f"{name}.weight": fc}, dense)
+    tuned = _sentence_transformer(tmp_path / "t", main, {f"{name}.weight": fc}, planted(dense, 40.0))
+    found = scan(base, tuned)
+    assert {layer.name: layer.intruders for layer in found.layers} == {"2.linear.weight": 1, f"{name}.weight": 0}
+    mend(base, tuned, tmp_path / "out", scale=0.0)
+    assert scan(base, tmp_path / "out").intruders == 0
+    assert (tmp_path / "out/modules.json").read_bytes() == (tuned / "modules.json").read_bytes()
+    for inside in ("0.auto_model", "0.model"):
+        adapter = write_adapter(tmp_path / inside, {f"{inside}.{name}": FACTORS, "2.linear": FACTORS})
+        pairs = Pairs(base, adapter)
+        assert pairs.names == ["2.linear.weight", f"{name}.weight"] and not pairs.incomplete
+    alone = write(tmp_path / "alone", {f"{name}.weight": fc})
+    assert Pairs(alone, tuned).names == [f"{name}.weight"]
+
+
+def test_a_module_of_sentence_transformers_in_a_pickle(run, tmp_path):
+    fc = matrix(40, 30)
+    base, tuned = (
+        _sentence_transformer(tmp_path / name, "", {"a.weight": weight}, None)
+        for name, weight in (("b", fc), ("t", planted(fc, 40.0)))
+    )
+    for folder, content in ((base, b"one"), (tuned, b"one")):
+        (folder / "2_Dense").mkdir()
+        (folder / "2_Dense/pytorch_model.bin").write_bytes(content)
+    assert run(base, tuned)[0] == 0
+    (tuned / "2_Dense/pytorch_model.bin").write_bytes(b"two")
+    status, out, _ = run(base, tuned)
+    assert status == 1 and "could not be: 2_Dense/pytorch_model.bin" in out
+    mend(base, tuned, tmp_path / "out", scale=0.0)
+    assert (tmp_path / "out/2_Dense/pytorch_model.bin").read_bytes() == b"two"

@@ -257,6 +257,7 @@ def test_folders_of_a_model_are_copied_along(tmp_path):
     for name in kept:
         (tuned / name).parent.mkdir(exist_ok=True)
         (tuned / name).write_text("{}")
+    write(tuned / "2_Dense", {"linear.weight": matrix(5, 5)})
     (tuned / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]')
     for name in (
         "pytorch_model.bin",

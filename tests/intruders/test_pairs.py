@@ -156,7 +156,7 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         "shape.weight": "shapes differ: [12, 12] and [12, 11]",
         "nan.weight": "NaN or infinite in the base",
         "inf.weight": "NaN or infinite in the tuned model",
-        "zero.weight": "all zero in the base",
+        "zero.weight": "all zero in the base and not after tuning, so that every vector is new",
         "gone.weight": "all zero in the tuned model",
         "whole.weight": "of integers (I64), which are no weights",
         "cast.weight": "of integers (I8), which are no weights (in the tuned model)",
@@ -165,7 +165,7 @@ def test_what_cannot_be_compared_is_named(tmp_path):
 
 
 def test_what_an_adapter_holds_besides_is_named(tmp_path):
-    """An embedding's update and a head that trained whole are no product on a dense layer."""
+    """Updates of an embedding, a head that trained whole, and what else lies in an adapter's file."""
     base = write(tmp_path / "b", {"x.fc.weight": matrix(6, 5), "x.embed.weight": matrix(9, 5)})
     adapter = write_adapter(tmp_path / "a", {"x.fc": (matrix(2, 5), matrix(6, 2))})
     tensors = load_file(adapter / "adapter_model.safetensors") | {
@@ -179,7 +179,7 @@ def test_what_an_adapter_holds_besides_is_named(tmp_path):
     pairs = Pairs(base, write(adapter, tensors, "adapter_model.safetensors"))
     assert pairs.names == ["x.fc.weight"]
     assert set(pairs.skipped) == {
-        Skipped("x.embed", "an embedding"),
+        Skipped("x.embed.weight", "an embedding (--layers takes it all the same)"),
         Skipped("head.weight", "trained whole, beside the adapter, and no matrix of the base"),
         Skipped("x.other.base_layer.weight", "the base's own, kept with the adapter"),
         Skipped("x.tokens.token_adapter.trainable_tokens_delta", "rows of an embedding, trained beside the adapter"),
@@ -199,7 +199,7 @@ def test_an_embedding_beside_dora(tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     pairs = Pairs(tmp_path / "base", tmp_path / "adapter")
     assert pairs.names == [f"{LAYER}query.weight"]
-    assert pairs.skipped == [Skipped("embeddings.word_embeddings", "an embedding")]
+    assert pairs.skipped == [Skipped("embeddings.word_embeddings", "an embedding with DoRA, which is not read here")]
 
 
 def test_modules_that_the_file_of_the_base_leaves_out_are_named(tmp_path):

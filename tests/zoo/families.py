@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,16 @@ def _parts(kind: str, text: str | None = None, vision: str | None = None, **valu
     return parts
 
 
+_ENCODER_DECODER = {
+    "vocab_size": 64,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+}
 _GPT2 = {"vocab_size": 64, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 _SWIN_BACKBONE = {
     "model_type": "swin",
@@ -105,21 +116,7 @@ FAMILIES = (
         "AutoModelForSeq2SeqLM",
         {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
     ),
-    Family(
-        "bart",
-        "AutoModelForSeq2SeqLM",
-        {
-            "vocab_size": 64,
-            "d_model": 32,
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 48,
-            "decoder_ffn_dim": 48,
-            "max_position_embeddings": 64,
-        },
-    ),
+    Family("bart", "AutoModelForSeq2SeqLM", {**_ENCODER_DECODER, "max_position_embeddings": 64}),
     Family("mixtral", "AutoModelForCausalLM", {**_TEXT, "num_local_experts": 3, "num_experts_per_tok": 2}),
     Family(
         "qwen3_moe",
@@ -215,14 +212,7 @@ FAMILIES = (
         "whisper",
         "AutoModelForSpeechSeq2Seq",
         {
-            "vocab_size": 64,
-            "d_model": 32,
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 48,
-            "decoder_ffn_dim": 48,
+            **_ENCODER_DECODER,
             "num_mel_bins": 8,
             "max_source_positions": 16,
             "max_target_positions": 16,
@@ -311,7 +301,7 @@ def adapted(model, **options: Any):
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
-            if "lora_B" in name or "lora_A" in name:
+            if re.search(r"lora_(embedding_)?[AB]", name):
                 parameter.normal_(std=0.5 * parameter.shape[-1] ** -0.5)
             elif "modules_to_save" in name and parameter.ndim > 1:
                 parameter.add_(0.5 * torch.randn_like(parameter))

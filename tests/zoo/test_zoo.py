@@ -61,6 +61,7 @@ CASES = [
         },
     ),
     ("llama", {"modules_to_save": ["lm_head"]}),
+    ("llama", {"target_modules": ["embed_tokens", "q_proj"]}),
     *(
         (kind, {"target_modules": ["q_proj"], "modules_to_save": ["experts"]})
         for kind in ("mixtral", "gpt_oss", "llama4_text")
