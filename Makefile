@@ -15,7 +15,7 @@ VERSIONS_TESTS = tests/test_output.py tests/test_doctor.py tests/report/test_rep
   tests/checkpoints tests/models/test_checkpoint.py tests/models/test_encoder.py tests/models/test_tokenizer.py
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-lowest test-newest kills zoo fuzz dist lint docs bench clean
+.PHONY: demo test test-lowest test-newest kills zoo golden fuzz dist lint docs bench clean
 
 $(BIN)/.runs: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rmtjax needs Python 3.11 or newer")'
@@ -65,6 +65,10 @@ kills: $(BIN)/.tests$(subst =,-,$(PEERS))
 # Adapters of PEFT on many families of transformers, matrix by matrix, against merge_and_unload.
 zoo: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python -m pytest -n auto -m zoo tests/zoo
+
+# The numbers of every claim and sampler, of a scan and of training, against those that were recorded.
+golden: $(BIN)/.tests$(subst =,-,$(PEERS))
+	$(BIN)/python -m pytest -n auto -m golden tests/test_golden.py
 
 # Tens of thousands of inputs that nobody would give on purpose, to every function and every reader of files.
 fuzz: $(BIN)/.tests$(subst =,-,$(PEERS))
