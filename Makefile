@@ -85,12 +85,12 @@ docs: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python -m pytest -n auto -m docs tests/test_docs.py
 
 bench: $(BIN)/.tests$(subst =,-,$(PEERS))
-	$(BIN)/python benchmarks/transfer.py
-	$(BIN)/python benchmarks/spectra.py
-	$(BIN)/python benchmarks/engine.py
-	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/intruders.py
-	$(BIN)/python benchmarks/svd.py
+	$(BIN)/python -m benchmarks.transfer
+	$(BIN)/python -m benchmarks.spectra
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.intruders
+	$(BIN)/python -m benchmarks.svd
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-newest report site dist

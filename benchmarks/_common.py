@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmtjax.bench import timing
-from rmtjax.bench.timing import alternate, ratio, summary
+from benchmarks import _timing as timing
+from benchmarks._timing import alternate, ratio, summary
 
 __all__ = ["RESULTS", "alternate", "ratio", "save", "summary"]
 

@@ -1,4 +1,4 @@
-"""What the engine costs beside the draws: `python benchmarks/engine.py [--quick]`.
+"""What the engine costs beside the draws: `python -m benchmarks.engine [--quick]`.
 
 - the compressed sweep of `alpha-ftc` by one process that may use one core, and by two that share it, each on a core of its own;
 - a sweep of a minute with and without a store;
@@ -22,13 +22,13 @@ import time
 from pathlib import Path
 
 import jax
-from _common import alternate, ratio, save, summary
 
+from benchmarks._common import alternate, ratio, save, summary
 from rmtjax.claims import find_claims
+from rmtjax.claims.alpha_lora import alpha_ftc
 from rmtjax.montecarlo import Claim, Run, Sampler, grid, open_result, real, verify
 from rmtjax.montecarlo import plan as plan_module
 from rmtjax.report.page import write_page
-from rmtjax.transfer.claims import alpha_ftc
 
 FIXED = dict(
     beta=[0.2, 0.5, 0.8, 1.0], mu=1.0, mu_perp=0.6, gamma=1.0, gamma_source=1.0, alpha=[-1.0, 0.0, 1.0, 2.0, 3.0]
@@ -58,7 +58,7 @@ def together(trials, count):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, __file__, "--one", str(trials), address, str(count)]
+    command = [sys.executable, "-m", "benchmarks.engine", "--one", str(trials), address, str(count)]
     crew = [
         subprocess.Popen([*command, str(i), str(cores[i])], stdout=subprocess.PIPE, text=True) for i in range(count)
     ]

@@ -1,6 +1,6 @@
 """Every benchmark that an accelerator is for, in one call and one file.
 
-`python benchmarks/gpu.py [--minutes 8] [--quick] [--out FILE]`, with whatever peers are installed: PyTorch, transformers and
+`python -m benchmarks.gpu [--minutes 8] [--quick] [--out FILE]`, with whatever peers are installed: PyTorch, transformers and
 PEFT, CuPy. Each part runs in a process of its own, so that one that fails or takes too long costs only itself, and writes
 down each result as it comes; the file then holds all there is. It runs on processors too, where it is of less use.
 
@@ -20,15 +20,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from _common import save
+from benchmarks._common import save
 
 Items = Iterator[tuple[str, dict]]
 
 
 def svd(dtype: str, seconds: float, quick: bool) -> Items:
     """`rmtjax bench svd`, operation by operation, the one that matters most first."""
-    from rmtjax.bench import bench_svd
-    from rmtjax.bench.svd import OPERATIONS
+    from benchmarks._svd_cases import OPERATIONS, bench_svd
 
     began = time.perf_counter()
     for i, what in enumerate(OPERATIONS):
@@ -130,7 +129,17 @@ def main(argv: list[str] | None = None) -> None:
             left = end - time.perf_counter()
             seconds = left * PARTS[name][2] / sum(PARTS[other][2] for other in names[i:])
             file, began = Path(folder) / f"{name}.json", time.perf_counter()
-            command = [sys.executable, __file__, "--part", name, "--minutes", str(seconds / 60), "--out", str(file)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.gpu",
+                "--part",
+                name,
+                "--minutes",
+                str(seconds / 60),
+                "--out",
+                str(file),
+            ]
             command += ["--quick"] if chosen.quick else []
             failed = None
             try:
@@ -156,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _write(file: Path, content: dict) -> None:
-    from rmtjax.bench.timing import made
+    from benchmarks._timing import made
 
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({**made("gpu"), **content}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Scanning a layer for intruders against the two SVDs of the published way, and whether every verdict is the same.
 
-`python benchmarks/intruders.py [--quick]`, with `pip install 'rmtjax[demo,peers]'` for PyTorch, whose SVD is the peer:
+`python -m benchmarks.intruders [--quick]`, with `pip install 'rmtjax[demo,peers]'` for PyTorch, whose SVD is the peer:
 `torch.linalg.svd` of the matrix before and after and the cosines of all with all, as in PEFT's `reduce_intruder_dimension`.
 
 The matrices are Gaussian with a LoRA update of rank 16 whose singular values spread over the threshold; the checkpoint is the
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from _common import alternate, ratio, save
+
+from benchmarks._common import alternate, ratio, save
 
 TOP, THRESHOLD = 10, 0.5
 

@@ -1,6 +1,6 @@
 """Spiked and edge samplers, spectral densities and eigenvalues against their targets and their peers.
 
-`python benchmarks/spectra.py [--quick] [--scikit-rmt PYTHON]`, PYTHON that of an environment with scikit-rmt 2.1.1, which
+`python -m benchmarks.spectra [--quick] [--scikit-rmt PYTHON]`, PYTHON that of an environment with scikit-rmt 2.1.1, which
 needs NumPy 1 and so one of its own.
 
 - the sweep of `bbp-wigner` at N = 10⁹ and at N = 10³, 19 strengths, after compilation;
@@ -21,15 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from _common import alternate, ratio, save
 from scipy import stats
 
+from benchmarks._common import alternate, ratio, save
+from rmtjax.claims.intruder_dimensions.spikes import bbp_wigner
 from rmtjax.ensembles.wigner import hermite
-from rmtjax.laws import tracy_widom
+from rmtjax.laws.edge import tracy_widom
 from rmtjax.linalg.dense import eigvalsh
 from rmtjax.linalg.sturm import histogram
 from rmtjax.montecarlo import Claim, Sampler, grid, run, size
-from rmtjax.spectra.claims import bbp_wigner
 
 THETA = np.linspace(1.2, 3, 19)
 
@@ -54,7 +54,7 @@ print(json.dumps({"sample_s": timed(sample, repeats), "histogram_s": timed(count
 
 
 def _scaled(key, N):
-    from rmtjax.ensembles.outlier import wigner_edge
+    from rmtjax.ensembles.outlier.rank_one import wigner_edge
 
     return N ** (2 / 3) * (wigner_edge(key, N) - 2)
 

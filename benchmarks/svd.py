@@ -1,17 +1,17 @@
 """Decompositions of batches: every algorithm of ours beside jax.numpy, NumPy, SciPy, PyTorch and CuPy, with a figure.
 
-`python benchmarks/svd.py [--quick] [--dtype float32]`: what `rmtjax bench svd` prints, kept under the hardware's name.
+`python -m benchmarks.svd [--quick] [--dtype float32]`: what `rmtjax bench svd` prints, kept under the hardware's name.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from _common import save
 from rich.console import Console
 
-from rmtjax.bench import bench_svd
-from rmtjax.report.bench import svd_summary, svd_table, write_svd
+from benchmarks._common import save
+from benchmarks._svd_cases import bench_svd
+from benchmarks._svd_table import svd_summary, svd_table, write_svd
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """A step of LoRA training of MiniLM, ours beside PyTorch with PEFT: tokens a second, α's cost, memory.
 
-`python benchmarks/train_step.py [--quick] [--minutes 10] [--batch 32] [--length 128] [--dtype float32]`, in an environment with
+`python -m benchmarks.train_step [--quick] [--minutes 10] [--batch 32] [--length 128] [--dtype float32]`, in an environment with
 `pip install 'rmtjax[peers]'`. It says on standard error what it is at, and after `--minutes` begins no further round.
 
 Both train LoRA on query and value and the head with AdamW, dropout on, on the same random tokens, in turn in one process;
@@ -19,9 +19,9 @@ from importlib.util import find_spec
 
 import jax
 import numpy as np
-from _common import ratio, save, summary
 
-from rmtjax.bench.timing import PAUSE
+from benchmarks._common import ratio, save, summary
+from benchmarks._timing import PAUSE
 
 RANK, LEARNING_RATE = 8, 1e-4
 
@@ -42,7 +42,7 @@ class Clock:
 
 
 def rounds(clock: Clock, share: float, repeats: int, **steps) -> dict:
-    """Times of functions that are run in turn, as `rmtjax.bench.timing.alternate` does, for a share of the time allowed.
+    """Times of functions that are run in turn, as `benchmarks._timing.alternate` does, for a share of the time allowed.
 
     There is one round that counts at least.
     """

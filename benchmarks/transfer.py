@@ -1,4 +1,4 @@
-"""The transfer engine against its targets and its peers: `python benchmarks/transfer.py [--quick]`.
+"""The transfer engine against its targets and its peers: `python -m benchmarks.transfer [--quick]`.
 
 - the compressed sweep of `alpha-ftc` at p = 10⁹ and at p = 10³, after compilation;
 - χ draws: ours, `jax.random.gamma`, `numpy.random.Generator.chisquare`;
@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from _common import alternate, ratio, save
 from threadpoolctl import threadpool_limits
 
+from benchmarks._common import alternate, ratio, save
 from rmtjax._machine import cores
-from rmtjax.ensembles.chi import chi
+from rmtjax.claims.alpha_lora import alpha_ftc
+from rmtjax.ensembles._rng.chi import chi
 from rmtjax.montecarlo import grid, run
-from rmtjax.transfer.claims import alpha_ftc
 
 FIXED = dict(beta=0.8, mu=1.0, mu_perp=0.6, gamma=1.0, gamma_source=1.0)
 ALPHA = np.linspace(-3, 6, 41)

@@ -65,8 +65,8 @@ def record(
     }
     table = args.out / "results" / f"{args.name}.json"
     table.parent.mkdir(parents=True, exist_ok=True)
-    table.write_text(json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    print(json.dumps(_plain(numbers), indent=1, ensure_ascii=False))
+    table.write_text(json.dumps(plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    print(json.dumps(plain(numbers), indent=1, ensure_ascii=False))
     print(f"{image}\n{table}\n{wall_s} s")
 
 
@@ -75,14 +75,14 @@ def worst_z(result: xr.Dataset) -> float:
     return float(np.abs(result["z"]).max())
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Arrays as lists, numbers at seven digits; what is not finite (a worst α that does not exist) as null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if hasattr(value, "tolist"):  # of NumPy or JAX, a scalar or an array
         value = np.asarray(value).tolist()
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value

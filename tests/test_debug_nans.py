@@ -6,8 +6,9 @@ import pytest
 
 from rmtjax import InputError
 from rmtjax.laws import intruders
-from rmtjax.linalg import dense, low_rank, spectra, sturm
+from rmtjax.linalg import dense, low_rank, sturm
 from rmtjax.montecarlo import Claim, real, run
+from rmtjax.spectra import bulk_fit as spectra
 
 
 @pytest.fixture(autouse=True)

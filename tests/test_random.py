@@ -14,8 +14,9 @@ import rmtjax
 from rmtjax._random import fixed_normal, key_of, pinned, wrapped
 from rmtjax.adapters import adapt
 from rmtjax.ensembles.haar import orthogonal
-from rmtjax.linalg import dense, spectra
+from rmtjax.linalg import dense
 from rmtjax.models import load_classifier
+from rmtjax.spectra import bulk_fit as spectra
 
 from .finetune.helpers import write_base
 from .helpers import GENERATORS, HOSTILE, flags

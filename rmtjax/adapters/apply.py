@@ -14,7 +14,7 @@ from flax import nnx
 
 from rmtjax._errors import InputError, check_known, shown
 from rmtjax._random import key_of, pinned
-from rmtjax.adapters.linear import (
+from rmtjax.adapters.layers import (
     AdaptedLinear,
     DenseLayer,
     check_dense,
@@ -24,8 +24,8 @@ from rmtjax.adapters.linear import (
     sharded_like,
     warn_of_loss,
 )
-from rmtjax.adapters.updates import METHODS, Dense, update
-from rmtjax.adapters.variables import AdapterParam, AlphaParam, TrainedParam
+from rmtjax.adapters.methods import METHODS, Dense, update
+from rmtjax.adapters.params import AdapterParam, AlphaParam, TrainedParam
 
 __all__ = ["SHARING", "TRAINABLE", "Count", "Pattern", "adapt", "count_parameters", "merged"]
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rmtjax._precision import float64
-from rmtjax.ensembles.counter import batch_last
-from rmtjax.ensembles.outlier import _GROUP, TOLERANCE, _Number, covariance_rows, outlier_depth, wigner_rows
+from rmtjax.ensembles._rng.counter import batch_last
+from rmtjax.ensembles.outlier.rank_one import _GROUP, TOLERANCE, _Number, covariance_rows, outlier_depth, wigner_rows
 
 __all__ = ["hermite_cdf", "laguerre_cdf", "spectral_measure"]
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Inexact, Key
 
 from rmtjax._precision import float64
-from rmtjax.ensembles.entries import entries, floating, whole
+from rmtjax.ensembles._rng.entries import entries, floating, whole
 
 __all__ = ["orthogonal", "special_orthogonal", "unit_vector", "unitary"]
 

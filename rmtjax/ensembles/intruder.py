@@ -34,8 +34,8 @@ from jaxtyping import Array, Float, Key, Real
 
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
-from rmtjax.ensembles.counter import normal
-from rmtjax.ensembles.entries import whole
+from rmtjax.ensembles._rng.counter import normal
+from rmtjax.ensembles._rng.entries import whole
 from rmtjax.ensembles.haar import unit_vector
 from rmtjax.ensembles.wigner import goe, hermite
 from rmtjax.ensembles.wishart import iid, laguerre

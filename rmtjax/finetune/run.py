@@ -35,13 +35,13 @@ from rmtjax.adapters import (
     stiefel,
 )
 from rmtjax.checkpoints.folders import model_folder, weights_folder
+from rmtjax.datasets import glue
 from rmtjax.finetune.data import Batches, Layout, Sequences, choose_lengths
 from rmtjax.finetune.settings import Settings
 from rmtjax.finetune.step import Parts, Trainer, TrainState, data_mesh, loss_of
 from rmtjax.intruders import intruder_limits
 from rmtjax.models import EncoderConfig, load_classifier, save_model
 from rmtjax.models.tokenizer import Tokenizer
-from rmtjax.tasks import glue
 
 __all__ = ["Checkpoints", "Run", "finetune", "optimizer_of", "predict"]
 

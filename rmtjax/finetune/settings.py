@@ -9,7 +9,7 @@ from typing import Any
 
 from rmtjax._errors import InputError, check_known, shown
 from rmtjax.adapters.apply import SHARING
-from rmtjax.adapters.updates import METHODS
+from rmtjax.adapters.methods import METHODS
 
 __all__ = ["ALL_METHODS", "Settings"]
 
@@ -94,7 +94,7 @@ class Settings:
         Raises:
             InputError: for a value that is not allowed.
         """
-        from rmtjax.tasks.glue import task
+        from rmtjax.datasets.glue import task
 
         self._check_kinds()
         name = task(self.task).name

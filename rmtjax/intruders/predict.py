@@ -59,7 +59,7 @@ import numpy as np
 from scipy.special import erf
 
 from rmtjax._errors import InputError, shown
-from rmtjax.linalg.spectra import BulkFit
+from rmtjax.spectra.bulk_fit import BulkFit
 
 __all__ = ["Prediction", "bulk_edge", "check_question", "drawn_intruders", "lone_intruders", "predict"]
 

@@ -22,7 +22,7 @@ from rmtjax.intruders.pairs import ZERO, ZERO_AFTER, Pair, Pairs, Skipped, large
 from rmtjax.intruders.predict import Prediction, bulk_edge, check_question, predict
 from rmtjax.linalg.dense import one_blas_thread, svdvals
 from rmtjax.linalg.krylov import FAR, Matrix, Operator, Ritz, full_width, largest_cosines, top_singular
-from rmtjax.linalg.spectra import BulkFit, bulk_fit, effective_rank, stable_rank
+from rmtjax.spectra.bulk_fit import BulkFit, bulk_fit, effective_rank, stable_rank
 
 __all__ = ["LayerScan", "Scan", "Update", "gram_values", "scan", "scan_layer"]
 

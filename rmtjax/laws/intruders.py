@@ -49,7 +49,8 @@ from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError, shown, unknown
 from rmtjax._precision import float64
-from rmtjax.laws import marchenko_pastur, semicircle, tracy_widom
+from rmtjax.laws import marchenko_pastur, semicircle
+from rmtjax.laws.edge import tracy_widom
 
 __all__ = [
     "independent_intruder_probability",

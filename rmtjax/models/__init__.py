@@ -1,11 +1,11 @@
 """Encoders in Flax NNX: BERT and RoBERTa, their checkpoints and tokenisers."""
 
 from rmtjax.checkpoints import model_folder
+from rmtjax.models._fast_cpu import Noise
 from rmtjax.models.checkpoint import LoadReport, load_classifier, load_encoder, save_model
 from rmtjax.models.classifier import SequenceClassifier
 from rmtjax.models.config import EncoderConfig
 from rmtjax.models.encoder import Encoder
-from rmtjax.models.functional import Noise
 
 __all__ = [
     "Encoder",

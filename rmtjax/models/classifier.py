@@ -8,9 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rmtjax._errors import InputError
+from rmtjax.models._fast_cpu import Noise, dropout
 from rmtjax.models.config import EncoderConfig
 from rmtjax.models.encoder import Encoder, linear
-from rmtjax.models.functional import Noise, dropout
 
 __all__ = ["SequenceClassifier"]
 

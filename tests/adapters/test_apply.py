@@ -20,8 +20,8 @@ from rmtjax.adapters import (
     merged,
     unmerge,
 )
-from rmtjax.adapters.linear import adapted_layers
-from rmtjax.adapters.updates import METHODS, Dense
+from rmtjax.adapters.layers import adapted_layers
+from rmtjax.adapters.methods import METHODS, Dense
 from tests.models.helpers import batch, classifier, logits, refused, train, weights
 
 D, LAYERS, RANK = 16, 2, 3

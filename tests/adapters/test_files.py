@@ -11,7 +11,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from rmtjax.adapters import AdapterParam, AlphaParam, TrainedParam, adapt, load_peft, merged, save_peft
-from rmtjax.adapters.linear import adapted_layers
+from rmtjax.adapters.layers import adapted_layers
 from tests.models.helpers import batch, classifier, logits, refused, weights
 
 CONFIG, TENSORS, ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"

@@ -26,8 +26,8 @@ from rmtjax.adapters import (
     save_peft,
     unmerge,
 )
-from rmtjax.adapters.linear import adapted_layers
-from rmtjax.adapters.updates import METHODS
+from rmtjax.adapters.layers import adapted_layers
+from rmtjax.adapters.methods import METHODS
 from rmtjax.intruders import intruder_limits
 from tests.models.helpers import refused, relative
 

@@ -21,8 +21,8 @@ from rmtjax.adapters import (  # noqa: E402
     merged,
     save_peft,
 )
-from rmtjax.adapters.linear import adapted_layers  # noqa: E402
-from rmtjax.adapters.updates import DoRA, LoRA  # noqa: E402
+from rmtjax.adapters.layers import adapted_layers  # noqa: E402
+from rmtjax.adapters.methods import DoRA, LoRA  # noqa: E402
 from rmtjax.models import load_classifier, save_model  # noqa: E402
 from tests.models.helpers import (  # noqa: E402
     batch,

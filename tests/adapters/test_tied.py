@@ -11,7 +11,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from rmtjax.adapters import TRAINABLE, AdapterParam, TrainedParam, adapt, count_parameters, load_peft, merged, save_peft
-from rmtjax.adapters.linear import adapted_layers
+from rmtjax.adapters.layers import adapted_layers
 from tests.models.helpers import refused, weights
 
 

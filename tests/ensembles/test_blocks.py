@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from rmtjax._errors import InputError
-from rmtjax.ensembles import blocks, outlier
+from rmtjax.ensembles.outlier import rank_one as outlier
+from rmtjax.ensembles.outlier import rank_r as blocks
 from rmtjax.laws import spikes
 
 T = 500  # one number of trials everywhere: every sampler is compiled once

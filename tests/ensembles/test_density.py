@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from rmtjax.claims import SPECTRA
-from rmtjax.ensembles import density, outlier
+from rmtjax.ensembles import density
+from rmtjax.ensembles.outlier import rank_one as outlier
 from rmtjax.montecarlo import run
 
 

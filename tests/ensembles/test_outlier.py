@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rmtjax.ensembles import outlier
+from rmtjax.ensembles.outlier import rank_one as outlier
 
 T = 1_000  # one number of trials everywhere: every sampler is compiled once
 

@@ -17,6 +17,14 @@ from rmtjax.montecarlo import Claim, grid, real, run, size, zipped
 from rmtjax.report.figures import law_against_monte_carlo, save, symbol
 
 FOLDER = Path(__file__).parents[2] / "experiments"
+
+
+def experiment(name):
+    """Return the module of an experiment, whichever paper it is of."""
+    [file] = FOLDER.glob(f"*/{name}.py")
+    return importlib.import_module(f"experiments.{file.parent.name}.{name}")
+
+
 TRIALS = {
     "appendix_c_arbitrary_source": 16,
     "appendix_d_three_sources": 16,
@@ -53,8 +61,7 @@ def numbers(value) -> list[float]:
 
 @pytest.mark.parametrize("name", TRIALS)
 def test_experiment_leaves_a_figure_and_finite_numbers(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    module = importlib.import_module(name)
+    module = experiment(name)
     assert module.__doc__.startswith(("α-LoRA, ", "Intruder Dimensions, "))
 
     for attribute, value in SMALLER.get(name, {}).items():
@@ -81,15 +88,13 @@ def test_experiment_leaves_a_figure_and_finite_numbers(name, tmp_path, monkeypat
 
 
 def test_arguments_that_cannot_be_used_are_named(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(FOLDER))
     with pytest.raises(SystemExit):
-        importlib.import_module("convergence").main(["--trials", "1"])
+        importlib.import_module("experiments.alpha_lora.convergence").main(["--trials", "1"])
     assert "--trials 1: must be at least 2" in capsys.readouterr().err
 
 
 def test_slope_is_recovered_from_exact_powers(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    convergence = importlib.import_module("convergence")
+    convergence = importlib.import_module("experiments.alpha_lora.convergence")
     bias = 3.0 / convergence.P
     fit, error = convergence.slope(convergence.P, bias, 0.01 * bias)
     assert fit == pytest.approx(-1, abs=1e-12) and 0 < error < 0.01

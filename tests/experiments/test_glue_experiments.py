@@ -3,14 +3,14 @@
 import dataclasses
 import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from scipy import stats
 
-FOLDER = Path(__file__).parents[2] / "experiments"
+from .test_experiments import experiment
+
 MODULES = [f"bert.encoder.layer.{i}.attention.self.{kind}" for i in range(3) for kind in ("query", "value")]
 
 
@@ -46,8 +46,7 @@ def runs(tmp_path):
 
 
 def run(name, folder, out, monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    module = importlib.import_module(name)
+    module = experiment(name)
     module.main(["--runs", str(folder), "--out", str(out)])
     assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     return json.loads((out / "results" / f"{name}.json").read_text(encoding="utf-8"))["numbers"]
@@ -95,8 +94,7 @@ def test_ablations(runs, tmp_path, monkeypatch):
 
 
 def test_plans_name_every_run_once(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    plans = importlib.import_module("glue_runs").PLANS
+    plans = importlib.import_module("experiments.alpha_lora.glue_runs").PLANS
     names = [f"{name}-{settings.seed}" for plan in plans.values() for seed in range(5) for name, settings in plan(seed)]
     assert len(names) == len(set(names))
     assert all(settings.checked() for plan in plans.values() for _, settings in plan(0))
@@ -178,8 +176,7 @@ def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
 
 
 def test_results_of_another_study_are_not_taken_for_this_one(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    study = importlib.import_module("intruder_study_runs")
+    study = importlib.import_module("experiments.intruder_dimensions.intruder_study_runs")
     chosen = study.settings("lora-r8", "mrpc", 0, 1)
     told = {k: v for k, v in chosen.checked().as_dict().items() if k not in ("data", "model", "task", "epochs")}
     file = tmp_path / "lora-r8-0.json"
@@ -192,8 +189,7 @@ def test_results_of_another_study_are_not_taken_for_this_one(tmp_path, monkeypat
 
 
 def test_embeddings_that_stay_keep_their_behaviour(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    drift = importlib.import_module("intruder_study_runs").drift
+    drift = importlib.import_module("experiments.intruder_dimensions.intruder_study_runs").drift
     x = np.random.default_rng(1).standard_normal((40, 16))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     turn = np.linalg.qr(np.random.default_rng(2).standard_normal((16, 16)))[0]
@@ -207,8 +203,7 @@ def test_embeddings_that_stay_keep_their_behaviour(monkeypatch):
 
 def test_mitigation_beside_its_control(tmp_path, monkeypatch, capsys):
     """Per run: what mending changes at the least λ, and how much more of it than an update that is shrunk as far."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    mitigation = importlib.import_module("intruder_mitigation")
+    mitigation = importlib.import_module("experiments.intruder_dimensions.intruder_mitigation")
     random = np.random.default_rng(0)
     folder = tmp_path / "results/intruder-mitigation"
     folder.mkdir(parents=True)
@@ -241,8 +236,7 @@ def test_mitigation_beside_its_control(tmp_path, monkeypatch, capsys):
 
 def test_an_update_is_shrunk_evenly(tmp_path, monkeypatch):
     """By so much, weight by weight, whatever the names lead with, and in the weights' own precision."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    evenly = importlib.import_module("intruder_mitigation").evenly
+    evenly = importlib.import_module("experiments.intruder_dimensions.intruder_mitigation").evenly
     random = np.random.default_rng(1)
     base = {name: random.standard_normal((4, 3)).astype(np.float32) for name in ("a.weight", "b.weight")}
     tuned = {"bert.a.weight": base["a.weight"] + 1, "b.weight": base["b.weight"]}

@@ -13,13 +13,13 @@ from safetensors.numpy import load_file
 from rmtjax import InputError
 from rmtjax._files import LOCK
 from rmtjax.adapters import load_peft
-from rmtjax.adapters.linear import adapted_layers
+from rmtjax.adapters.layers import adapted_layers
+from rmtjax.datasets import glue
 from rmtjax.finetune import finetune
 from rmtjax.finetune.run import Checkpoints, Run, predict
 from rmtjax.intruders import intruder_limits
 from rmtjax.models import load_classifier
 from rmtjax.report import finetune as report
-from rmtjax.tasks import glue
 
 from .helpers import Shared, files, settings, write_task
 

@@ -12,16 +12,16 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks._svd_cases import read_shapes
 from rmtjax import AlphaTransferClassifier, InputError
 from rmtjax.adapters import adapt, alpha_updater
-from rmtjax.bench.svd import read_shapes
 from rmtjax.claims import CLAIMS
+from rmtjax.datasets.glue import score
 from rmtjax.finetune import Settings
 from rmtjax.linalg import dense
 from rmtjax.montecarlo import Run, grid, judge, merge_results, run, zipped
 from rmtjax.montecarlo.grid import parse_values
-from rmtjax.tasks.glue import score
-from rmtjax.tasks.transfer import run_transfer
+from rmtjax.transfer.domains import run_transfer
 
 from ..montecarlo.helpers import BOTH, MEAN, TWO
 from .helpers import JUNK, NUMBERS, many, survives

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from rmtjax.adapters import read_peft
 from rmtjax.claims import load_claims
+from rmtjax.datasets.amazon import load_domain
+from rmtjax.datasets.glue import load_glue
 from rmtjax.finetune.run import _existing, _history
 from rmtjax.intruders import Pairs
 from rmtjax.models import EncoderConfig, load_encoder
 from rmtjax.models.tokenizer import Tokenizer
 from rmtjax.montecarlo import cells_of, grid, merge_results, open_result, run, write_result
-from rmtjax.tasks.amazon import load_domain
-from rmtjax.tasks.glue import load_glue
 
 from ..finetune.helpers import write_base, write_task
 from ..intruders.helpers import matrix, write_adapter

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from rmtjax.adapters import adapt, merged, save_peft
-from rmtjax.adapters.linear import adapted_layers
-from rmtjax.adapters.updates import DoRA
-from rmtjax.adapters.variables import AdapterParam, AlphaParam
+from rmtjax.adapters.layers import adapted_layers
+from rmtjax.adapters.methods import DoRA
+from rmtjax.adapters.params import AdapterParam, AlphaParam
 from rmtjax.checkpoints import read_peft
 from rmtjax.intruders import Pairs, Skipped, scan
 from rmtjax.models import save_model

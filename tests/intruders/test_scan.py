@@ -14,7 +14,7 @@ from rmtjax.intruders.scan import _stand_in, gram_values
 from rmtjax.laws import marchenko_pastur, spikes
 from rmtjax.linalg.dense import one_blas_thread
 from rmtjax.linalg.krylov import Operator, largest_cosines
-from rmtjax.linalg.spectra import bulk_fit
+from rmtjax.spectra.bulk_fit import bulk_fit
 
 SHAPES = [(160, 160), (260, 130), (130, 260)]
 KINDS = ["gaussian", "power law", "spikes"]

@@ -425,8 +425,9 @@ def test_the_callers_precision_is_left_alone():
     """In a process of its own: neither import nor use flips the global switch."""
     code = """
 import jax, jax.numpy as jnp
-import rmtjax, rmtjax.laws.alpha_ftc as law, rmtjax.transfer.claims, rmtjax.transfer.compressed, rmtjax.transfer.dense
-import rmtjax.ensembles.entries, rmtjax.linalg.ridge
+import rmtjax, rmtjax.laws.alpha_ftc as law, rmtjax.claims.alpha_lora
+import rmtjax.ensembles.alpha_ftc.compressed, rmtjax.ensembles.alpha_ftc.dense
+import rmtjax.ensembles._rng.entries, rmtjax.linalg.ridge
 assert not jax.config.jax_enable_x64
 assert law.delta(1.0, 2.0).dtype == "float64"
 jax.grad(lambda g: law.best_accuracy(law.scalars(g, 1.0, 1.0, law.Source(1.0, 0.5))))(1.0)

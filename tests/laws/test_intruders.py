@@ -1,6 +1,6 @@
 """The intruder laws against an exact simulation in the base's own eigenbasis, itself checked against matrices.
 
-The simulation is that of ``experiments/intruder_law.py``: spectra of tridiagonal models, uniform directions, the secular
+The simulation is that of ``experiments/intruder_dimensions/intruder_law.py``: spectra of tridiagonal models, uniform directions, the secular
 equation. Draws that share a spectrum are one cluster in the standard errors.
 """
 
@@ -15,7 +15,8 @@ from scipy.stats import beta
 
 from rmtjax._errors import InputError
 from rmtjax.laws import intruders as law
-from rmtjax.laws import marchenko_pastur, semicircle, tracy_widom
+from rmtjax.laws import marchenko_pastur, semicircle
+from rmtjax.laws.edge import tracy_widom
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(Path(__file__).parents[2] / "experiments"))

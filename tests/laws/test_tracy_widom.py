@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from rmtjax import InputError
-from rmtjax.laws import tracy_widom
+from rmtjax.laws.edge import tracy_widom
 
 BETAS = [1, 2, 4]
 MOMENTS = [tracy_widom.mean, tracy_widom.var, tracy_widom.skewness, tracy_widom.kurtosis]

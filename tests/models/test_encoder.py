@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rmtjax.models import Encoder, Noise, SequenceClassifier, encoder, functional
+from rmtjax.models import Encoder, Noise, SequenceClassifier, encoder
+from rmtjax.models import _fast_cpu as functional
 from rmtjax.models import classifier as head
 from tests.models.helpers import batch, classifier, config_of, filled, logits, refused, relative, weights
 

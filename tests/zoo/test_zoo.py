@@ -11,7 +11,8 @@ import re
 import numpy as np
 import pytest
 
-from rmtjax.intruders import Pairs, mend, scan
+from rmtjax.intruders import Pairs, scan
+from rmtjax.intruders import mitigate as mend
 
 from .conversions import TABLE, table, written
 from .families import FAMILIES, adapted, build, counted, matrices

@@ -1,0 +1,1 @@
+"""What is fast, measured beside its peers in one run, each a module to run: python -m benchmarks.engine"""

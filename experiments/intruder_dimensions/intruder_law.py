@@ -1,0 +1,416 @@
+"""Intruder Dimensions, §V: how often the outlier is an intruder at finite size, law against simulation.
+
+Symmetric and rectangular matrices, exact in law, without the matrix: the spectrum is that of a tridiagonal matrix, the
+spike's directions are uniform in its eigenbasis, the outlier solves the secular equation and the overlaps follow. Several
+directions share a spectrum, which makes them one cluster in the standard errors. Sizes that the file of results already
+holds for the same seed and trials are not drawn again. The table of docs/intruder-law.md is written from the same numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+from scipy.linalg import eigvalsh_tridiagonal
+from scipy.special import erf
+
+from experiments._common import HERE, parse, plain
+from rmtjax.laws import intruders as law
+from rmtjax.laws import marchenko_pastur
+from rmtjax.montecarlo.provenance import provenance
+from rmtjax.report.figures import INK, MUTED, colours, new_figure, points, save, style
+
+Shape = tuple[int, ...]
+"""(N,) of a symmetric matrix, (n, m) with n ≤ m of a rectangular one; m×n is the same with its sides exchanged."""
+
+SIZES: dict[Shape, float] = {
+    (200,): 1.0, (768,): 0.5, (4096,): 0.16,
+    (200, 200): 0.6, (200, 800): 0.5, (768, 768): 0.3, (768, 3072): 0.2, (4096, 4096): 0.08,
+}  # fmt: skip
+"""Matrices and which share of the trials each is given; a spectrum costs N²."""
+
+STRENGTHS = np.array([0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.45, 1.7, 2.2, 3.0])
+"""θ in units of the BBP threshold."""
+
+TOLERANCES = np.array([0.3, 0.5, 0.7, 0.8, 0.9])
+DRAWN = TOLERANCES[:3]
+DIRECTIONS = 16
+LARGE = (1e3, 1e4, 1e6, 1e9)
+"""Sizes at which the law's threshold is given, to show its limit."""
+
+DOCUMENT = HERE.parent / "docs" / "intruder-law.md"
+
+
+# -- the simulation ----------------------------------------------------------------------------------------------------
+
+
+def goe_spectrum(rng: np.random.Generator, N: int) -> np.ndarray:
+    """Eigenvalues of the GOE of variance 1/N, descending (Dumitriu & Edelman 2002)."""
+    diagonal, beside = rng.normal(0, np.sqrt(2 / N), N), np.sqrt(rng.chisquare(np.arange(N - 1, 0, -1)) / N)
+    return eigvalsh_tridiagonal(diagonal, beside)[::-1]
+
+
+def singular_spectrum(rng: np.random.Generator, n: int, m: int) -> np.ndarray:
+    """Singular values of a Gaussian n×m matrix of variance 1/m, n ≤ m, descending."""
+    a, b = np.sqrt(rng.chisquare(np.arange(m, m - n, -1)) / m), np.sqrt(rng.chisquare(np.arange(n - 1, 0, -1)) / m)
+    square = eigvalsh_tridiagonal(a**2 + np.append(0, b**2), a[:-1] * b)
+    return np.sqrt(np.maximum(square, 0))[::-1]
+
+
+def unit(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    """Rows uniform on the sphere."""
+    t = rng.normal(size=(count, n))
+    return t / np.linalg.norm(t, axis=1, keepdims=True)
+
+
+def wigner_overlaps(eigenvalues: np.ndarray, t: np.ndarray, theta: float) -> np.ndarray:
+    """Squared overlaps (T, N) of the top eigenvector of Λ + θ t tᵀ; Newton rises to the root of 1/Σ = θ, concave."""
+    share, below = t**2, eigenvalues[0] - eigenvalues
+    x = theta * share[:, :1]
+    for _ in range(200):
+        inverse = 1 / (x + below)
+        first, second = np.sum(share * inverse, 1, keepdims=True), np.sum(share * inverse**2, 1, keepdims=True)
+        move = (theta * first - 1) * first / second
+        x = x + move
+        if np.all(np.abs(move) <= 1e-10 * x):
+            break
+    y = share / (x + below) ** 2
+    return y / np.sum(y, 1, keepdims=True)
+
+
+def rectangular_overlaps(s: np.ndarray, a: np.ndarray, b: np.ndarray, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Squared left and right overlaps (T, n) of S + θ a bᵀ, n ≤ m, with the singular vectors of S."""
+    n = s.size
+    free, a2, b2, ab = np.sum(b[:, n:] ** 2, 1), a**2, b[:, :n] ** 2, a * b[:, :n]
+
+    def secular(x, rows=slice(None)):
+        d = 1 / (x[:, None] ** 2 - s**2)
+        return x * np.sum(a2[rows] * d, 1), x * np.sum(b2[rows] * d, 1) + free[rows] / x, (ab[rows] * d) @ s, d
+
+    def residual(x):
+        A, B, C, _ = secular(x)
+        return 1 / (C + np.sqrt(A * B)) - theta
+
+    # Right of s₁ the outlier is the root of an increasing concave function (docs/derivations.md, §3), which secants from
+    # the left do not pass.
+    before, x = (np.full(len(a), s[0] + small) for small in (1e-6, 2e-6))
+    old, now = residual(before), residual(x)
+    inside = now > 0
+    for _ in range(100):
+        rises = (now > old) & ~inside
+        move = np.where(rises, -now * (x - before) / np.where(rises, now - old, 1.0), 0.0)
+        before, x, old = x, x + move, now
+        if np.all(np.abs(move) <= 1e-10 * (x - s[0])):
+            break
+        now = residual(x)
+    if np.any(inside):  # between s₂ and s₁, or closer to s₁ than the secants begin
+        low, high = np.full(inside.sum(), s[1]), np.full(inside.sum(), s[0] + 2e-6)
+        for _ in range(50):
+            middle = (low + high) / 2
+            A, B, C, _ = secular(middle, inside)
+            definite = (C - 1 / theta) ** 2 < A * B
+            above = np.where(middle > s[0], definite & (A > 0), ~(definite & (A < 0)))
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        x[inside] = (low + high) / 2
+    A, B, C, d = secular(x)
+    C = C - 1 / theta
+    first = np.abs(A) > np.abs(B)
+    right_weight, left_weight = np.where(first, -C, B)[:, None], np.where(first, A, -C)[:, None]
+    sigma = x[:, None]
+    left = ((sigma * right_weight * a + s * left_weight * b[:, :n]) * d) ** 2
+    right = ((sigma * left_weight * b[:, :n] + s * right_weight * a) * d) ** 2
+    null = left_weight[:, 0] ** 2 * free / x**2
+    return left / np.sum(left, 1, keepdims=True), right / (np.sum(right, 1) + null)[:, None]
+
+
+def simulate(shape: Shape, spectra: int, seed: int, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies of intruders and their standard errors, arrays (sides, ε, θ)."""
+    rng = np.random.default_rng([seed, *shape])
+    sides = len(shape)
+    inside = np.empty((spectra, sides, TOLERANCES.size, strengths.size))
+    for i in range(spectra):
+        if sides == 1:
+            spectrum, t = goe_spectrum(rng, *shape), unit(rng, DIRECTIONS, *shape)
+        else:
+            spectrum, t = singular_spectrum(rng, *shape), [unit(rng, DIRECTIONS, n) for n in shape]
+        for k, theta in enumerate(strengths * bbp(shape)):
+            y = [wigner_overlaps(spectrum, t, theta)] if sides == 1 else rectangular_overlaps(spectrum, *t, theta)
+            largest = np.stack([v.max(1) for v in y])
+            inside[i, :, :, k] = np.mean(largest[:, None] < TOLERANCES[:, None] ** 2, 2)
+    return inside.mean(0), inside.std(0, ddof=1) / np.sqrt(spectra)
+
+
+# -- the laws ----------------------------------------------------------------------------------------------------------
+
+
+def bbp(shape: Shape) -> float:
+    """The BBP threshold."""
+    return 1.0 if len(shape) == 1 else (shape[0] / shape[1]) ** 0.25
+
+
+def sides_of(shape: Shape) -> tuple[str, ...]:
+    """Names of what is simulated."""
+    return ("intruder",) if len(shape) == 1 else ("intruder_left", "intruder_right")
+
+
+def predicted(shape: Shape, strengths: np.ndarray, eps: np.ndarray) -> np.ndarray:
+    """The law, array (sides, ε, θ)."""
+    theta, eps = strengths * bbp(shape), eps[:, None]
+    if len(shape) == 1:
+        return np.asarray(law.intruder_probability(*shape, theta, eps))[None]
+    left = np.asarray(law.rectangular_intruder_probability(*shape, theta, eps))
+    if shape[0] == shape[1]:  # the two sides are one law
+        return np.stack([left, left])
+    return np.stack([left, np.asarray(law.rectangular_intruder_probability(*shape, theta, eps, side="right"))])
+
+
+def independent(shape: Shape, strengths: np.ndarray, eps: np.ndarray) -> np.ndarray:
+    """The product over independent Gaussian overlaps, array (sides, ε, θ)."""
+    theta, eps = strengths * bbp(shape), eps[:, None]
+    if len(shape) == 1:
+        return np.asarray(law.independent_intruder_probability(*shape, theta, eps))[None]
+    n, m = shape
+    quantiles = np.asarray(marchenko_pastur.singular_ppf(1 - (np.arange(1, n + 1) - 0.75) / (n - 0.5), n / m))
+    found = []
+    for side, size in zip(("left", "right"), shape, strict=True):
+        profile = np.asarray(law.rectangular_overlap_profile(theta[:, None], quantiles, n / m, side=side))
+        product = np.prod(erf(eps[..., None] * np.sqrt(size / (2 * profile))), -1)
+        found.append(np.where(strengths > 1, product, 0.0))
+    return np.stack(found)
+
+
+def thresholds(shape: Shape, eps: np.ndarray) -> np.ndarray:
+    """Where P = ½ on the first side, in units of the BBP threshold."""
+    if len(shape) == 1:
+        return np.asarray(law.intruder_threshold(*shape, eps))
+    return np.asarray(law.rectangular_intruder_threshold(*shape, eps)) / bbp(shape)
+
+
+def first_order(sums: Any, p: Any, q: Any, ell: Any) -> Any:
+    """The saddle point without its second-order correction."""
+    at = law._potential(sums, p, q, ell)
+    return at.value - jnp.log(2 * jnp.pi) - jnp.log(at.pp * at.qq - at.pq**2) / 2
+
+
+def without(part: str, N: int, strengths: np.ndarray, eps: np.ndarray) -> np.ndarray:
+    """The symmetric law without one of its parts, array (ε, θ)."""
+    nodes, weights = law._top_law()
+    mean = np.full_like(nodes, np.sum(nodes * weights))
+
+    def one(N, theta, eps):
+        spectrum = law._wigner_spectrum(N)
+        if part == "edge fluctuation":
+            return law._given_top(
+                spectrum._replace(below=spectrum.below.at[0].set(spectrum.top[0] * mean[0] / nodes[0])),
+                lambda x, s: law._wigner_terms(x, s, theta), theta, eps,
+            )  # fmt: skip
+        return law._averaged(spectrum, lambda x, s: law._wigner_terms(x, s, theta), theta, eps)
+
+    replaced = first_order if part == "second order" else law._log_density
+    with jax.enable_x64(True), mock.patch.object(law, "_log_density", replaced):
+        compiled = jax.jit(one)
+        return np.array([[float(compiled(float(N), float(theta), float(e))) for theta in strengths] for e in eps])
+
+
+def windows() -> dict[str, dict[str, float]]:
+    """:math:`(θ - 1)N^{1/3}` at the symmetric law's threshold, by ε and N."""
+    return {
+        f"{eps:g}": {f"{N:g}": (float(law.intruder_threshold(N, eps)) - 1) * N ** (1 / 3) for N in LARGE}
+        for eps in DRAWN
+    }
+
+
+PARTS = ("edge fluctuation", "second order")
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+def name_of(shape: Shape) -> str:
+    """``200`` or ``200×800``."""
+    return "×".join(map(str, shape))
+
+
+def kept(path: Path, args: Any, strengths: np.ndarray) -> dict[str, Any]:
+    """The runs of an earlier call with the same seed, trials and strengths."""
+    if not path.is_file():
+        return {}
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    same = dict(seed=args.seed, trials_per_cell=args.trials, strengths=plain(strengths))
+    return {name: run for name, run in runs.items() if {k: run["provenance"].get(k) for k in same} == same}
+
+
+def cells(shape: Shape, strengths: np.ndarray, trials: int, **by_name: np.ndarray) -> list[dict[str, Any]]:
+    """One row for each ε and θ; of arrays (sides, ε, θ)."""
+    sizes = {"N": shape[0]} if len(shape) == 1 else {"n": shape[0], "m": shape[1]}
+    rows = []
+    for i, eps in enumerate(TOLERANCES):
+        for k, theta in enumerate(strengths):
+            row = {**sizes, "theta": theta * bbp(shape), "eps": eps, "trials": trials}
+            values = [{what: v[j, i, k] for what, v in by_name.items()} for j in range(len(shape))]
+            if len(shape) == 1:
+                rows.append(row | values[0])
+            else:
+                rows.append(row | {"outputs": dict(zip(sides_of(shape), values, strict=True))})
+    return rows
+
+
+def stacked(run: dict[str, Any], shape: Shape, what: str) -> np.ndarray:
+    """The array (sides, ε, θ) that `cells` was given."""
+    rows = [[row] if len(shape) == 1 else list(row["outputs"].values()) for row in run["cells"]]
+    values = np.array([[one[what] for one in row] for row in rows], float)
+    return values.T.reshape(len(shape), TOLERANCES.size, -1)
+
+
+def errors(run: dict[str, Any], shape: Shape, strengths: np.ndarray, ablated: bool) -> dict[str, Any]:
+    """For each ε the largest distances to the simulation, its largest standard error, and the threshold."""
+    mean, se = stacked(run, shape, "mean"), stacked(run, shape, "se")
+    found: dict[str, Any] = {}
+    missing = {part: without(part, *shape, strengths, DRAWN)[None] for part in PARTS} if ablated else {}
+    for i, eps in enumerate(TOLERANCES):
+        far = {what: np.abs(stacked(run, shape, what) - mean)[:, i].max() for what in ("law", "independent")}
+        for part, v in missing.items():
+            if i < DRAWN.size:
+                far[f"without {part}"] = np.abs(v - mean[:, : DRAWN.size])[:, i].max()
+        found[f"{eps:g}"] = {**far, "se": se[:, i].max(), "threshold": thresholds(shape, eps)}
+    return found
+
+
+def table(numbers: dict[str, Any], window: dict[str, dict[str, float]]) -> str:
+    """The errors as Markdown."""
+    lines = ["| matrix | " + " | ".join(f"ε = {eps:g}" for eps in TOLERANCES) + " | largest standard error |"]
+    lines.append("| --- |" + " --: |" * (TOLERANCES.size + 1))
+    for name, row in numbers.items():
+        entries = [f"{v['law']:.3f} ({v['independent']:.2f})" for v in row.values()]
+        lines.append(f"| {name} | " + " | ".join(entries) + f" | {max(v['se'] for v in row.values()):.4f} |")
+    lines += [
+        "",
+        "| N | ε | the law | " + " | ".join(f"without {part}" for part in PARTS) + " | independent overlaps |",
+    ]
+    lines.append("| --: | --: |" + " --: |" * (len(PARTS) + 2))
+    for name, row in numbers.items():
+        for eps, v in row.items():
+            if f"without {PARTS[0]}" in v:
+                rest = " | ".join(f"{v[f'without {part}']:.3f}" for part in PARTS)
+                lines.append(f"| {name} | {eps} | {v['law']:.3f} | {rest} | {v['independent']:.3f} |")
+    lines += ["", "| ε | " + " | ".join(f"N = 10^{np.log10(N):.0f}" for N in LARGE) + " |"]
+    lines.append("| --: |" + " --: |" * len(LARGE))
+    lines += [f"| {eps} | " + " | ".join(f"{v:.2f}" for v in row.values()) + " |" for eps, row in window.items()]
+    return "\n".join(lines)
+
+
+def figure_of(runs: dict[str, Any], numbers: dict[str, Any], sizes: dict[Shape, float], strengths: np.ndarray) -> Any:
+    """P against θ: a row for symmetric and one for rectangular matrices, a column for each ε."""
+    between = np.sqrt(strengths[1:] * strengths[:-1])
+    fine, above = np.geomspace(strengths[0], strengths[-1], 400), np.geomspace(1.01, strengths[-1], 120)
+    at = np.append(strengths, between)
+    order = np.argsort(at)
+    at = at[order]
+    groups = [[shape for shape in sizes if len(shape) == k] for k in (1, 2)]
+    groups = [group for group in groups if group]
+    with style():
+        figure, panels = new_figure(
+            len(groups), DRAWN.size, size=(11.2, 0.7 + 3.1 * len(groups)), sharex=True, sharey=True, squeeze=False
+        )
+        for row, group in zip(panels, groups, strict=True):
+            for shape, colour in zip(group, colours(len(group)), strict=True):
+                name = name_of(shape)
+                mean, se, known = (stacked(runs[name], shape, what) for what in ("mean", "se", "law"))
+                known = np.concatenate([known[:, : DRAWN.size], predicted(shape, between, DRAWN)], -1)[..., order]
+                product = independent(shape, above, DRAWN)[0]
+                both = len(set(shape)) > 1  # sides that differ
+                for (i, axes), j in itertools.product(enumerate(row), range(1 + both)):
+                    line, look = ("--", dict(mfc="white", mec=colour, mew=1.1)) if j else ("-", {})
+                    label = f"N = {name}" if len(shape) == 1 else name + (", left", ", right")[j] * both
+                    axes.plot(fine, PchipInterpolator(at, known[j, i])(fine), color=colour, ls=line, label=label)
+                    points(axes, strengths, mean[j, i], se[j, i], colour, **({"ms": 4} | look))
+                for i, axes in enumerate(row):
+                    axes.plot(above, product[i], ":", color=colour, lw=1.0)
+                    threshold = numbers[name][f"{DRAWN[i]:g}"]["threshold"]
+                    if threshold is not None and threshold < fine[-1]:
+                        axes.plot(threshold, -0.035, "^", color=colour, ms=7, clip_on=False, zorder=6)
+            for axes, eps in zip(row, DRAWN, strict=True):
+                axes.axvline(1, color=MUTED, lw=0.9)
+                axes.axhline(0.5, color=MUTED, lw=0.6)
+                axes.set_title(f"{'symmetric' if len(group[0]) == 1 else 'rectangular'},  ε = {eps:g}")
+            row[0].set_ylabel("P(intruder)")
+            row[-1].legend(loc="lower right")
+        for axes in panels[-1]:
+            axes.set_xscale("log")
+            axes.set_xticks([1, 1.2, 1.5, 2, 3], ["1", "1.2", "1.5", "2", "3"])
+            axes.minorticks_off()
+            axes.set(xlim=(strengths[0] * 0.985, strengths[-1] * 1.02), ylim=(-0.035, 1.03))
+            axes.set_xlabel("θ in units of the BBP threshold")
+        proxies = [
+            axes.plot([], [], color=INK, label="law")[0],
+            axes.plot([], [], ":", color=INK, lw=1.0, label="independent overlaps")[0],
+            axes.plot([], [], "o", color=INK, ms=4, label="simulation, ± 2 standard errors")[0],
+            axes.plot([], [], "^", color=INK, ms=7, label="intruder threshold, P = ½")[0],
+            axes.plot([], [], color=MUTED, lw=0.9, label="BBP threshold")[0],
+        ]
+        figure.legend(handles=proxies, loc="outside lower center", ncols=5)
+    return figure
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw the figure, and write the table where the results are the package's own."""
+    args = parse(argv, __file__, __doc__, trials=64_000)
+    sizes, strengths = SIZES, STRENGTHS
+    path = args.out / "results" / f"{args.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    earlier, runs, numbers, window = kept(path, args, strengths), {}, {}, windows()
+
+    def write() -> None:
+        wall_s = round(time.perf_counter() - args.began, 2)
+        report = {
+            "experiment": args.name,
+            "reproduces": args.about,
+            "provenance": provenance(args.seed, "experiment", {}, args.trials, jax.local_devices(), wall_s, 0.0),
+            "numbers": {"largest_errors": numbers, "window": window},
+            "runs": {**earlier, **runs},
+        }
+        text = json.dumps(plain(report), indent=1, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+    for shape, share in sizes.items():
+        name, began = name_of(shape), time.perf_counter()
+        spectra = max(2, round(share * args.trials / DIRECTIONS))
+        if name in earlier:
+            mean, se = (stacked(earlier[name], shape, what) for what in ("mean", "se"))
+            made = earlier[name]["provenance"]
+        else:
+            mean, se = simulate(shape, spectra, args.seed, strengths)
+            made = provenance(args.seed, "secular equation", {}, args.trials, jax.local_devices()[:1], 0.0, 0.0)
+            made |= {"wall_s": round(time.perf_counter() - began, 2), "spectra": spectra, "directions": DIRECTIONS,
+                     "strengths": strengths}  # fmt: skip
+        law_, product = (of(shape, strengths, TOLERANCES) for of in (predicted, independent))
+        z = (mean - law_) / np.maximum(se, 1 / (spectra * DIRECTIONS))
+        rows = cells(shape, strengths, spectra * DIRECTIONS, mean=mean, se=se, law=law_, z=z, independent=product)
+        runs[name] = plain({"provenance": made, "cells": rows})
+        numbers[name] = plain(errors(runs[name], shape, strengths, ablated=len(shape) == 1))
+        write()
+        print(name, json.dumps(numbers[name], ensure_ascii=False), flush=True)
+    image = save(figure_of(runs, numbers, sizes, strengths), args.out / "figures" / f"{args.name}.png")
+    if args.out == HERE and DOCUMENT.is_file():
+        text = DOCUMENT.read_text(encoding="utf-8")
+        new = re.sub(
+            r"(<!-- errors -->\n).*?(<!-- /errors -->)",
+            lambda m: f"{m[1]}{table(numbers, window)}\n{m[2]}",
+            text,
+            flags=re.S,
+        )
+        DOCUMENT.write_text(new, encoding="utf-8")
+    print(f"{image}\n{path}\n{time.perf_counter() - args.began:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

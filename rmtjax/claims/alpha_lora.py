@@ -1,0 +1,397 @@
+r"""The claims of *α-LoRA* about its classifier: every limit of §4 and Appendices A–D beside its samplers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmtjax._errors import InputError
+from rmtjax.ensembles._rng.entries import ENTRIES, entries, parse_entries
+from rmtjax.ensembles.alpha_ftc import compressed, dense
+from rmtjax.laws import alpha_ftc as law
+from rmtjax.linalg.ridge import ridge_solve
+from rmtjax.montecarlo import Claim, Sampler, between, grid, nonnegative, positive, real, size, zipped
+from rmtjax.montecarlo.claim import Option
+
+__all__ = ["CLAIMS", "alpha_ftc", "mean_norm", "orthogonal_norm"]
+
+
+def mean_norm(beta, mu, mu_perp):
+    r""":math:`\|\mu_\beta\| = \sqrt{\beta^2\|\mu\|^2 + \|\mu^\perp\|^2}`."""
+    return (beta**2 * mu**2 + mu_perp**2) ** 0.5
+
+
+def orthogonal_norm(beta, mu, mu_beta):
+    r""":math:`\|\mu^\perp\|` at fixed :math:`\|\mu_\beta\|`.
+
+    Raises:
+        InputError: where :math:`|\beta|\,\|\mu\| > \|\mu_\beta\|`: no vector has a component longer than itself.
+    """
+    along, total = np.broadcast_arrays(np.abs(beta) * mu, mu_beta)
+    too_long = along > total * (1 + 1e-12)
+    if np.any(too_long):
+        at = np.broadcast_to(beta, along.shape)[too_long].flat[0]
+        limit = np.broadcast_to(mu_beta / np.asarray(mu), along.shape)[too_long].flat[0]
+        raise InputError(f"beta = {at:g}: must be within ±mu_beta/mu = ±{limit:g}, or β‖μ‖ exceeds ‖μ_β‖")
+    return np.sqrt(np.maximum(total**2 - along**2, 0.0))
+
+
+def _check_means(p, beta, mu, mu_perp):
+    if mean_norm(beta, mu, mu_perp) == 0:
+        raise InputError(
+            f"beta = {beta:g} and mu_perp = {mu_perp:g}: one must differ from 0, or ‖μ_β‖ = 0 and nothing can be learnt"
+        )
+    if p == 1 and mu_perp > 0:
+        raise InputError(f"mu_perp = {mu_perp:g}: must be 0 where p = 1, there is no direction orthogonal to μ")
+
+
+def _check_cosine(p, cosine):
+    if p == 1 and abs(cosine) != 1:
+        raise InputError(f"cosine = {cosine:g}: must be ±1 where p = 1")
+
+
+def _check_room(p, least):
+    if p < least:
+        raise InputError(f"p = {p:g}: must be a whole number ≥ {least}, or the given directions do not fit")
+
+
+_SIZES = dict(p=size("dimension"), n=size("target samples"), N=size("source samples"))
+_RIDGE = dict(gamma=positive("target ridge γ"), gamma_source=positive("source ridge γ̃"))
+_MODEL = dict(
+    **_SIZES,
+    beta=real("alignment β of μ_β with μ"),
+    mu=positive("‖μ‖"),
+    mu_perp=nonnegative("‖μ⊥‖"),
+    **_RIDGE,
+)
+_ALPHA = dict(alpha=real("scale α of the source classifier"))
+
+_ALPHAS = np.linspace(-3, 6, 19)
+_LARGE = zipped(p=[1e4, 1e6, 1e9], n=[5e3, 5e5, 5e8], N=[2e4, 2e6, 2e9])
+_SMALL = zipped(p=[30, 12], n=[15, 40], N=[60, 30])
+_ONE = dict(mu=1.0, gamma=1.0, gamma_source=1.0)
+
+_ENTRIES = Option("gaussian", tuple(ENTRIES), parse_entries)
+_DENSE_OPTIONS = dict(entries=_ENTRIES, dtype=Option("float64", ("float64", "float32")))
+
+
+def _width(p=1, n=1, N=1):
+    """Matrices drawn at once: enough to fill the machine's vectors, few enough to stay in its caches."""
+    return max(1, int(2**20 // (p * (n + N))))
+
+
+def _dense(draw, static=("p", "n", "N"), **options):
+    return Sampler(draw, static=static, options={**_DENSE_OPTIONS, **options}, block=8, width=_width, trials=2_000)
+
+
+def _limit(constant):
+    """Allowance for a limit whose error is O(1/size): `constant` over the smallest size.
+
+    The constants are two to four times the largest |mean − law|·size measured at sizes 100 to 800 in the settings of the
+    default grids.
+    """
+    return lambda p, n, N=np.inf, **_: constant / np.minimum(np.minimum(p, n), N)
+
+
+def _limit_law(p, n, N, beta, mu, mu_perp, gamma, gamma_source):
+    source = law.ridge_source(gamma_source, p / N, mu, beta)
+    return law.scalars(gamma, p / n, mean_norm(beta, mu, mu_perp), source)
+
+
+def _compressed_scalars(key, p, n, N, beta, mu, mu_perp, gamma, gamma_source):
+    source_key, target_key = jax.random.split(key)
+    source = compressed.ridge_source(source_key, p, N, gamma_source, mu, beta, mu_perp)
+    return compressed.target_scalars(target_key, p, n, gamma, mean_norm(beta, mu, mu_perp), source)
+
+
+def _dense_fit(key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, entries, dtype):
+    source_key, target_key = jax.random.split(key)
+    mean, target_mean = dense.means(p, mu, beta, mu_perp, dtype)
+    source = dense.fit_source(source_key, N, mean, gamma_source, entries)
+    return dense.fit_target(target_key, n, target_mean, gamma, source[:, None], entries), target_mean
+
+
+def _dense_scalars(key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, entries, dtype):
+    fitted, mean = _dense_fit(key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, entries, dtype)
+    return dense.conditional_scalars(fitted, mean)
+
+
+def _test_size(text: str) -> int | None:
+    """None for the exact conditional accuracy, else how many test points."""
+    if text == "exact":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 2**31:
+        raise InputError(f"test = {text!r}: must be 'exact' or the number of test points")
+    return int(text)
+
+
+def _compressed_accuracy(key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, alpha, test):
+    train_key, test_key = jax.random.split(key)
+    drawn = _compressed_scalars(train_key, p, n, N, beta, mu, mu_perp, gamma, gamma_source)
+    exact = law.accuracy(drawn, alpha)
+    points = _test_size(test)
+    return {"accuracy": exact if points is None else jax.random.binomial(test_key, points, exact) / points}
+
+
+def _dense_accuracy(key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, alpha, entries, dtype, test):
+    train_key, test_key = jax.random.split(key)
+    fitted, mean = _dense_fit(train_key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, entries, dtype)
+    points = _test_size(test)
+    if points is None:
+        return {"accuracy": law.accuracy(dense.conditional_scalars(fitted, mean), alpha)}
+    return {"accuracy": dense.accuracy_on_points(test_key, fitted, mean, alpha, points, entries)}
+
+
+_TEST = Option("exact", ("exact", "NUMBER"), _test_size)
+
+alpha_ftc = Claim(
+    name="alpha-ftc",
+    equation=r"\mathrm{acc}(\alpha) = \Phi\left(\frac{m_0 + \alpha m_1}{\sqrt{v_0 + 2\alpha v_1 + \alpha^2 v_2}}\right)",
+    source="α-LoRA, Theorem 4.2 and Proposition 4.3",
+    params={**_MODEL, **_ALPHA},
+    law=lambda alpha, **model: {"accuracy": law.accuracy(_limit_law(**model), alpha)},
+    samplers=dict(
+        compressed=Sampler(_compressed_accuracy, options=dict(test=_TEST)),
+        dense=_dense(_dense_accuracy, test=_TEST),
+    ),
+    grid=grid(_LARGE, beta=[0.2, 0.5, 0.8], mu_perp=0.6, **_ONE, alpha=_ALPHAS),
+    within=("alpha",),
+    check=_check_means,
+    bias=_limit(0.1),
+)
+
+scalars = Claim(
+    name="alpha-ftc-scalars",
+    equation=r"m_0 = \tfrac{s}{D},\; m_1 = \gamma(1+\delta)\tfrac bD,\; v_0 = -t',\; v_1 = -\gamma(\tfrac1D)'b,\;"
+    r" v_2 = -\gamma^2[(\tfrac1\tau)'\|\tilde w\|^2 - (\tfrac1{D\tau})'b^2]",
+    source="α-LoRA, Theorem 4.2, with the second-order statistics as γ-derivatives",
+    params=_MODEL,
+    law=lambda **model: _limit_law(**model)._asdict(),
+    samplers=dict(
+        compressed=lambda key, p, n, N, beta, mu, mu_perp, gamma, gamma_source: _compressed_scalars(
+            key, p, n, N, beta, mu, mu_perp, gamma, gamma_source
+        )._asdict(),
+        dense=_dense(
+            lambda key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, entries, dtype: _dense_scalars(
+                key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, entries, dtype
+            )._asdict()
+        ),
+    ),
+    grid=grid(_LARGE, beta=0.8, mu_perp=0.6, mu=1.0, gamma=[0.1, 1.0], gamma_source=[0.1, 10.0]),
+    check=_check_means,
+    bias=_limit(0.6),
+    compare=grid(_SMALL, beta=0.8, mu_perp=0.6, mu=1.0, gamma=[0.1, 1.0], gamma_source=1.0),
+)
+
+
+def _fixed_norm(model, mu_beta, beta, mu):
+    return model(mu_perp=jnp.sqrt(jnp.maximum(mu_beta**2 - (beta * mu) ** 2, 0.0)), beta=beta, mu=mu)
+
+
+optimum = Claim(
+    name="alpha-star",
+    equation=r"\alpha^\star = \frac{m_1v_0 - m_0v_1}{m_0v_2 - m_1v_1}",
+    source="α-LoRA, Theorem 4.4, at fixed ‖μ_β‖",
+    params=dict(**_SIZES, beta=_MODEL["beta"], mu=_MODEL["mu"], mu_beta=positive("‖μ_β‖"), **_RIDGE),
+    law=lambda mu_beta, beta, mu, **rest: {
+        "alpha_star": law.optimal_alpha(_fixed_norm(lambda **means: _limit_law(**means, **rest), mu_beta, beta, mu))
+    },
+    samplers=dict(
+        compressed=lambda key, p, n, N, beta, mu, mu_beta, gamma, gamma_source: {
+            "alpha_star": law.optimal_alpha(
+                _fixed_norm(
+                    lambda **means: _compressed_scalars(key, p, n, N, gamma=gamma, gamma_source=gamma_source, **means),
+                    mu_beta,
+                    beta,
+                    mu,
+                )
+            )
+        },
+    ),
+    grid=grid(zipped(p=[1e6, 1e9], n=[5e5, 5e8], N=[2e6, 2e9]), beta=[0.0, 0.25, 0.5, 0.75, 1.0], mu_beta=1.0, **_ONE),
+    check=lambda beta, mu, mu_beta: orthogonal_norm(beta, mu, mu_beta) and None,
+    bias=_limit(8.0),
+)
+
+
+def _arbitrary_source(norm, cosine, mu_beta):
+    return law.Source(norm**2, norm * cosine * mu_beta)
+
+
+def _dense_arbitrary(key, p, n, norm, cosine, mu_beta, gamma, alpha, entries, dtype):
+    source, mean = dense.means(p, norm, cosine * mu_beta / norm, mu_beta * jnp.sqrt(1 - cosine**2), dtype)
+    fitted = dense.fit_target(key, n, mean, gamma, source[:, None], entries)
+    return {"accuracy": law.accuracy(dense.conditional_scalars(fitted, mean), alpha)}
+
+
+arbitrary = Claim(
+    name="alpha-ftc-arbitrary",
+    equation=r"\mathrm{acc}(\alpha) = \Phi(m_\alpha/\sqrt{v_\alpha}),\quad b = \tilde w^\top\mu_\beta",
+    source="α-LoRA, Appendix C: any source classifier w̃",
+    params=dict(
+        p=_SIZES["p"],
+        n=_SIZES["n"],
+        norm=positive("‖w̃‖"),
+        cosine=between(-1, 1, "cosine of w̃ and μ_β"),
+        mu_beta=positive("‖μ_β‖"),
+        gamma=_RIDGE["gamma"],
+        **_ALPHA,
+    ),
+    law=lambda p, n, norm, cosine, mu_beta, gamma, alpha: {
+        "accuracy": law.accuracy(law.scalars(gamma, p / n, mu_beta, _arbitrary_source(norm, cosine, mu_beta)), alpha)
+    },
+    samplers=dict(
+        compressed=lambda key, p, n, norm, cosine, mu_beta, gamma, alpha: {
+            "accuracy": law.accuracy(
+                compressed.target_scalars(key, p, n, gamma, mu_beta, _arbitrary_source(norm, cosine, mu_beta)), alpha
+            )
+        },
+        dense=_dense(_dense_arbitrary, static=("p", "n")),
+    ),
+    grid=grid(
+        zipped(p=[1e4, 1e6, 1e9], n=[5e3, 5e5, 5e8]),
+        norm=0.5,
+        cosine=[-0.5, 0.0, 0.7],
+        mu_beta=1.0,
+        gamma=1.0,
+        alpha=_ALPHAS,
+    ),
+    within=("alpha",),
+    check=_check_cosine,
+    bias=_limit(0.1),
+    compare=grid(
+        zipped(p=[30, 12], n=[15, 40]),
+        norm=0.5,
+        cosine=[0.0, 0.7],
+        mu_beta=1.0,
+        gamma=1.0,
+        alpha=_ALPHAS,
+    ),
+)
+
+
+def _three_sources(norm, overlap, mu_beta, best, second, third):
+    """Three classifiers of one norm with given cosines to μ_β, their other parts at one common cosine `overlap`."""
+    cosines = jnp.stack(jnp.broadcast_arrays(best, second, third), -1)
+    off = jnp.sqrt(1 - cosines**2)
+    equal = overlap[..., None, None] + (1 - overlap[..., None, None]) * jnp.eye(3)
+    gram = cosines[..., :, None] * cosines[..., None, :] + off[..., :, None] * off[..., None, :] * equal
+    return law.Source(norm[..., None, None] ** 2 * gram, norm[..., None] * mu_beta[..., None] * cosines)
+
+
+def _sources_law(p, n, norm, best, second, third, overlap, mu_beta, gamma, alpha):
+    limit = law.scalars(gamma, p / n, mu_beta, _three_sources(norm, overlap, mu_beta, best, second, third))
+    return {"accuracy": law.accuracy(limit, alpha[..., None] * law.optimal_alpha(limit))}
+
+
+def _sources_sampler(key, p, n, norm, best, second, third, overlap, mu_beta, gamma, alpha):
+    source = _three_sources(norm, overlap, mu_beta, best, second, third)
+    optimal = law.optimal_alpha(law.scalars(gamma, p / n, mu_beta, source))
+    drawn = compressed.target_scalars(key, p, n, gamma, mu_beta, source)
+    return {"accuracy": law.accuracy(drawn, alpha[:, None] * optimal)}
+
+
+several = Claim(
+    name="alpha-ftc-sources",
+    equation=r"\mathrm{acc}(\alpha\,a^\star),\quad a = M^{-1}m,\ a^\star = a_{1\ldots3}/a_0",
+    source="α-LoRA, Appendix D: three source classifiers, along the optimal mixture scaled by α",
+    params=dict(
+        p=_SIZES["p"],
+        n=_SIZES["n"],
+        norm=positive("‖w̃_k‖"),
+        best=between(-1, 1, "cosine of w̃₁ and μ_β", open_low=True, open_high=True),
+        second=between(-1, 1, "cosine of w̃₂ and μ_β", open_low=True, open_high=True),
+        third=between(-1, 1, "cosine of w̃₃ and μ_β", open_low=True, open_high=True),
+        overlap=between(
+            -0.5, 1, "cosine between the parts of the w̃_k orthogonal to μ_β", open_low=True, open_high=True
+        ),
+        mu_beta=positive("‖μ_β‖"),
+        gamma=_RIDGE["gamma"],
+        alpha=real("scale of the optimal mixture; 1 is the optimum"),
+    ),
+    law=_sources_law,
+    samplers=dict(compressed=_sources_sampler),
+    grid=grid(
+        zipped(p=[1e4, 1e6, 1e9], n=[5e3, 5e5, 5e8]),
+        norm=0.5,
+        best=0.7,
+        second=0.3,
+        third=-0.2,
+        overlap=0.3,
+        mu_beta=1.0,
+        gamma=1.0,
+        alpha=[0.0, 0.5, 1.0, 2.0],
+    ),
+    within=("alpha",),
+    check=lambda p: _check_room(p, 4),
+    bias=_limit(0.1),
+)
+
+
+def _decision_cdf(drawn, alpha, x):
+    return jax.scipy.special.ndtr(
+        (x - drawn.m0 - alpha * drawn.m1) / jnp.sqrt(drawn.v0 + 2 * alpha * drawn.v1 + alpha**2 * drawn.v2)
+    )
+
+
+decision = Claim(
+    name="alpha-ftc-decision",
+    equation=r"y\,w_\alpha^\top x \to \mathcal N(m_\alpha, v_\alpha)",
+    source="α-LoRA, Theorem 4.2: distribution function of the decision, seen from the right class",
+    params={**_MODEL, **_ALPHA, "x": real("point at which the distribution function is taken")},
+    law=lambda alpha, x, **model: {"cdf": _decision_cdf(_limit_law(**model), alpha, x)},
+    samplers=dict(
+        compressed=lambda key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, alpha, x: {
+            "cdf": _decision_cdf(_compressed_scalars(key, p, n, N, beta, mu, mu_perp, gamma, gamma_source), alpha, x)
+        }
+    ),
+    grid=grid(_LARGE, beta=0.8, mu_perp=0.6, **_ONE, alpha=[0.0, 1.0], x=np.linspace(-1, 1.5, 11)),
+    within=("x",),
+    check=_check_means,
+    bias=_limit(0.1),
+)
+
+
+def _dense_forms(key, p, n, gamma, mu_beta, entries_, dtype):
+    along, across = dense.means(p, 1.0, 0.0, 1.0, dtype)
+    mean = mu_beta.astype(along.dtype) * along
+    x = entries(key, (p, n), entries_, dtype) + mean[:, None]
+    unit = jnp.stack([along, across], 1)
+    forms = jnp.sum(unit * ridge_solve(x, gamma.astype(mean.dtype), unit), 0)
+    return {"along": forms[0], "across": forms[1]}
+
+
+equivalent = Claim(
+    name="resolvent-equivalent",
+    equation=r"a^\top Q a \to a^\top\Big(\frac{I + \mu_\beta\mu_\beta^\top}{1+\delta} + \gamma I\Big)^{-1} a",
+    source="α-LoRA, Lemma 3.5, along and across μ_β",
+    params=dict(p=size("dimension", at_least=2), n=_SIZES["n"], gamma=_RIDGE["gamma"], mu_beta=nonnegative("‖μ_β‖")),
+    law=lambda p, n, gamma, mu_beta: law.resolvent_forms(gamma, p / n, mu_beta),
+    samplers=dict(
+        compressed=lambda key, p, n, gamma, mu_beta: compressed.resolvent_forms(key, p, n, gamma, mu_beta),
+        dense=_dense(
+            lambda key, p, n, gamma, mu_beta, entries, dtype: _dense_forms(key, p, n, gamma, mu_beta, entries, dtype),
+            static=("p", "n"),
+        ),
+    ),
+    grid=grid(zipped(p=[1e4, 1e6, 1e9], n=[5e3, 1e6, 2e9]), gamma=[0.1, 1.0], mu_beta=1.0),
+    bias=_limit(3.0),
+    compare=grid(zipped(p=[30, 12], n=[15, 40]), gamma=[0.1, 1.0], mu_beta=1.0),
+)
+
+margin = Claim(
+    name="training-margin",
+    equation=r"\tfrac1n\sum_i y_iw^\top x_i \to t(\gamma) = \frac{m_0+\delta}{1+\delta}",
+    source="α-LoRA, Appendix B: the function whose γ-derivative is −‖w‖²",
+    params=dict(p=_SIZES["p"], n=_SIZES["n"], gamma=_RIDGE["gamma"], mu_beta=nonnegative("‖μ_β‖")),
+    law=lambda p, n, gamma, mu_beta: {"margin": law.training_margin(gamma, p / n, mu_beta)},
+    samplers=dict(
+        compressed=lambda key, p, n, gamma, mu_beta: {"margin": compressed.training_margin(key, p, n, gamma, mu_beta)}
+    ),
+    grid=grid(zipped(p=[1e4, 1e6, 1e9], n=[5e3, 1e6, 2e9]), gamma=[0.1, 1.0], mu_beta=1.0),
+    bias=_limit(0.25),
+)
+
+CLAIMS = (alpha_ftc, scalars, optimum, arbitrary, several, decision, equivalent, margin)
+"""Every claim of this module."""

@@ -1,0 +1,294 @@
+"""Layer norm, GELU, attention and dropout against the obvious versions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy import special, stats
+
+from rmtjax.models import Noise
+from rmtjax.models import _fast_cpu as functional
+from rmtjax.models._fast_cpu import ACTIVATIONS, _apart, activation, attention, dropout, gelu, layer_norm
+from tests.models.helpers import refused
+
+EPS = 1e-5
+norm = functools.partial(layer_norm, eps=EPS)
+
+
+def normal(*shape: int, seed: int = 0, dtype="float32") -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def layer_norm_of(x, scale, bias, eps):
+    """As the definition has it."""
+    mean = x.mean(-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) / jnp.sqrt(variance + eps) * scale + bias
+
+
+def noise(*examples: int, step: int = 0) -> Noise:
+    return Noise.of(jax.random.fold_in(jax.random.key(7), step), jnp.array(examples))
+
+
+# -- layer norm and GELU -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 8), (2, 3, 16)])
+@pytest.mark.parametrize("eps", [1e-12, 0.5])
+def test_layer_norm(shape, eps):
+    """Values and gradients of all three arguments, against derivatives of the definition in float64."""
+    x, g = 3 * normal(*shape) + 1, normal(*shape, seed=1)
+    scale, bias = 1 + normal(shape[-1], seed=2), normal(shape[-1], seed=3)
+
+    @jax.jit
+    def both(x, scale, bias, g):
+        out, back = jax.vjp(lambda *a: layer_norm(*a, eps), x, scale, bias)
+        return out, *back(g)
+
+    got = both(x, scale, bias, g)
+    with jax.enable_x64(True):
+        args = [jnp.asarray(a, jnp.float64) for a in (x, scale, bias)]
+        out, back = jax.vjp(lambda *a: layer_norm_of(*a, eps), *args)
+        wanted = out, *back(jnp.asarray(g, jnp.float64))
+    for one, other in zip(got, wanted, strict=True):
+        assert one.dtype == jnp.float32
+        np.testing.assert_allclose(one, other, atol=2e-6 * np.abs(other).max(), rtol=0)
+
+
+def test_gradients_by_differences():
+    x, scale, bias = normal(2, 6), 1 + normal(6, seed=2), normal(6, seed=3)
+    check_grads(norm, (x, scale, bias), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
+    check_grads(gelu, (x,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
+
+
+def test_layer_norm_in_half_precision():
+    """Moments in float32: the result is the true one, rounded once (half an ulp, 2⁻⁹), however far off zero the mean."""
+    x, g = normal(4, 256, dtype="bfloat16") + jnp.bfloat16(8), normal(4, 256, seed=1, dtype="bfloat16")
+    scale, bias = 1 + normal(256, seed=2), normal(256, seed=3)
+    got, back = jax.vjp(lambda x: norm(x, scale, bias), x)
+    wanted, exactly = jax.vjp(lambda x: layer_norm_of(x, scale, bias, EPS), x.astype(jnp.float32))
+    assert got.dtype == back(g)[0].dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(np.float32), wanted, rtol=2**-8, atol=1e-6)
+    np.testing.assert_allclose(back(g)[0].astype(np.float32), exactly(g.astype(jnp.float32))[0], rtol=2**-8, atol=1e-6)
+
+
+def test_gelu():
+    x = jnp.linspace(-8, 8, 1001)
+    exact = np.asarray(x, np.float64)
+    cdf, density = stats.norm.cdf(exact), stats.norm.pdf(exact)
+    np.testing.assert_allclose(gelu(x), exact * cdf, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), cdf + exact * density, atol=1e-6)
+    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+    half = x.astype(jnp.bfloat16)
+    exact = np.asarray(half, np.float64)
+    slope = jax.vmap(jax.grad(gelu))(half)
+    assert gelu(half).dtype == slope.dtype == jnp.bfloat16
+    # A few roundings of 2⁻⁹ each, of numbers up to |x|.
+    np.testing.assert_array_less(
+        np.abs(np.asarray(gelu(half), float) - exact * stats.norm.cdf(exact)), 0.02 * (1 + abs(exact))
+    )
+    np.testing.assert_allclose(
+        np.asarray(slope, float), stats.norm.cdf(exact) + exact * stats.norm.pdf(exact), atol=0.02
+    )
+
+
+def test_activations():
+    """By the formulas; `gelu_new` is the approximation by tanh."""
+    x = np.linspace(-4, 4, 101)
+    wanted = {
+        "gelu": x * special.ndtr(x),
+        "gelu_new": 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+        "relu": np.maximum(x, 0),
+        "silu": x * special.expit(x),
+        "tanh": np.tanh(x),
+    }
+    wanted |= {"gelu_pytorch_tanh": wanted["gelu_new"], "swish": wanted["silu"]}
+    assert set(wanted) == set(ACTIVATIONS)
+    for name, values in wanted.items():
+        np.testing.assert_allclose(activation(name)(jnp.asarray(x, jnp.float32)), values, atol=1e-6, err_msg=name)
+    with refused("hidden_act 'gelu_nwe'", "did you mean 'gelu_new'", "relu"):
+        activation("gelu_nwe")
+
+
+# -- kept apart from its neighbours ------------------------------------------------------------------------------------
+
+
+def test_apart_is_a_loop_of_one_turn_on_processors():
+    """The loop is what keeps XLA from fusing, so it has to be in the program; and it runs once, whatever its length hangs on."""
+    program = jax.jit(lambda x: _apart(jnp.sin, x + 1)).lower(jnp.ones(3)).compile().as_text()
+    assert (" while(" in program) == (jax.default_backend() == "cpu")
+    for first in (0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, np.copysign(np.nan, -1), 1e-45, -3e38):
+        x = jnp.array([[first, 2.0], [3.0, 4.0]], jnp.float32)
+        np.testing.assert_array_equal(jax.jit(lambda x: _apart(lambda x: 2 * x, x))(x), 2 * x)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(_apart(lambda x: 2 * x, jnp.array([-1e300])), [-2e300])
+    for dtype in ("bfloat16", "float16", "int32"):
+        np.testing.assert_array_equal(_apart(lambda x: 2 * x, -jnp.ones(2, dtype)), -2 * jnp.ones(2, dtype))
+
+
+def test_under_transformations():
+    x, scale, bias = normal(3, 4, 8), 1 + normal(8, seed=2), normal(8, seed=3)
+    wanted = layer_norm_of(x, scale, bias, EPS)
+    once = jax.vmap(norm, (0, None, None))
+    for f in (norm, jax.jit(norm), once, jax.jit(jax.vmap(once, (0, None, None)))):
+        np.testing.assert_allclose(f(x, scale, bias), wanted, atol=2e-6)
+    np.testing.assert_allclose(jax.lax.map(lambda row: norm(row, scale, bias), x), wanted, atol=2e-6)
+
+    # Per-example gradients, and the gradient through a rematerialised call.
+    def slopes(f):
+        slope = jax.grad(lambda *args: jnp.sum(jnp.sin(f(*args))), (0, 1, 2))
+        return jax.jit(jax.vmap(slope, (0, None, None)))(x, scale, bias)
+
+    exact = slopes(functools.partial(layer_norm_of, eps=EPS))
+    for f in (norm, jax.checkpoint(norm)):
+        for a, b in zip(slopes(f), exact, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+    assert norm(jnp.zeros((0, 8)), scale, bias).shape == (0, 8)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.copysign(np.nan, -1), np.inf, -np.inf])
+def test_what_is_no_number_spoils_its_own_row_alone(bad):
+    """The first number of all, which sets the loop's length, too; in values and in what comes back."""
+    x, scale, bias = normal(3, 8), 1 + normal(8, seed=2), normal(8, seed=3)
+    run = jax.jit(lambda x, g: (lambda out, back: (out, back(g)[0]))(*jax.vjp(lambda x: norm(x, scale, bias), x)))
+    clean, back = run(x, x)
+    for spoilt in (run(x.at[0, 0].set(bad), x), run(x, x.at[0, 0].set(bad))):
+        np.testing.assert_array_equal(spoilt[0][1:], clean[1:])
+        np.testing.assert_array_equal(spoilt[1][1:], back[1:])
+        assert np.isnan(spoilt[1][0]).any()
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+def test_attention():
+    q, k, v = (normal(2, 3, n, 4, seed=i) for i, n in enumerate((5, 6, 6)))
+    mask = np.ones((2, 1, 1, 6), np.float32)
+    mask[1, ..., 2:] = 0
+    got = attention(q, k, v, jnp.where(mask > 0, 0.0, jnp.finfo(jnp.float32).min))
+    scores = np.einsum("bhqd,bhkd->bhqk", q, k) / 2
+    weights = np.exp(scores) * mask
+    weights /= weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(got, weights @ np.asarray(v), atol=1e-6)
+    np.testing.assert_allclose(attention(q, k, v, None), special.softmax(scores, -1) @ np.asarray(v), atol=1e-6)
+    # Probabilities are dropped, not values: with values of one, what is left is their sum.
+    dropped = attention(q, k, jnp.ones_like(v), None, 0.5, noise(0, 1), 3)
+    keep = dropout(jnp.ones((2, 3, 5, 6)), 0.5, noise(0, 1), 3)
+    np.testing.assert_allclose(dropped[..., 0], (special.softmax(scores, -1) * keep).sum(-1), atol=1e-6)
+
+
+# -- dropout -----------------------------------------------------------------------------------------------------------
+
+
+def kept(shape, rate=0.5, examples=(0,), place=0, step=0) -> np.ndarray:
+    """Which entries of ones (examples, *shape) stay."""
+    x = jnp.ones((len(examples), *shape))
+    return np.asarray(dropout(x, rate, noise(*examples, step=step), place)) > 0
+
+
+def test_no_dropout_is_the_same_array():
+    x = normal(2, 3)
+    assert dropout(x, 0.5, None, 0) is x and dropout(x, 0.0, noise(0, 1), 0) is x
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.9])
+def test_rate_and_scale(rate):
+    """Kept numbers are x/(1 − rate), the others 0, and as many as there should be: 4.5 standard errors, false alarm 7e-6."""
+    x = jnp.abs(normal(16, 64, 128)) + 0.1
+    out = np.asarray(dropout(x, rate, noise(*range(16)), 2))
+    mask = out > 0
+    np.testing.assert_allclose(out, np.where(mask, x / np.float32(1 - rate), 0), rtol=1e-6)
+    assert abs(mask.mean() - (1 - rate)) < 4.5 * np.sqrt(rate * (1 - rate) / mask.size)
+
+
+def test_expectation():
+    """Over 400 steps each of 512 numbers keeps its mean: the sum of squared z-scores is χ², false alarm 1e-5."""
+    x, rate = jnp.abs(normal(4, 128)) + 0.5, 0.3
+    draws = jax.jit(jax.vmap(lambda key: dropout(x, rate, Noise.of(key, jnp.arange(4)), 5)))(
+        jax.random.split(jax.random.key(3), 400)
+    )
+    z = (np.mean(draws, 0) / x - 1) / np.sqrt(rate / (1 - rate) / 400)
+    assert stats.chi2.sf(np.sum(np.square(z)), z.size) > 1e-5 < stats.chi2.cdf(np.sum(np.square(z)), z.size)
+
+
+def test_gradient_has_the_same_mask():
+    x, g = normal(3, 4, 5), normal(3, 4, 5, seed=1)
+    for wrap in (lambda f: f, jax.jit, jax.checkpoint):
+        out, back = jax.vjp(wrap(lambda x: dropout(x, 0.4, noise(4, 2, 9), 1)), x)
+        np.testing.assert_allclose(back(g)[0], np.where(out != 0, g / np.float32(0.6), 0), rtol=1e-6)
+        np.testing.assert_array_equal(out, dropout(x, 0.4, noise(4, 2, 9), 1))
+    half = dropout(x.astype(jnp.bfloat16), 0.4, noise(4, 2, 9), 1)
+    assert half.dtype == jnp.bfloat16 and np.array_equal(np.asarray(half != 0), out != 0)
+
+
+def test_a_mask_belongs_to_its_example():
+    """Not to its place in the batch, to the others there, or to how far the batch is padded."""
+    shape = (3, 6, 6)
+    whole = kept(shape, examples=(5, 8, 300, 2))
+    np.testing.assert_array_equal(kept(shape, examples=(300, 5)), whole[[2, 0]])
+    for shorter in ((2, 4, 5), (3, 1, 6)):
+        part = tuple(slice(n) for n in (4, *shorter))
+        np.testing.assert_array_equal(kept(shorter, examples=(5, 8, 300, 2)), whole[part])
+    each = jax.vmap(
+        lambda i: dropout(jnp.ones((1, *shape)), 0.5, Noise.of(jax.random.fold_in(jax.random.key(7), 0), i[None]), 0)
+    )
+    np.testing.assert_array_equal(each(jnp.array([5, 8]))[:, 0] > 0, whole[:2])
+
+
+def test_masks_are_independent():
+    """Across places, examples and steps, and between entries of one mask.
+
+    Correlations of 65536 entries are normal with standard error 1/256: none beyond 5.7 of them among about 1400, false
+    alarm 2e-5; and the squares of all are χ² together, false alarm 2e-5. Lags and rows: 1e-5 together.
+    """
+    shape = (256, 256)
+    places, examples = [0, 1, 2, 3, 30, 1 << 16, (1 << 16) + 1], (0, 1, 2, 3, 64, 1 << 20)
+    masks = [kept(shape, examples=examples, place=place) for place in places]
+    masks += [kept(shape, examples=examples[:4], step=step) for step in (1, 2, 1000)]
+    signs = np.concatenate(masks).reshape(-1, shape[0] * shape[1]) * 2.0 - 1
+    z = (signs @ signs.T / 256)[np.triu_indices(len(signs), 1)]
+    assert np.abs(z).max() < 5.7 and len(z) > 1000
+    square = np.sum(np.square(z))
+    assert 1e-5 < stats.chi2.cdf(square, z.size) < 1 - 1e-5
+    # Neighbours along both axes, and all pairs of rows and of columns of one mask.
+    signs = kept(shape, examples=(0, 1))[0] * 2.0 - 1
+    lagged = [np.sum(signs[i:, j:] * signs[: 256 - i, : 256 - j]) / np.sqrt((256 - i) * (256 - j)) for i, j in LAGS]
+    assert np.abs(lagged).max() < 5.5
+    for one in (signs, signs.T):
+        between = (one @ one.T / 16)[np.triu_indices(256, 1)]
+        assert abs(np.sum(np.square(between)) - between.size) < 5.5 * np.sqrt(2 * between.size)
+
+
+LAGS = [(i, j) for i in range(12) for j in range(12) if i or j]
+
+
+def test_patterns_of_a_mask_are_uniform():
+    """Of 8 neighbours at rate ½ all 256 patterns are alike frequent, and at 0.1 as many are dropped as the binomial law says.
+
+    Two-sided χ² tests, false alarm 4e-5 together.
+    """
+    bits = kept((1024, 512), examples=(3,)).reshape(-1, 8)
+    counts = np.bincount(bits @ (1 << np.arange(8)), minlength=256)
+    assert 1e-5 < stats.chisquare(counts).pvalue < 1 - 1e-5
+    dropped = 16 - kept((1024, 512), rate=0.1, examples=(3,)).reshape(-1, 16).sum(1)
+    expected = len(dropped) * stats.binom.pmf(np.arange(6), 16, 0.1)
+    counts = np.append(np.bincount(dropped, minlength=6)[:6], (dropped > 5).sum())
+    assert 1e-5 < stats.chisquare(counts, np.append(expected, len(dropped) - expected.sum())).pvalue < 1 - 1e-5
+
+
+def test_no_two_examples_share_a_mask():
+    """64 bits of 5000 examples: two alike by chance once in 1e12."""
+    bits = np.packbits(kept((64,), examples=range(5000)), axis=1)
+    assert len(np.unique(bits, axis=0)) == 5000
+    assert len(np.unique(np.asarray(noise(*range(5000)).word))) > 4990
+
+
+def test_no_two_entries_share_a_number(monkeypatch):
+    """Heads, queries and keys of a mask are all counted differently; a stride of 2⁷, for one, would repeat rows of 256."""
+    seen = []
+    monkeypatch.setattr(functional, "_mixed", lambda x: seen.append(x) or x)
+    functional._kept(Noise(jnp.zeros(1, jnp.uint32)), (1, 12, 256, 256), 0.5)
+    assert len(np.unique(seen[0])) == 12 * 256 * 256
