@@ -90,7 +90,7 @@ bench: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.intruders
-	$(BIN)/python -m benchmarks.svd
+	$(BIN)/python -m benchmarks.svd --save
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-newest report site dist

@@ -26,7 +26,7 @@ Items = Iterator[tuple[str, dict]]
 
 
 def svd(dtype: str, seconds: float, quick: bool) -> Items:
-    """`rmtjax bench svd`, operation by operation, the one that matters most first."""
+    """The bench of decompositions, operation by operation, the one that matters most first."""
     from benchmarks._svd_cases import OPERATIONS, bench_svd
 
     began = time.perf_counter()

@@ -80,7 +80,7 @@ def test_the_reference_has_everything_public():
     for package in ("laws", "ensembles", "linalg"):
         for file in (ROOT / "rmtjax" / package).glob("[a-z]*.py"):
             assert f"rmtjax.{package}.{file.stem}" in shown, file
-    for package in ("montecarlo", "models", "adapters", "finetune", "intruders", "bench"):
+    for package in ("montecarlo", "models", "adapters", "finetune", "intruders"):
         assert f"rmtjax.{package}" in shown and importlib.import_module(f"rmtjax.{package}").__all__
     import rmtjax
 

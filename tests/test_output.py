@@ -87,7 +87,6 @@ COMMANDS = {
     "intruders": ["intruders", "{in}/base", "{in}/adapter", "--out", "out"],
     "intruders --json": ["intruders", "{in}/base", "{in}/adapter", "--json", "-"],
     "intruders mend": ["intruders", "mend", "{in}/base", "{in}/adapter", "--out", "out"],
-    "bench svd": ["bench", "svd", "--shapes", "2x8", "--operations", "svdvals", "--repeats", "1", "--out", "out"],
     "an error": ["verify", "μ"],
 }  # fmt: skip
 """Each command, and each that writes JSON to standard output, on something small. Of those with `--out` it is the folder out."""
@@ -146,7 +145,7 @@ class Full(io.TextIOWrapper):
         raise BrokenPipeError
 
 
-@pytest.mark.parametrize("name", ["verify", "intruders", "bench svd"])
+@pytest.mark.parametrize("name", ["verify", "intruders"])
 def test_what_was_asked_for_is_written_before_anything_is_printed(monkeypatch, tmp_path, inputs, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")

@@ -1,8 +1,8 @@
 """α-LoRA, §5.2: the fine-tunings behind Table 2, Figures 4, 5, 7–9 and the ablations, run one by one.
 
-`python -m experiments.alpha_lora.glue_runs [PLAN …] [--seeds 5] [--minutes M]` does what `results/glue/` does not hold yet, seed by seed,
-so that whatever there is can be compared. Each run leaves a small file there, and its adapter in `runs/`, which is not kept
-under version control. The plans: table2, relatives (α on rsLoRA and DoRA), every (T), split (`val_split`), pilot.
+`python -m experiments.alpha_lora.glue_runs [PLAN …] [--seeds 5] [--minutes M]` does what `results/glue/` does not hold yet,
+seed by seed, so that whatever there is can be compared. Each run leaves a small file there, and its adapter in `runs/`, which is
+not kept under version control. The plans: table2, relatives (α on rsLoRA and DoRA), every (T), split (`val_split`), pilot.
 
 The model is the packaged all-MiniLM-L6-v2, 6 layers and 22.7 million weights (the paper's RoBERTa-base: 12 and 125). Of
 QNLI only the development set is at hand: a fixed fifth of it is for testing and the rest for training.

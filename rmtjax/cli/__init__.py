@@ -550,64 +550,6 @@ def mend_intruders(
         console.print(line, soft_wrap=True)
 
 
-bench = typer.Typer(no_args_is_help=True)
-app.add_typer(bench, name="bench", help="How fast, beside what else is installed, in the same run.")
-
-
-@bench.command("svd")
-def bench_svd(
-    shapes: Annotated[
-        str | None,
-        typer.Option(
-            help="Such as 64x64,16x512x128: N, NxM or BATCHxNxM. From 4 to 1024 by default, to 4096 on a GPU."
-        ),
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Matrices, for shapes that do not say; 64 by default.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, float64, complex64 or complex128.")] = "float32",
-    operations: Annotated[
-        str, typer.Option(help="Of svd, svdvals, eigh, eigvalsh and top, with commas.")
-    ] = "svd,svdvals,eigh,eigvalsh,top",
-    top: Annotated[int, typer.Option(help="k of the operation top.")] = 10,
-    repeats: Annotated[int, typer.Option(help="Rounds of which the median is told.")] = 5,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Also write numbers and a figure there.")] = None,
-    json: Json = None,
-    platform: Platform = None,
-    devices: Annotated[
-        int | None,
-        typer.Option(help="Devices that share each batch; all by default, of processors one, with all cores."),
-    ] = None,
-) -> None:
-    """Singular value and eigenvalue decompositions: every algorithm, NumPy, SciPy, PyTorch and CuPy."""
-    from benchmarks import _svd_cases as svd
-    from benchmarks import _svd_table as report
-    from rmtjax._files import prepare_file, prepare_folder, write_json
-    from rmtjax._progress import Progress
-
-    choose_platform(platform, devices)
-    crew = chosen_devices(platform, devices)
-    wanted = None if shapes is None else svd.read_shapes(shapes, batch)
-    if batch is not None and (batch < 1 or shapes is None):
-        raise InputError(f"batch = {batch}: must be 1 or more, and is for --shapes of one or two numbers")
-    folder = None if out is None else prepare_folder("out", out)
-    file = None if json is None else prepare_file("json", json)
-    console = _console(quiet=file == "-")
-    with Progress(1, "cases", unit="cases") as bar:
-        result = svd.bench_svd(
-            wanted, dtype=dtype, operations=[x.strip() for x in operations.split(",") if x.strip()], top=top, repeats=repeats,
-            devices=crew, progress=bar.show,
-        )  # fmt: skip
-    written = []
-    if folder is not None:
-        write_json(folder / "svd.json", result)
-        written = ["svd.json", *(path.name for path in report.write_svd(result, folder))]
-    if file is not None:
-        write_json(file, result)
-    console.print(report.svd_table(result))
-    console.print(f"\n{report.svd_summary(result)}", soft_wrap=True)
-    if written:
-        console.print(f"wrote {', '.join(written)} into {folder}")
-
-
 def _pairs(what: str, texts: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:

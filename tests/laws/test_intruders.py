@@ -1,10 +1,8 @@
 """The intruder laws against an exact simulation in the base's own eigenbasis, itself checked against matrices.
 
-The simulation is that of ``experiments/intruder_dimensions/intruder_law.py``: spectra of tridiagonal models, uniform directions, the secular
-equation. Draws that share a spectrum are one cluster in the standard errors.
+The simulation has spectra of tridiagonal models, uniform directions and the secular equation. Draws
+that share a spectrum are one cluster in the standard errors.
 """
-
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +11,12 @@ import pytest
 from scipy.special import erf
 from scipy.stats import beta
 
+from experiments.intruder_dimensions.intruder_law import independent, predicted
 from rmtjax._errors import InputError
 from rmtjax.laws import intruders as law
 from rmtjax.laws import marchenko_pastur, semicircle
 from rmtjax.laws.edge import tracy_widom
-
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(Path(__file__).parents[2] / "experiments"))
-    import intruder_law as simulation
+from tests.oracles import intruder_simulation as simulation
 
 # Probabilities may differ by the law's own error, 0.01 where a test says no other, and 4.5 standard errors (7e-6 each side)
 # of some 100 cells: false alarms below 2e-3 for the file were the law at the limit of its error everywhere. Seeds are fixed.
@@ -86,9 +82,9 @@ def test_wigner_law(N, spectra, strengths, error):
     """
     strengths = np.array(strengths)
     mean, se = simulation.simulate((N,), spectra, 2, strengths)
-    assert_within(simulation.predicted((N,), strengths, TOLERANCES)[0], mean[0, :3], se[0, :3], error)
+    assert_within(predicted((N,), strengths, TOLERANCES)[0], mean[0, :3], se[0, :3], error)
     # The window is where simple laws fail: there the product over independent overlaps is off by more than 0.2.
-    simple = simulation.independent((N,), strengths, TOLERANCES)
+    simple = independent((N,), strengths, TOLERANCES)
     assert np.max(np.abs(simple - mean[:, :3])[:, 1]) > 0.2
 
 
@@ -97,7 +93,7 @@ def test_rectangular_law(n, m, spectra):
     """Square, and c = 1/4 and 4: the left vectors of one are the right vectors of the other."""
     strengths = np.array([1.0, 1.15, 1.5])
     mean, se = simulation.simulate((n, m), spectra, 3, strengths)
-    got = simulation.predicted((n, m), strengths, TOLERANCES)
+    got = predicted((n, m), strengths, TOLERANCES)
     assert_within(got, mean[:, :3], se[:, :3])
     theta = strengths * (n / m) ** 0.25 * np.sqrt(m / n)  # Wᵀ in its own normalisation
     np.testing.assert_allclose(
