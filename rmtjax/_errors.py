@@ -63,12 +63,6 @@ def unknown(what: str, name: Any, known: Iterable[str]) -> InputError:
     return InputError(f"{what} {shown(name)} is unknown{hint} (known: {', '.join(known)})")
 
 
-def check_known(what: str, name: Any, known: Iterable[str]) -> None:
-    """Raise `unknown` unless a name, which may be anything, is known."""
-    if not isinstance(name, str) or name not in known:
-        raise unknown(what, name, known)
-
-
 def pattern(text: Any, where: str) -> re.Pattern[str]:
     """A regular expression; InputError, beginning with `where`, if it is none or Python cannot compile it."""
     try:

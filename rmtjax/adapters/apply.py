@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rmtjax._errors import InputError, check_known, shown
+from rmtjax._checks import one_of
+from rmtjax._errors import InputError, shown
 from rmtjax._random import key_of, pinned
 from rmtjax.adapters.layers import (
     AdaptedLinear,
@@ -310,8 +311,8 @@ def adapt(
         >>> print(count_parameters(model))
         7 trainable of 13
     """
-    check_known("method", method, [*METHODS, "full", "alpha-lora"])
-    check_known("alpha_share", alpha_share, SHARING)
+    one_of("method", method, [*METHODS, "full", "alpha-lora"])
+    one_of("alpha_share", alpha_share, SHARING)
     plains = {}
     for name, value in (("alpha", alpha), ("rank", rank), ("scale", scale), ("seed", seed)):
         plain = value.item() if isinstance(value, (np.generic, jax.Array)) and value.ndim == 0 else value

@@ -7,7 +7,8 @@ import math
 import os
 from typing import Any
 
-from rmtjax._errors import InputError, check_known, shown
+from rmtjax._checks import one_of
+from rmtjax._errors import InputError, shown
 from rmtjax.adapters.apply import SHARING
 from rmtjax.adapters.methods import METHODS
 
@@ -139,7 +140,7 @@ class Settings:
             "method": ALL_METHODS, "alpha_share": SHARING, "dtype": _DTYPES, "alpha_optimizer": _OPTIMISERS,
         }  # fmt: skip
         for name, known in choices.items():
-            check_known(name, getattr(self, name), known)
+            one_of(name, getattr(self, name), known)
         for name in ("rank", "epochs", "batch_size", "alpha_batch_size", "every", "guard_top", "limit"):
             value = getattr(self, name)
             if name == "limit" and value is None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rmtjax._errors import InputError, check_known, shown, unknown
+from rmtjax._checks import one_of
+from rmtjax._errors import InputError, shown, unknown
 from rmtjax._precision import double
 from rmtjax._random import pinned
 from rmtjax.montecarlo.grid import Axis, Grid, grid
@@ -197,7 +198,7 @@ class Claim:
     def sampler(self, method: str | None = None) -> tuple[str, Sampler]:
         """The sampler of that name, or the first, with its name."""
         method = next(iter(self.samplers)) if method is None else method
-        check_known(f"claim {self.name!r}: method", method, self.samplers)
+        one_of(f"claim {self.name!r}: method", method, self.samplers)
         return method, self.samplers[method]
 
     def predict(self, cells: Grid, of: Callable[..., Any] | None = None) -> dict[str, np.ndarray]:

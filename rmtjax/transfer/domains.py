@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from rmtjax._errors import InputError, check_known, shown, unknown
+from rmtjax._checks import one_of
+from rmtjax._errors import InputError, shown, unknown
 from rmtjax.datasets import amazon
 from rmtjax.datasets.digits import load_default
 from rmtjax.transfer import moments as _moments
@@ -362,7 +363,7 @@ def _checked_pairs(pairs: str | Iterable[tuple[str, str]], source: str | None, t
             ) from None
     for domain in (source, target, *itertools.chain(*wanted)):
         if domain is not None:
-            check_known("domain", domain, amazon.DOMAINS)
+            one_of("domain", domain, amazon.DOMAINS)
     for s, t in [*wanted, (source, target)]:
         if s is not None and s == t:
             raise InputError(f"source and target are both {s!r}; allowed: two different domains")
@@ -375,7 +376,7 @@ def _checked_pairs(pairs: str | Iterable[tuple[str, str]], source: str | None, t
 
 
 def _check_features(features: str, words: int) -> None:
-    check_known("features", features, amazon.FEATURES)
+    one_of("features", features, amazon.FEATURES)
     if isinstance(words, bool) or not isinstance(words, int) or not 1 <= words <= amazon.WORDS:
         raise InputError(f"words = {shown(words)} cannot be used; allowed: an integer from 1 to {amazon.WORDS}")
 

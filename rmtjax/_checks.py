@@ -1,0 +1,136 @@
+"""Checks of arguments that every room shares, so that a message has one form: `name = value: must be …`.
+
+A value that JAX traces has no number yet and passes; `is_traced` tells the two apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+import jax
+import numpy as np
+
+from rmtjax._errors import InputError, shown, unknown
+
+__all__ = ["finite", "interval", "is_traced", "number", "numbers", "one_of", "whole"]
+
+
+def is_traced(*values: Any) -> bool:
+    """Return whether any of some values is traced, so that its number is not known yet."""
+    return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def interval(kind: str, low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> str:
+    """Return an interval in words.
+
+    >>> interval("a finite number", 0, math.inf, open_low=True), interval("a number", 0, 1, open_high=True)
+    ('a finite number > 0', 'a number in [0, 1)')
+    """
+    if math.isinf(low) and math.isinf(high):
+        return kind
+    if math.isinf(high):
+        return f"{kind} {'>' if open_low else '≥'} {low:g}"
+    if math.isinf(low):
+        return f"{kind} {'<' if open_high else '≤'} {high:g}"
+    return f"{kind} in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+
+
+def whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+    """Return a whole number in [low, high] as a Python integer.
+
+    Raises:
+        InputError: for any other value, a boolean, or a traced one.
+
+    Examples:
+        >>> whole("rank", 8)
+        8
+    """
+    allowed = f"a whole number ≥ {low}" if high is None else f"a whole number from {low} to {high}"
+    if is_traced(value):
+        raise InputError(f"{name} = {shown(value)}: must be {allowed}, known before compilation")
+    integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integral or value < low or (high is not None and value > high):
+        raise InputError(f"{name} = {shown(value)}: must be {allowed}")
+    return int(value)
+
+
+def number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """Return a finite real number in an interval as a Python float.
+
+    Raises:
+        InputError: for any other value, a boolean or NaN.
+
+    Examples:
+        >>> number("gamma", 1, 0, open_low=True)
+        1.0
+    """
+    real = isinstance(value, (Real, np.floating)) and not isinstance(value, bool) and math.isfinite(value)
+    if not real or not _inside(value, low, high, open_low, open_high):
+        allowed = interval("a finite number", low, high, open_low=open_low, open_high=open_high)
+        raise InputError(f"{name} = {shown(value)}: must be {allowed}")
+    return float(value)
+
+
+def numbers(
+    name: str,
+    values: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Check that every entry of an array is a finite number in an interval; a traced array passes.
+
+    Raises:
+        InputError: with the first entry that is not.
+    """
+    if is_traced(values):
+        return
+    given = np.asarray(values, float)
+    bad = ~(np.isfinite(given) & _inside(given, low, high, open_low, open_high))
+    if np.any(bad):
+        allowed = interval("a finite number", low, high, open_low=open_low, open_high=open_high)
+        raise InputError(f"{name} = {float(given[bad][0]):g}: must be {allowed}")
+
+
+def _inside(value: Any, low: float, high: float, open_low: bool, open_high: bool) -> Any:
+    above = value > low if open_low else value >= low
+    return above & (value < high if open_high else value <= high)
+
+
+def finite(name: str, array: Any) -> None:
+    """Check that an array, real or complex, holds no NaN and no infinity; a traced array passes.
+
+    Raises:
+        InputError: with the first entry that is not finite.
+    """
+    if is_traced(array):
+        return
+    host = np.asarray(array)  # `jax_debug_nans` looks at arrays of JAX only
+    bad = host[~np.isfinite(host)]
+    if bad.size:
+        raise InputError(f"{name} has an entry {shown(bad.flat[0].item())}: all must be finite")
+
+
+def one_of(what: str, name: Any, known: Iterable[str]) -> str:
+    """Return a name that is one of some.
+
+    Raises:
+        InputError: for any other value, with the nearest of the known names.
+    """
+    known = list(known)
+    if not isinstance(name, str) or name not in known:
+        raise unknown(what, name, known)
+    return name
