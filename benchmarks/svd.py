@@ -16,7 +16,7 @@ from benchmarks._svd_table import svd_summary, svd_table, write_svd
 from rmtjax import InputError
 from rmtjax._console import Console
 from rmtjax._files import prepare_folder, write_json
-from rmtjax._progress import Progress
+from rmtjax._progress import Reporter
 from rmtjax._startup import choose_platform, chosen_devices
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -52,7 +52,7 @@ def main(
     folder = None if out is None else prepare_folder("out", out)
     names = [name.strip() for name in operations.split(",") if name.strip()]
     limits = {"most_s": 6.0, "more": 5} if save else {}
-    with Progress(1, "cases", unit="cases") as bar:
+    with Reporter(1, "cases", unit="cases") as bar:
         result = bench_svd(
             wanted, dtype=dtype, operations=names, top=top, repeats=repeats,
             devices=chosen_devices(platform, devices), progress=bar.show, **limits,

@@ -1,28 +1,60 @@
-"""A progress bar that counts; silent where nobody watches."""
+"""How far a long call has come: a bar on a terminal, or a function of the caller's."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
+from rmtjax._errors import InputError, shown
 from rmtjax._text import visible
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Report", "Reporter"]
 
 
+@dataclass(frozen=True)
 class Progress:
-    """A bar with trials/s and time left on standard error.
+    """How far a call has come.
 
-    Args:
-        total: trials in all.
-        label: what is running.
-        shown: whether to draw it; None draws it on a terminal only.
-        unit: what is counted.
+    Attributes:
+        done: how much is done.
+        total: how much there is to do; it may grow.
+        unit: what is counted, such as trials or layers.
+        note: what is being done.
     """
 
-    def __init__(self, total: int, label: str, shown: bool | None = None, unit: str = "trials") -> None:
+    done: int
+    total: int
+    unit: str
+    note: str = ""
+
+
+Report = bool | Callable[[Progress], None] | None
+"""The argument `progress` of every long call: True draws a bar on standard error and None does so on a terminal only; a function
+is called with a `Progress` after every step."""
+
+
+class Reporter:
+    """Tells a terminal or a function how far a call has come; used in a `with` statement.
+
+    Args:
+        total: how much there is to do.
+        label: what is running.
+        progress: whom to tell.
+        unit: what is counted.
+
+    Raises:
+        InputError: if `progress` is none of the allowed.
+    """
+
+    def __init__(self, total: int, label: str, progress: Report = None, unit: str = "trials") -> None:
+        if not (progress is None or isinstance(progress, bool) or callable(progress)):
+            raise InputError(f"progress = {shown(progress)}: must be True, False, None or a function of a Progress")
+        self._tell = progress if callable(progress) else None
+        self._now = Progress(0, total, unit)
         self._bar = None
-        if sys.stderr.isatty() if shown is None else shown:
+        if self._tell is None and (sys.stderr.isatty() if progress is None else progress):
             from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
             from rich.text import Text
@@ -48,7 +80,7 @@ class Progress:
             )
             self._task = self._bar.add_task(visible(label), total=total, note="")
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Reporter:
         if self._bar is not None:
             self._bar.start()
         return self
@@ -57,17 +89,19 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, trials: int) -> None:
-        """Count finished trials."""
-        if self._bar is not None:
-            self._bar.advance(self._task, trials)
+    def advance(self, count: int, note: str | None = None) -> None:
+        """Count what has been finished since the last call, and say what that was."""
+        self.show(self._now.done + count, self._now.total, note)
 
     def note(self, text: str) -> None:
-        """Show a few words at the end of the bar."""
-        if self._bar is not None:
-            self._bar.update(self._task, note=visible(text))
+        """Say what is being done, in a few words."""
+        self.show(self._now.done, self._now.total, text)
 
-    def show(self, done: int, total: int) -> None:
-        """Set what is finished, and of how much."""
+    def show(self, done: int, total: int, note: str | None = None) -> None:
+        """Set how much is done, of how much, and what is being done."""
+        note = self._now.note if note is None else note
+        self._now = Progress(done, total, self._now.unit, note)
+        if self._tell is not None:
+            self._tell(self._now)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total)
+            self._bar.update(self._task, completed=done, total=total, note=visible(note))

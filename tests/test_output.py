@@ -21,7 +21,7 @@ from rmtjax import _text as text_module
 from rmtjax._console import Console, Table
 from rmtjax._errors import HostError, shown, unknown
 from rmtjax._files import write_json
-from rmtjax._progress import Progress
+from rmtjax._progress import Reporter
 from rmtjax._text import ascii_json, prepare_streams, say, visible, visible_json
 from rmtjax.intruders import scan
 from rmtjax.montecarlo import judge
@@ -275,7 +275,7 @@ def table_of_anything():
 def progress_bar(capsys, monkeypatch):
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "4000"}.items():
         monkeypatch.setenv(name, value)
-    with Progress(2, EVERYTHING, shown=True) as bar:
+    with Reporter(2, EVERYTHING, progress=True) as bar:
         bar.note(EVERYTHING)
         bar.advance(1)
         bar._bar.refresh()

@@ -65,7 +65,7 @@ print(f"{found.intruders} intruders in {len(found.layers)} layers")
 # --8<-- [end:scan]
 
 # --8<-- [start:mend]
-from rmtjax.intruders import mitigate as mend
+from rmtjax.intruders import mend
 
 mend(None, "run", "mended", scale=0.5)
 print(f"{scan(None, 'mended').intruders} after mending")

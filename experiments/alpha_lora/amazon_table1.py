@@ -18,6 +18,7 @@ import numpy as np
 from experiments._common import HERE, plain
 from rmtjax._errors import InputError
 from rmtjax._machine import processor
+from rmtjax._progress import Progress
 from rmtjax.report.figures import save
 from rmtjax.report.transfer import figure, markdown, summary, table_rows
 from rmtjax.transfer.domains import run_transfer, sensitivity
@@ -52,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.seeds < 2:
         parser.error(f"--seeds {args.seeds}: must be at least 2")
 
-    def report(done: int, total: int, what: str) -> None:
-        print(f"  {done}/{total} {what}", file=sys.stderr)
+    def report(progress: Progress) -> None:
+        print(f"  {progress.done}/{progress.total} {progress.note}", file=sys.stderr)
 
     try:
         began = time.perf_counter()

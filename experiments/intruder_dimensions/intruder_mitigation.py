@@ -27,8 +27,7 @@ from rmtjax._files import write_json
 from rmtjax._provenance import commit, hardware, versions
 from rmtjax._startup import device_for_each_core, keep_programs
 from rmtjax.datasets.glue import find_glue, load_glue
-from rmtjax.intruders import mitigate as mend
-from rmtjax.intruders import scan
+from rmtjax.intruders import mend, scan
 from rmtjax.models import model_folder
 from rmtjax.report.figures import new_figure, style
 

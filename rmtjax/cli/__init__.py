@@ -289,18 +289,16 @@ def transfer(
 ) -> None:
     """Transfer a classifier between Amazon review domains: Table 1 and Figure 3 of the α-LoRA paper."""
     from rmtjax._files import prepare_file, prepare_folder, write_json
-    from rmtjax._progress import Progress
     from rmtjax.report import transfer as report
     from rmtjax.transfer.domains import run_transfer
 
     folder = None if out is None else prepare_folder("out", out)
     file = None if json is None else prepare_file("json", json)
     console = _console(quiet=file == "-")
-    with Progress(1, "transfer", unit="steps") as bar:
-        result = run_transfer(
-            data, source=source, target=target, n=n, gamma=gamma, source_gamma=source_gamma, features=features,
-            words=words, seeds=seeds, progress=lambda done, total, _: bar.show(done, total),
-        )  # fmt: skip
+    result = run_transfer(
+        data, source=source, target=target, n=n, gamma=gamma, source_gamma=source_gamma, features=features, words=words,
+        seeds=seeds,
+    )  # fmt: skip
     written = [] if folder is None else report.write_report(result, folder)
     if file is not None:
         write_json(file, report.as_dict(result))
@@ -488,18 +486,14 @@ def scan_intruders(
 ) -> None:
     """Find the leading singular vectors of a tuned checkpoint that the base does not have, beside what theory expects."""
     from rmtjax._files import prepare_file, prepare_folder, write_json
-    from rmtjax._progress import Progress
     from rmtjax.intruders import scan
     from rmtjax.report import intruders as report
 
     folder = None if out is None else prepare_folder("out", out)
     file = None if json is None else prepare_file("json", json)
     console = _console(quiet=file == "-")
-    with Progress(1, "layers", unit="layers") as bar:
-        found = scan(
-            None if base == "minilm" else base, _tuned(tuned), top=top, threshold=threshold, layers=layers, exact=exact,
-            progress=lambda done, total, _: bar.show(done, total),
-        )  # fmt: skip
+    before = None if base == "minilm" else base
+    found = scan(before, _tuned(tuned), top=top, threshold=threshold, layers=layers, exact=exact)
     written = [] if folder is None else report.write_report(found, folder)
     if file is not None:
         write_json(file, found.as_dict())
@@ -526,18 +520,12 @@ def mend_intruders(
     exact: Exact = False,
 ) -> None:
     """Write a copy of an adapter (for PEFT) or model in which intruders are scaled down."""
-    from rmtjax._progress import Progress
-    from rmtjax.intruders import mitigate as mend
-    from rmtjax.intruders import scan
+    from rmtjax.intruders import mend, scan
     from rmtjax.report import intruders as report
 
     console, before = _console(), None if base == "minilm" else base
     asked = {"top": top, "threshold": threshold, "exact": exact}
-    with Progress(1, "layers", unit="layers") as bar:
-        found = mend(
-            before, _tuned(tuned), out, scale=scale, layers=layers, **asked,
-            progress=lambda done, total, _: bar.show(done, total),
-        )  # fmt: skip
+    found = mend(before, _tuned(tuned), out, scale=scale, layers=layers, **asked)
     with_some = [layer.name for layer in found.layers if layer.intruders]
     what = f"{found.intruders} intruder{'s' * (found.intruders != 1)} in {len(with_some)} of {len(found.layers)} layers"
     left = ""

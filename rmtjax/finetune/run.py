@@ -21,7 +21,7 @@ import optax
 from rmtjax._errors import InputError, shown, stopping
 from rmtjax._files import lock_folder, prepare_folder, settle, write_json, write_text
 from rmtjax._precision import single
-from rmtjax._progress import Progress
+from rmtjax._progress import Report, Reporter
 from rmtjax._provenance import commit, hardware, versions
 from rmtjax._random import GENERATOR, pinned
 from rmtjax.adapters import (
@@ -315,7 +315,7 @@ def finetune(
     stop_after: int | None = None,
     base_copy: bool = True,
     devices: Sequence[jax.Device] | None = None,
-    shown_progress: bool | None = None,
+    progress: Report = None,
     announce: Callable[[Run], None] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune, evaluating after each epoch.
@@ -332,7 +332,7 @@ def finetune(
         stop_after: stop after so many steps in all, as if killed, but with a checkpoint.
         base_copy: with α, also write the base with α merged, 4 bytes a weight, without which PEFT answers otherwise.
         devices: all by default.
-        shown_progress: whether to draw a bar; None draws it on a terminal.
+        progress: True draws a bar on standard error, None (the default) on a terminal only; or a function of a `Progress`.
         announce: called with the `Run` before training begins.
 
     Returns:
@@ -349,7 +349,7 @@ def finetune(
     run = Run(settings, devices)
     how = dict(resume=resume, save_every=save_every, stop_after=stop_after, base_copy=base_copy)
     if out is None:
-        return _train(run, None, None, **how, shown_progress=shown_progress, announce=announce)
+        return _train(run, None, None, **how, progress=progress, announce=announce)
     _existing(Path(out), run.identity(), resume)
     folder = prepare_folder("out", out).resolve()  # PEFT is told where the base lies
     release = lock_folder("out", folder)
@@ -357,7 +357,7 @@ def finetune(
         _existing(folder, run.identity(), resume)  # again: another run may just have ended there
         write_json(folder / _RUN, {"identity": run.identity(), "made_with": _made_with(run)})
         checkpoints = Checkpoints(folder / "checkpoints")
-        return _train(run, folder, checkpoints, **how, shown_progress=shown_progress, announce=announce)
+        return _train(run, folder, checkpoints, **how, progress=progress, announce=announce)
     finally:
         release()
 
@@ -372,7 +372,7 @@ def _train(
     save_every: int | None,
     stop_after: int | None,
     base_copy: bool,
-    shown_progress: bool | None,
+    progress: Report,
     announce: Callable[[Run], None] | None,
 ) -> dict[str, Any]:
     """The run itself, which nothing stands in the way of."""
@@ -406,7 +406,7 @@ def _train(
     with (
         stopping(how_far),
         contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints),
-        Progress(run.batches.steps, f"{run.task.name} {_name(run.settings)}", shown_progress, unit="steps") as bar,
+        Reporter(run.batches.steps, f"{run.task.name} {_name(run.settings)}", progress, unit="steps") as bar,
     ):
         bar.show(step, run.batches.steps)
         for batch, fresh in run.batches.iterate(step, last):

@@ -19,6 +19,7 @@ import numpy as np
 
 from rmtjax._errors import InputError, listed, shown
 from rmtjax._files import prepare_folder, write_bytes, write_json, write_with
+from rmtjax._progress import Report
 from rmtjax.checkpoints.folders import TOKENIZER_FILES, exists, pickled_modules
 from rmtjax.checkpoints.matching import Share
 from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA
@@ -129,7 +130,7 @@ def mend(
     threshold: float = 0.5,
     layers: str | None = None,
     exact: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Report = None,
 ) -> Scan:
     """Write a copy of an adapter or a model in which every intruder's singular value is scaled down.
 

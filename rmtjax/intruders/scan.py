@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import scipy.linalg
 
 from rmtjax._errors import InputError
 from rmtjax._machine import cores
+from rmtjax._progress import Report, Reporter
 from rmtjax.intruders.clusters import close_values, cosine_range
 from rmtjax.intruders.pairs import ZERO, ZERO_AFTER, Pair, Pairs, Skipped, largest
 from rmtjax.intruders.predict import Prediction, bulk_edge, check_question, predict
@@ -468,7 +468,7 @@ def scan(
     threshold: float = 0.5,
     layers: str | None = None,
     exact: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Report = None,
 ) -> Scan:
     """Find the intruders in every weight matrix of a checkpoint. See `scan_layer`.
 
@@ -479,7 +479,7 @@ def scan(
         threshold: ε, the cosine below which a vector is an intruder.
         layers: regular expression that names must contain.
         exact: two SVDs a layer.
-        progress: called with (layers done, layers, name).
+        progress: True draws a bar on standard error, None (the default) on a terminal only; or a function of a `Progress`.
 
     Returns:
         `Scan`, its layers in the order of their names.
@@ -514,16 +514,16 @@ def scan(
 
     def note(result):
         done.append(result)
-        if progress is not None:
-            progress(len(done), len(names), result.name)
+        reporter.show(len(done), len(names), result.name)
 
     small = [name for name in names if math.prod(pairs.shape(name)) <= _SMALL]
-    if len(small) > 1:
-        with one_blas_thread(), ThreadPoolExecutor(cores()) as pool:
-            for result in pool.map(one, small):
-                note(result)
-    for name in names if len(small) < 2 else [name for name in names if name not in set(small)]:
-        note(one(name))
+    with Reporter(len(names), "layers", progress, unit="layers") as reporter:
+        if len(small) > 1:
+            with one_blas_thread(), ThreadPoolExecutor(cores()) as pool:
+                for result in pool.map(one, small):
+                    note(result)
+        for name in names if len(small) < 2 else [name for name in names if name not in set(small)]:
+            note(one(name))
     order = {name: i for i, name in enumerate(names)}
     found = sorted((r for r in done if isinstance(r, LayerScan)), key=lambda r: order[r.name])
     skipped += [r for r in done if isinstance(r, Skipped)]

@@ -26,7 +26,7 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, shown, stopping, unknown
-from rmtjax._progress import Progress
+from rmtjax._progress import Report, Reporter
 from rmtjax._random import GENERATOR, wrapped
 from rmtjax.montecarlo import hosts
 from rmtjax.montecarlo.claim import Claim, whole_width
@@ -414,7 +414,7 @@ class Run:
             f"stopped: {total - left:,} of {total:,} trials are in {self.store.path}; run it again to go on from there"
         )
 
-    def execute(self, progress: bool | None = None) -> xr.Dataset:
+    def execute(self, progress: Report = None) -> xr.Dataset:
         """Draw what is missing, after `compile`, and give the result of all.
 
         Raises:
@@ -426,7 +426,7 @@ class Run:
         with contextlib.nullcontext() if self.store is None else contextlib.closing(self.store):
             return self._executed(progress)
 
-    def _executed(self, progress: bool | None) -> xr.Dataset:
+    def _executed(self, progress: Report) -> xr.Dataset:
         began = time.perf_counter()
         plan, opened = self.plan, self.store
         # Files are waited for in a thread of their own, while the workers draw.
@@ -463,7 +463,7 @@ class Run:
             stopping(self._how_far),
             computing(),
             one_thread,
-            Progress(1, self.claim.name, progress) as bar,
+            Reporter(1, self.claim.name, progress) as bar,
         ):
             try:
                 with writer:
@@ -515,7 +515,7 @@ def run(
     store: str | os.PathLike | None = None,
     memory: float | None = None,
     devices: Sequence[jax.Device] | None = None,
-    progress: bool | None = None,
+    progress: Report = None,
 ) -> xr.Dataset:
     """Draw a claim's sampler on every cell of a grid and set the result beside the law.
 
@@ -536,7 +536,7 @@ def run(
             on where it stopped.
         memory: bytes that the run may use; by default 60 % of what is free.
         devices: the devices to use; by default all local ones.
-        progress: whether to draw a progress bar on standard error; by default on a terminal only.
+        progress: True draws a bar on standard error, None (the default) on a terminal only; or a function of a `Progress`.
 
     Returns:
         A dataset with dimension ``output`` and one for each axis of the grid, and the variables ``mean``, ``se``
@@ -561,6 +561,6 @@ def run(
         memory=memory,
         devices=devices,
     )
-    with Progress(1, f"{claim.name}: compiling", progress):
+    with Reporter(1, f"{claim.name}: compiling", progress):
         one.compile()
     return one.execute(progress)

@@ -14,7 +14,7 @@ import xarray as xr
 from scipy import stats
 
 from rmtjax._errors import InputError, shown
-from rmtjax._progress import Progress
+from rmtjax._progress import Report, Reporter
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.engine import Run
 from rmtjax.montecarlo.grid import Axis, Grid
@@ -265,7 +265,7 @@ def verify(
     trials: int | None = None,
     seed: int = 0,
     level: float = 0.01,
-    progress: bool | None = None,
+    progress: Report = None,
     done: Callable[[Claim], None] | None = None,
     **how: Any,
 ) -> Verdict:
@@ -301,7 +301,7 @@ def verify(
         compiled = [pool.submit(lambda runs: [one.compile() for one in runs], runs) for runs in plans]
         try:
             for claim, (first, *compared), ready in zip(claims, plans, compiled, strict=True):
-                with Progress(1, f"{claim.name}: compiling", progress):
+                with Reporter(1, f"{claim.name}: compiling", progress):
                     ready.result()
                 result = first.execute(progress)
                 results[claim.name, first.method] = result

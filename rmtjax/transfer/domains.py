@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -22,6 +22,7 @@ import xarray as xr
 
 from rmtjax._checks import one_of
 from rmtjax._errors import InputError, shown, unknown
+from rmtjax._progress import Report, Reporter
 from rmtjax.datasets import amazon
 from rmtjax.datasets.digits import load_default
 from rmtjax.transfer import moments as _moments
@@ -125,7 +126,7 @@ def run_transfer(
     seeds: int | Sequence[int] = 5,
     alphas: Sequence[float] | None = None,
     pairs: str | Iterable[tuple[str, str]] = "all",
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Report = None,
 ) -> xr.Dataset:
     r"""Fine-tune across domains, and compare ways to choose α on the target's test split.
 
@@ -144,7 +145,7 @@ def run_transfer(
         seeds: how many draws of the target samples, seeds 0, 1, …; or the seeds.
         alphas: grid of the accuracy curve; None for `rmtjax.transfer.estimator.ALPHAS`.
         pairs: ``"all"``, or (source, target) pairs of domains.
-        progress: called as ``progress(done, total, what)`` after every step.
+        progress: True draws a bar on standard error, None (the default) on a terminal only; or a function of a `Progress`.
 
     Returns:
         Dataset over ``pair``, ``seed``, ``rule`` (the keys of `RULES`) and ``alpha``. Accuracies are in percent of the
@@ -184,12 +185,13 @@ def run_transfer(
     n = _DEFAULT_N[name] if n is None else n
     _check_n(n)
 
-    step = _Steps(progress, len(chosen) + len({s for s, _ in chosen} | {t for _, t in chosen}))
-    if folder is None:
-        sources, targets = _digits(step)
-    else:
-        sources = targets = _domains(folder, chosen, features, words, step)
-    found = _measure(sources, targets, chosen, n, gamma, source_gamma, seeds, grid, step)
+    steps = len(chosen) + len({s for s, _ in chosen} | {t for _, t in chosen})
+    with Reporter(steps, "transfer", progress, unit="steps") as reporter:
+        if folder is None:
+            sources, targets = _digits(reporter)
+        else:
+            sources = targets = _domains(folder, chosen, features, words, reporter)
+        found = _measure(sources, targets, chosen, n, gamma, source_gamma, seeds, grid, reporter)
 
     result = xr.Dataset(
         found,
@@ -232,7 +234,7 @@ def sensitivity(
     words: int = amazon.WORDS,
     seeds: int | Sequence[int] = 5,
     choices: dict[str, Sequence[Any]] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Report = None,
 ) -> xr.Dataset:
     """What each choice that the paper leaves open does to its Table 1: one is varied at a time, over all 12 pairs.
 
@@ -245,7 +247,7 @@ def sensitivity(
         words: words kept likewise.
         seeds: as in `run_transfer`.
         choices: values by choice; None for `SENSITIVITY`.
-        progress: called as ``progress(done, total, what)`` after every setting.
+        progress: as in `run_transfer`.
 
     Returns:
         Dataset over ``setting`` (with coordinates ``choice`` and ``value``, both text) and ``rule``, in percent:
@@ -278,33 +280,33 @@ def sensitivity(
 
     pairs = list(PAPER_TABLE_1)
     paper = _paper_variables(pairs)["paper"][1]
-    step = _Steps(progress, len(settings))
     accuracy, spread, rms = (np.full((len(settings), len(RULES)), np.nan) for _ in range(3))
 
     # The settings of one feature space share its arrays and Gram matrices, which cost more than all the fits.
     def space(k):
         return str(settings[k][2]["features"]), int(settings[k][2]["words"])
 
-    for (kind, kept), members in itertools.groupby(sorted(range(len(settings)), key=space), key=space):
-        domains = _domains(folder, pairs, kind, kept, _Steps())
-        for k in members:
-            choice, value, setting = settings[k]
-            found = _measure(
-                domains,
-                domains,
-                pairs,
-                setting["n"],
-                setting["gamma"],
-                setting["source_gamma"],
-                seeds,
-                np.array(ALPHAS),
-            )["accuracy"][1]
-            means = found.mean(1)
-            accuracy[k], spread[k] = means.mean(0), found.std(1).mean(0)
-            # A column is compared only where the paper's is complete.
-            rms[k] = np.sqrt(np.mean((means - paper) ** 2, 0))
-            step(f"{choice} = {value}")
-        del domains
+    with Reporter(len(settings), "transfer", progress, unit="settings") as reporter:
+        for (kind, kept), members in itertools.groupby(sorted(range(len(settings)), key=space), key=space):
+            domains = _domains(folder, pairs, kind, kept, Reporter(1, "", progress=False))
+            for k in members:
+                choice, value, setting = settings[k]
+                found = _measure(
+                    domains,
+                    domains,
+                    pairs,
+                    setting["n"],
+                    setting["gamma"],
+                    setting["source_gamma"],
+                    seeds,
+                    np.array(ALPHAS),
+                )["accuracy"][1]
+                means = found.mean(1)
+                accuracy[k], spread[k] = means.mean(0), found.std(1).mean(0)
+                # A column is compared only where the paper's is complete.
+                rms[k] = np.sqrt(np.mean((means - paper) ** 2, 0))
+                reporter.advance(1, f"{choice} = {value}")
+            del domains
     result = xr.Dataset(
         {
             "accuracy": (("setting", "rule"), accuracy, {"units": "%"}),
@@ -319,18 +321,6 @@ def sensitivity(
     )
     result.attrs = {**base, "seeds": list(seeds)}
     return result
-
-
-class _Steps:
-    """Counts the steps done and tells the caller."""
-
-    def __init__(self, progress: Callable[[int, int, str], None] | None = None, total: int = 0):
-        self.progress, self.total, self.done = progress, total, 0
-
-    def __call__(self, what: str) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total, what)
 
 
 def _checked_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
@@ -386,23 +376,23 @@ def _check_n(n: int) -> None:
         raise InputError(f"n = {shown(n)} cannot be used; allowed: an integer of at least 2")
 
 
-def _domains(folder, pairs, features: str, words: int, step: _Steps) -> dict[str, _Problem]:
+def _domains(folder, pairs, features: str, words: int, reporter: Reporter) -> dict[str, _Problem]:
     domains = {}
     for domain in dict.fromkeys(itertools.chain(*pairs)):
         (X, test_X), (y, test_y) = amazon._scaled(folder, domain, amazon.SPLITS, features, words)
         domains[domain] = _Problem(X, y, test_X, test_y)
-        step(f"read {domain}")
+        reporter.advance(1, f"read {domain}")
     return domains
 
 
-def _digits(step: _Steps) -> tuple[dict[str, _Problem], dict[str, _Problem]]:
+def _digits(reporter: Reporter) -> tuple[dict[str, _Problem], dict[str, _Problem]]:
     sources, targets = {}, {}
     for source, target in _DIGITS:
         pair = load_default(source, target)
         sources[pair.source] = _Problem(pair.source_X, pair.source_y, pair.source_X, pair.source_y)
         targets[pair.target] = _Problem(pair.target_X, pair.target_y, pair.test_X, pair.test_y)
     for name in {**sources, **targets}:
-        step(f"read {name}")
+        reporter.advance(1, f"read {name}")
     return sources, targets
 
 
@@ -415,7 +405,7 @@ def _measure(
     source_gamma: float,
     seeds: Sequence[int],
     grid: np.ndarray,
-    step: _Steps | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """Every measured variable of `run_transfer`, by name, as (dimensions, values)."""
     for name in {t for _, t in pairs}:
@@ -458,8 +448,8 @@ def _measure(
             s = sources[pairs[k][0]]
             product = s.mean @ target.mean
             betas[:, k] = product / s.own_moments.mean_norm2_unbiased, product / (s.mean @ s.mean)
-            if step:
-                step(f"{pairs[k][0]}→{name}")
+            if reporter is not None:
+                reporter.advance(1, f"{pairs[k][0]}→{name}")
 
     # All α* in one call, since a call of the law costs the same for one setting as for thousands.
     order = [(k, j) for k in range(shape[0]) for j in range(shape[1])]

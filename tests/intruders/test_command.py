@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from rmtjax.intruders import mitigate as mend
-from rmtjax.intruders import scan
+from rmtjax.intruders import mend, scan
 from rmtjax.models import load_encoder
 from rmtjax.report import intruders as report
 from tests.finetune.helpers import files, write_base

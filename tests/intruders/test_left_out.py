@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rmtjax.intruders import Pairs, scan
-from rmtjax.intruders import mitigate as mend
+from rmtjax.intruders import Pairs, mend, scan
 from tests.checkpoints.helpers import raw, write_index, write_raw
 from tests.checkpoints.test_tensors import QUANTIZED
 from tests.models.helpers import refused

@@ -11,8 +11,7 @@ import pytest
 from rmtjax.adapters import adapt, load_peft, save_peft
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.adapters.params import AdapterParam, AlphaParam
-from rmtjax.intruders import Pairs
-from rmtjax.intruders import mitigate as mend
+from rmtjax.intruders import Pairs, mend
 from rmtjax.models import load_classifier, save_model
 from tests.finetune.helpers import files
 from tests.models.helpers import classifier, config_of, refused, relative, torch_classifier

@@ -97,9 +97,7 @@ def of_training(adapter: str) -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         base, data = write_base(Path(folder) / "base"), write_task(Path(folder) / "data")
         chosen = settings(base, data, method=adapter)
-        finetune(
-            chosen, Path(folder) / "run", announce=watch, stop_after=10, shown_progress=False, devices=jax.devices()[:1]
-        )
+        finetune(chosen, Path(folder) / "run", announce=watch, stop_after=10, progress=False, devices=jax.devices()[:1])
     return {"losses": _hexadecimal([float(loss) for loss in losses])}
 
 

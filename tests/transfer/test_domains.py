@@ -75,8 +75,8 @@ def test_without_data_domains_cannot_be_asked_for(no_data):
 
 def test_small_folder_every_pair(folder):
     seen = []
-    result = run_transfer(folder, n=10, words=6, seeds=2, alphas=[0, 1, 2], progress=lambda *step: seen.append(step))
-    assert [step[0] for step in seen] == list(range(1, 17)) and {step[1] for step in seen} == {16}
+    result = run_transfer(folder, n=10, words=6, seeds=2, alphas=[0, 1, 2], progress=seen.append)
+    assert [step.done for step in seen] == list(range(1, 17)) and {step.total for step in seen} == {16}
     assert list(result["pair"].values) == [f"{s}→{t}" for s, t in PAPER_TABLE_1]
     assert result["accuracy"].sel(rule="alpha=0").mean() > 65
     for k, pair in enumerate([("books", "dvd"), ("books", "electronics")]):

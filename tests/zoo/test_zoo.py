@@ -11,8 +11,7 @@ import re
 import numpy as np
 import pytest
 
-from rmtjax.intruders import Pairs, scan
-from rmtjax.intruders import mitigate as mend
+from rmtjax.intruders import Pairs, mend, scan
 
 from .conversions import TABLE, table, written
 from .families import FAMILIES, adapted, build, counted, matrices
