@@ -595,7 +595,3 @@ def main() -> None:
         reason = str(error).partition("\n")[0]
         say(f"error: {'out of memory: ' * (not isinstance(error, OSError))}{reason}".rstrip(": "))
         leave(1)
-
-
-if __name__ == "__main__":
-    main()

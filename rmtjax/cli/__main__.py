@@ -1,0 +1,6 @@
+"""`python -m rmtjax.cli` is the command `rmtjax`."""
+
+from rmtjax.cli import main
+
+if __name__ == "__main__":
+    main()
