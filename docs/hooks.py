@@ -13,8 +13,8 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-PICTURE = re.compile(r"\]\(\.\./((?:experiments/figures|benchmarks/results)/[^)]+\.png)\)")
-OUTSIDE = re.compile(r"\[([^]]+)\]\(\.\./(?:experiments|benchmarks)[^)]*\)")
+PICTURE = re.compile(r"\]\((?:\.\./)+((?:experiments/figures|benchmarks/results)/[^)]+\.png)\)")
+OUTSIDE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(?:experiments|benchmarks|CITATION|CONTRIBUTING)[^)]*\)")
 # What GitHub takes for a formula: a fence, here with its indent, or inline.
 FORMULA = re.compile(r"^( *)```math\n(.*?)^\1```$|\$`([^`]+)`\$", re.MULTILINE | re.DOTALL)
 
@@ -35,9 +35,17 @@ def _claims() -> str:
     return "\n".join(parts)
 
 
+def _readme() -> str:
+    """Return the README as a page of docs/: its links lead from here."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"\]\((experiments|benchmarks|CITATION|CONTRIBUTING)", r"](../\1", text)
+    text = re.sub(r"\[([^]]+)\]\(docs/notebooks/[^)]*\)", r"`\1`", text)
+    return text.replace("](docs/", "](")
+
+
 def _help() -> str:
     commands = ["", "verify", "sweep", "report", "merge", "transfer", "finetune", "intruders scan", "intruders mend",
-                "bench svd", "claims", "doctor"]  # fmt: skip
+                "claims", "doctor"]  # fmt: skip
     parts = []
     for command in commands:
         code = f"import sys; sys.argv = ['rmtjax', *{command.split()}, '--help']; from rmtjax.cli import main; main()"
@@ -51,7 +59,8 @@ def _help() -> str:
 
 def on_files(files, config):
     """Pictures that the experiments and benchmarks have drawn, as far as a page shows them."""
-    for name in sorted({name for page in files.documentation_pages() for name in PICTURE.findall(page.content_string)}):
+    texts = [_readme(), *(page.content_string for page in files.documentation_pages())]
+    for name in sorted({name for text in texts for name in PICTURE.findall(text)}):
         file = File.generated(config, f"figures/{Path(name).name}", abs_src_path=str(ROOT / name))
         files.append(file)
     return files
@@ -62,15 +71,17 @@ def _formula(match: re.Match) -> str:
     return wrapped("math", inline) if inline else indent + wrapped("math-block", block)
 
 
-def on_page_markdown(markdown: str, **_) -> str:
+def on_page_markdown(markdown: str, page, **_) -> str:
     """Fill in what is generated; a link out of docs/, which is right in the repository, is its text here.
 
     Formulas travel on as those of docstrings do.
     """
-    for mark, made in (("<!-- claims -->", _claims), ("<!-- command line -->", _help)):
+    marks = (("<!-- readme -->", _readme), ("<!-- claims -->", _claims), ("<!-- command line -->", _help))
+    for mark, made in marks:
         if mark in markdown:
             markdown = markdown.replace(mark, made())
-    markdown = PICTURE.sub(lambda found: f"](figures/{Path(found[1]).name})", markdown)
+    up = "../" * page.file.src_uri.count("/")
+    markdown = PICTURE.sub(lambda found: f"]({up}figures/{Path(found[1]).name})", markdown)
     markdown = OUTSIDE.sub(r"`\1`", markdown)
     return FORMULA.sub(_formula, markdown)
 

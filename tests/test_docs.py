@@ -46,6 +46,18 @@ def test_fine_tune_and_scan(tmp_path):
     assert (tmp_path / "mended/adapter_model.safetensors").exists()
 
 
+@pytest.mark.docs
+@pytest.mark.parametrize("name", ["law_against_monte_carlo", "scan_of_an_adapter"])
+def test_notebooks_run(name, tmp_path):
+    """They hold no outputs of their own, so that none can be stale."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(DOCS / f"notebooks/{name}.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert len(outputs) >= 3 and not any(output["output_type"] == "error" for output in outputs)
+
+
 def test_tutorials_show_code_that_is_tested():
     for name, includes in (("own_law", 6), ("many_hosts", 1), ("finetune_and_scan", 4)):
         page = DOCS / f"tutorials/{name}.md"

@@ -11,9 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_tables_are_those_of_the_results():
-    done = subprocess.run(
-        [sys.executable, "experiments/readme.py", "--check"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "docs._generate", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -26,7 +24,15 @@ def test_the_users_example_holds_and_would_fail_if_it_were_wrong(tmp_path):
     assert not verify(load_claims(tmp_path / "wrong.py"), trials=20_000).holds
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))])
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "experiments/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in PAGES])
 def test_every_file_that_a_page_shows_is_there(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
@@ -43,11 +49,16 @@ def test_every_heading_that_the_readme_points_at_is_there():
 
 def test_no_block_of_results_is_without_its_page():
     """What is generated stands somewhere, and once."""
-    pages = [
-        (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", *map(str, (ROOT / "docs").glob("*.md")))
-    ]
-    source = (ROOT / "experiments/readme.py").read_text(encoding="utf-8")
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
+    source = (ROOT / "docs/_generate.py").read_text(encoding="utf-8")
     names = re.search(r"parts = \((.*?)\)", source, re.S)[1].replace(" ", "").replace("\n", "").strip(",").split(",")
     assert len(names) > 15
     for name in names:
         assert sum(page.count(f"<!-- {name} -->") for page in pages) == 1, name
+
+
+def test_the_readme_is_short():
+    """A newcomer reads it whole: at most 130 lines of 100 columns."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 130
+    assert [line for line in lines if len(line) > 100] == []
