@@ -32,6 +32,7 @@ from rmtjax.report.figures import law_against_monte_carlo, save
 from rmtjax.report.page import csv as csv_of
 from rmtjax.report.page import page
 from rmtjax.report.text import markdown_table, markdown_text
+from rmtjax.report.verdict_files import write_report
 from tests.finetune.helpers import write_base, write_task
 from tests.intruders.helpers import matrix, planted, write, write_adapter
 from tests.report.test_page import check, result
@@ -399,7 +400,7 @@ def test_a_verdict_with_strange_names_is_written(tmp_path):
         samplers={EVERYTHING: lambda key, x: {EVERYTHING: x + jax.random.normal(key)}}, grid={"x": [0.0, 1.0]},
     )  # fmt: skip
     verdict = verify([claim], trials=50, progress=False)
-    written = verdict_report.write_report(verdict, [claim], tmp_path)
+    written = write_report(verdict, [claim], tmp_path)
     assert {path.suffix for path in written} == {".html", ".md", ".json", ".png"}
     for path in tmp_path.glob("*.[hmj]*"):
         assert not controls(path.read_text(encoding="utf-8"), keep="\n\t"), path.name

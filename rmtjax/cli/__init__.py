@@ -113,6 +113,7 @@ def verify(
     from rmtjax.claims import find_claims
     from rmtjax.montecarlo import verify
     from rmtjax.report import verdict as report
+    from rmtjax.report.verdict_files import write_report
 
     choose_platform(platform, devices)
     first = join_hosts(coordinator, num_processes, process_id)
@@ -122,7 +123,7 @@ def verify(
     target = None if json is None or not first else prepare_file("json", json)
     console = _console(quiet=target == "-" or not first)
     verdict = verify(chosen, trials=trials, seed=seed, level=level, progress=None if first else False, devices=crew)
-    written = [] if folder is None else report.write_report(verdict, chosen, folder)
+    written = [] if folder is None else write_report(verdict, chosen, folder)
     if target is not None:
         write_json(target, report.as_dict(verdict))
     console.print(report.table(verdict))

@@ -15,42 +15,23 @@ from scipy import stats
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.result import z_score
 from rmtjax.montecarlo.verdict import allowance, beyond
-from rmtjax.report.figures import _greek, _spread
-from rmtjax.report.svg import SHAPES, Axes, Chart, Scale, number, width_of
+from rmtjax.report.format import number
+from rmtjax.report.labels import evenly_spread, is_logarithmic, output_name, plain_symbol
+from rmtjax.report.svg import SHAPES, Axes, Chart, Scale, width_of
 
 __all__ = [
     "Slope",
     "Table",
     "convergence",
     "law_panels",
-    "output_name",
     "overview",
-    "plain_symbol",
     "quantiles",
     "size_axis",
     "slope_of",
 ]
 
 _WIDTH, _PANELS, _POINTS, _TIPS = 368.0, 6, 160, 600
-_SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _SIZES = frozenset(("N", "M", "n", "m", "p", "d", "size", "width", "dimension"))
-
-
-def plain_symbol(name: str) -> str:
-    """A parameter's or output's name in plain text: ``mu_perp`` becomes μ⊥."""
-    head, _, tail = name.partition("_")
-    letters = head.rstrip("0123456789")
-    greek = "ε" if letters == "eps" else _greek(letters)
-    if greek:
-        head = greek + head[len(letters) :].translate(_SUBSCRIPT)
-    if tail in ("perp", "star"):
-        return head + {"perp": "⊥", "star": "*"}[tail]
-    return f"{head}_{_greek(tail) or tail}" if tail else head
-
-
-def output_name(name: str) -> str:
-    """An output's name in words, or α* for ``alpha_star``."""
-    return plain_symbol(name) if _greek(name.partition("_")[0]) else name.replace("_", " ")
 
 
 @dataclass
@@ -162,11 +143,6 @@ class Table:
         return f"{label} ({', '.join(along)})" if along else label
 
 
-def _logarithmic(values: np.ndarray, decades: float = 2) -> bool:
-    values = values[np.isfinite(values)]
-    return bool(values.size and values.min() > 0 and values.max() > values.min() * 10**decades)
-
-
 def _together(table: Table, dim: str) -> list[str]:
     """The parameters that vary along a dim."""
     return [n for n, (d, v) in table.coords.items() if d == dim and np.unique(v).size > 1] or [dim]
@@ -219,7 +195,7 @@ def law_panels(table: Table, name: str, claim: str) -> tuple[list[Chart], int]:
     order = [axis[d] + 1 for d in rest]
     others = tuple(i for i in range(1, badness.ndim) if i not in order)
     worst = int(np.argmax(badness.max(axis=others).ravel())) if others else int(np.argmax(badness.ravel()))
-    chosen = _spread(len(places), _PANELS, worst)
+    chosen = evenly_spread(len(places), _PANELS, worst)
     charts = []
     for k, i in enumerate(chosen):
         index: list[Any] = [places[i][0], *([0] * len(table.dims))]
@@ -253,9 +229,9 @@ def _law_panel(
     hues = range(count)
     worst_line = max(hues, key=lambda j: float(np.nan_to_num(np.abs(cut(table.beyond, j)), posinf=1e300).max()))
     lines = []
-    for j in _spread(count, SHAPES, worst_line):
+    for j in evenly_spread(count, SHAPES, worst_line):
         z = cut(table.beyond, j)
-        keep = _spread(
+        keep = evenly_spread(
             at.size, _POINTS if count <= 2 else _POINTS // 3, int(np.argmax(np.nan_to_num(np.abs(z), posinf=1e300)))
         )
         mean, se, law = (cut(a, j)[keep] for a in (table.mean, table.se, table.law))
@@ -279,7 +255,7 @@ def _law_panel(
     )
     chart = Chart(_WIDTH, name, f"{claim}: {title}", said)
     every = np.concatenate([np.concatenate([n.mean, n.law]) for n in lines])
-    log_y = _logarithmic(every, 3)
+    log_y = is_logarithmic(every, 3)
     top, height, gap, low = 30.0, 200.0, 16.0, 76.0
     bars = [] if log_y else [np.concatenate([n.mean - 2 * n.se, n.mean + 2 * n.se]) for n in lines]
     y = Scale.around([every, *bars], top + height, top, log=log_y)
@@ -296,7 +272,7 @@ def _law_panel(
         marks = []
     elif at.size <= 5 and not table.is_size(x):
         marks = [(float(v), number(float(v))) for v in at]
-    log_x = not by_place and _logarithmic(at)
+    log_x = not by_place and is_logarithmic(at)
     x_scale = Scale.around([at], left, right, log=log_x, marks=marks, pad=0.04)
     if by_place or at.size == 1:
         x_scale = Scale(
@@ -451,7 +427,7 @@ def convergence(table: Table, name: str, claim: str, slope: Slope) -> Chart:
         resolved = np.isfinite(gap) & (gap > 4 * se) & (se > 0)
     rows = [(o, c) for o in range(gap.shape[0]) for c in range(gap.shape[1]) if resolved[o, c].sum() >= 2]
     rows.sort(key=lambda oc: -float(gap[oc].max()))
-    lines = [rows[i] for i in _spread(len(rows), SHAPES, 0)]
+    lines = [rows[i] for i in evenly_spread(len(rows), SHAPES, 0)]
     told = f"slope {slope}"
     said = (
         f"{claim}: absolute difference of Monte Carlo mean and law against {table.axis_label(dim)} on logarithmic axes; {told}"
@@ -515,7 +491,7 @@ def quantiles(table: Table, name: str, claim: str) -> Chart | None:
     said = f"{claim}: z of {z.size} cells against quantiles of the normal law; {inside} within ±2,"
     said += f" {0.9545 * z.size:.0f} expected."
     chart = Chart(_WIDTH, name, f"{claim}: quantiles of z", said)
-    keep = _spread(z.size, 300, 0)
+    keep = evenly_spread(z.size, 300, 0)
     limit = 1.08 * max(3.0, float(np.abs(z).max()))
     reach = 1.08 * max(2.0, float(theory[-1]))
     y = Scale(-limit, limit, 322, 30)
@@ -555,7 +531,7 @@ def overview(rows: Sequence[tuple[str, np.ndarray, bool]], name: str) -> Chart:
         short = label if len(label) <= 34 else label[:33] + "…"
         chart.text(4, middle + 4, f"{'✓' if good else '✗'} {short}", "ink" if good else "s7", bold=not good)
         z = np.where(np.isnan(z), np.nan, np.clip(z, -1e9, 1e9))
-        z = z[[*_spread(z.size, 150, int(np.argmax(np.nan_to_num(np.abs(z)))))]] if z.size else z
+        z = z[[*evenly_spread(z.size, 150, int(np.argmax(np.nan_to_num(np.abs(z)))))]] if z.size else z
         kind = "s0" if good else "s7"
         inside = z[np.abs(z) <= reach]
         chart.markers(x(inside), np.full(inside.size, middle), kind, 0, 2.6)

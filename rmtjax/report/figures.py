@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import math
 import os
-import re
 import textwrap
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +24,8 @@ from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.grid import grid, zipped
 from rmtjax.montecarlo.result import z_score
 from rmtjax.montecarlo.verdict import allowance, beyond
+from rmtjax.report.format import number
+from rmtjax.report.labels import evenly_spread, greek, is_logarithmic, literal, symbol, with_subscripts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,12 +37,10 @@ __all__ = [
     "PALETTE",
     "colours",
     "law_against_monte_carlo",
-    "literal",
     "new_figure",
     "points",
     "save",
     "style",
-    "symbol",
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -164,75 +161,19 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     return path
 
 
-def _greek(word: str) -> str | None:
-    """α for alpha; None for what is no Greek letter's name."""
-    try:
-        return unicodedata.lookup(f"GREEK SMALL LETTER {word.upper().replace('LAMBDA', 'LAMDA')}")
-    except KeyError:
-        return None
-
-
-def literal(text: str) -> str:
-    """A text as a figure shows it letter by letter: no dollar starts mathematics, control characters are escapes."""
-    return visible(text, "\n").replace("$", r"\$")
-
-
-def _subscripts(text: str) -> str:
-    """Plain text with its ``μ_β`` set as mathematics."""
-    return re.sub(r"(\w)_(\w)(?!\w)", r"$\1_\2$", literal(text))
-
-
-def symbol(name: str) -> str:
-    r"""A parameter's name as mathematics: ``gamma_source`` becomes :math:`\gamma_{\mathrm{source}}`."""
-    if not name.isidentifier():
-        return literal(name)
-    head, _, tail = name.partition("_")
-
-    def sign(part: str) -> str:
-        if _greek(part):
-            return rf"\{part}"
-        return part if len(part) == 1 else r"\perp" if part == "perp" else rf"\mathrm{{{part}}}"
-
-    if tail == "star":
-        return rf"${sign(head)}^\star$"
-    return rf"${sign(head)}$" if not tail else rf"${sign(head)}_{{{sign(tail)}}}$"
-
-
-def _logarithmic(values: np.ndarray, decades: float = 2) -> bool:
-    values = values[np.isfinite(values)]
-    return bool(values.size and values.min() > 0 and values.max() > values.min() * 10**decades)
-
-
-def _spread(count: int, most: int, keep: int) -> list[int]:
-    """At most `most` of range(count), evenly spread, `keep` among them."""
-    if count <= most:
-        return list(range(count))
-    chosen = np.unique(np.linspace(0, count - 1, most).round().astype(int))
-    chosen[np.argmin(np.abs(chosen - keep))] = keep
-    return sorted(set(chosen.tolist()))
-
-
-def _number(value: float) -> str:
-    """A value for a label: 0.25, 40, 10⁹."""
-    exponent = math.log10(value) if value > 0 else 0.0
-    if exponent >= 4 and exponent == round(exponent):
-        return rf"$10^{{{round(exponent)}}}$"
-    return f"{value:.4g}".replace("-", "−")
-
-
 def _axis_label(result: xr.Dataset, dim: str) -> str:
     """Meaning and symbol of an axis, and what moves along with it."""
     meaning = str(result[dim].attrs.get("long_name", dim))
     values = result[dim].values
-    sign = _greek(dim.partition("_")[0]) or dim
+    sign = greek(dim.partition("_")[0]) or dim
     known = not sign.isascii() and sign in meaning
-    label = symbol(dim) if meaning == dim else _subscripts(meaning) + ("" if known else f", {symbol(dim)}")
+    label = symbol(dim) if meaning == dim else with_subscripts(meaning) + ("" if known else f", {symbol(dim)}")
     along = []
     for name, coordinate in result.coords.items():
         if coordinate.dims == (dim,) and name != dim and np.all(values != 0):
             ratio = coordinate.values / values
             if np.allclose(ratio, ratio[0], rtol=0.02):
-                factor = "" if abs(ratio[0] - 1) < 0.02 else _number(float(f"{ratio[0]:.2g}")) + " "
+                factor = "" if abs(ratio[0] - 1) < 0.02 else number(float(f"{ratio[0]:.2g}")) + " "
                 along.append(f"{symbol(str(name))} = {factor}{symbol(dim)}")
     return f"{label}   ({', '.join(along)})" if along else label
 
@@ -242,7 +183,7 @@ def _at(cells: xr.Dataset, dim: str, index: int) -> str:
     names = [dim]
     if np.unique(cells[dim].values).size < cells.sizes[dim]:
         names += [str(n) for n, c in cells.coords.items() if c.dims == (dim,) and n != dim]
-    return ", ".join(f"{symbol(n)} = {_number(float(cells[n].values[index]))}" for n in names)
+    return ", ".join(f"{symbol(n)} = {number(float(cells[n].values[index]))}" for n in names)
 
 
 def _choose_axes(table: xr.Dataset, x: str | None, hue: str | None) -> tuple[str | None, str | None]:
@@ -266,7 +207,7 @@ def _curve(claim: Claim | None, cells: xr.Dataset, x: str, output: str) -> tuple
     at = cells[x].values
     if claim is None or at.size < 2:
         return at, cells["law"].values
-    between = np.geomspace if _logarithmic(at) else np.linspace
+    between = np.geomspace if is_logarithmic(at) else np.linspace
     steps = np.interp(between(at[0], at[-1], _CURVE), at, np.arange(at.size))
     if claim.params[x].whole:
         whole = np.unique(np.round(np.interp(steps, np.arange(at.size), at)))
@@ -329,7 +270,7 @@ def law_against_monte_carlo(
     places = [dict(zip(["output", *rest], index, strict=True)) for index in itertools.product(*ranges)]
     size_of_z = np.abs(table["z"]).fillna(0.0)
     worst = int(np.argmax([float(size_of_z.isel(place).max()) for place in places]))
-    shown = [places[i] for i in _spread(len(places), _PANELS, worst)]
+    shown = [places[i] for i in evenly_spread(len(places), _PANELS, worst)]
 
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
@@ -356,7 +297,7 @@ def law_against_monte_carlo(
         more = f" ({len(shown)} of {len(places)} panels)" if len(shown) < len(places) else ""
         about = f"{result.attrs.get('claim', '')} — {result.attrs.get('source', '')}".strip(" —")
         heading = textwrap.fill(visible(about if title is None else title) + more, int(12 * figure.get_figwidth()))
-        figure.suptitle(_subscripts(heading), x=0.01, ha="left")
+        figure.suptitle(with_subscripts(heading), x=0.01, ha="left")
         _legend(figure, handles, "z beyond the allowance" if allowed.any() else "z = (mean − law)/s.e.")
     return figure
 
@@ -372,7 +313,7 @@ def _panel(above, below, cells: xr.Dataset, x: str, hue: str | None, output: str
     apart = by_place or x == "cell" or few
     count = 1 if hue is None else cells.sizes[hue]
     worst = 0 if hue is None else int(np.argmax(np.abs(cells["z"]).fillna(0.0).max(x).values))
-    lines = _spread(count, _HUES, worst)
+    lines = evenly_spread(count, _HUES, worst)
     largest = np.abs(cells["z"].values[np.isfinite(cells["z"].values)]).max(initial=3.5)
     limit = 1.15 * float(largest)
     below.axhspan(-2, 2, color=_BAND, lw=0, zorder=0)
@@ -393,13 +334,13 @@ def _panel(above, below, cells: xr.Dataset, x: str, hue: str | None, output: str
     below.set_ylim(-limit, limit)
     above.tick_params(labelbottom=False)
     if by_place:
-        below.set_xticks(at, [_number(v) for v in values])
+        below.set_xticks(at, [number(v) for v in values])
     elif x == "cell" or at.size == 1:
-        below.set_xticks(at, ["" if x == "cell" else _number(v) for v in at])
+        below.set_xticks(at, ["" if x == "cell" else number(v) for v in at])
         below.set_xlim(at[0] - 1, at[0] + 1)
-    elif _logarithmic(at):
+    elif is_logarithmic(at):
         below.set_xscale("log")
-    if _logarithmic(np.concatenate([cells["law"].values.ravel(), cells["mean"].values.ravel()]), 3):
+    if is_logarithmic(np.concatenate([cells["law"].values.ravel(), cells["mean"].values.ravel()]), 3):
         above.set_yscale("log")
 
 

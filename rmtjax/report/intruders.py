@@ -14,7 +14,8 @@ from rmtjax._errors import listed
 from rmtjax._files import write_json
 from rmtjax._text import visible
 from rmtjax.intruders import LayerScan, Scan
-from rmtjax.report.figures import INK, MUTED, PALETTE, literal, new_figure, save, style
+from rmtjax.report.figures import INK, MUTED, PALETTE, new_figure, save, style
+from rmtjax.report.labels import literal
 
 __all__ = ["KEY", "cosines", "doubts", "outliers", "similarity", "summary", "table", "write_report"]
 

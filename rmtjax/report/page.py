@@ -7,7 +7,6 @@ import csv as csv_module
 import functools
 import hashlib
 import io
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -29,16 +28,16 @@ from rmtjax.report.charts import (
     Table,
     convergence,
     law_panels,
-    output_name,
     overview,
-    plain_symbol,
     quantiles,
     size_axis,
     slope_of,
 )
+from rmtjax.report.format import chance, number, signed, to_precision_of, with_error
+from rmtjax.report.labels import output_name, plain_symbol, verdict_word
 from rmtjax.report.mathml import mathml, spoken
-from rmtjax.report.svg import COLOURS, number
-from rmtjax.report.verdict import _probability, _verdict, summary
+from rmtjax.report.svg import COLOURS
+from rmtjax.report.verdict import summary
 
 __all__ = ["csv", "page", "write_page"]
 
@@ -167,28 +166,6 @@ class _Idents:
         return ident
 
 
-def _signed(z: float) -> str:
-    if not math.isfinite(z):
-        return number(z) if not math.isinf(z) else ("+∞" if z > 0 else "−∞")
-    if abs(z) < 0.005:
-        return "0.00"
-    return (f"{z:+.2f}" if abs(z) < 1e4 else f"{'+' if z > 0 else '−'}{number(abs(z), 3)}").replace("-", "−")
-
-
-def _with_error(mean: float, se: float) -> str:
-    """As many decimals as the standard error makes meaningful, and one more."""
-    if not math.isfinite(mean) or not math.isfinite(se):
-        return number(mean)
-    if not se > 0:
-        return f"{mean:.6g} in every draw".replace("-", "−")
-    decimals = max(0, min(10, 1 - math.floor(math.log10(se))))
-    return f"{mean:.{decimals}f} ± {se:.1g}".replace("-", "−").replace("e−0", "e−")
-
-
-def _chance(p: float) -> str:
-    return "< 10⁻³⁰⁰" if p < 1e-300 else number(p, 1) if p < 0.01 else _probability(p)
-
-
 def _many(count: int) -> str:
     for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if count >= size:
@@ -210,7 +187,7 @@ def _status(f: Finding) -> tuple[str, str]:
         "an error, refuted": "error, refuted",
         "NOT REFUTED": "error, not refuted",
     }
-    return words[_verdict(f)], "good" if f.as_it_should else "bad"
+    return words[verdict_word(f)], "good" if f.as_it_should else "bad"
 
 
 def _finding(f: Finding, target: str, finished: bool) -> dict[str, Any]:
@@ -218,9 +195,9 @@ def _finding(f: Finding, target: str, finished: bool) -> dict[str, Any]:
     words += " so far" * (kind == "good" and not finished)
     return {
         "claim": f.claim, "target": target, "output": output_name(f.output), "compared": f"{f.method} / {f.against}",
-        "cells": f"{f.tests:,}", "trials": f"{f.trials:,}", "z": _signed(f.z) if f.tests else "–",
-        "p": _chance(f.p) if f.tests else "–", "status": words, "kind": kind,
-        "cell": _cell(f.cell), "mean": _with_error(f.mean, f.se), "expected": number(f.expected, 7),
+        "cells": f"{f.tests:,}", "trials": f"{f.trials:,}", "z": signed(f.z) if f.tests else "–",
+        "p": chance(f.p) if f.tests else "–", "status": words, "kind": kind,
+        "cell": _cell(f.cell), "mean": with_error(f.mean, f.se), "expected": number(f.expected, 7),
         "expected_name": "the law" if f.against == "law" else f.against,
     }  # fmt: skip
 
@@ -266,15 +243,9 @@ def _numbers(table: Table) -> tuple[list[str], list[list[str]], int]:
             *([output_name(table.outputs[i])] if several else []),
             *(number(float(columns[n][j])) for n in varying),
         ]
-        row += [_with_error(mean[i, j], se[i, j]), _like(law[i, j], se[i, j]), _signed(z[i, j])]
-        rows.append(row + ([_signed(flat[i, j])] if allowed else []))
+        row += [with_error(mean[i, j], se[i, j]), to_precision_of(law[i, j], se[i, j]), signed(z[i, j])]
+        rows.append(row + ([signed(flat[i, j])] if allowed else []))
     return header, rows, total
-
-
-def _like(value: float, se: float) -> str:
-    if not math.isfinite(value) or not se > 0 or not math.isfinite(se):
-        return number(value, 7)
-    return f"{value:.{max(0, min(15, 1 - math.floor(math.log10(se))))}f}".replace("-", "−")
 
 
 def _provenance(result: xr.Dataset) -> list[tuple[str, str]]:
@@ -432,8 +403,8 @@ def _printed(sections: dict[str, tuple[_Section, Table]], verdict: Verdict) -> l
         rows.append({
             "source": wrong.source.removesuffix(", as printed"),
             "wrong": wrong, "right": right, "output": output_name(f.output), "cell": _cell(f.cell),
-            "printed": number(f.expected, 6), "printed_drawn": _with_error(f.mean, f.se), "z": _signed(f.z),
-            "held": number(float(law), 6), "held_drawn": _with_error(float(mean), float(se)),
+            "printed": number(f.expected, 6), "printed_drawn": with_error(f.mean, f.se), "z": signed(f.z),
+            "held": number(float(law), 6), "held_drawn": with_error(float(mean), float(se)),
             "refuted": f.as_it_should, "holds": right.good,
         })  # fmt: skip
     return rows

@@ -14,8 +14,9 @@ from html import escape as escape_markup
 import numpy as np
 
 from rmtjax._text import visible
+from rmtjax.report.format import number, power_of_ten
 
-__all__ = ["COLOURS", "SHAPES", "Axes", "Chart", "Scale", "number"]
+__all__ = ["COLOURS", "SHAPES", "Axes", "Chart", "Scale"]
 
 COLOURS = {
     "ink": ("#1b1f24", "#e6e9ed"),
@@ -38,29 +39,11 @@ SHAPES = 8
 """How many series are told apart, by colour and by shape."""
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def escape(text: str) -> str:
     """A text as XML may hold it, which knows no control characters."""
     return escape_markup(visible(text))
-
-
-def _power(exponent: int) -> str:
-    return f"10{str(exponent).translate(_SUPERSCRIPT)}"
-
-
-def number(value: float, digits: int = 4) -> str:
-    """A value for a label: 0.25, 40, 10⁹, 2.5·10⁻⁷; ∞ and “not a number” too."""
-    if not math.isfinite(value):
-        return "not a number" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    if value == 0:
-        return "0"
-    exponent = math.floor(math.log10(abs(value)) + 1e-12)
-    if -4 < exponent < 5 and not (exponent == 4 and value == 1e4):
-        return f"{value:.{digits}g}".replace("-", "−") if exponent < digits else f"{value:.0f}".replace("-", "−")
-    mantissa = f"{value / 10.0**exponent:.{digits}g}".replace("-", "−")
-    return _power(exponent) if mantissa == "1" else f"{mantissa}·{_power(exponent)}"
 
 
 def _at(value: float) -> str:
@@ -123,10 +106,10 @@ class Scale:
         if decimals > 4 and exponent - math.log10(high - low) > 3:  # nearly equal values: tell them from the first
             base = float(at[0])
             unit = math.floor(math.log10(high - low))
-            self.note = f"{self.note} {base:.{decimals}g} + … × {_power(unit)}".strip().replace("-", "−")
+            self.note = f"{self.note} {base:.{decimals}g} + … × {power_of_ten(unit)}".strip().replace("-", "−")
             return [(float(v), f"{(v - base) / 10.0**unit:.3g}".replace("-", "−")) for v in at]
         if largest >= 1e5 or largest < 1e-2:
-            self.note = f"{self.note} × {_power(exponent)}".strip()
+            self.note = f"{self.note} × {power_of_ten(exponent)}".strip()
             _, decimals = self._steps(low / 10.0**exponent, high / 10.0**exponent)
             return [(float(v), f"{v / 10.0**exponent:.{decimals}f}".replace("-", "−")) for v in at]
         return [(float(v) + 0.0, f"{v + 0.0:.{decimals}f}".replace("-", "−")) for v in at]
@@ -135,7 +118,7 @@ class Scale:
         first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
         if last - first >= 1:
             stride = -(-(last - first) // self.most)
-            return [(10.0**e, _power(e) if e else "1") for e in range(first, last + 1, stride)]
+            return [(10.0**e, power_of_ten(e) if e else "1") for e in range(first, last + 1, stride)]
         at = [m * 10.0**e for e in range(first - 1, last + 1) for m in (1, 2, 5)]
         inside = [v for v in at if self.low <= v <= self.high]
         if len(inside) < 2:

@@ -11,7 +11,7 @@ import xarray as xr
 from rich.text import Text
 
 from rmtjax._console import Table
-from rmtjax.report.text import number
+from rmtjax.report.format import byte_count, duration, plain_number
 
 if TYPE_CHECKING:
     from rmtjax.montecarlo import Estimate, Run
@@ -27,12 +27,12 @@ def table(rows: Sequence[Mapping[str, Any]], most: int = _MOST) -> Table:
     outputs = rows[0].get("outputs")
     parameters = [k for k in rows[0] if k not in ("trials", "mean", "se", "law", "z", "outputs")]
     varying = [k for k in parameters if len({row[k] for row in rows}) > 1] or parameters
-    fixed = ", ".join(f"{k} = {number(rows[0][k])}" for k in parameters if k not in varying)
+    fixed = ", ".join(f"{k} = {plain_number(rows[0][k])}" for k in parameters if k not in varying)
     shown = Table(box=None, header_style="bold", pad_edge=False, title=fixed or None, title_justify="left")
     for name in [*varying, *(["output"] if outputs else []), "mean", "± se", "law", "z"]:
         shown.add_column(name, justify="right")
     for row in rows[:most]:
-        lead = [number(row[k]) for k in varying]
+        lead = [plain_number(row[k]) for k in varying]
         for name, cell in ((outputs and row["outputs"]) or {"": row}).items():
             z = cell["z"]
             # Beyond 4 standard errors the law, or its limit at this size, is visibly off.
@@ -78,21 +78,9 @@ def plan(run: Run, found: Estimate) -> str:
     about = "about " if run.plan.until is not None else ""
     return (
         f"{run.claim.name} ({run.method}): {found.cells:,} cells, {about}{found.trials:,} trials{done}\n"
-        f"about {_duration(found.seconds)} on {crew} after {found.compile_s:.1f} s to compile {programs}\n"
-        f"about {_bytes(found.memory)} of memory, {_bytes(found.stored)} in a store"
+        f"about {duration(found.seconds)} on {crew} after {found.compile_s:.1f} s to compile {programs}\n"
+        f"about {byte_count(found.memory)} of memory, {byte_count(found.stored)} in a store"
     )
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
-def _bytes(count: float) -> str:
-    power = min(3, int(math.log10(max(count, 1))) // 3)
-    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 def _digits(value: float, se: float) -> str:

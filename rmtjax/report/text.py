@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from rmtjax._text import visible
 
-__all__ = ["markdown_table", "markdown_text", "number", "plain_equation"]
+__all__ = ["markdown_table", "markdown_text", "plain_equation"]
 
 _NUMBERS = re.compile(r"[-+−±–.,%×*\d\s]*")
 
@@ -54,13 +54,6 @@ def plain_equation(latex: str) -> str:
     for digit, subscript in zip("0123456789", "₀₁₂₃₄₅₆₇₈₉", strict=True):
         text = text.replace(f"_{digit}", subscript)
     return " ".join(text.split())
-
-
-def number(value: float, digits: int = 4) -> str:
-    """A number with the given significant digits; whole numbers below 10⁶ in full, larger powers of ten short."""
-    if value == int(value) and abs(value) < 1e6:
-        return str(int(value))
-    return f"{value:.{digits}g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
 
 
 def markdown_text(text: str) -> str:

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from rmtjax._console import Table
-from rmtjax._files import write_json, write_text
 from rmtjax._text import visible
-from rmtjax.montecarlo import Claim, Finding, Verdict
-from rmtjax.report.mathml import spoken
-from rmtjax.report.text import markdown_table, markdown_text, number
+from rmtjax.montecarlo import Verdict
+from rmtjax.report.format import plain_number, probability
+from rmtjax.report.labels import verdict_word
 
-__all__ = ["as_dict", "summary", "table", "write_report"]
-
-
-def _comparison(finding: Finding) -> str:
-    return f"{finding.method} / {finding.against}"
-
-
-def _probability(p: float) -> str:
-    return "1" if p >= 0.995 else f"{p:.2f}" if p >= 0.01 else f"{p:.0e}"
-
-
-def _verdict(finding: Finding) -> str:
-    if finding.erratum:
-        return "NOT REFUTED" if finding.holds else "an error, refuted"
-    return "holds" if finding.holds else "REFUTED"
+__all__ = ["as_dict", "summary", "table"]
 
 
 def table(verdict: Verdict) -> Table:
@@ -48,12 +30,12 @@ def table(verdict: Verdict) -> Table:
         shown.add_row(
             "" if f.claim == last else f.claim,
             f.output,
-            _comparison(f),
+            f"{f.method} / {f.against}",
             f"{f.tests}",
             f"{f.trials:,}",
             f"{f.z:+.2f}",
-            _probability(f.p),
-            Text(_verdict(f), "green" if f.as_it_should else "bold red"),
+            probability(f.p),
+            Text(verdict_word(f), "green" if f.as_it_should else "bold red"),
         )
         last = f.claim
     return shown
@@ -63,13 +45,13 @@ def summary(verdict: Verdict) -> str:
     """One sentence for each refuted finding, then one for all."""
     lines = []
     for f in (f for f in verdict.findings if not f.as_it_should):
-        cell = ", ".join(f"{name} = {number(v)}" for name, v in f.cell.items())
+        cell = ", ".join(f"{name} = {plain_number(v)}" for name, v in f.cell.items())
         found = f"the mean of {f.output} is {f.mean:.6g} ± {f.se:.2g}"
         if f.erratum:
             lines.append(f"{f.claim} is an error and is not refuted: at {cell} {found}, it says {f.expected:.6g}")
         else:
             lines.append(
-                f"{f.claim} is refuted ({_comparison(f)}): at {cell} {found} where {f.expected:.6g} was expected"
+                f"{f.claim} is refuted ({f.method} / {f.against}): at {cell} {found} where {f.expected:.6g} was expected"
                 f" (z = {f.z:+.1f})"
             )
     claims, errata = ({f.claim for f in verdict.findings if f.erratum == kind} for kind in (False, True))
@@ -91,33 +73,3 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
         "findings": [asdict(f) for f in verdict.findings],
         "runs": {f"{claim} ({method})": result.attrs for (claim, method), result in verdict.results.items()},
     }
-
-
-def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> list[Path]:
-    """Write ``report.html``, ``verdict.md``, ``verdict.json`` and a figure for each claim; return what was written."""
-    from rmtjax.report.figures import law_against_monte_carlo, save
-    from rmtjax.report.page import write_page
-
-    header = ["claim", "output", "compared", "cells", "trials", "worst z", "p (Holm)", "verdict"]
-    rows = [
-        [
-            f.claim, f.output, _comparison(f), str(f.tests), f"{f.trials:,}", f"{f.z:+.2f}", _probability(f.p),
-            _verdict(f) if f.as_it_should else f"**{_verdict(f)}**",
-        ]
-        for f in verdict.findings
-    ]  # fmt: skip
-    first = next(iter(verdict.results.values())).attrs
-    made = f"Seed {first['seed']}; {first['device']}; {first['versions']}."
-    said = "\n".join(map(markdown_text, summary(verdict).split("\n")))
-    text = [f"# Verdict\n\n{said}.\n\n{markdown_text(made)}\n\n{markdown_table(header, rows)}"]
-    written = [folder / "verdict.json", folder / "verdict.md"]
-    for claim in claims:
-        name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', claim.name).lstrip('.')}.png"
-        figure = law_against_monte_carlo(verdict.results[claim.name, claim.sampler()[0]], claim=claim)
-        save(figure, folder / name)
-        written.append(folder / name)
-        label, source, equation = map(markdown_text, (claim.name, claim.source, spoken(claim.equation)))
-        text.append(f"\n## {label}\n\n{source}: {equation}\n\n![{label}]({name})\n")
-    write_json(written[0], as_dict(verdict))
-    write_text(written[1], "".join(text))
-    return [write_page(verdict, folder / "report.html", claims), *written]

@@ -14,7 +14,8 @@ import pytest
 
 from rmtjax._errors import InputError
 from rmtjax.montecarlo import Claim, grid, real, run, size, zipped
-from rmtjax.report.figures import law_against_monte_carlo, save, symbol
+from rmtjax.report.figures import law_against_monte_carlo, save
+from rmtjax.report.labels import symbol
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 
