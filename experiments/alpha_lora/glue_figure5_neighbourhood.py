@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from experiments._common import HERE
-from experiments.alpha_lora._glue import METRICS, NAMES, parse, record, runs
+from experiments._glue import METRICS, NAMES, parse, record, runs
 from experiments.alpha_lora.glue_runs import qnli_folder
 from rmtjax._files import write_json
 from rmtjax._startup import device_for_each_core, keep_programs

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from experiments.alpha_lora._glue import NAMES, parse, record, runs
+from experiments._glue import NAMES, parse, record, runs
 from rmtjax.report.figures import MUTED, PALETTE, new_figure, style
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import ttest_rel
 
-from experiments.alpha_lora._glue import METRICS, NAMES, mean_se, parse, record, runs, scores
+from experiments._glue import METRICS, NAMES, mean_se, parse, record, runs, scores
 from rmtjax.report.figures import INK, MUTED, PALETTE, new_figure, style
 
 PAPER = {

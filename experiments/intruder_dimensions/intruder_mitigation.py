@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import ttest_1samp
 
 from experiments._common import HERE
-from experiments.alpha_lora._glue import mean_se, record
+from experiments._glue import mean_se, record
 from experiments.intruder_dimensions.intruder_study import LABELS, LOOKS
 from experiments.intruder_dimensions.intruder_study_runs import THRESHOLD, TOP, drift, embeddings, score_with, settings
 from rmtjax._files import write_json

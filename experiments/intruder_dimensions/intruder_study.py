@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import sem, spearmanr, ttest_ind_from_stats
 
 from experiments._common import HERE
-from experiments.alpha_lora._glue import NAMES, mean_se, record
+from experiments._glue import NAMES, mean_se, record
 from rmtjax.report.figures import PALETTE, new_figure, style
 
 LABELS = {
