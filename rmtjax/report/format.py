@@ -74,7 +74,7 @@ def signed(z: float) -> str:
     """Return a standardised deviation with its sign.
 
     >>> [signed(z) for z in (1.234, -0.001, -12345.6)]
-    ['+1.23', '0.00', '−1.23·10⁴']
+    ['+1.23', '0.00', '−12346']
     """
     if not math.isfinite(z):
         return number(z) if not math.isinf(z) else ("+∞" if z > 0 else "−∞")
