@@ -1,18 +1,27 @@
-"""Shapes in annotations are checked while the tests run."""
+"""Shapes in annotations are checked while the tests run, and compiled programs are kept for the next run."""
 
 import gc
 import os
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+from rmtjax._startup import cache_folder
 
 # By default the tests run the programs that users run. RMTJAX_TEST_QUICK=1 compiles others, with fewer optimisations, in some
 # less time. They round differently: with these flags a difference of products is 0 where with XLA's own it is not. XLA ends
 # on a flag that it does not know, so other versions go without.
 if os.environ.get("RMTJAX_TEST_QUICK") == "1" and version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true")
+
+# JAX keeps what it compiles in a folder that all workers, the processes that tests start, and the next run share. A program from
+# there is the one that was compiled. The processor's features are in the folder's name, as in that of the command line.
+PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs" / Path(cache_folder()).name
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 if os.environ.get("RMTJAX_TEST_SHAPES") != "0":  # users have no such hook: `make fuzz` goes without
     install_import_hook(("rmtjax.laws", "rmtjax.linalg", "rmtjax.ensembles"), "beartype.beartype").__enter__()
@@ -45,8 +54,6 @@ def _plain_terminal(monkeypatch):
 def command(monkeypatch, capsys):
     """Run the command line in this process: (exit status, standard output, standard error)."""
     from rmtjax.cli import main
-
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # main sets it where it is not set
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["rmtjax", *map(str, arguments)])

@@ -98,7 +98,6 @@ def call(monkeypatch, tmp_path, inputs):
     """Run a command of `COMMANDS` in an empty folder into streams of an encoding: status, output, errors as bytes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "device_for_each_core", lambda: None)  # JAX has begun long ago
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
 
     def run(name, encoding):
         streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2)]
@@ -149,7 +148,6 @@ class Full(io.TextIOWrapper):
 @pytest.mark.parametrize("name", ["verify", "intruders"])
 def test_what_was_asked_for_is_written_before_anything_is_printed(monkeypatch, tmp_path, inputs, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.setattr(sys, "argv", ["rmtjax", *(a.replace("{in}", str(inputs)) for a in COMMANDS[name])])
     monkeypatch.setattr(sys, "stdout", Full(io.BytesIO(), encoding="utf-8"))
     with pytest.raises(SystemExit) as end:

@@ -1,26 +1,16 @@
-"""Runs here compile the same few programs over and over; JAX keeps them for the length of the tests."""
+"""A tiny model and a toy task that all tests of fine-tuning share."""
 
-import jax
+import os
+
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from .helpers import write_base, write_task
 
 
-def _set(folder, seconds):
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
-    compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope="package", autouse=True)
-def programs(tmp_path_factory):
+@pytest.fixture(scope="package")
+def programs():
     """The folder in which compiled programs are kept."""
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    folder = tmp_path_factory.mktemp("programs")
-    _set(str(folder), 0.1)
-    yield folder
-    _set(*before)
+    return os.environ["JAX_COMPILATION_CACHE_DIR"]
 
 
 @pytest.fixture(scope="package")
