@@ -130,8 +130,8 @@ def checkpoint(repeats: int) -> dict:
 def agreement(cases: int) -> dict:
     """Verdicts of bounds against those of two SVDs."""
     from rmtjax.intruders import Pair, scan_layer
-    from rmtjax.linalg.dense import one_blas_thread
     from rmtjax.linalg.krylov import Operator
+    from rmtjax.linalg.svd import one_blas_thread
 
     random = np.random.default_rng(0)
     done = same = near = 0

@@ -27,8 +27,8 @@ from benchmarks._common import alternate, ratio, save
 from rmtjax.claims.intruder_dimensions.spikes import bbp_wigner
 from rmtjax.ensembles.wigner import hermite
 from rmtjax.laws.edge import tracy_widom
-from rmtjax.linalg.dense import eigvalsh
 from rmtjax.linalg.sturm import histogram
+from rmtjax.linalg.svd import eigvalsh
 from rmtjax.montecarlo import Claim, Sampler, grid, run, size
 
 THETA = np.linspace(1.2, 3, 19)

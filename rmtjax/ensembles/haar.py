@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Inexact, Key
 
+from rmtjax._checks import whole
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.entries import entries, floating, whole
+from rmtjax.ensembles._rng.entries import entries, floating
 
 __all__ = ["orthogonal", "special_orthogonal", "unit_vector", "unitary"]
 

@@ -28,18 +28,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real
 
-from rmtjax._errors import InputError, shown
+from rmtjax._checks import numbers, whole
 from rmtjax._precision import float64
 from rmtjax.ensembles._rng.counter import normal
-from rmtjax.ensembles._rng.entries import whole
 from rmtjax.ensembles.haar import unit_vector
 from rmtjax.ensembles.wigner import goe, hermite
 from rmtjax.ensembles.wishart import iid, laguerre
 from rmtjax.linalg import sturm
+from rmtjax.linalg.roots import bisect
 
 __all__ = [
     "Intruder",
@@ -86,15 +85,8 @@ class RectangularIntruder(NamedTuple):
 
 def _spike(theta, eps):
     """θ and ε as float64 arrays, checked unless they are traced."""
-    for name, value, high, allowed in (
-        ("theta", theta, np.inf, "a finite number > 0"),
-        ("eps", eps, 1.0, "between 0 and 1"),
-    ):
-        if not isinstance(value, jax.core.Tracer):
-            given = np.asarray(value, np.float64)
-            bad = ~((given > 0) & (given < high))
-            if np.any(bad):
-                raise InputError(f"{name} = {shown(float(given[bad][0]))}: must be {allowed}")
+    numbers("theta", theta, 0, open_low=True)
+    numbers("eps", eps, 0, 1, open_low=True, open_high=True)
     return jnp.asarray(theta, jnp.float64), jnp.asarray(eps, jnp.float64)
 
 
@@ -144,17 +136,14 @@ def _rectangular_secular(s, a, b, theta):
             inverse,
         )
 
-    def halve(_, bracket):
-        low, high = bracket
-        x = (low + high) / 2
+    def is_below(x):
         A, B, C, _ = secular(x)
         # Signature of the matrix: between s₂ and s₁, where the outlier may lie, one positive direction puts it above x;
         # beyond s₁ it takes two.
         definite = A * B > C**2
-        above = jnp.where(x > 0, definite & (A > 0), ~(definite & (A < 0)))
-        return jnp.where(above, x, low), jnp.where(above, high, x)
+        return jnp.where(x > 0, definite & (A > 0), ~(definite & (A < 0)))
 
-    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (-below[1], 1.001 * theta))
+    low, high = bisect(is_below, -below[1], 1.001 * theta, _HALVINGS)
     x = (low + high) / 2
     A, B, C, inverse = secular(x)
     larger = jnp.abs(A) > jnp.abs(B)

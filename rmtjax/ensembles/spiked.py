@@ -22,6 +22,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact, Key
 
+from rmtjax._checks import finite, is_traced
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
 from rmtjax.ensembles._rng.entries import floating
@@ -32,10 +33,6 @@ __all__ = ["low_rank_update", "spiked_covariance", "spiked_rectangular", "spiked
 _ALL = ("base", "theta", "ell", "directions", "left", "right", "key", "u", "v")
 
 
-def _known(*values) -> bool:
-    return not any(isinstance(value, jax.core.Tracer) for value in values)
-
-
 def _matrix(name, value, *, hermitian=False):
     """A base, checked, and its real dtype."""
     value = value if isinstance(value, jax.Array) else np.asarray(value)
@@ -44,10 +41,9 @@ def _matrix(name, value, *, hermitian=False):
     if hermitian and value.shape[0] != value.shape[1]:
         raise InputError(f"{name} has shape {value.shape}: must be square")
     real = np.finfo(floating(value.dtype, name=name)).dtype
-    if _known(value):
+    finite(name, value)
+    if not is_traced(value):
         given = np.asarray(value)
-        if not np.isfinite(given).all():
-            raise InputError(f"{name} holds values that are not finite: must be finite")
         asymmetry = np.abs(given - given.conj().T).max() if hermitian else 0.0
         if asymmetry > 100 * np.finfo(real).eps * np.abs(given).max():
             raise InputError(f"{name} differs from its adjoint by {asymmetry:.3g}: must be Hermitian")
@@ -56,7 +52,7 @@ def _matrix(name, value, *, hermitian=False):
 
 def _strengths(name, value, rank_limit, dtype, neutral):
     """θ or ℓ as an array (r,) of the base's real dtype, none of which may be the value that makes no spike."""
-    known = _known(*jax.tree.leaves(value))
+    known = not is_traced(*jax.tree.leaves(value))
     value = value if known else jnp.asarray(value)
     shape = np.shape(value)
     if len(shape) > 1:
@@ -93,7 +89,7 @@ def _directions(name, value, key, n, r, dtype, *, orthogonal_only=False):
         raise InputError(f"{name} has shape {value.shape}: must be ({n}, {r}), a unit column for each strength")
     if columns.dtype.kind == "c" and dtype.kind == "f":
         raise InputError(f"{name} has dtype {columns.dtype.name}: must be real for a real base")
-    if _known(columns):
+    if not is_traced(columns):
         given = np.asarray(columns)
         exact = given.astype(np.complex128 if given.dtype.kind == "c" else np.float64)
         tolerance = max(1e-6, 100 * float(jnp.finfo(given.dtype).eps) if given.dtype.kind in "fc" else 0.0)

@@ -21,10 +21,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact, Key, Real
 
+from rmtjax._checks import whole
 from rmtjax._precision import float64
 from rmtjax.ensembles._rng.chi import chi
 from rmtjax.ensembles._rng.counter import normal
-from rmtjax.ensembles._rng.entries import entries, floating, parse_entries, positive, whole
+from rmtjax.ensembles._rng.entries import entries, floating, parse_entries, positive
 
 __all__ = ["Tridiagonal", "goe", "gse", "gue", "hermite", "wigner"]
 

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact, Key, Num, Real
 
+from rmtjax._checks import whole
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
 from rmtjax.ensembles._rng.chi import chi
-from rmtjax.ensembles._rng.entries import entries, floating, positive, whole
+from rmtjax.ensembles._rng.entries import entries, floating, positive
 
 __all__ = ["Bidiagonal", "complex_wishart", "iid", "laguerre", "sample_covariance", "wishart"]
 

@@ -20,8 +20,8 @@ from rmtjax._progress import Report, Reporter
 from rmtjax.intruders.clusters import close_values, cosine_range
 from rmtjax.intruders.pairs import ZERO, ZERO_AFTER, Pair, Pairs, Skipped, largest
 from rmtjax.intruders.predict import Prediction, bulk_edge, check_question, predict
-from rmtjax.linalg.dense import one_blas_thread, svdvals
 from rmtjax.linalg.krylov import FAR, Matrix, Operator, Ritz, full_width, largest_cosines, top_singular
+from rmtjax.linalg.svd import one_blas_thread, svdvals
 from rmtjax.spectra.bulk_fit import BulkFit, bulk_fit, effective_rank, stable_rank
 
 __all__ = ["LayerScan", "Scan", "Update", "gram_values", "scan", "scan_layer"]

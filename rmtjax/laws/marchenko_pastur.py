@@ -34,7 +34,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact, Num
 
-from rmtjax.laws.semicircle import as_point, law
+from rmtjax.laws._law import as_point, law
 
 __all__ = [
     "atom",

@@ -38,15 +38,15 @@ must be simple.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from rmtjax._errors import InputError, shown
+from rmtjax._checks import finite, is_traced, numbers, whole
+from rmtjax._errors import InputError
 from rmtjax._precision import float64
 
 __all__ = [
@@ -74,20 +74,14 @@ Rectangular = Float[Array, "n m"] | tuple[Float[Array, "n k"], Float[Array, "k"]
 """A matrix, or U, σ and Vᵀ of its thin singular value decomposition."""
 
 
-def _known(*arrays: Any) -> bool:
-    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
-
-
 def _finite(name: str, a: Array) -> None:
     if a.size == 0:
         raise InputError(f"{name} has shape {a.shape}: must not be empty")
-    if _known(a) and not np.all(np.isfinite(a)):
-        host = np.asarray(a)
-        raise InputError(f"{name} has an entry {shown(float(host[~np.isfinite(host)][0]))}: all must be finite")
+    finite(name, a)
 
 
 def _simple(name: str, values: Array, slack: float = 0.0) -> None:
-    if _known(values):
+    if not is_traced(values):
         sizes = np.max(np.abs(values), axis=-1, keepdims=True, initial=0.0)
         if np.any(np.diff(np.sort(values, axis=-1)) <= slack * sizes):
             rounded = " up to rounding" if slack else ""
@@ -126,7 +120,7 @@ def _eigen(base: Symmetric, Delta: Array) -> tuple[Array, Array, Array]:
         _symmetric("W", base)
         values, vectors = jnp.linalg.eigh(base)
         _simple("values", values, _ROUNDED)
-        values = values if _known(values) else _separate(values)
+        values = _separate(values) if is_traced(values) else values
     _finite("Delta", Delta)
     if Delta.shape != vectors.shape:
         raise InputError(f"Delta has shape {Delta.shape}: must be {vectors.shape} like W")
@@ -136,7 +130,7 @@ def _eigen(base: Symmetric, Delta: Array) -> tuple[Array, Array, Array]:
 
 
 def _symmetric(name: str, a: Array) -> None:
-    if _known(a):
+    if not is_traced(a):
         gap, size = float(np.max(np.abs(a - a.T))), float(np.max(np.abs(a)))
         if gap > 1e-12 * size:
             raise InputError(f"{name} is off its transpose by {gap:.3g}: must be symmetric")
@@ -237,12 +231,12 @@ def _singular(base: Rectangular, Delta: Array) -> _Singular:
             raise InputError(f"W has shape {base.shape}: must be (n, m)")
         u, s, vh = jnp.linalg.svd(base, full_matrices=False)
         _simple("values", s, _ROUNDED)
-        s = s if _known(s) else _separate(s)
+        s = _separate(s) if is_traced(s) else s
     _finite("Delta", Delta)
     if Delta.shape != (u.shape[0], vh.shape[1]):
         raise InputError(f"Delta has shape {Delta.shape}: must be {(u.shape[0], vh.shape[1])} like W")
     _simple("values", s)
-    if _known(s) and u.shape[0] != vh.shape[1] and np.any(np.asarray(s) == 0):
+    if not is_traced(s) and u.shape[0] != vh.shape[1] and np.any(np.asarray(s) == 0):
         raise InputError("values has an entry 0: of a rectangular matrix it is not simple")
     right, left = Delta @ vh.T, Delta.T @ u
     A = u.T @ right
@@ -328,10 +322,9 @@ def _spectrum(name: str, values: Array) -> None:
     _simple(name, values)
 
 
-def _positive(**numbers: ArrayLike) -> None:
-    for name, x in numbers.items():
-        if _known(x) and not np.all(np.isfinite(x) & (np.asarray(x) > 0)):
-            raise InputError(f"{name} = {shown(np.asarray(x).tolist())}: must be finite and > 0")
+def _positive(**values: ArrayLike) -> None:
+    for name, value in values.items():
+        numbers(name, value, 0, open_low=True)
 
 
 def _crowding(values: Float[Array, "... N"]) -> Float[Array, "... N"]:
@@ -448,8 +441,7 @@ def singular_rotation(values: Float[Array, "... k"], delta: Float[Array, "..."],
     _spectrum("values", values)
     k = values.shape[-1]
     for name, side in (("n", n), ("m", m)):
-        if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < k:
-            raise InputError(f"{name} = {shown(side)}: must be a whole number ≥ {k}, the number of singular values")
+        whole(name, side, k)
     if min(n, m) != k:
         raise InputError(f"values has {k} entries: must have all min(n, m) = {min(n, m)}")
     _positive(values=values)

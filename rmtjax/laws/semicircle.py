@@ -15,73 +15,22 @@ refused unless it is finite and positive; where it is traced, nothing is checked
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact, Num
 
-from rmtjax._errors import InputError, shown
-from rmtjax._precision import as_array, float64
+from rmtjax.laws._law import as_point, law
 
 __all__ = ["cdf", "inverse_stieltjes", "moment", "pdf", "ppf", "r_transform", "stieltjes", "support"]
-
-LARGEST_ORDER = 500
-"""Of a moment: the coefficients of Marchenko and Pastur's are float64 up to there."""
 
 _SINE = [(-1) ** k / math.factorial(2 * k + 3) for k in range(14)]
 """Of (u − sin u)/u³ in powers of u². At u = π the first term left out is below 1e-19."""
 
 _KEPLER = [1.0, 1 / 60, 1 / 1400, 1 / 25200, 43 / 17248000]
 """Of u/y in powers of y², where u − sin u = y³/6: where Newton's method for Kepler's equation starts."""
-
-
-def _refuse(name: str, value: Any) -> None:
-    """Raise `InputError` for a parameter that is known and not admissible."""
-    if name == "k":
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= LARGEST_ORDER:
-            allowed = f"a whole number from 0 to {LARGEST_ORDER}, known before compilation"
-            raise InputError(f"k = {shown(value)}: must be {allowed}")
-    elif not isinstance(value, jax.core.Tracer):
-        given = np.asarray(value)
-        bad = ~(np.isfinite(given) & (given > 0))
-        if np.any(bad):
-            raise InputError(f"{name} = {given[bad][0]:g}: must be a finite number > 0")
-
-
-def law(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What the functions of a bulk law share: float64, parameters checked where they are known, one compiled program.
-
-    `c` and `sigma` must be finite and positive, `k` is a static whole number, and `z`, `m` and `w` may be complex.
-    """
-    signature = inspect.signature(function)
-    points = tuple(name for name in ("z", "m", "w") if name in signature.parameters)
-    compiled = jax.jit(function, static_argnames="k" if "k" in signature.parameters else ())
-
-    @functools.wraps(function)
-    def checked(*args, **kwargs):
-        bound = signature.bind(*args, **kwargs)
-        given = bound.arguments
-        for name in ("k", "c", "sigma"):
-            if name in given:
-                _refuse(name, given[name])
-        for name in points:
-            if isinstance(given.get(name), (list, tuple)):
-                given[name] = as_array(name, given[name])
-        return compiled(*bound.args, **bound.kwargs)
-
-    return float64(checked, keep=("k", *points))
-
-
-def as_point(z: Num[ArrayLike, "..."]) -> Inexact[Array, "..."]:
-    """The argument of a transform in double precision, real or complex as it was."""
-    return jnp.asarray(z, jnp.complex128 if jnp.iscomplexobj(z) else jnp.float64)
 
 
 @law

@@ -48,7 +48,6 @@ __all__ = [
     "wigner_outlier",
     "wigner_overlap",
     "wigner_strength",
-    "wigner_threshold",
     "wigner_variance",
 ]
 
@@ -59,12 +58,6 @@ def _excess(value, edge):
     """How far a value is above an edge; 0 where only rounding keeps it below, NaN where it is below."""
     excess = value - edge
     return jnp.where(excess < -8 * jnp.finfo(jnp.float64).eps * edge, jnp.nan, jnp.maximum(excess, 0.0))
-
-
-@float64
-def wigner_threshold(sigma=1.0) -> _Array:
-    r"""The strength σ above which a symmetric spike has an outlier."""
-    return sigma
 
 
 @float64

@@ -26,8 +26,10 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+from rmtjax._checks import finite, is_traced
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
+from rmtjax.linalg.roots import bisect
 
 __all__ = [
     "Update",
@@ -39,16 +41,12 @@ __all__ = [
 ]
 
 
-def _known(*arrays: Any) -> bool:
-    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
-
-
 def _double(name: str, x: Any) -> Array:
     """As float64 or complex128, inside `jax.enable_x64(True)`."""
-    if _known(x):
-        x = np.asarray(x)  # on the host, where `jax_debug_nans` does not look
-        if x.dtype.kind in "fc" and not np.all(np.isfinite(x)):
-            raise InputError(f"{name} has an entry {shown(x[~np.isfinite(x)][0])}: all must be finite")
+    if not is_traced(x):
+        x = np.asarray(x)
+        if x.dtype.kind in "fc":
+            finite(name, x)
     return jnp.asarray(x, jnp.complex128 if jnp.iscomplexobj(x) else jnp.float64)
 
 
@@ -216,15 +214,12 @@ def _roots_above(d, weight):
     def as_float(key):
         return lax.bitcast_convert_type(key, jnp.float64)
 
-    def halve(_, ends):
-        low, high = ends
-        middle = low + (high - low) // 2
-        positive = _secular(delta - (sign * as_float(middle))[:, None], weight)[0] > 0
-        nearer = positive == left
-        return jnp.where(nearer, low, middle), jnp.where(nearer, middle, high)
+    def is_below(key):
+        positive = _secular(delta - (sign * as_float(key))[:, None], weight)[0] > 0
+        return positive != left
 
-    ends = jnp.zeros(n, jnp.int64), lax.bitcast_convert_type(limit, jnp.int64) + 1
-    _, high = lax.fori_loop(0, 63, halve, ends)
+    largest = lax.bitcast_convert_type(limit, jnp.int64) + 1
+    _, high = bisect(is_below, jnp.zeros(n, jnp.int64), largest, 63, lambda low, high: low + (high - low) // 2)
     # Where nothing keeps the root off the pole, the least of the floats is what is left.
     return origin, sign * jnp.where(high <= 1, 0.0, jnp.minimum(as_float(high), limit))
 
@@ -284,10 +279,8 @@ def _diagonal_update(values: Array, U: Array, theta: Array, distinct: bool) -> t
     if theta.shape != U.shape[1:] or theta.size == 0:
         raise InputError(f"theta has shape {theta.shape}: must be {U.shape[1:]}, one for each column of U")
     for name, x in (("values", values), ("U", U), ("theta", theta)):
-        if _known(x) and not np.all(np.isfinite(x)):
-            bad = np.asarray(x)[~np.isfinite(x)]
-            raise InputError(f"{name} has an entry {shown(float(bad[0]))}: all must be finite")
-    if _known(values):
+        finite(name, x)
+    if not is_traced(values):
         steps = np.diff(np.asarray(values))
         if np.any(steps < 0):
             raise InputError(f"values = {shown(np.asarray(values))}: must ascend")

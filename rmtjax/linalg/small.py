@@ -18,11 +18,6 @@ def from_array(a: jax.Array) -> Matrix:
     return tuple(tuple(a[i, j] for j in range(a.shape[1])) for i in range(a.shape[0]))
 
 
-def to_array(a: Matrix) -> jax.Array:
-    """The array of shape (r, c) with the given rows of scalars."""
-    return jnp.stack([jnp.stack(row) for row in a])
-
-
 def scaled_identity(r: int, value: jax.Array) -> Matrix:
     """`value` times the r×r identity."""
     zero = jnp.zeros_like(value)

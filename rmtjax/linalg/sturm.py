@@ -31,6 +31,7 @@ from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
+from rmtjax._checks import finite, is_traced, whole
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
 
@@ -55,10 +56,6 @@ _TINY, _SMALL = 2.0**-1000, 2.0**-900
 _SIGN = np.int64(2**63 - 1)
 
 
-def _known(*arrays: Any) -> bool:
-    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
-
-
 def _checked(diagonal: Array, off_diagonal: Array) -> None:
     n = diagonal.shape[-1] if diagonal.ndim else 0
     if n < 1:
@@ -67,10 +64,8 @@ def _checked(diagonal: Array, off_diagonal: Array) -> None:
         raise InputError(
             f"off_diagonal has shape {off_diagonal.shape}: must be (..., {n - 1}), one less than diagonal's"
         )
-    for name, a in (("diagonal", diagonal), ("off_diagonal", off_diagonal)):
-        if _known(a) and not np.all(np.isfinite(a)):
-            bad = np.asarray(a)[~np.isfinite(a)]  # on the host, where `jax_debug_nans` does not look
-            raise InputError(f"{name} has an entry {shown(float(bad[0]))}: all must be finite")
+    finite("diagonal", diagonal)
+    finite("off_diagonal", off_diagonal)
 
 
 class _Prepared(NamedTuple):
@@ -158,7 +153,7 @@ def _of_batch(function, a: Array, b: Array, *more: Array) -> Array:
 
 
 def _checked_points(points: Array) -> None:
-    if _known(points) and np.any(np.isnan(points)):
+    if not is_traced(points) and np.any(np.isnan(points)):
         raise InputError("points has an entry nan: all must be numbers, infinite ones included")
 
 
@@ -203,7 +198,7 @@ def count_below(
 def _checked_edges(edges: Array) -> None:
     if edges.ndim == 0 or edges.shape[-1] < 2:
         raise InputError(f"edges has shape {edges.shape}: must be (..., bins + 1) with at least one bin")
-    if _known(edges) and not np.all(np.diff(edges) >= 0):
+    if not is_traced(edges) and not np.all(np.diff(edges) >= 0):
         raise InputError(f"edges = {shown(np.asarray(edges))}: must not decrease")
 
 
@@ -321,7 +316,7 @@ def _positions(indices: Any, n: int) -> Array:
     indices = jnp.asarray(indices)
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise InputError(f"indices has dtype {indices.dtype}: must be whole numbers")
-    if _known(indices) and indices.size and not (np.min(indices) >= -n and np.max(indices) < n):
+    if not is_traced(indices) and indices.size and not (np.min(indices) >= -n and np.max(indices) < n):
         raise InputError(f"indices = {shown(np.asarray(indices))}: must be between {-n} and {n - 1} for {n} of them")
     return indices
 
@@ -334,7 +329,7 @@ def _eigenvalues(diagonal: Array, off_diagonal: Array, index: Array, tolerance: 
 
 
 def _width(tolerance: ArrayLike) -> Array:
-    if _known(tolerance) and not (jnp.ndim(tolerance) == 0 and tolerance >= 0):
+    if not is_traced(tolerance) and not (jnp.ndim(tolerance) == 0 and tolerance >= 0):
         raise InputError(f"tolerance = {shown(np.asarray(tolerance))}: must be one number ≥ 0")
     return jnp.asarray(tolerance, jnp.float64)
 
@@ -369,9 +364,7 @@ def eigenvalues(
 
 
 def _how_many(count: int, n: int) -> Array:
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= n:
-        raise InputError(f"count = {shown(count)}: must be a whole number from 1 to {n}, known before compilation")
-    return jnp.arange(n - 1, n - 1 - int(count), -1)
+    return jnp.arange(n - 1, n - 1 - whole("count", count, 1, n), -1)
 
 
 @float64(keep=("count",))

@@ -12,8 +12,8 @@ from rmtjax.intruders import Pair, predict, scan_layer
 from rmtjax.intruders.predict import bulk_edge, drawn_intruders
 from rmtjax.intruders.scan import _stand_in, gram_values
 from rmtjax.laws import marchenko_pastur, spikes
-from rmtjax.linalg.dense import one_blas_thread
 from rmtjax.linalg.krylov import Operator, largest_cosines
+from rmtjax.linalg.svd import one_blas_thread
 from rmtjax.spectra.bulk_fit import bulk_fit
 
 SHAPES = [(160, 160), (260, 130), (130, 260)]

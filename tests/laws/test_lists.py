@@ -38,13 +38,18 @@ OWN = {
 
 
 def _functions():
-    """All of them, as parameters of a test."""
-    for module in pkgutil.iter_modules(rmtjax.laws.__path__):
-        owner = importlib.import_module(f"rmtjax.laws.{module.name}")
-        for name in owner.__all__:
+    """Yield all of them as parameters of a test, those of a package under the package's name."""
+    tried = []
+    for module in pkgutil.walk_packages(rmtjax.laws.__path__, "rmtjax.laws."):
+        if any(part.startswith("_") for part in module.name.split(".")) or module.name.startswith(tuple(tried)):
+            continue
+        owner = importlib.import_module(module.name)
+        if module.ispkg and hasattr(owner, "__all__"):
+            tried.append(f"{module.name}.")
+        for name in getattr(owner, "__all__", ()):
             function = getattr(owner, name)
             if inspect.isfunction(function):
-                yield pytest.param(function, id=f"{module.name}.{name}")
+                yield pytest.param(function, id=f"{module.name.split('.')[-1]}.{name}")
 
 
 def _arguments(label, function):

@@ -183,20 +183,6 @@ def floating(dtype, kinds: str = "fc", name: str = "") -> np.dtype:
     return found
 
 
-def whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
-    """A size as a Python integer in [low, high].
-
-    Raises:
-        InputError: for anything else.
-    """
-    allowed = f"a whole number ≥ {low}" if high is None else f"a whole number from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InputError(f"{name} = {shown(value)}: must be {allowed}, known before compilation")
-    if value < low or (high is not None and value > high):
-        raise InputError(f"{name} = {value}: must be {allowed}")
-    return int(value)
-
-
 def positive(name: str, value: Any, *, zero: bool = False) -> Array:
     """A float64 scalar that is finite and > 0 (≥ 0 with `zero`), checked unless it is traced.
 

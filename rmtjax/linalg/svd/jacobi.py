@@ -23,7 +23,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["one_sided"]
+from rmtjax.linalg.svd._common import SVD, Eigh, adjoint, as_batch, diagonal, normalised, scale_of
+
+__all__ = ["jacobi_eigh", "jacobi_svd", "jacobi_svdvals", "one_sided"]
 
 _SWEEPS = 200
 """Sweeps at most, should rounding keep a pair from ever being orthogonal."""
@@ -138,3 +140,25 @@ def one_sided(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | Non
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:batch], done)
 
     return jax.lax.platform_dependent(a, cpu=on_processor, default=lambda a: _in_step(a, vectors))
+
+
+def jacobi_svd(a: Array) -> SVD:
+    av, norms, v = one_sided(as_batch(a))
+    av, s, v = (x.reshape(*a.shape[:-2], *x.shape[1:]) for x in (av, norms, v))
+    return SVD(normalised(av, s), s, adjoint(v))
+
+
+def jacobi_svdvals(a: Array) -> Array:
+    return one_sided(as_batch(a), vectors=False)[1].reshape(*a.shape[:-2], a.shape[-1])
+
+
+def jacobi_eigh(a: Array) -> Eigh:
+    """By the SVD of A + cI, positive definite with c = ‖A‖_F: an error of ε‖A‖_F."""
+    lower = jnp.tril(a, -1)
+    a = lower + adjoint(lower) + jnp.eye(a.shape[-1], dtype=a.dtype) * diagonal(a).real[..., None, :]
+    scale = scale_of(a)
+    shift = jnp.linalg.norm(a / scale, axis=(-2, -1), keepdims=True) * 1.25
+    shifted = as_batch(a / scale + shift * jnp.eye(a.shape[-1], dtype=a.dtype))
+    _, norms, v = one_sided(shifted)
+    values = (norms.reshape(a.shape[:-1]) - shift[..., 0]) * scale[..., 0]
+    return Eigh(values[..., ::-1], v.reshape(a.shape)[..., ::-1])
