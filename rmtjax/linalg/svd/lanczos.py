@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from rmtjax.linalg import krylov
+from rmtjax.linalg.krylov import LowRankUpdated, top_singular
 from rmtjax.linalg.svd._common import (
     SVD,
     as_batch,
@@ -25,8 +25,8 @@ def lanczos_svd(a: Array, k: int, tolerance: float, seed: int | list[int]) -> SV
     for matrix in as_batch(a):
         # A power of two, so that squares of what is huge or tiny stay in range and nothing is rounded.
         scale = float(jnp.ldexp(jnp.ones((), a.dtype), jnp.frexp(jnp.max(jnp.abs(matrix)))[1] - 1)) or 1.0
-        operator = krylov.Operator(np.asarray(matrix) / scale if on_host else matrix / scale)
-        top = krylov.top_singular(operator, k, tolerance=tolerance, width=min(4, k + 2), most=288, seed=seed)
+        operator = LowRankUpdated(np.asarray(matrix) / scale if on_host else matrix / scale)
+        top = top_singular(operator, k, tolerance=tolerance, width=min(4, k + 2), max_blocks=288, seed=seed)
         # The process sees squares: below the root of their rounding there is nothing to be known of singular values.
         small = top.values[-1] <= 30 * np.sqrt(np.finfo(a.dtype).eps) * top.values[0]
         if small or not top.errors.max() <= _ROUNDED * tolerance:
