@@ -54,7 +54,7 @@ print(json.dumps({"sample_s": timed(sample, repeats), "histogram_s": timed(count
 
 
 def _scaled(key, N):
-    from rmtjax.ensembles.outlier.rank_one import wigner_edge
+    from rmtjax.ensembles.outlier import wigner_edge
 
     return N ** (2 / 3) * (wigner_edge(key, N) - 2)
 

@@ -16,7 +16,7 @@ from rmtjax.adapters import adapt
 from rmtjax.ensembles.haar import orthogonal
 from rmtjax.linalg.svd import svd
 from rmtjax.models import load_classifier
-from rmtjax.spectra import bulk_fit as spectra
+from rmtjax.spectra.esd_test import esd_test
 
 from .finetune.helpers import write_base
 from .helpers import GENERATORS, HOSTILE, flags
@@ -48,7 +48,7 @@ def _drawn():
         "traced": jax.jit(lambda step: fixed_normal(step, (7,), jnp.float32))(np.int32(3)),
         "randomized": svd(matrix, algorithm="randomized", k=3, key=key_of(2**40 + 1)).S,
         "completed": svd(low, algorithm="gram").U,
-        "test": spectra.esd_test(np.linspace(-2, 2, 30), draws=19).null,
+        "test": esd_test(np.linspace(-2, 2, 30), draws=19).null,
     }
 
 

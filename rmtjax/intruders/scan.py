@@ -30,7 +30,8 @@ from rmtjax.linalg.krylov import (
     top_singular,
 )
 from rmtjax.linalg.svd import one_blas_thread, svdvals
-from rmtjax.spectra.bulk_fit import BulkFit, bulk_fit, effective_rank, stable_rank
+from rmtjax.spectra.bulk_fit import BulkFit, bulk_fit
+from rmtjax.spectra.ranks import effective_rank, stable_rank
 
 __all__ = ["LayerScan", "Scan", "Update", "gram_values", "scan", "scan_layer"]
 
@@ -417,10 +418,10 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
     An intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, which assumes nothing
     but that its products are exact to single precision; the others' from below by a Ritz vector that has converged among the
     leading ones, all of which the process has seen (`rmtjax.linalg.krylov.cosine_lower_bounds`). Where that leaves a
-    verdict open, as it does for vectors that are those of small singular values of before, the layer is done by two SVDs. Vectors of
-    a null space, of before or after, are nobody's singular vectors and do not count. On a processor, small matrices are
-    decomposed by way of their Gram matrices, which takes less time than either. SVDs do those, too, whose smaller side is below
-    8 (top + 2), where Krylov spaces have no room.
+    verdict open, as it does for vectors that are those of small singular values of before, the layer is done by two SVDs.
+    Vectors of a null space, of before or after, are nobody's singular vectors and do not count. On a processor, small
+    matrices are decomposed by way of their Gram matrices, which takes less time than either. SVDs do those, too, whose
+    smaller side is below 8 (top + 2), where Krylov spaces have no room.
 
     Args:
         pair: the layer before and after.
