@@ -29,8 +29,8 @@ from jaxtyping import Array, Float
 from rmtjax._precision import float64
 
 __all__ = [
-    "Scalars",
-    "Source",
+    "MarginMoments",
+    "SourceStatistics",
     "accuracy",
     "best_accuracy",
     "delta",
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-class Source(NamedTuple):
+class SourceStatistics(NamedTuple):
     r"""What the target side needs to know of its source classifiers.
 
     For one classifier :math:`\tilde w` both fields are elementwise arrays. For K classifiers, the columns of
@@ -62,7 +62,7 @@ class Source(NamedTuple):
     alignment: Float[Array, "..."]
 
 
-class Scalars(NamedTuple):
+class MarginMoments(NamedTuple):
     r"""Mean and variance of the decision function as polynomials in α.
 
     :math:`m_\alpha = m_0 + \alpha\cdot m_1` and :math:`v_\alpha = v_0 + 2\alpha\cdot v_1 + \alpha^\top V_2\,\alpha`. With
@@ -183,19 +183,19 @@ def ridge_source(
     """
     gamma, eta, mu, beta = jnp.broadcast_arrays(gamma, eta, mu, beta)
     c = _common(gamma, eta, mu**2)
-    return Source(_variance(c, eta, mu**2), beta * mu**2 / c.D)
+    return SourceStatistics(_variance(c, eta, mu**2), beta * mu**2 / c.D)
 
 
 @float64
 def orthogonal_source(norm: Float[Array, "..."]) -> Source:
     r"""The uninformative source: a classifier of the given norm with :math:`\tilde w^\top\mu_\beta = 0`."""
-    return Source(norm**2, jnp.zeros_like(norm))
+    return SourceStatistics(norm**2, jnp.zeros_like(norm))
 
 
 @float64
 def scalars(
-    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: Source
-) -> Scalars:
+    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: SourceStatistics
+) -> MarginMoments:
     r"""The five scalars of Theorem 4.2 for any source: ridge, arbitrary (Appendix C), or K at once (Appendix D).
 
     With :math:`s = \|\mu_\beta\|^2`, :math:`g = \gamma(1+\delta)`, :math:`D = 1 + g + s` and
@@ -228,15 +228,15 @@ def scalars(
         outer = b**2
     v1 = gamma * (1 + c.g) / (c.D**2 * c.S)
     v2 = matrix(gamma**2 * (1 + c.g) / (c.tau**2 * c.S)) * (gram - matrix((c.D + c.tau) / c.D**2) * outer)
-    return Scalars(s / c.D, vector(c.g / c.D) * b, _variance(c, eta, s), vector(v1) * b, v2)
+    return MarginMoments(s / c.D, vector(c.g / c.D) * b, _variance(c, eta, s), vector(v1) * b, v2)
 
 
-def _several(law: Scalars) -> bool:
+def _several(law: MarginMoments) -> bool:
     return jnp.ndim(law.v2) == jnp.ndim(law.m1) + 1
 
 
 @float64
-def accuracy(law: Scalars, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
+def accuracy(law: MarginMoments, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""Test accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`. Source: α-LoRA, Proposition 4.3.
 
     Args:
@@ -253,7 +253,7 @@ def accuracy(law: Scalars, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @float64
-def optimal_alpha(law: Scalars) -> Float[Array, "..."]:
+def optimal_alpha(law: MarginMoments) -> Float[Array, "..."]:
     r"""The α that maximises the accuracy, :math:`\alpha^\star = (m_1v_0 - m_0v_1)/(m_0v_2 - m_1v_1)`.
 
     With K sources the vector :math:`a_{1\dots K}/a_0`, :math:`a = M^{-1}m`. Both are maxima, never minima, because
@@ -273,7 +273,7 @@ def optimal_alpha(law: Scalars) -> Float[Array, "..."]:
 
 @float64
 def optimal_mixture(
-    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: Source
+    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: SourceStatistics
 ) -> Float[Array, "..."]:
     r"""α* of the limit in closed form, without passing through the scalars.
 
@@ -298,7 +298,7 @@ def optimal_mixture(
 
 
 @float64
-def worst_alpha(law: Scalars) -> Float[Array, "..."]:
+def worst_alpha(law: MarginMoments) -> Float[Array, "..."]:
     r"""The α of accuracy ½, :math:`\bar\alpha = -m_0/m_1`; ±∞ for an uninformative source, which has none.
 
     Source: α-LoRA, Appendix B.3. Defined for one source; with K sources the worst α is a hyperplane.
@@ -307,6 +307,6 @@ def worst_alpha(law: Scalars) -> Float[Array, "..."]:
 
 
 @float64
-def best_accuracy(law: Scalars) -> Float[Array, "..."]:
+def best_accuracy(law: MarginMoments) -> Float[Array, "..."]:
     r"""Accuracy at :math:`\alpha^\star`, :math:`\Phi(\sqrt{m^\top M^{-1}m})`."""
     return accuracy(law, optimal_alpha(law))

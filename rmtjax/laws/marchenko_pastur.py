@@ -126,7 +126,7 @@ def _from_edges(x, low, high, c, below, above):
 
 @law
 def support(
-    c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     r"""The ends of the bulk, :math:`\lambda_\pm = \sigma^2(1\pm\sqrt c)^2`. For c > 1 there is an atom at 0 besides.
 
@@ -169,7 +169,7 @@ def _weight(c):
 
 @law
 def pdf(
-    x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    x: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
     r"""Density of the part without the atom, :math:`\sqrt{(x-\lambda_-)(\lambda_+-x)}/(2\pi\sigma^2cx)`, of mass min(1, 1/c).
 
@@ -194,7 +194,7 @@ def pdf(
 
 @law
 def cdf(
-    x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    x: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
     r"""Distribution function, the atom at 0 included.
 
@@ -210,7 +210,9 @@ def cdf(
 
 
 @law
-def sf(x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+def sf(
+    x: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
+) -> Float[Array, "..."]:
     r"""Survival function, the mass above x, of full relative accuracy near the upper end.
 
     Arguments and errors as for `pdf`.
@@ -309,7 +311,7 @@ _quantile.defjvp(_quantile_jvp, symbolic_zeros=True)
 
 @law
 def ppf(
-    q: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    q: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
     r"""Quantile function, the inverse of `cdf`: 0 as long as q is within the atom. NaN unless 0 ≤ q ≤ 1.
 
@@ -329,7 +331,7 @@ def ppf(
 
 
 @law
-def moment(k: int, c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+def moment(k: int, c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
     r"""Moment :math:`\int x^k\mu(\mathrm dx) = \sigma^{2k}\sum_{j=0}^{k-1}\frac{1}{j+1}\binom kj\binom{k-1}j c^j`.
 
     The coefficients are Narayana's numbers.
@@ -356,7 +358,7 @@ def _moment(k, c, sigma):
 
 @law
 def stieltjes(
-    z: Num[ArrayLike, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    z: Num[ArrayLike, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Inexact[Array, "..."]:
     r"""Stieltjes transform :math:`m(z) = \int\mu(\mathrm d\lambda)/(z-\lambda)`, the atom included.
 
@@ -398,7 +400,7 @@ def stieltjes(
 
 @law
 def inverse_stieltjes(
-    m: Num[ArrayLike, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    m: Num[ArrayLike, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Inexact[Array, "..."]:
     r"""The z at which `stieltjes` is m, :math:`z = 1/m + \sigma^2/(1-c\sigma^2m)`; on the image of the transform.
 
@@ -416,7 +418,7 @@ def inverse_stieltjes(
 
 @law
 def r_transform(
-    m: Num[ArrayLike, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    m: Num[ArrayLike, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Inexact[Array, "..."]:
     r"""Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2/(1-c\sigma^2m)`, which free addition adds up.
 
@@ -427,7 +429,7 @@ def r_transform(
 
 @law
 def s_transform(
-    w: Num[ArrayLike, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    w: Num[ArrayLike, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Inexact[Array, "..."]:
     r"""Voiculescu's S-transform :math:`S(w) = 1/(\sigma^2(1+cw))`, which free multiplication multiplies.
 
@@ -450,7 +452,7 @@ def s_transform(
 
 @law
 def singular_support(
-    c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     r"""The ends :math:`\sigma|1-\sqrt c|` and :math:`\sigma(1+\sqrt c)` of the singular values of an n×m matrix, c = n/m.
 
@@ -471,7 +473,7 @@ def _singular_support(c, sigma):
 
 @law
 def singular_pdf(
-    x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    x: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
     r"""Density :math:`\sqrt{(x^2-a^2)(b^2-x^2)}/(\pi\sigma^2\min(c,1)\,x)` on the `singular_support` [a, b], of mass 1.
 
@@ -495,7 +497,7 @@ def singular_pdf(
 
 @law
 def singular_cdf(
-    x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    x: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
     r"""Distribution function of the singular values, in closed form. Arguments and errors as for `singular_pdf`."""
     low, high = _singular_support(c, sigma)
@@ -507,7 +509,7 @@ def singular_cdf(
 
 @law
 def singular_ppf(
-    q: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    q: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
     r"""Quantile function, the inverse of `singular_cdf`. NaN unless 0 ≤ q ≤ 1. Arguments and errors as for `ppf`."""
     q, c, sigma = jnp.broadcast_arrays(q, c, sigma)
@@ -515,7 +517,7 @@ def singular_ppf(
 
 
 @law
-def singular_moment(k: int, c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+def singular_moment(k: int, c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
     r"""Moment :math:`E\,x^k` of the singular values.
 
     For even k a moment of the eigenvalues, over min(1, 1/c). For odd k,

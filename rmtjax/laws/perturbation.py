@@ -25,7 +25,7 @@ The nearest eigenvalues make up most of the sum. Inside the bulk of a random mat
 rotation :math:`\frac{\pi^2}3N\rho^2\delta^2`. So for an eigenvector of the bulk the first order holds for
 :math:`\delta \ll N^{-1/2}` only. At the edge gaps are of order :math:`N^{-2/3}`, the sum of order :math:`N^{4/3}`, and the
 condition is :math:`\delta \ll N^{-1/6}`. An outlier, a distance of order 1 from the bulk, is safe up to δ of order 1.
-`holds_below` gives the δ of each eigenvector of a given spectrum, `breakdown` that of equal spacing.
+`largest_valid_delta` gives the δ of each eigenvector of a given spectrum, `breakdown_delta` that of equal spacing.
 
 That a dense update "induces only a small rotation of the eigenbasis" (§III-C) is thus true of the leading directions and false
 of the bulk's, unless the update is smaller than :math:`N^{-1/2}` times the matrix. What a larger one does is not chaos:
@@ -52,12 +52,12 @@ from rmtjax._precision import float64
 __all__ = [
     "Rotation",
     "Vectors",
-    "breakdown",
+    "breakdown_delta",
     "first_order_eigenvalues",
     "first_order_eigenvectors",
     "first_order_singular_values",
     "first_order_singular_vectors",
-    "holds_below",
+    "largest_valid_delta",
     "overlap",
     "rotation",
     "scale",
@@ -356,7 +356,7 @@ def rotation(values: Float[Array, "... N"], delta: Float[Array, "..."]) -> Float
 
 
 @float64
-def holds_below(values: Float[Array, "... N"], limit: Float[ArrayLike, ""] = 0.1) -> Float[Array, "... N"]:
+def largest_valid_delta(values: Float[Array, "... N"], *, limit: Float[ArrayLike, ""] = 0.1) -> Float[Array, "... N"]:
     r"""The size δ of a Wigner update at which the expected first-order rotation of each eigenvector is `limit`.
 
     .. math::
@@ -380,11 +380,12 @@ def holds_below(values: Float[Array, "... N"], limit: Float[ArrayLike, ""] = 0.1
 
 
 @float64
-def breakdown(
+def breakdown_delta(
+    x: Float[Array, "..."],
     N: Float[Array, "..."],
-    x: Float[ArrayLike, "..."] = 0.0,
-    sigma: Float[ArrayLike, "..."] = 1.0,
+    *,
     limit: Float[ArrayLike, "..."] = 0.1,
+    sigma: Float[ArrayLike, "..."] = 1.0,
 ) -> Float[Array, "..."]:
     r"""The δ at which an eigenvector in a Wigner matrix's bulk has rotated by `limit`, were the spectrum equally spaced.
 
@@ -398,10 +399,10 @@ def breakdown(
     have another scale.
 
     Args:
+        x: place in the bulk.
         N: order of the matrix.
-        x: where in the bulk.
+        limit: as in `largest_valid_delta`.
         sigma: σ > 0 of the Wigner matrix.
-        limit: as in `holds_below`.
 
     Raises:
         InputError: for N, σ or a limit that is not positive.
@@ -454,7 +455,7 @@ def singular_rotation(values: Float[Array, "... k"], delta: Float[Array, "..."],
 
 
 @float64
-def scale(delta: Float[Array, "..."], sigma: Float[ArrayLike, "..."] = 1.0) -> Float[Array, "..."]:
+def scale(delta: Float[Array, "..."], *, sigma: Float[ArrayLike, "..."] = 1.0) -> Float[Array, "..."]:
     r"""The σ of the bulk after a dense update, :math:`\sqrt{\sigma^2+\delta^2}`: all that happens to the spectrum as a whole.
 
     For a Wigner (or i.i.d. rectangular) W of size σ and an independent update of size δ the sum is one of that size: edges
@@ -473,6 +474,7 @@ def overlap(
     new: Float[Array, "..."],
     old: Float[Array, "..."],
     delta: Float[Array, "..."],
+    *,
     sigma: Float[ArrayLike, "..."] = 1.0,
 ) -> Float[Array, "..."]:
     r"""N times the mean squared overlap of an eigenvector of W + Δ at λ′ with one of W at λ, for a dense update of any size.

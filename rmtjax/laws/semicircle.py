@@ -34,7 +34,7 @@ _KEPLER = [1.0, 1 / 60, 1 / 1400, 1 / 25200, 43 / 17248000]
 
 
 @law
-def support(sigma: Float[Array, "..."] | float = 1.0) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def support(*, sigma: Float[Array, "..."] | float = 1.0) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     r"""The ends of the spectrum, :math:`\mp2\sigma`.
 
     Args:
@@ -53,7 +53,7 @@ def _density(x):
 
 
 @law
-def pdf(x: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+def pdf(x: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
     r"""Density :math:`\sqrt{4\sigma^2-x^2}/(2\pi\sigma^2)`, 0 off the support.
 
     Args:
@@ -87,7 +87,7 @@ _distribution.defjvps(lambda dx, _, x: _density(x) * dx)
 
 
 @law
-def cdf(x: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+def cdf(x: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
     r"""Distribution function :math:`\frac12 + \frac{x\sqrt{4\sigma^2-x^2}}{4\pi\sigma^2} + \frac1\pi\arcsin\frac x{2\sigma}`.
 
     Near the lower end it keeps its relative accuracy; near the upper one ``cdf(-x)`` is the mass above x. Arguments and
@@ -123,7 +123,7 @@ def _(primals, tangents):
 
 
 @law
-def ppf(q: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+def ppf(q: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
     r"""Quantile function, the inverse of `cdf`; its gradient is 1/`pdf`, infinite at the ends. NaN unless 0 ≤ q ≤ 1.
 
     Args:
@@ -137,7 +137,7 @@ def ppf(q: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Flo
 
 
 @law
-def moment(k: int, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+def moment(k: int, *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
     r"""Moment :math:`\int x^k\mu(\mathrm dx) = \sigma^kC_{k/2}` with Catalan's :math:`C_j = \binom{2j}j/(j+1)`; 0 for odd k.
 
     Args:
@@ -152,7 +152,7 @@ def moment(k: int, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..
 
 
 @law
-def stieltjes(z: Num[ArrayLike, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
+def stieltjes(z: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
     r"""Stieltjes transform :math:`m(z) = \int\mu(\mathrm d\lambda)/(z-\lambda) = 2/(z+\sqrt{z-2\sigma}\sqrt{z+2\sigma})`.
 
     This branch of the root is that of :math:`m\sim1/z`, and nothing cancels, however large z is. On the support a complex z
@@ -176,7 +176,7 @@ def stieltjes(z: Num[ArrayLike, "..."], sigma: Float[Array, "..."] | float = 1.0
 
 
 @law
-def inverse_stieltjes(m: Num[ArrayLike, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
+def inverse_stieltjes(m: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
     r"""The z at which `stieltjes` is m, :math:`z = 1/m + \sigma^2m`.
 
     Inverse on the image of the transform, :math:`|m| \le 1/\sigma` for real m. At :math:`m = 1/\theta` it is the outlier of a
@@ -194,7 +194,7 @@ def inverse_stieltjes(m: Num[ArrayLike, "..."], sigma: Float[Array, "..."] | flo
 
 
 @law
-def r_transform(m: Num[ArrayLike, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
+def r_transform(m: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
     r"""Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2m`, which free addition adds up.
 
     Args:

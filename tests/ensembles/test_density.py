@@ -6,6 +6,7 @@ import pytest
 
 from rmtjax.claims import SPECTRA
 from rmtjax.ensembles import density
+from rmtjax.ensembles.outlier import rank_one
 from rmtjax.montecarlo import run
 
 

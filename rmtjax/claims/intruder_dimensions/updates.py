@@ -39,8 +39,8 @@ def _rank_two_law(c, theta, theta2, cosine):
     frame, update = _oblique(theta, theta2, cosine)
     left, strengths, right = np.linalg.svd(update)
     outlier = spikes.rectangular_outlier(strengths, np.asarray(c)[..., None])
-    share_left = spikes.rectangular_overlap_left(strengths, np.asarray(c)[..., None])
-    share_right = spikes.rectangular_overlap_right(strengths, np.asarray(c)[..., None])
+    share_left = spikes.rectangular_overlap(strengths, np.asarray(c)[..., None])
+    share_right = spikes.rectangular_overlap(strengths, np.asarray(c)[..., None], side="right")
     # Of the first two vectors with the first direction of either side.
     along_left, along_right = np.einsum("...ik,...i->...k", left, frame[..., 0]), right[..., 0]
     return {
