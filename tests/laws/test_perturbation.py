@@ -168,7 +168,7 @@ def test_singular_rotation_is_the_mean_of_what_it_says(n, m):
 
 
 def test_breakdown_against_simulation():
-    """At a third of `largest_valid_delta` an eigenvector has rotated by a ninth of the limit; at it by the limit; at three times by
+    """An eigenvector rotates by a ninth of the limit at a third of `largest_valid_delta`, by the limit at it; at three times by
     about half of what the first order says, which would be 0.9.
 
     Medians over all eigenvectors in |λ| < 1 of 12 draws at N = 120, each perturbed at its own δ (in 30 groups of like ones);
