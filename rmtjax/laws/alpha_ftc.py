@@ -85,6 +85,10 @@ def delta(gamma: Float[Array, "..."], eta: Float[Array, "..."]) -> Float[Array, 
     Args:
         gamma: ridge parameter γ > 0.
         eta: aspect ratio η = p/n > 0.
+
+    Examples:
+        >>> float(delta(1.0, 2.0))
+        1.4142135623730951
     """
     half = 1 + gamma - eta
     root = jnp.sqrt(half**2 + 4 * gamma * eta)

@@ -154,6 +154,10 @@ def atom(c: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Raises:
         InputError: if c is not finite and positive.
+
+    Examples:
+        >>> float(atom(4.0))
+        0.75
     """
     return _atom(c)
 

@@ -465,6 +465,10 @@ def scale(delta: Float[Array, "..."], *, sigma: Float[ArrayLike, "..."] = 1.0) -
     Args:
         delta: δ ≥ 0.
         sigma: σ > 0.
+
+    Examples:
+        >>> float(scale(0.75))
+        1.25
     """
     return jnp.hypot(jnp.asarray(sigma, jnp.float64), delta)
 

@@ -42,6 +42,10 @@ def support(*, sigma: Float[Array, "..."] | float = 1.0) -> tuple[Float[Array, "
 
     Raises:
         InputError: if σ is not finite and positive.
+
+    Examples:
+        >>> [float(end) for end in support(sigma=0.5)]
+        [-1.0, 1.0]
     """
     return jnp.asarray(-2.0 * sigma), jnp.asarray(2.0 * sigma)
 

@@ -306,6 +306,10 @@ def update_eigenvalues(
     Raises:
         InputError: for shapes that do not fit, entries that are not finite, values that do not ascend, or equal values with
             more than one direction.
+
+    Examples:
+        >>> [round(float(x), 6) for x in update_eigenvalues([0.0, 0.0], [0.6, 0.8], 3.0)]
+        [0.0, 3.0]
     """
     return _updated(*_diagonal_update(values, U, theta, False), False)[0]
 

@@ -15,15 +15,15 @@ from jaxtyping import Array
 __all__ = ["Trial", "average", "bisect", "safeguarded_newton"]
 
 
-def average(low: Array, high: Array) -> Array:
+def average(low: Array | float, high: Array | float) -> Array | float:
     """Return the middle of an interval of floats."""
     return (low + high) / 2
 
 
 def bisect(
     is_below: Callable[[Array], Array],
-    low: Array,
-    high: Array,
+    low: Array | float,
+    high: Array | float,
     steps: int,
     middle: Callable[[Array, Array], Array] = average,
 ) -> tuple[Array, Array]:

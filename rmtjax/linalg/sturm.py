@@ -189,6 +189,10 @@ def count_below(
 
     Raises:
         InputError: for shapes that do not fit, entries that are not finite or points that are NaN.
+
+    Examples:
+        >>> int(count_below([2.0, 2.0, 2.0], [1.0, 1.0], 2.5))  # of 2 − √2, 2 and 2 + √2
+        2
     """
     _checked(diagonal, off_diagonal)
     _checked_points(points)

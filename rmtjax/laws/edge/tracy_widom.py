@@ -339,6 +339,10 @@ def mean(beta: int) -> Float[Array, ""]:
 
     Raises:
         InputError: for any other β.
+
+    Examples:
+        >>> f"{float(mean(2)):.6f}"
+        '-1.771087'
     """
     return jnp.asarray(_moments(beta)[0])
 

@@ -2,7 +2,7 @@
 
 from rmtjax.linalg.svd._common import EIGH_ALGORITHMS, SINGLE, SVD, SVD_ALGORITHMS, Eigh
 from rmtjax.linalg.svd.api import eigh, eigvalsh, svd, svdvals
-from rmtjax.linalg.svd.select import select_algorithm
+from rmtjax.linalg.svd.select import SelectionLimits, select_algorithm
 from rmtjax.linalg.svd.threads import one_blas_thread
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "SVD",
     "SVD_ALGORITHMS",
     "Eigh",
+    "SelectionLimits",
     "eigh",
     "eigvalsh",
     "one_blas_thread",

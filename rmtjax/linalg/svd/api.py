@@ -176,7 +176,7 @@ def svd(
             `gram64` in double precision.
 
     Examples:
-        >>> U, S, Vh = svd([[3.0, 0.0], [4.0, 5.0]])
+        >>> U, S, Vh = svd(np.array([[3.0, 0.0], [4.0, 5.0]]))
         >>> [round(float(s), 6) for s in S]
         [6.708204, 2.236068]
     """

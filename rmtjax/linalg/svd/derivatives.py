@@ -36,7 +36,7 @@ def _divided(numerator: Array, denominator: Array, tie: Array) -> Array:
 def _undefined_as_nan(
     vectors: tuple[Array, ...], values: Array, rates: Array, undivided: Sequence[tuple[Array, Array]]
 ) -> tuple[tuple[Array, ...], Array]:
-    """Tangents of vectors, NaN in the columns that have no derivative, and of values, as they are.
+    """Return the tangents of vectors, NaN in the columns that have no derivative, and those of values unchanged.
 
     A column has none where a numerator is not 0 and its denominator counts as 0. Backwards, numerators cannot be known: there a
     column has none if anything depends on it. What depends on it is its cotangent; but a function such as U diag(s) V*, which
@@ -163,7 +163,7 @@ def _eigh_jvp(algorithm, primals, tangents):
 
 
 def _lower(a: Array) -> Array:
-    """The Hermitian matrix whose lower triangle is given: the only part that is looked at."""
+    """Return the Hermitian matrix with a given lower triangle, the only part that is read."""
     lower = jnp.tril(a, -1)
     return lower + adjoint(lower) + jnp.where(jnp.eye(a.shape[-1], dtype=bool), a.real, 0.0)
 

@@ -40,7 +40,7 @@ SVDVALS_TABLE: dict[str, Callable[[Array], Array]] = {
 
 
 def run_svd(table: dict[str, Callable], algorithm: str, a: Array, precise: bool, vectors: bool) -> Any:
-    """An algorithm on matrices of any shape: those for long ones are given wide ones turned."""
+    """Run an algorithm on matrices of any shape: those for tall matrices are given the transpose of wide ones."""
     if algorithm == "auto":
         function = functools.partial(fastest, table, precise=precise, vectors=vectors)
     elif algorithm in ("threads", "gram64"):  # there is no LAPACK but on the host

@@ -44,8 +44,8 @@ def gram_svdvals(a: Array) -> Array:
 
 
 _ILL = 1e-4
-"""Ratio of singular values below which the Gram matrix in double precision leaves their left vectors to be made orthogonal:
-they are so up to 10⁻¹⁶ (σ₁/σ)²."""
+"""Ratio of singular values below which left vectors from the Gram matrix in double precision must be made orthogonal: they are
+orthogonal up to 10⁻¹⁶ (σ₁/σ)²."""
 
 
 def _in_double(batch: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ def _numpy_gram_svd(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def gram64_svd(a: Array) -> SVD:
-    """From the Gram matrix in double precision, of matrices in single precision: half the time of LAPACK's own."""
+    """Decompose matrices of single precision by their Gram matrix in double precision, in half the time of LAPACK."""
     return SVD(*by_numpy(_numpy_gram_svd, a, *svd_shapes(a)))
 
 

@@ -16,7 +16,7 @@ from rmtjax.linalg.svd.derivatives import differentiable_svd
 __all__ = ["lanczos_svd"]
 
 _ROUNDED = 10
-"""Of the tolerance, how much may be left of an angle by rounding, whose bound is some times what it is."""
+"""Multiple of the tolerance up to which the bound of an angle may be rounding, which the bound exaggerates."""
 
 
 def lanczos_svd(a: Array, k: int, tolerance: float, seed: int | list[int]) -> SVD:

@@ -58,10 +58,10 @@ def threads_svdvals(a: Array) -> Array:
 
 
 def numpy_symmetric(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
-    """`numpy.linalg`'s eigh or eigvalsh, of single precision in single precision.
+    """Return `numpy.linalg`'s eigh or eigvalsh, with matrices of single precision decomposed in single precision.
 
-    NumPy has LAPACK's routines for it, behind functions that turn everything to double precision first; where these are no
-    longer what they were, the functions do.
+    NumPy has LAPACK's routines for them behind functions that convert everything to double precision first. If NumPy's
+    private ufuncs change, the public functions are used.
     """
     direct = getattr(getattr(np.linalg, "_umath_linalg", None), f"{name}_lo", None)
     signatures = {kind[0]: kind for kind in getattr(direct, "types", ())}
@@ -84,6 +84,6 @@ def threads_eigh(a: Array) -> Eigh:
 
 
 def threads_eigvalsh(a: Array) -> Array:
-    """Without the vectors, which JAX's computes too."""
+    """Return eigenvalues without computing vectors, which JAX's routine would compute, too."""
     (values,) = by_numpy(numpy_symmetric("eigvalsh"), a, jax.ShapeDtypeStruct(a.shape[:-1], real_dtype(a.dtype)))
     return values

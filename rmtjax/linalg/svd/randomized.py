@@ -20,7 +20,7 @@ __all__ = ["randomized_svd"]
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _range_finder(a: Array, k: int, iterations: int, oversampling: int, key: Array) -> SVD:
-    """Halko, Martinsson & Tropp, algorithm 4.4, then the small SVD of what is left."""
+    """Return the triplets by algorithm 4.4 of Halko, Martinsson & Tropp, followed by an SVD of the small factor."""
     n, m = a.shape[-2:]
     if n < m:
         u, s, vh = _range_finder(adjoint(a), k, iterations, oversampling, key)
@@ -44,7 +44,7 @@ def randomized_svd(a: Array, k: int, iterations: int, oversampling: int, key: Ar
 
 @randomized_svd.defjvp
 def _randomized_jvp(k, iterations, oversampling, primals, tangents):
-    """Those of the exact triplets. The range finder's own ones are noise where the matrix has a lower rank than the range."""
+    """Give the derivatives of the exact triplets: those of the range finder are noise where the rank is lower than the range."""
     approximate = randomized_svd(primals[0], k, iterations, oversampling, primals[1])
     exact, rates = jax.jvp(lambda a: differentiable_svd(a, "auto", True), primals[:1], tangents[:1])
     match = jax.lax.stop_gradient(jnp.sum(exact.U[..., :k].conj() * approximate.U, -2))

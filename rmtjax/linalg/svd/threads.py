@@ -20,13 +20,13 @@ from rmtjax._machine import cores
 __all__ = ["by_numpy", "one_blas_thread"]
 
 _BLAS_ALONE = 1024
-"""Order from which BLAS's own threads speed a single matrix up; below it they cost more than they bring."""
+"""Order from which BLAS's own threads speed up a single matrix; below it they cost more than they gain."""
 
 
 class _OneThread:
-    """BLAS on one thread while anyone is inside, put back when the last one leaves.
+    """A context in which BLAS has one thread; the limit is lifted when the last thread leaves it.
 
-    A thread of its own turns the switch, since threadpoolctl lets only the thread that has set a limit take it back.
+    A dedicated thread sets and lifts the limit, since threadpoolctl lets only the thread that has set a limit lift it.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def _controller() -> ThreadpoolController:
 
 
 def _spread(shape: tuple[int, ...]) -> bool:
-    """Whether a batch (B, n, m) is better off with a matrix for each core than with BLAS's own threads."""
+    """Return whether a batch (B, n, m) is faster with a matrix for each core than with BLAS's own threads."""
     return shape[0] >= cores() or min(shape[1:]) < _BLAS_ALONE
 
 
@@ -73,10 +73,10 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def by_numpy(function: Callable[[np.ndarray], Sequence[np.ndarray]], a: Array, *results: jax.ShapeDtypeStruct) -> Any:
-    """A function of a batch by NumPy, whose decompositions let go of the interpreter, on a matrix for each core.
+    """Run a NumPy function of a batch, whose decompositions release the interpreter lock, with a matrix for each core.
 
     LAPACK has one thread meanwhile, unless there are fewer large matrices than cores: its threads would wait for one another.
-    What LAPACK cannot decompose is NaN in the results, as it is from JAX. (`jax.pure_callback` was seen to wait for ever; a
+    A matrix that LAPACK cannot decompose has NaN for results, as it has in JAX. (`jax.pure_callback` was seen to deadlock; a
     buffer callback is handed the memory itself.)
     """
 
