@@ -26,8 +26,13 @@ COMPLEX = np.array([[1.0, 0.6j], [0.0, 0.8]])
 mapped = {
     name: jax.jit(jax.vmap(function, in_axes=(0, *[None] * count)), static_argnames=static)
     for name, function, count, static in (
-        ("goe", lambda key, N, theta, frame: outlier.wigner_outliers(key, N, theta, frame), 3, None),
-        ("gue", lambda key, N, theta, frame: outlier.wigner_outliers(key, N, theta, frame, beta=2), 3, None),
+        ("goe", lambda key, N, theta, frame, t: outlier.wigner_outliers(key, N, theta, frame, tolerance=t), 4, None),
+        (
+            "gue",
+            lambda key, N, theta, frame, t: outlier.wigner_outliers(key, N, theta, frame, beta=2, tolerance=t),
+            4,
+            None,
+        ),
         ("rectangular", outlier.rectangular_outliers, 5, None),
         ("covariance", outlier.covariance_outliers, 3, None),
     )
@@ -106,7 +111,7 @@ def test_wigner_is_the_eigenproblem_of_its_blocks(N, theta, frame, beta):
     M = wigner_matrix(N, 2, beta)
     M[:, :2, :2] += frame @ np.diag(theta) @ frame.conj().T
     values, vectors = np.linalg.eigh(M)
-    found = mapped["goe" if beta == 1 else "gue"](keys(), float(N), np.array(theta), frame)
+    found = mapped["goe" if beta == 1 else "gue"](keys(), float(N), np.array(theta), frame, outlier.TOLERANCE)
     np.testing.assert_allclose(found.outlier, values[:, :-3:-1], atol=1e-12)
     assert_vectors(np.asarray(found.overlap), overlaps(vectors[:, :, :-3:-1], frame), values[:, -3:])
 
@@ -151,7 +156,7 @@ def test_wigner_has_the_law_of_dense_matrices():
         W = (G + G.conj().swapaxes(1, 2)) / np.sqrt(2 * beta * N)
         W[:, :2, :2] += frame @ np.diag(theta) @ frame.conj().T
         values, vectors = np.linalg.eigh(W)
-        found = mapped["goe" if beta == 1 else "gue"](keys(), float(N), theta, frame)
+        found = mapped["goe" if beta == 1 else "gue"](keys(), float(N), theta, frame, outlier.TOLERANCE)
         same_law(found, (values[:, :-3:-1], overlaps(vectors[:, :, :-3:-1], frame)))
 
 
@@ -174,7 +179,7 @@ def test_a_large_matrix_knows_the_laws():
     """N = 10⁹: eigenvalues of the update of oblique spikes, to 5 standard errors of a mean of 500."""
     theta = np.array([3.0, 4.0])
     effective, turn = np.linalg.eigh(TILTED @ np.diag(theta) @ TILTED.T)
-    found = mapped["goe"](keys(), 1e9, theta, TILTED)
+    found = mapped["goe"](keys(), 1e9, theta, TILTED, outlier.TOLERANCE)
     for k, strength in enumerate(effective[::-1]):
         spread = np.sqrt(float(spikes.wigner_variance(strength)) / 1e9 / T)
         assert abs(np.mean(found.outlier[:, k]) - float(spikes.wigner_outlier(strength))) < 5 * spread
@@ -188,11 +193,8 @@ def test_a_large_matrix_knows_the_laws():
 
 def test_blocks_left_out_do_not_matter():
     """A coarse tolerance gives what a fine one gives, to that tolerance, through the transition."""
-    draw = jax.jit(
-        jax.vmap(lambda key, theta, t: outlier.wigner_outliers(key, 2e4, theta, tolerance=t), (0, None, None))
-    )
     for theta in ([0.5, 0.2], [1.05, 0.9], [2.0, 1.2]):
-        coarse, fine = (draw(keys(20), np.array(theta), t).outlier for t in (1e-6, 1e-13))
+        coarse, fine = (mapped["goe"](keys(), 2e3, np.array(theta), np.eye(2), t).outlier for t in (1e-6, 1e-13))
         np.testing.assert_allclose(coarse, fine, atol=1e-6)
 
 
