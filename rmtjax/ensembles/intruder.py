@@ -84,7 +84,7 @@ class RectangularIntruder(NamedTuple):
 
 
 def _spike(theta, eps):
-    """θ and ε as float64 arrays, checked unless they are traced."""
+    """Return θ and ε as float64 arrays, checked unless they are traced."""
     numbers("theta", theta, 0, open_low=True)
     numbers("eps", eps, 0, 1, open_low=True, open_high=True)
     return jnp.asarray(theta, jnp.float64), jnp.asarray(eps, jnp.float64)
@@ -97,7 +97,7 @@ def _judged(cosine, eps):
 @jax.jit
 @functools.partial(jnp.vectorize, signature="(n),(n),()->(),()")
 def _wigner_secular(eigenvalues, t, theta):
-    """Outlier and largest cosine of :math:`Λ + θtt^⊤/|t|^2`, the eigenvalues descending."""
+    """Return outlier and largest cosine of :math:`Λ + θtt^⊤/|t|^2`, the eigenvalues descending."""
     below = eigenvalues[0] - eigenvalues
     share = t**2 / jnp.sum(t**2)
 
@@ -119,7 +119,7 @@ def _wigner_secular(eigenvalues, t, theta):
 @jax.jit
 @functools.partial(jnp.vectorize, signature="(r),(n),(m),()->(),(),()")
 def _rectangular_secular(s, a, b, theta):
-    """Largest singular value and cosines of :math:`S + θab^⊤/|a||b|`, S n×m with s on its diagonal, descending."""
+    """Return the largest singular value and cosines of :math:`S + θab^⊤/|a||b|`, S n×m with s on its diagonal, descending."""
     r = s.shape[0]
     below = s[0] - s
     a, b = a / jnp.linalg.norm(a), b / jnp.linalg.norm(b)
@@ -160,7 +160,7 @@ def _rectangular_secular(s, a, b, theta):
 def wigner_intruder(
     key: Key[Array, ""], N: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> Intruder:
-    r"""One draw for :math:`W + \theta uu^\top`, W from the GOE of order N (variance 1/N), u Haar. Exact in law.
+    r"""Draw once for :math:`W + \theta uu^\top`, W from the GOE of order N (variance 1/N), u Haar. Exact in law.
 
     Args:
         key: a typed PRNG key.
@@ -188,7 +188,7 @@ def _wigner_intruder(key, N, theta, eps):
 def dense_wigner_intruder(
     key: Key[Array, ""], N: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> Intruder:
-    """`wigner_intruder` from the matrices themselves, by eigendecompositions. Arguments and errors as there."""
+    """Draw `wigner_intruder` from the matrices themselves, by eigendecompositions. Arguments and errors as there."""
     N = whole("N", N, 2)
     theta, eps = _spike(theta, eps)
     base_key, direction_key = jax.random.split(key)
@@ -202,7 +202,7 @@ def dense_wigner_intruder(
 def rectangular_intruder(
     key: Key[Array, ""], n: int, m: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> RectangularIntruder:
-    r"""One draw for :math:`W + \theta uv^\top`, W n×m Gaussian of variance 1/m, u and v independent and Haar. Exact in law.
+    r"""Draw once for :math:`W + \theta uv^\top`, W n×m Gaussian of variance 1/m, u and v independent and Haar.
 
     Args:
         key: a typed PRNG key.
@@ -230,7 +230,7 @@ def _rectangular_intruder(key, n, m, theta, eps):
 def dense_rectangular_intruder(
     key: Key[Array, ""], n: int, m: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> RectangularIntruder:
-    """`rectangular_intruder` from the matrices themselves, by SVDs. Arguments and errors as there."""
+    """Draw `rectangular_intruder` from the matrices themselves, by SVDs. Arguments and errors as there."""
     n, m = whole("n", n, 2), whole("m", m, 2)
     theta, eps = _spike(theta, eps)
     base_key, left_key, right_key = jax.random.split(key, 3)

@@ -34,7 +34,7 @@ _ALL = ("base", "theta", "ell", "directions", "left", "right", "key", "u", "v")
 
 
 def _matrix(name, value, *, hermitian=False):
-    """A base, checked, and its real dtype."""
+    """Return a base, checked, and its real dtype."""
     value = value if isinstance(value, jax.Array) else np.asarray(value)
     if value.ndim != 2 or 0 in value.shape:
         raise InputError(f"{name} has shape {value.shape}: must be a matrix with at least one row and column")
@@ -51,7 +51,7 @@ def _matrix(name, value, *, hermitian=False):
 
 
 def _strengths(name, value, rank_limit, dtype, neutral):
-    """θ or ℓ as an array (r,) of the base's real dtype, none of which may be the value that makes no spike."""
+    """Return θ or ℓ as an array (r,) of the base's real dtype, none of which may be the value that makes no spike."""
     known = not is_traced(*jax.tree.leaves(value))
     value = value if known else jnp.asarray(value)
     shape = np.shape(value)
@@ -76,7 +76,7 @@ def _strengths(name, value, rank_limit, dtype, neutral):
 
 
 def _directions(name, value, key, n, r, dtype, *, orthogonal_only=False):
-    """Unit columns (n, r) of the base's dtype: the given ones, or a Haar frame."""
+    """Return unit columns (n, r) of the base's dtype: the given ones, or a Haar frame."""
     if value is None:
         if key is None:
             raise InputError(f"{name} is None: must be given, or a key to draw Haar directions with")
@@ -110,7 +110,7 @@ def _directions(name, value, key, n, r, dtype, *, orthogonal_only=False):
 def low_rank_update(
     u: ArrayLike, theta: ArrayLike | Sequence[ArrayLike], v: ArrayLike | None = None
 ) -> Inexact[Array, "n m"]:
-    r""":math:`\sum_k\theta_ku_kv_k^*`; Hermitian (to rounding) where v is left out and stands for u.
+    r"""Return :math:`\sum_k\theta_ku_kv_k^*`; Hermitian (to rounding) where v is left out and stands for u.
 
     Nothing is asked of the columns: neither unit norms nor orthogonality.
 
@@ -137,7 +137,7 @@ def spiked_wigner(
     *,
     key: Key[Array, ""] | None = None,
 ) -> Inexact[Array, "n n"]:
-    r"""Spiked Wigner matrix :math:`W + \sum_k\theta_ku_ku_k^*`.
+    r"""Return the spiked Wigner matrix :math:`W + \sum_k\theta_ku_ku_k^*`.
 
     Directions need not be orthogonal. If they are not, the update is still the sum, and its non-zero eigenvalues are not
     the :math:`\theta_k` but those of :math:`\Theta^{1/2}U^*U\Theta^{1/2}` (for θ > 0), to which the laws then apply.
@@ -166,7 +166,7 @@ def spiked_rectangular(
     *,
     key: Key[Array, ""] | None = None,
 ) -> Inexact[Array, "n m"]:
-    r"""Spiked rectangular matrix :math:`W + \sum_k\theta_ku_kv_k^*`, the weight matrix of the intruder paper after LoRA.
+    r"""Return the spiked matrix :math:`W + \sum_k\theta_ku_kv_k^*`, the weight matrix of the intruder paper after LoRA.
 
     Directions need not be orthogonal within a side. If they are not, the update is still the sum, and its singular values
     are not the :math:`|\theta_k|`.
@@ -198,7 +198,7 @@ def spiked_covariance(
     *,
     key: Key[Array, ""] | None = None,
 ) -> Inexact[Array, "p n"]:
-    r"""Data :math:`\Sigma^{1/2}X` with population covariance :math:`\Sigma = I + \sum_k(\ell_k-1)u_ku_k^*`.
+    r"""Return data :math:`\Sigma^{1/2}X` with population covariance :math:`\Sigma = I + \sum_k(\ell_k-1)u_ku_k^*`.
 
     :math:`\Sigma^{1/2} = I + \sum_k(\sqrt{\ell_k}-1)u_ku_k^*` is the symmetric root. `rmtjax.ensembles.wishart.
     sample_covariance` makes the sample covariance of the result. The :math:`\ell_k` are eigenvalues of Σ, so the

@@ -93,20 +93,20 @@ _ROUNDED = 32 * float(np.finfo(np.float64).eps)
 
 
 def _separate(values: Array) -> Array:
-    """Values from a decomposition, all NaN where two may be equal ones that rounding keeps apart."""
+    """Return values from a decomposition, all NaN where two may be equal ones that rounding keeps apart."""
     ordered = jnp.sort(values)
     equal = jnp.any(jnp.diff(ordered) <= _ROUNDED * jnp.max(jnp.abs(values)))
     return jnp.where(equal, jnp.nan, values)
 
 
 def _inverse_gaps(values: Float[Array, "N"]) -> Float[Array, "N N"]:
-    """1/(λ_i − λ_j) at (j, i), 0 on the diagonal."""
+    """Return 1/(λ_i − λ_j) at (j, i), 0 on the diagonal."""
     itself = jnp.eye(values.size, dtype=bool)
     return jnp.where(itself, 0.0, 1 / jnp.where(itself, 1.0, values - values[:, None]))
 
 
 def _eigen(base: Symmetric, Delta: Array) -> tuple[Array, Array, Array]:
-    """Eigenvalues, eigenvectors and M."""
+    """Return eigenvalues, eigenvectors and M."""
     if isinstance(base, (tuple, list)):
         values, vectors = base
         _finite("values", values)
@@ -138,7 +138,7 @@ def _symmetric(name: str, a: Array) -> None:
 
 @float64(trees=("base",))
 def first_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N"]:
-    r"""First-order shifts :math:`\lambda_i^{(1)} = v_i^\top\Delta v_i`, in ascending order of :math:`\lambda_i`.
+    r"""Return the first-order shifts :math:`\lambda_i^{(1)} = v_i^\top\Delta v_i`, in ascending order of :math:`\lambda_i`.
 
     Source: *Intruder Dimensions*, §III-C.
 
@@ -154,7 +154,7 @@ def first_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Floa
 
 @float64(trees=("base",))
 def second_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N"]:
-    r"""Second-order shifts :math:`\lambda_i^{(2)} = \sum_{j\ne i}(v_j^\top\Delta v_i)^2/(\lambda_i - \lambda_j)`.
+    r"""Return the second-order shifts :math:`\lambda_i^{(2)} = \sum_{j\ne i}(v_j^\top\Delta v_i)^2/(\lambda_i - \lambda_j)`.
 
     Args:
         base, Delta: as in `first_order_eigenvalues`.
@@ -168,7 +168,7 @@ def second_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Flo
 
 @float64(trees=("base",))
 def first_order_eigenvectors(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N N"]:
-    r"""First-order changes :math:`v_i^{(1)} = \sum_{j\ne i}v_j\,v_j^\top\Delta v_i/(\lambda_i - \lambda_j)` as columns.
+    r"""Return the changes :math:`v_i^{(1)} = \sum_{j\ne i}v_j\,v_j^\top\Delta v_i/(\lambda_i - \lambda_j)` as columns.
 
     Source: *Intruder Dimensions*, §III-C.
 
@@ -184,7 +184,7 @@ def first_order_eigenvectors(base: Symmetric, Delta: Float[Array, "n n"]) -> Flo
 
 @float64(trees=("base",))
 def second_order_eigenvectors(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N N"]:
-    r"""Second-order changes of the eigenvectors as columns, of eigenvectors kept at length 1 (see the module).
+    r"""Return the second-order changes of the eigenvectors as columns, of eigenvectors kept at length 1 (see the module).
 
     Args:
         base, Delta: as in `first_order_eigenvalues`.
@@ -216,7 +216,7 @@ class _Singular(NamedTuple):
 
 
 def _singular(base: Rectangular, Delta: Array) -> _Singular:
-    """U, σ, V, UᵀΔV, and what ΔV and ΔᵀU have outside the spans of U and V."""
+    """Return U, σ, V, UᵀΔV, and what ΔV and ΔᵀU have outside the spans of U and V."""
     if isinstance(base, (tuple, list)):
         u, s, vh = base
         for name, a in (("U", u), ("values", s), ("Vh", vh)):
@@ -245,7 +245,7 @@ def _singular(base: Rectangular, Delta: Array) -> _Singular:
 
 @float64(trees=("base",))
 def first_order_singular_values(base: Rectangular, Delta: Float[Array, "rows cols"]) -> Float[Array, "k"]:
-    r"""First-order shifts :math:`\sigma_i^{(1)} = u_i^\top\Delta v_i`, in descending order of :math:`\sigma_i`.
+    r"""Return the first-order shifts :math:`\sigma_i^{(1)} = u_i^\top\Delta v_i`, in descending order of :math:`\sigma_i`.
 
     Args:
         base: W, n×m, or U, σ and :math:`V^\top` of its thin singular value decomposition.
@@ -259,7 +259,7 @@ def first_order_singular_values(base: Rectangular, Delta: Float[Array, "rows col
 
 @float64(trees=("base",))
 def second_order_singular_values(base: Rectangular, Delta: Float[Array, "rows cols"]) -> Float[Array, "k"]:
-    r"""Second-order shifts of the singular values.
+    r"""Return the second-order shifts of the singular values.
 
     With :math:`A_{ji} = u_j^\top\Delta v_i` and P, Q the projections off the spans of U and V,
 
@@ -280,19 +280,19 @@ def second_order_singular_values(base: Rectangular, Delta: Float[Array, "rows co
 
 
 def _inverse_sums(s: Array) -> Array:
-    """1/(σ_i + σ_j), 0 on the diagonal."""
+    """Return 1/(σ_i + σ_j), 0 on the diagonal."""
     itself = jnp.eye(s.size, dtype=bool)
     return jnp.where(itself, 0.0, 1 / jnp.where(itself, 1.0, s + s[:, None]))
 
 
 def _inverse(s: Array) -> Array:
-    """1/σ; 0 at 0, which occurs for square matrices alone, where nothing lies outside the spans."""
+    """Return 1/σ; 0 at 0, which occurs for square matrices alone, where nothing lies outside the spans."""
     return jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1.0), 0.0)
 
 
 @float64(trees=("base",))
 def first_order_singular_vectors(base: Rectangular, Delta: Float[Array, "rows cols"]) -> Vectors:
-    r"""First-order changes of the singular vectors.
+    r"""Return the first-order changes of the singular vectors.
 
     .. math::
         u_i^{(1)} &= \sum_{j\ne i}\frac{\sigma_iA_{ji}+\sigma_jA_{ij}}{\sigma_i^2-\sigma_j^2}\,u_j
@@ -328,7 +328,7 @@ def _positive(**values: ArrayLike) -> None:
 
 
 def _crowding(values: Float[Array, "... N"]) -> Float[Array, "... N"]:
-    """Σ_{j≠i} 1/(λ_i − λ_j)²."""
+    """Return Σ_{j≠i} 1/(λ_i − λ_j)²."""
     itself = jnp.eye(values.shape[-1], dtype=bool)
     gaps = jnp.where(itself, 1.0, values[..., :, None] - values[..., None, :])
     return jnp.sum(jnp.where(itself, 0.0, 1 / gaps**2), -1)
@@ -336,7 +336,7 @@ def _crowding(values: Float[Array, "... N"]) -> Float[Array, "... N"]:
 
 @float64
 def rotation(values: Float[Array, "... N"], delta: Float[Array, "..."]) -> Float[Array, "... N"]:
-    r"""Expected rotation of each eigenvector by a Wigner update of size δ, to first order :math:`1 - \langle v_i, v_i'\rangle^2`.
+    r"""Return the expected rotation :math:`1 - \langle v_i, v_i'\rangle^2` by a Wigner update of size δ, to first order.
 
     .. math::
         E\|v_i^{(1)}\|^2 = \frac{\delta^2}N\sum_{j\ne i}\frac1{(\lambda_i-\lambda_j)^2}
@@ -357,7 +357,7 @@ def rotation(values: Float[Array, "... N"], delta: Float[Array, "..."]) -> Float
 
 @float64
 def largest_valid_delta(values: Float[Array, "... N"], *, limit: Float[ArrayLike, ""] = 0.1) -> Float[Array, "... N"]:
-    r"""The size δ of a Wigner update at which the expected first-order rotation of each eigenvector is `limit`.
+    r"""Return the size δ of a Wigner update at which the expected first-order rotation of each eigenvector is `limit`.
 
     .. math::
         \delta_i = \Big(\frac{N\cdot\text{limit}}{\sum_{j\ne i}(\lambda_i-\lambda_j)^{-2}}\Big)^{1/2}
@@ -387,7 +387,7 @@ def breakdown_delta(
     limit: Float[ArrayLike, "..."] = 0.1,
     sigma: Float[ArrayLike, "..."] = 1.0,
 ) -> Float[Array, "..."]:
-    r"""The δ at which an eigenvector in a Wigner matrix's bulk has rotated by `limit`, were the spectrum equally spaced.
+    r"""Return the δ at which an eigenvector in a Wigner matrix's bulk has rotated by `limit`, were the spectrum equally spaced.
 
     .. math::
         \delta = \Big(\frac{3\,\text{limit}}{\pi^2N\rho(x)^2}\Big)^{1/2}
@@ -422,7 +422,7 @@ class Rotation(NamedTuple):
 
 @float64(keep=("n", "m"))
 def singular_rotation(values: Float[Array, "... k"], delta: Float[Array, "..."], n: int, m: int) -> Rotation:
-    r"""Expected rotation of the singular vectors of an n×m matrix by a dense update of independent entries, variance δ²/m.
+    r"""Return the expected rotation of the singular vectors of an n×m matrix by a dense update of variance δ²/m.
 
     .. math::
         E\|u_i^{(1)}\|^2 = \frac{\delta^2}m\Big[\sum_{j\ne i}\frac{\sigma_i^2+\sigma_j^2}{(\sigma_i^2-\sigma_j^2)^2}
@@ -456,7 +456,7 @@ def singular_rotation(values: Float[Array, "... k"], delta: Float[Array, "..."],
 
 @float64
 def scale(delta: Float[Array, "..."], *, sigma: Float[ArrayLike, "..."] = 1.0) -> Float[Array, "..."]:
-    r"""The σ of the bulk after a dense update, :math:`\sqrt{\sigma^2+\delta^2}`: all that happens to the spectrum as a whole.
+    r"""Return the σ of the bulk after a dense update, :math:`\sqrt{\sigma^2+\delta^2}`: all that happens to the whole spectrum.
 
     For a Wigner (or i.i.d. rectangular) W of size σ and an independent update of size δ the sum is one of that size: edges
     and density stretch by :math:`\sqrt{1+\delta^2/\sigma^2}`, and an outlier of strength θ goes from
@@ -481,7 +481,7 @@ def overlap(
     *,
     sigma: Float[ArrayLike, "..."] = 1.0,
 ) -> Float[Array, "..."]:
-    r"""N times the mean squared overlap of an eigenvector of W + Δ at λ′ with one of W at λ, for a dense update of any size.
+    r"""Return N times the mean squared overlap of an eigenvector of W + Δ at λ′ with one of W at λ, for any dense update.
 
     .. math::
         N\,E\langle v, v'\rangle^2 \to \frac{\delta^2}{|\lambda' - \lambda - \delta^2m(\lambda')|^2}, \qquad

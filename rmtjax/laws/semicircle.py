@@ -35,7 +35,7 @@ _KEPLER = [1.0, 1 / 60, 1 / 1400, 1 / 25200, 43 / 17248000]
 
 @law
 def support(*, sigma: Float[Array, "..."] | float = 1.0) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    r"""The ends of the spectrum, :math:`\mp2\sigma`.
+    r"""Return the ends of the spectrum, :math:`\mp2\sigma`.
 
     Args:
         sigma: σ > 0.
@@ -58,7 +58,7 @@ def _density(x):
 
 @law
 def pdf(x: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Density :math:`\sqrt{4\sigma^2-x^2}/(2\pi\sigma^2)`, 0 off the support.
+    r"""Return the density :math:`\sqrt{4\sigma^2-x^2}/(2\pi\sigma^2)`, 0 off the support.
 
     Args:
         x: where.
@@ -72,7 +72,7 @@ def pdf(x: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> 
 
 
 def _sine_gap(u):
-    """The gap u − sin u on [0, π], of full relative accuracy at 0."""
+    """Return the gap u − sin u on [0, π], of full relative accuracy at 0."""
     total = jnp.zeros_like(u)
     for c in _SINE[::-1]:
         total = total * u**2 + c
@@ -92,7 +92,10 @@ _distribution.defjvps(lambda dx, _, x: _density(x) * dx)
 
 @law
 def cdf(x: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Distribution function :math:`\frac12 + \frac{x\sqrt{4\sigma^2-x^2}}{4\pi\sigma^2} + \frac1\pi\arcsin\frac x{2\sigma}`.
+    r"""Return the distribution function.
+
+    .. math::
+        \frac12 + \frac{x\sqrt{4\sigma^2-x^2}}{4\pi\sigma^2} + \frac1\pi\arcsin\frac x{2\sigma}
 
     Near the lower end it keeps its relative accuracy; near the upper one ``cdf(-x)`` is the mass above x. Arguments and
     errors as for `pdf`.
@@ -101,7 +104,7 @@ def cdf(x: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> 
 
 
 def _angle(q):
-    """Twice the angle from the nearer end at which the mass beyond is q ≤ ½: u − sin u = 2πq, Kepler's equation."""
+    """Return twice the angle from the nearer end at which the mass beyond is q ≤ ½: u − sin u = 2πq, Kepler's equation."""
     y = jnp.cbrt(12 * math.pi * q)
     u = jnp.zeros_like(y)
     for c in _KEPLER[::-1]:
@@ -128,7 +131,7 @@ def _(primals, tangents):
 
 @law
 def ppf(q: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Quantile function, the inverse of `cdf`; its gradient is 1/`pdf`, infinite at the ends. NaN unless 0 ≤ q ≤ 1.
+    r"""Return the quantile function, the inverse of `cdf`; its gradient is 1/`pdf`, infinite at the ends. NaN unless 0 ≤ q ≤ 1.
 
     Args:
         q: lower tail probability.
@@ -142,7 +145,7 @@ def ppf(q: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> 
 
 @law
 def moment(k: int, *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Moment :math:`\int x^k\mu(\mathrm dx) = \sigma^kC_{k/2}` with Catalan's :math:`C_j = \binom{2j}j/(j+1)`; 0 for odd k.
+    r"""Return :math:`\int x^k\mu(\mathrm dx) = \sigma^kC_{k/2}` with Catalan's :math:`C_j = \binom{2j}j/(j+1)`; 0 for odd k.
 
     Args:
         k: whole number from 0 to 500.
@@ -157,7 +160,10 @@ def moment(k: int, *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, 
 
 @law
 def stieltjes(z: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
-    r"""Stieltjes transform :math:`m(z) = \int\mu(\mathrm d\lambda)/(z-\lambda) = 2/(z+\sqrt{z-2\sigma}\sqrt{z+2\sigma})`.
+    r"""Return the Stieltjes transform.
+
+    .. math::
+        m(z) = \int\frac{\mu(\mathrm d\lambda)}{z-\lambda} = \frac2{z+\sqrt{z-2\sigma}\sqrt{z+2\sigma}}
 
     This branch of the root is that of :math:`m\sim1/z`, and nothing cancels, however large z is. On the support a complex z
     of imaginary part 0 gives the limit from above, a real z gives NaN.
@@ -181,7 +187,7 @@ def stieltjes(z: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 
 
 @law
 def inverse_stieltjes(m: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
-    r"""The z at which `stieltjes` is m, :math:`z = 1/m + \sigma^2m`.
+    r"""Return the z at which `stieltjes` is m, :math:`z = 1/m + \sigma^2m`.
 
     Inverse on the image of the transform, :math:`|m| \le 1/\sigma` for real m. At :math:`m = 1/\theta` it is the outlier of a
     spike of strength θ > σ.
@@ -199,7 +205,7 @@ def inverse_stieltjes(m: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | 
 
 @law
 def r_transform(m: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
-    r"""Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2m`, which free addition adds up.
+    r"""Return Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2m`, which free addition adds up.
 
     Args:
         m: real or complex.

@@ -51,7 +51,7 @@ _Array = Float[Array, "..."]
 
 
 def _excess(value, edge):
-    """How far a value is above an edge; 0 where only rounding keeps it below, NaN where it is below."""
+    """Return how far a value is above an edge; 0 where only rounding keeps it below, NaN where it is below."""
     excess = value - edge
     return jnp.where(excess < -8 * jnp.finfo(jnp.float64).eps * edge, jnp.nan, jnp.maximum(excess, 0.0))
 
@@ -137,7 +137,7 @@ def rectangular_outlier(theta: _Array, c: _Array, *, sigma: _Array | float = 1.0
 
 
 def _above(theta, c):
-    """θ² and θ⁴ − c in factors, which rounding cannot make negative, from the threshold on."""
+    """Return θ² and θ⁴ − c in factors, which rounding cannot make negative, from the threshold on."""
     root = c**0.25
     theta = jnp.maximum(theta, root)
     return theta**2, (theta - root) * (theta + root) * (theta**2 + root**2)

@@ -42,7 +42,7 @@ __all__ = [
 
 
 def _double(name: str, x: Any) -> Array:
-    """As float64 or complex128, inside `jax.enable_x64(True)`."""
+    """Return an array as float64 or complex128, inside `jax.enable_x64(True)`."""
     if not is_traced(x):
         x = np.asarray(x)
         if x.dtype.kind in "fc":
@@ -57,7 +57,7 @@ def _square(name: str, a: Array) -> int:
 
 
 def _columns(name: str, x: Array, n: int) -> Array:
-    """Directions as columns; a vector is one."""
+    """Return directions as columns; a vector is one."""
     x = x[:, None] if x.ndim == 1 else x
     if x.ndim != 2 or x.shape[0] != n:
         raise InputError(f"{name} has shape {x.shape}: must be ({n},) or ({n}, r)")
@@ -75,7 +75,7 @@ def _update(n: int, U: Any, theta: Any, V: Any) -> tuple[Array, Array, Array]:
 
 
 def resolvent(W: Num[ArrayLike, "..."], z: Num[ArrayLike, "..."]) -> Num[Array, "..."]:
-    r"""The resolvent :math:`G(z) = (zI - W)^{-1}`, in double precision.
+    r"""Return the resolvent :math:`G(z) = (zI - W)^{-1}`, in double precision.
 
     Args:
         W: shape (..., N, N).
@@ -96,7 +96,7 @@ def resolvent(W: Num[ArrayLike, "..."], z: Num[ArrayLike, "..."]) -> Num[Array, 
 def woodbury_resolvent(
     G: Num[ArrayLike, "..."], U: Num[ArrayLike, "..."], theta: Num[ArrayLike, "..."], V: Num[ArrayLike, "..."]
 ) -> Num[Array, "..."]:
-    r"""The resolvent of :math:`W + U\,\mathrm{diag}(\theta)V^\top` from that of W, in double precision.
+    r"""Return the resolvent of :math:`W + U\,\mathrm{diag}(\theta)V^\top` from that of W, in double precision.
 
     .. math::
         G + GU\Theta(I - V^\top GU\Theta)^{-1}V^\top G = G + GU(\Theta^{-1} - V^\top GU)^{-1}V^\top G ,
@@ -126,7 +126,7 @@ def secular_matrix(
     V: Num[ArrayLike, "..."],
     z: Num[ArrayLike, "..."] | None = None,
 ) -> Num[Array, "..."]:
-    r"""The r×r matrix :math:`I - \Theta V^\top G(z)U`, singular where the update has an eigenvalue that W has not.
+    r"""Return the r×r matrix :math:`I - \Theta V^\top G(z)U`, singular where the update has an eigenvalue that W has not.
 
     Its determinant is :math:`\det(z - W - U\Theta V^\top)/\det(z - W)`.
 
@@ -181,7 +181,7 @@ class Update(NamedTuple):
 
 
 def _secular(gap, weight):
-    """1 + Σ w/gap and its derivative in a common shift of the gaps, (roots, N) -> (roots,). A gap of 0 is left out."""
+    """Return 1 + Σ w/gap and its derivative in a common shift of the gaps, (roots, N) -> (roots,). A gap of 0 is left out."""
     pole = gap == 0
     safe = jnp.where(pole, 1.0, gap)
     term = jnp.where(pole, 0.0, weight / safe)
@@ -189,7 +189,7 @@ def _secular(gap, weight):
 
 
 def _roots_above(d, weight):
-    r"""Eigenvalues of :math:`\mathrm{diag}(d) + uu^\top`, d ascending, as an entry of d and what is added to it.
+    r"""Return eigenvalues of :math:`\mathrm{diag}(d) + uu^\top`, d ascending, as an entry of d and what is added to it.
 
     Root k lies in :math:`[d_k, d_{k+1}]`, the last one up to :math:`d_N + \|u\|^2`. Inside, as many eigenvalues as k, and one
     more if :math:`1 + \sum_ju_j^2/(d_j - \lambda) > 0`, are below λ (Sylvester). So bisection holds for vanishing entries of u
@@ -225,7 +225,7 @@ def _roots_above(d, weight):
 
 
 def _rank_one(d, u, theta) -> tuple[Array, Array, Array]:
-    """New eigenvalues λ, their shifts from d and the gaps d_j − λ_k (k, j), differentiable."""
+    """Return new eigenvalues λ, their shifts from d and the gaps d_j − λ_k (k, j), differentiable."""
     down = theta < 0  # −(−D + |θ|uuᵀ), turned round
     e = jnp.where(down, -d[::-1], d)
     weight = jnp.abs(theta) * jnp.where(down, u[::-1], u) ** 2
@@ -244,7 +244,7 @@ def _rank_one(d, u, theta) -> tuple[Array, Array, Array]:
 
 
 def _vectors(u, gap) -> Array:
-    """Eigenvectors as columns: u_j/(d_j − λ_k), and a unit vector where the root is on a pole."""
+    """Return eigenvectors as columns: u_j/(d_j − λ_k), and a unit vector where the root is on a pole."""
     pole = gap == 0
     raw = jnp.where(pole, 0.0, u / jnp.where(pole, 1.0, gap))
     top = lax.stop_gradient(jnp.max(jnp.abs(raw), 1, keepdims=True))
@@ -293,7 +293,7 @@ def _diagonal_update(values: Array, U: Array, theta: Array, distinct: bool) -> t
 def update_eigenvalues(
     values: Float[Array, "N"], U: Float[Array, "..."], theta: Float[Array, "..."]
 ) -> Float[Array, "N"]:
-    r"""All eigenvalues of :math:`\mathrm{diag}(d) + \sum_k\theta_ku_ku_k^\top`, ascending.
+    r"""Return all eigenvalues of :math:`\mathrm{diag}(d) + \sum_k\theta_ku_ku_k^\top`, ascending.
 
     Of :math:`W + \sum_k\theta_ku_ku_k^\top` with :math:`W = V\,\mathrm{diag}(d)V^\top` the directions are :math:`V^\top u_k`. One
     update after the other, each from its secular equation, at a cost of :math:`63N^2` divisions. Differentiable.
@@ -316,7 +316,7 @@ def update_eigenvalues(
 
 @float64
 def update_eigh(values: Float[Array, "N"], U: Float[Array, "..."], theta: Float[Array, "..."]) -> Update:
-    r"""Eigenvalues and eigenvectors of :math:`\mathrm{diag}(d) + \sum_k\theta_ku_ku_k^\top`.
+    r"""Return eigenvalues and eigenvectors of :math:`\mathrm{diag}(d) + \sum_k\theta_ku_ku_k^\top`.
 
     The eigenvector of λ after one update is :math:`u_j/(d_j - \lambda)` over its norm, whose denominators are known to full
     relative accuracy. See `update_eigenvalues`.

@@ -50,7 +50,7 @@ class BulkFit(NamedTuple):
 
 
 def _edge_quantile(level: Any, beta: int, edges: int = 1) -> float:
-    """What one of the edges exceeds with probability `level`, Tracy–Widom variables in the units of the β-ensembles' edge."""
+    """Return what one edge exceeds with probability `level`: a Tracy–Widom quantile in the units of the β-ensembles' edge."""
     level = number("level", level, 0, 1, open_low=True, open_high=True)
     quantile = _tracy_widom_isf(level / edges, beta)
     return quantile / 2 ** (1 / 6) if beta == 4 else quantile
@@ -67,7 +67,7 @@ def _median_singular_value(c: float) -> float:
 
 
 def _settle(count: int, threshold: Callable[[int], float], sizes: np.ndarray) -> int:
-    """How many of the descending `sizes` are spikes: each larger than the threshold of a bulk that it is itself part of.
+    """Return how many of the descending `sizes` are spikes: each larger than the threshold of a bulk that it is itself part of.
 
     From above, where a robust start and thresholds that leave all spikes out of the bulk lead: together spikes hide one
     another, one at a time they cannot.
@@ -83,13 +83,13 @@ def _settle(count: int, threshold: Callable[[int], float], sizes: np.ndarray) ->
 
 
 def _share_lost(y: np.ndarray) -> np.ndarray:
-    """1/t² of y = t + 1/t, t ≥ 1: how a spike's outlier depends on the noise."""
+    """Return 1/t² of y = t + 1/t, t ≥ 1: how a spike's outlier depends on the noise."""
     y = np.maximum(y, 2.0)
     return (2 / (y + np.sqrt(y * y - 4))) ** 2
 
 
 def _noise_energy(bulk: Any, noise: Callable[[Any], Any], strong: Any) -> Any:
-    """The v of ``v · noise(v) = bulk``, `strong` being what `noise` would be without any weak spike; by Steffensen's method."""
+    """Return the v of ``v · noise(v) = bulk`` by Steffensen's method; `strong` is what `noise` is without any weak spike."""
 
     def again(v):
         return bulk / max(noise(v), strong / 4)
@@ -200,14 +200,14 @@ def bulk_fit(
 
 
 def _longer_side(squares: np.ndarray, count: int, beta: int) -> float:
-    """The m of a k×m noise matrix whose squared singular values vary as much: Var/mean² → k/m."""
+    """Return the m of a k×m noise matrix whose squared singular values vary as much: Var/mean² → k/m."""
     k = squares.size
     ratio = float(np.var(squares) / np.mean(squares) ** 2) if np.any(squares) else 1.0
     return float(max((k + 2 / beta - 1) / max(ratio, 1e-12), k) + count)
 
 
 def _quartile_ratio(values: np.ndarray) -> float:
-    """The c ≤ 1 whose law has the given ratio of quartiles: blind to what the largest values do."""
+    """Return the c ≤ 1 whose law has the given ratio of quartiles, blind to what the largest values do."""
     grid = np.linspace(1e-4, 1, 400)
     low, high = (np.asarray(marchenko_pastur.singular_ppf(q, grid)) for q in (0.25, 0.75))
     given = np.quantile(values, [0.25, 0.75])

@@ -33,7 +33,7 @@ __all__ = ["EsdTest", "esd_distance", "esd_test"]
 
 @jax.jit
 def _steps(values):
-    """Values in order, and their empirical distribution function at and just below them."""
+    """Return values in order, and their empirical distribution function at and just below them."""
     x, n = jnp.sort(values, -1), values.shape[-1]
     flat = x.reshape(-1, n)
     sides = (jax.vmap(functools.partial(jnp.searchsorted, side=side))(flat, flat) for side in ("right", "left"))
@@ -44,7 +44,7 @@ def _steps(values):
 def esd_distance(
     values: Float[Array, "... N"], cdf: Callable[[Float[Array, "..."]], Float[Array, "..."]]
 ) -> Float[Array, "..."]:
-    r"""Kolmogorov's distance :math:`\sup_x|F_N(x) - F(x)|` of the empirical spectral distribution from a law.
+    r"""Return Kolmogorov's distance :math:`\sup_x|F_N(x) - F(x)|` of the empirical spectral distribution from a law.
 
     Both one-sided limits at every eigenvalue are compared, so atoms of the law at repeated eigenvalues count as they
     should: the zeros of a rank-deficient covariance matrix, say, provided that they are exact.
@@ -89,7 +89,7 @@ _QUANTILES = 1024
 
 @functools.partial(jax.jit, static_argnames=("singular", "n", "m", "draws"))
 def _null(key, u, quantiles, beta, fit, singular: bool, n: int, m: int, draws: int):
-    """The statistic of spectra drawn, each by as many Sturm counts as there are quantiles."""
+    """Return the statistic of spectra drawn, each by as many Sturm counts as there are quantiles."""
     k = min(n, m)
 
     def statistic(key):
@@ -108,7 +108,7 @@ def _null(key, u, quantiles, beta, fit, singular: bool, n: int, m: int, draws: i
 
 
 def _second_moment(singular: bool, n: int, m: int, beta):
-    """The expected sum of squares of a spectrum with σ = 1."""
+    """Return the expected sum of squares of a spectrum with σ = 1."""
     return n if singular else n - 1 + 2 / beta
 
 

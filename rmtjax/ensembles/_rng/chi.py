@@ -18,7 +18,7 @@ __all__ = ["chi", "chi_batched"]
 
 
 def _marsaglia_tsang(normal, uniform, d):
-    r""":math:`d(1+cx)^3` is Gamma(d + 1/3) given that it is accepted, :math:`c = 1/\sqrt{9d}`."""
+    r"""Return :math:`d(1+cx)^3`, :math:`c = 1/\sqrt{9d}`, and whether it is accepted; if so it is Gamma(d + 1/3)."""
     v = 1 + normal / jnp.sqrt(9 * d)
     v = v * v * v
     positive = v > 0
@@ -66,7 +66,7 @@ _batched = batch_last(chi_batched)
 
 @float64(keep=("key", "stream"))
 def chi(key: Key[Array, ""], dof: Float[Array, "m"], stream: Int[Array, ""] | int = 0) -> Float[Array, "m"]:
-    r"""Independent draws :math:`x_i \sim \chi_{k_i}`, the norm of a standard Gaussian vector of length :math:`k_i`.
+    r"""Draw independent :math:`x_i \sim \chi_{k_i}`, the norm of a standard Gaussian vector of length :math:`k_i`.
 
     Marsaglia & Tsang, *A simple method for generating gamma variables*, ACM TOMS 26 (2000): exact, with the power-of-a-
     uniform boost for shape < 1. Entries with ``dof <= 0`` are 0, the norm of an empty vector.

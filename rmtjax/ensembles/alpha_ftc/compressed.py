@@ -26,7 +26,7 @@ TOLERANCE = 1e-12
 
 
 @float64(keep=("key", "tolerance"))
-def ridge_source(key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance: float = TOLERANCE) -> Source:
+def ridge_source(key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance: float = TOLERANCE) -> SourceStatistics:
     r"""Draw :math:`\|\tilde w\|^2` and :math:`\tilde w^\top\mu_\beta` of the source's ridge classifier (α-LoRA, eq. 5).
 
     Args:

@@ -17,7 +17,7 @@ PASSES = 200
 
 
 def _step(f: Series) -> Array:
-    r"""The step to the root of the [2/1] Padé approximant of f, the one to the right of its pole.
+    r"""Return the step to the root of the [2/1] Padé approximant of f, the one to the right of its pole.
 
     :math:`g(z) = z - a - \sum_i r_i/(z - p_i)`, so with one pole that matters the approximant is g itself. Right of all
     poles :math:`f_1 > 0, f_2 \le 0, f_3 \ge 0` and :math:`f_1f_3 \ge f_2^2`.
@@ -42,7 +42,7 @@ def largest_root(
     shape: tuple[int, ...],
     order: int = 3,
 ) -> tuple[Array, Array]:
-    """The largest root of some increasing concave functions, and the slope there of the one whose root it is.
+    """Return the largest root of some increasing concave functions, and the slope there of the one whose root it is.
 
     ``evaluate(z)`` gives their series at z, to the given order, and whether z lies above their last pole; below it they
     may be anything.

@@ -26,7 +26,7 @@ Number = Float[Array, ""] | float
 def outlier_depth(
     rate2: Float[Array, ""], growth: Float[Array, ""], rows: Float[Array, ""], tolerance: Float[Array, ""]
 ) -> Int[Array, ""]:
-    r"""Rows after which the rest moves the first pivot by less than `tolerance`.
+    r"""Return the number of rows after which the rest moves the first pivot by less than `tolerance`.
 
     In the limit a row k damps what lies beyond it by :math:`e^{-r_k}`, :math:`r_k^2 \ge r^2 + \kappa k` (docs/derivations.md),
     and :math:`\sum_{k<K} r_k \ge L = \log(1/\text{tolerance})` is solved for K with the sum bounded by its integral. Where
@@ -48,7 +48,7 @@ def outlier_depth(
 
 
 def arccosh_squared(x):
-    """(arccosh x)², continued to −(arccos x)² below 1."""
+    """Return (arccosh x)², continued to −(arccos x)² below 1."""
     y = jnp.maximum(x, -1.0) - 1
     near = jnp.abs(y) < 1e-4
     above = jnp.log1p(jnp.maximum(y, 0.0) + jnp.sqrt(jnp.maximum(y * (y + 2), 0.0))) ** 2
@@ -70,11 +70,11 @@ def from_last(levels: Array | int, rows: Callable[[Array], tuple], step: Callabl
 
 
 def checked_pivot(new: Series, above: Array, k: Array, exists: Array) -> tuple[Series, Array]:
-    """A pivot, 1 where its row does not exist; and whether all of the rows from 2 on are positive so far."""
+    """Return a pivot, 1 where its row does not exist; and whether all of the rows from 2 on are positive so far."""
     safe = (jnp.where(exists, new[0], 1.0), *(jnp.where(exists, v, 0.0) for v in new[1:]))
     return safe, above & ((safe[0] > 0) | (k == 1))
 
 
 def beyond(shape) -> Series:
-    """The pivot of a row that is left out: infinite, as good as."""
+    """Return a pivot that stands for the rows that are left out: as good as infinite."""
     return (jnp.full(shape, 1e100), *(jnp.zeros(shape) for _ in range(3)))

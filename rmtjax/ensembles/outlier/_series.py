@@ -31,6 +31,6 @@ def square_root(p: Series) -> Series:
 
 
 def affine(constant: Array, p: Series, factor: Array, sign: float = -1.0) -> Series:
-    """Constant + z + sign·factor·p, for z the variable of the series itself."""
+    """Return constant + z + sign·factor·p, for z the variable of the series itself."""
     scaled = sign * factor
     return constant + scaled * p[0], 1 + scaled * p[1], scaled * p[2], scaled * p[3]

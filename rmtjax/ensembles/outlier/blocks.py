@@ -26,12 +26,12 @@ def adjoint(a):
 
 
 def matmul(a, b):
-    """A B for arrays (i, k, ...) and (k, j, ...), as elementwise arithmetic over the batch."""
+    """Return A B for arrays (i, k, ...) and (k, j, ...), as elementwise arithmetic over the batch."""
     return sum(a[:, k, None] * b[None, k, :] for k in range(a.shape[1]))
 
 
 def hermitian_inverse(a):
-    """The inverse of Hermitian matrices (s, s, ...), and how many of their eigenvalues are negative.
+    """Return the inverse of Hermitian matrices (s, s, ...), and how many of their eigenvalues are negative.
 
     Sweeping one row after the other; the pivots are those of LDLᵀ, whose signs are the inertia.
     """
@@ -51,7 +51,7 @@ def hermitian_inverse(a):
 
 
 def hermitian_eigh(a):
-    """Eigenvalues (s, ...) in ascending order and vectors (s, s, ...) of Hermitian matrices (s, s, ...)."""
+    """Return eigenvalues (s, ...) in ascending order and vectors (s, s, ...) of Hermitian matrices (s, s, ...)."""
     values, vectors = jnp.linalg.eigh(jnp.moveaxis(a, (0, 1), (-2, -1)))
     return jnp.moveaxis(values, -1, 0), jnp.moveaxis(vectors, (-2, -1), (0, 1))
 
@@ -65,11 +65,11 @@ class _Draws:
         self._chi = iter(chi_batched(key_data, 2 * k + 1, dof))
 
     def normal(self, beta: int = 1):
-        """Standard normal; complex with E|x|² = 1 for β = 2."""
+        """Return standard normal draws, complex with E|x|² = 1 for β = 2."""
         return next(self._normals) if beta == 1 else (next(self._normals) + 1j * next(self._normals)) / np.sqrt(2)
 
     def triangular(self, rows: Array, r: int, beta: int = 1):
-        """The triangular factor (r, r, batch) of a standard Gaussian matrix with so many rows and r columns."""
+        """Return the triangular factor (r, r, batch) of a standard Gaussian matrix with so many rows and r columns."""
         factor = [[None] * r for _ in range(r)]
         for i in range(r):
             for j in range(r):
@@ -79,7 +79,7 @@ class _Draws:
 
 
 def _degrees(rows, r, beta=1):
-    """Degrees of freedom of the diagonal of `_Draws.triangular`, (r, batch)."""
+    """Return the degrees of freedom of the diagonal of `_Draws.triangular`, (r, batch)."""
     return beta * jnp.maximum(rows - jnp.arange(r)[:, None], 0.0)
 
 
@@ -89,18 +89,18 @@ def stacked(rows):
 
 
 def _exists(k, size, r):
-    """Which coordinates (r, batch) of block k are among the first `size`."""
+    """Return which coordinates (r, batch) of block k are among the first `size`."""
     return k * r + jnp.arange(1, r + 1)[:, None] <= size
 
 
 def paired(upper_left, lower_left):
-    """Blocks (2r, 2r, batch) that carry left and right vectors side by side and couple only one kind to the other."""
+    """Return blocks (2r, 2r, batch) that carry left and right vectors side by side and couple only one kind to the other."""
     zero = jnp.zeros_like(upper_left)
     return jnp.concatenate([jnp.concatenate([zero, upper_left], 1), jnp.concatenate([lower_left, zero], 1)], 0)
 
 
 def wigner_block(key_data, k, N, r: int, beta: int):
-    """Block row k = 0, 1, … of a GOE or GUE matrix of edge 2: its diagonal block, its coupling, what exists."""
+    """Return block row k = 0, 1, … of a GOE or GUE matrix of edge 2: its diagonal block, its coupling, what exists."""
     exists, left = _exists(k, N, r), N - (k + 1) * r
     draws = _Draws(key_data, k, r + beta * r * (r - 1), _degrees(left, r, beta))
     A = [[0.0] * r for _ in range(r)]
@@ -114,7 +114,7 @@ def wigner_block(key_data, k, N, r: int, beta: int):
 
 
 def rectangular_block(key_data, k, n, m, r: int):
-    """Block row k of an n×m matrix of variance 1/m, left and right vectors side by side; as `wigner_block`."""
+    """Return block row k of an n×m matrix of variance 1/m, left and right vectors side by side; as `wigner_block`."""
     left, right = _exists(k, n, r), _exists(k, m, r)
     below, ahead = n - (k + 1) * r, m - (k + 1) * r
     dof = jnp.concatenate(jnp.broadcast_arrays(_degrees(below, r), _degrees(ahead, r)))
@@ -127,7 +127,7 @@ def rectangular_block(key_data, k, n, m, r: int):
 
 
 def covariance_block(key_data, k, p, n, r: int):
-    """Block row k of a p×n matrix of variance 1/n in bidiagonal form; as `rectangular_block`."""
+    """Return block row k of a p×n matrix of variance 1/n in bidiagonal form; as `rectangular_block`."""
     left, right = _exists(k, p, r), _exists(k, n, r)
     below, ahead = p - (k + 1) * r, n - k * r
     dof = jnp.concatenate(jnp.broadcast_arrays(_degrees(ahead, r), _degrees(below, r)))

@@ -28,14 +28,14 @@ __all__ = ["edge_levels", "wigner_edge"]
 
 
 def edge_levels(N: int, beta: float | int, tolerance: float) -> int:
-    """Rows that `wigner_edge` needs, as a Python number."""
+    """Return the number of rows that `wigner_edge` needs, as a Python number."""
     with jax.ensure_compile_time_eval():
         _, _, rate2 = wigner_start(jnp.float64(N), jnp.float64(0), jnp.float64(beta))
         return int(outlier_depth(rate2, 4 / N, float(N), tolerance))
 
 
 def _trace_series(rows, z, N, levels):
-    r"""Series of :math:`h = 1/\sum_i(z - \lambda_i)^{-1}` at z, and whether z lies above its last pole.
+    r"""Return series of :math:`h = 1/\sum_i(z - \lambda_i)^{-1}` at z, and whether z lies above its last pole.
 
     The sum, over the eigenvalues of the rows, is the logarithmic derivative of the product of all pivots.
     """
@@ -63,7 +63,7 @@ def _trace_series(rows, z, N, levels):
 
 @functools.cache
 def _edge(levels: int) -> Callable:
-    """The sampler for so many rows."""
+    """Return the sampler for a number of rows."""
 
     def sample(key_data, N, beta):
         groups = jnp.arange((levels + GROUP - 1) // GROUP)

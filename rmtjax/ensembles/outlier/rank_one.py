@@ -71,7 +71,7 @@ class RectangularOutlier(NamedTuple):
 
 
 def wigner_rows(key_data, group, N, beta):
-    """Diagonal and squared off-diagonal entries (GROUP, batch) of a group of rows of the β-Hermite model, edge at 2."""
+    """Return diagonal and squared off-diagonal entries (GROUP, batch) of a group of rows of the β-Hermite model, edge at 2."""
     k = (group * GROUP + jnp.arange(1, GROUP + 1))[:, None]
     scale = 1 / (beta * N)
     diagonal = box_muller(words(key_data, 2 * group, GROUP)) * jnp.sqrt(2 * scale)
@@ -79,7 +79,7 @@ def wigner_rows(key_data, group, N, beta):
 
 
 def wigner_series(rows, z, N, levels):
-    """Series of the first pivot at z, and whether z lies above the rows from 2 on."""
+    """Return series of the first pivot at z, and whether z lies above the rows from 2 on."""
 
     def step(state, k, row):
         pivot, above = state
@@ -90,7 +90,7 @@ def wigner_series(rows, z, N, levels):
 
 
 def wigner_start(N, theta, beta):
-    """Where to look first, how far the outlier may be from there, and the square of the lowest damping rate."""
+    """Return where to begin, how far the outlier may be from there, and the square of the lowest damping rate."""
     edge = N ** (-2 / 3)
     strong = jnp.maximum(theta, 1 + N ** (-1 / 3))
     start = strong + 1 / strong
@@ -145,7 +145,7 @@ def wigner_outlier(
 
 
 def rectangular_start(n, m, theta):
-    """As `wigner_start`."""
+    """Return for singular values what `wigner_start` returns for eigenvalues."""
     c = n / m
     edge = 1 + jnp.sqrt(c)
     # The edge of the singular values moves on this scale (Johnstone 2001, halved by the square root).
@@ -160,12 +160,12 @@ def rectangular_start(n, m, theta):
 
 
 def rectangular_growth(n, m):
-    """κ of `outlier_depth` for a rectangular matrix."""
+    """Return κ of `outlier_depth` for a rectangular matrix."""
     return (1 + jnp.sqrt(n / m)) ** 2 / n
 
 
 def rectangular_rows(key_data, group, n, m):
-    """Diagonal, entries right of it and entries below it, (GROUP, batch), of a group of rows of the tridiagonal form."""
+    """Return diagonal, entries right of it and entries below it, (GROUP, batch), of a group of rows of the tridiagonal form."""
     k = (group * GROUP + jnp.arange(1, GROUP + 1))[:, None]
     dof = jnp.concatenate([jnp.where(k <= n, m - k, 0.0), jnp.where(k <= m, n - k, 0.0)])
     diagonal = box_muller(words(key_data, 2 * group, GROUP)) / jnp.sqrt(m)
@@ -174,7 +174,7 @@ def rectangular_rows(key_data, group, n, m):
 
 
 def rectangular_series(rows, z, n, m, levels):
-    r"""Series of the entries (left, cross, right) of the first 2×2 pivot at z, and whether z lies above the later rows.
+    r"""Return series of the entries (left, cross, right) of the first 2×2 pivot at z, and whether z lies above the later rows.
 
     A row k carries the pair (u_k, v_k) of the eigenvector of :math:`\begin{pmatrix}0&T\\T^\top&0\end{pmatrix}`.
     """
@@ -249,7 +249,7 @@ def rectangular_outlier(
 
 
 def covariance_start(p, n, ell, beta):
-    """As `wigner_start`, with the eigenvalue in the outlier's place."""
+    """Return what `wigner_start` returns, for the largest eigenvalue of a sample covariance matrix."""
     c = p / n
     root = jnp.sqrt(c)
     scale = (1 + root) ** (4 / 3) * c ** (-1 / 6) * n ** (-2 / 3)  # Johnstone 2001
@@ -261,7 +261,7 @@ def covariance_start(p, n, ell, beta):
 
 
 def covariance_rows(key_data, group, p, n, beta):
-    """Squared entries on the diagonal and below it, (GROUP, batch), of a group of rows of the bidiagonal form."""
+    """Return the squared entries on the diagonal and below it, (GROUP, batch), of a group of rows of the bidiagonal form."""
     k = (group * GROUP + jnp.arange(1, GROUP + 1))[:, None]
     there = (k <= p) & (k <= n)
     dof = jnp.concatenate([jnp.where(there, beta * (n - k + 1), 0.0), jnp.where(there, beta * (p - k), 0.0)])
@@ -269,7 +269,7 @@ def covariance_rows(key_data, group, p, n, beta):
 
 
 def covariance_series(rows, z, levels):
-    """Series of q at z, z − q the first pivot, and whether z lies above the rows from 2 on."""
+    """Return series of q at z, z − q the first pivot, and whether z lies above the rows from 2 on."""
 
     def step(state, _, row):
         q, above = state

@@ -93,7 +93,7 @@ class RectangularOutliers(NamedTuple):
 
 
 def _first_pivot(blocks: Callable, first: Callable, z, levels):
-    """The first pivot at z (r, batch), its derivative, and how many eigenvalues of the later blocks lie above z.
+    """Return the first pivot at z (r, batch), its derivative, and how many eigenvalues of the later blocks lie above z.
 
     ``blocks(k)`` gives the diagonal block of row k, the one that couples it to row k + 1, both (s, s, batch), and which of
     its coordinates exist, (s, batch); `first` puts the spike into the first diagonal block.
@@ -123,7 +123,7 @@ def _first_pivot(blocks: Callable, first: Callable, z, levels):
 
 
 def _outliers(blocks, first, start, spread, levels):
-    """The r largest eigenvalues (r, batch), and their vectors' part (s, r, batch) in the first block row."""
+    """Return the r largest eigenvalues (r, batch), and their vectors' part (s, r, batch) in the first block row."""
     r = start.shape[0]
     rank = jnp.arange(r)[:, None]
 
@@ -150,12 +150,12 @@ def _outliers(blocks, first, start, spread, levels):
 
 
 def _descending(spike):
-    """Eigenvalues of Hermitian matrices (r, r, batch) in descending order."""
+    """Return eigenvalues of Hermitian matrices (r, r, batch) in descending order."""
     return hermitian_eigh(spike)[0][::-1]
 
 
 def _overlaps(frame, part):
-    """Squared inner products (vector k, direction j, batch) of parts (r, k, batch) with the columns j of a frame."""
+    """Return the squared inner products (vector k, direction j, batch) of parts (r, k, batch) with the columns j of a frame."""
     return jnp.abs(matmul(jnp.swapaxes(part, 0, 1), jnp.conj(frame))) ** 2
 
 
@@ -164,7 +164,7 @@ def _flat(*outputs):
 
 
 def _levels(rate2, growth, sizes, r, tolerance):
-    """Block rows that are needed."""
+    """Return the number of block rows that are needed."""
     # The r-th eigenvalue at an edge lies so much deeper in it than the first (zeros of the Airy function).
     deeper = 4 * (growth / 4) ** (2 / 3) * (1.5 * np.pi * r) ** (2 / 3)
     rate2 = jnp.min(jnp.where(rate2 < 0, rate2 - deeper, rate2))
@@ -232,7 +232,7 @@ def _strengths(name, value, *, low=-np.inf):
 
 
 def _frame(name, value, r, beta=1):
-    """Real and imaginary part of a frame, (2, r, r)."""
+    """Return real and imaginary part of a frame, (2, r, r)."""
     if value is None:
         value = jnp.eye(r)
     value = value if isinstance(value, jax.Array) else np.asarray(value)
@@ -255,7 +255,7 @@ def _rank(r, **sizes):
 
 
 def _outliers_of(drawn, r):
-    """The flat output of a sampler, in its shapes."""
+    """Return the flat output of a sampler, in its shapes."""
     square = [drawn[r + k * r * r : r + (k + 1) * r * r].reshape(r, r) for k in range((drawn.size - r) // (r * r))]
     return drawn[:r], *square
 

@@ -39,7 +39,7 @@ def _times(a: Series, b: Series) -> Series:
 
 
 def _log(a: Series) -> Series:
-    """The logarithm of a series that starts with 1, from a·(log a)' = a'."""
+    """Return the logarithm of a series that starts with 1, from a·(log a)' = a'."""
     log = [Fraction()]
     for k in range(1, len(a)):
         log.append(a[k] - sum((i * log[i] * a[k - i] for i in range(1, k)), Fraction()) / k)
@@ -59,7 +59,7 @@ class _Airy(NamedTuple):
 
 
 def _airy(terms: int) -> _Airy:
-    r"""From DLMF 9.7.2, :math:`R = \mathrm{Ai}'^2 - s\mathrm{Ai}^2` and
+    r"""Return the series from DLMF 9.7.2, :math:`R = \mathrm{Ai}'^2 - s\mathrm{Ai}^2` and
     :math:`-3L = 2s^2\mathrm{Ai}^2 - 2s\mathrm{Ai}'^2 - \mathrm{Ai}\,\mathrm{Ai}'`.
     """
     u = [Fraction(1)]
@@ -79,7 +79,7 @@ def _airy(terms: int) -> _Airy:
 
 
 def _hastings_mcleod(terms: int) -> tuple[Series, Series]:
-    r""":math:`q = \sqrt{x/2}\sum a_nx^{-3n}` and :math:`q^2 = \tfrac x2\sum w_nx^{-3n}` at :math:`s = -x` (DLMF 32.11.3)."""
+    r"""Return a, w of :math:`q = \sqrt{x/2}\sum a_nx^{-3n}` and :math:`q^2 = \tfrac x2\sum w_nx^{-3n}`, s = −x (DLMF 32.11.3)."""
     a = [Fraction(1)]
     for n in range(1, terms):
         w = _times(a, a)
@@ -95,7 +95,7 @@ def _decimal(x: Fraction) -> Decimal:
 
 
 def _pi() -> Decimal:
-    """Machin's formula."""
+    """Return π by Machin's formula."""
 
     def arctan_of_inverse(n: int) -> Decimal:
         term = total = Decimal(1) / n
@@ -117,7 +117,7 @@ def _horner(coefficients: list[Decimal], x: Decimal) -> Decimal:
 
 
 def _initial() -> tuple[Decimal, ...]:
-    """q, q', I, R and L at the start, from the Airy series summed to their smallest terms."""
+    """Return q, q', I, R and L at the start, from the Airy series summed to their smallest terms."""
     s = Decimal(_START)
     zeta = 2 * s * s.sqrt() / 3
     fourth = s.sqrt().sqrt()
@@ -140,7 +140,7 @@ def _initial() -> tuple[Decimal, ...]:
 
 
 def _painleve() -> dict[Fraction, tuple[list[Decimal], ...]]:
-    """Taylor coefficients of q, I, R and L at every half-integer from the start to the left end."""
+    """Return Taylor coefficients of q, I, R and L at every half-integer from the start to the left end."""
     q, slope, integral, rate, log_f2 = _initial()
     step = Decimal("-0.5")
     at = Fraction(_START)
@@ -176,7 +176,7 @@ class Table(NamedTuple):
 
 
 def _node(beta: int, s: float, taylor: dict, digits: int) -> tuple[float, float]:
-    """Log of the tail and of its rate at one point of the table."""
+    """Return the log of the tail and of its rate at one point of the table."""
     centre = Fraction(round(2 * s), 2)
     q, i, r, ell = (_horner(c, Decimal(s) - _decimal(centre)) for c in taylor[centre])
     tanh = 1 - 2 / (1 + i.exp())
@@ -199,7 +199,7 @@ def _taylor() -> dict[Fraction, tuple[list[Decimal], ...]]:
 
 @functools.cache
 def table_of(beta: int) -> Table:
-    """The table of one β: a quarter of a second for the first, a tenth for each other."""
+    """Return the table of one β. The first takes a quarter of a second, each other a tenth."""
     chebyshev = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1))
     pieces = np.arange(LEFT, RIGHT) + 0.5
     with decimal.localcontext(decimal.Context(prec=_DIGITS)):
@@ -229,7 +229,7 @@ def table_of(beta: int) -> Table:
 
 @functools.cache
 def left_series() -> tuple[np.ndarray, ...]:
-    """Polynomials in x⁻³, x = −s, for q/√(x/2), I/x^{3/2} but for its constant, R/x², and what is left of L."""
+    """Return polynomials in x⁻³, x = −s, for q/√(x/2), I/x^{3/2} but for its constant, R/x², and what is left of L."""
     a, w = _hastings_mcleod(_LEFT_TERMS)
     integral = [float(c / (Fraction(3, 2) - 3 * n)) / math.sqrt(2) for n, c in enumerate(a)]
     rate = [c / (2 * (2 - 3 * n)) for n, c in enumerate(w)]  # dR/dx = q²

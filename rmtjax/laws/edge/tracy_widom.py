@@ -82,7 +82,7 @@ def _checked(beta: Any) -> int:
 
 
 def _polynomial(coefficients, x):
-    """Σ cₖ xᵏ, unrolled."""
+    """Return Σ cₖ xᵏ, unrolled."""
     total = jnp.zeros_like(x)
     for c in coefficients[::-1]:
         total = total * x + c
@@ -90,7 +90,7 @@ def _polynomial(coefficients, x):
 
 
 def _piecewise(coefficients, piece, y):
-    """Σ cₖ Tₖ(y) by Clenshaw's recurrence, unrolled, each coefficient looked up when it is needed."""
+    """Return Σ cₖ Tₖ(y) by Clenshaw's recurrence, unrolled, each coefficient looked up when it is needed."""
     last = before = jnp.zeros_like(y)
     for row in coefficients[:0:-1]:
         last, before = jnp.asarray(row)[piece] + 2 * y * last - before, last
@@ -98,7 +98,7 @@ def _piecewise(coefficients, piece, y):
 
 
 def _far_left(x, beta):
-    """Log F and log F'/F at −x, x ≥ 12."""
+    """Return log F and log F'/F at −x, x ≥ 12."""
     q, integral, rate, log_f2 = (_polynomial(c, x**-3) for c in left_series())
     q, rate = q * jnp.sqrt(x / 2), rate * x**2
     integral = integral * x * jnp.sqrt(x) + math.log(2) / 2
@@ -112,7 +112,7 @@ def _far_left(x, beta):
 
 
 def _far_right(s, law):
-    """Log (1 − F) and log F'/(1 − F) at s ≥ 20."""
+    """Return log (1 − F) and log F'/(1 − F) at s ≥ 20."""
     log_s = jnp.log(s)
     zeta = s * jnp.sqrt(s) / 1.5
     log_tail = _polynomial(law.tail_series, 1 / zeta) + law.log_scale
@@ -121,7 +121,7 @@ def _far_right(s, law):
 
 
 def _log_tail_and_rate(x, beta):
-    """Log F and log F'/F at s = x left of the split; log (1 − F) and log F'/(1 − F) right of it; F' = dF/ds."""
+    """Return log F and log F'/F at s = x left of the split; log (1 − F) and log F'/(1 − F) right of it; F' = dF/ds."""
     law = table_of(beta)
     left, right = x < LEFT, x > RIGHT
     inside = jnp.where(left | right, 0.0, x)
@@ -155,7 +155,7 @@ def _log_rate(x, beta):
 
 @functools.cache
 def _knots(beta: int) -> tuple[tuple[np.ndarray, np.ndarray, float], ...]:
-    """On each side: (−log tail) to the power that makes it nearly linear in x, x itself, and dx beyond the last knot."""
+    """Return on each side: (−log tail) to the power that makes it nearly linear in x, x itself, and dx beyond the last knot."""
     law, result = table_of(beta), []
     decay = 1 / (24 if beta != 2 else 12), law.decay / 1.5
     for low, high, power, rate in ((LEFT, SPLIT, 1 / 3, decay[0]), (SPLIT, RIGHT, 2 / 3, decay[1])):
@@ -170,7 +170,7 @@ def _knots(beta: int) -> tuple[tuple[np.ndarray, np.ndarray, float], ...]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _quantile(log_tail, left, beta):
-    """The s at which the tail on the given side of the split has the given logarithm."""
+    """Return the s at which the tail on the given side of the split has the given logarithm."""
     nothing = jnp.isinf(log_tail)
     power = jnp.where(left, 1 / 3, 2 / 3)
     goal = -jnp.where(nothing, -1.0, log_tail)
@@ -220,7 +220,7 @@ def _constant(function):
 
 @_compiled
 def logpdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Logarithm of the density, :math:`\log F_\beta'(x)`, far beyond where `pdf` underflows.
+    r"""Return the logarithm of the density, :math:`\log F_\beta'(x)`, far beyond where `pdf` underflows.
 
     Args:
         x: where.
@@ -235,14 +235,14 @@ def logpdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 @_compiled
 def pdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Density :math:`F_\beta'(x)`, of full relative accuracy in both tails. Arguments and errors as for `logpdf`."""
+    r"""Return the density :math:`F_\beta'(x)`, of full relative accuracy in both tails. Arguments and errors as for `logpdf`."""
     s = _stretch(beta) * x
     return jnp.exp(_log_tail(s, beta) + _log_rate(s, beta)) * _stretch(beta)
 
 
 @_compiled
 def cdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Distribution function :math:`F_\beta(x)`, of full relative accuracy in the left tail.
+    r"""Return the distribution function :math:`F_\beta(x)`, of full relative accuracy in the left tail.
 
     Arguments and errors as for `logpdf`.
     """
@@ -253,7 +253,7 @@ def cdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 @_compiled
 def sf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Survival function :math:`1 - F_\beta(x)`, of full relative accuracy in the right tail.
+    r"""Return the survival function :math:`1 - F_\beta(x)`, of full relative accuracy in the right tail.
 
     Arguments and errors as for `logpdf`.
     """
@@ -264,7 +264,7 @@ def sf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 @_compiled
 def logcdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r""":math:`\log F_\beta(x)`, far beyond where `cdf` underflows. Arguments and errors as for `logpdf`."""
+    r"""Return :math:`\log F_\beta(x)`, far beyond where `cdf` underflows. Arguments and errors as for `logpdf`."""
     s = _stretch(beta) * x
     tail = _log_tail(s, beta)
     return jnp.where(s < SPLIT, tail, jnp.log1p(-jnp.exp(tail)))
@@ -272,14 +272,14 @@ def logcdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 @_compiled
 def logsf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r""":math:`\log(1 - F_\beta(x))`, far beyond where `sf` underflows. Arguments and errors as for `logpdf`."""
+    r"""Return :math:`\log(1 - F_\beta(x))`, far beyond where `sf` underflows. Arguments and errors as for `logpdf`."""
     s = _stretch(beta) * x
     tail = _log_tail(s, beta)
     return jnp.where(s < SPLIT, jnp.log1p(-jnp.exp(tail)), tail)
 
 
 def _inverse(p, beta, upper):
-    """Quantile of a lower or an upper tail, whichever way keeps its digits."""
+    """Return the quantile of a lower or an upper tail, whichever way keeps its digits."""
     above = math.exp(np.polynomial.chebyshev.chebval(-1.0, table_of(beta).tail[:, SPLIT - LEFT]))  # the split
     left = p > above if upper else p <= 1 - above
     valid = (p >= 0) & (p <= 1)
@@ -291,7 +291,7 @@ def _inverse(p, beta, upper):
 
 @_compiled
 def ppf(q: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Quantile function :math:`F_\beta^{-1}(q)`, by Newton's method on the logarithm of the smaller tail.
+    r"""Return the quantile function :math:`F_\beta^{-1}(q)`, by Newton's method on the logarithm of the smaller tail.
 
     Its gradient is 1/`pdf`. ∓∞ at q = 0 and 1, NaN outside. For probabilities close to 1 see `isf`.
 
@@ -307,7 +307,7 @@ def ppf(q: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 @_compiled
 def isf(p: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Inverse of the survival function, :math:`F_\beta^{-1}(1 - p)`, down to the smallest p. See `ppf`.
+    r"""Return the inverse of the survival function, :math:`F_\beta^{-1}(1 - p)`, down to the smallest p. See `ppf`.
 
     Args:
         p: upper tail probability.
@@ -321,7 +321,7 @@ def isf(p: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 @functools.cache
 def _moments(beta: int) -> tuple[float, float, float, float]:
-    """Mean, variance, skewness and excess kurtosis, by Gauss–Legendre on every piece: beyond them lies less than 1e-26."""
+    """Return mean, variance, skewness and excess kurtosis by Gauss–Legendre on every piece; beyond lies less than 1e-26."""
     y, weights = np.polynomial.legendre.leggauss(24)
     x = (np.arange(LEFT, RIGHT)[:, None] + (y + 1) / 2).ravel()
     law = table_of(beta)
@@ -335,7 +335,7 @@ def _moments(beta: int) -> tuple[float, float, float, float]:
 
 @_constant
 def mean(beta: int) -> Float[Array, ""]:
-    r"""Mean: −1.2065335745820, −1.7710868074116 and −2.3068848932411 for β = 1, 2 and 4.
+    r"""Return the mean: −1.2065335745820, −1.7710868074116 and −2.3068848932411 for β = 1, 2 and 4.
 
     Raises:
         InputError: for any other β.
@@ -349,17 +349,17 @@ def mean(beta: int) -> Float[Array, ""]:
 
 @_constant
 def var(beta: int) -> Float[Array, ""]:
-    r"""Variance: 1.6077810345814, 0.8131947928330 and 0.5177237207727. Errors as for `mean`."""
+    r"""Return the variance: 1.6077810345814, 0.8131947928330 and 0.5177237207727. Errors as for `mean`."""
     return jnp.asarray(_moments(beta)[1])
 
 
 @_constant
 def skewness(beta: int) -> Float[Array, ""]:
-    r"""Skewness :math:`E(x-Ex)^3/\mathrm{Var}^{3/2}`. Errors as for `mean`."""
+    r"""Return the skewness :math:`E(x-Ex)^3/\mathrm{Var}^{3/2}`. Errors as for `mean`."""
     return jnp.asarray(_moments(beta)[2])
 
 
 @_constant
 def kurtosis(beta: int) -> Float[Array, ""]:
-    r"""Excess kurtosis :math:`E(x-Ex)^4/\mathrm{Var}^2 - 3`. Errors as for `mean`."""
+    r"""Return the excess kurtosis :math:`E(x-Ex)^4/\mathrm{Var}^2 - 3`. Errors as for `mean`."""
     return jnp.asarray(_moments(beta)[3])

@@ -35,7 +35,7 @@ _REACH = 5.0
 
 
 def _given_top(spectrum: Spectrum, terms: Callable[..., Terms], theta, eps, order: int):
-    """P(intruder) for one spectrum."""
+    """Return P(intruder) for one spectrum."""
     highest = jnp.maximum(-spectrum.below[0], -spectrum.below[1])
 
     def force(log_x):
@@ -85,7 +85,7 @@ def _given_top(spectrum: Spectrum, terms: Callable[..., Terms], theta, eps, orde
 
 
 def _averaged(spectrum: Spectrum, terms: Callable[..., Terms], theta, eps, order: int, has_random_edge: bool):
-    """The mean of P over the largest eigenvalue, or P at the mean of that eigenvalue."""
+    """Return the mean of P over the largest eigenvalue, or P at the mean of that eigenvalue."""
 
     def one(top):
         return _given_top(spectrum._replace(below=spectrum.below.at[0].set(top)), terms, theta, eps, order)

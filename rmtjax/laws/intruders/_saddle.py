@@ -28,7 +28,7 @@ _REST = (5.5, 20.0)
 
 
 def truncated(z: Float[Array, "J"], order: int) -> tuple[Float[Array, "J"], list[Float[Array, "J"]]]:
-    r""":math:`\log\int_0^1e^{-zs^2}\mathrm ds` and the first cumulants of :math:`s^2` under that density, 2 or 4 of them."""
+    r"""Return :math:`\log\int_0^1e^{-zs^2}\mathrm ds` and the first 2 or 4 cumulants of :math:`s^2` under that density."""
     x, w = LEGENDRE[TRUNCATED_POINTS]
     up, down = _REST
     fixed = stop_gradient(z)
@@ -80,13 +80,13 @@ class _Potential(NamedTuple):
     variance: Float[Array, ""]
 
     def newton(self, by_p, by_q):
-        """Minus the inverse Hessian times a vector."""
+        """Return minus the inverse Hessian times a vector."""
         det = self.pp * self.qq - self.pq**2
         return (self.pq * by_q - self.qq * by_p) / det, (self.pq * by_p - self.pp * by_q) / det
 
 
 def _potential(sums: Sums, p, q, ell, order: int = 2) -> _Potential:
-    r"""Convex in (p, q), with :math:`\kappa_j = e^\ell r_j/2 + pg_j + q`.
+    r"""Return a function convex in (p, q), with :math:`\kappa_j = e^\ell r_j/2 + pg_j + q`.
 
     .. math::
         \sum_j\log\Big[\sqrt{e^\ell r_j/2\pi}\int_0^{\varepsilon^2}y^{-1/2}e^{-\kappa_jy}\mathrm dy\Big] + q - p\bar F + p^2V .
@@ -111,7 +111,7 @@ def _potential(sums: Sums, p, q, ell, order: int = 2) -> _Potential:
 
 
 def centre(sums: Sums):
-    """The ℓ that counts most, the saddle point there and its derivative, and the width in ℓ: Newton in all three."""
+    """Return the ℓ that counts most, the saddle point there and its derivative, and the width in ℓ: Newton in all three."""
 
     def step(_, state):
         p, q, ell, *_ = state
@@ -141,7 +141,7 @@ def centre(sums: Sums):
 
 
 def saddle(sums: Sums, p, q, ell):
-    """The minimum of the potential in (p, q), and whether it was found; where the density is negligible it need not be."""
+    """Return the minimum of the potential in (p, q), and whether it was found; where the density is negligible it need not be."""
 
     def look(p, q):
         at = _potential(sums, p, q, ell)
@@ -166,7 +166,7 @@ def saddle(sums: Sums, p, q, ell):
 
 
 def log_density(sums: Sums, p, q, ell, order: int = 2):
-    r"""Logarithm of h at the saddle point (p, q), corrected by :math:`\frac18\rho_4-\frac18\rho_{13}^2-\frac1{12}\rho_{23}^2`.
+    r"""Return log h at the saddle point (p, q), corrected by :math:`\frac18\rho_4-\frac18\rho_{13}^2-\frac1{12}\rho_{23}^2`.
 
     McCullagh, *Tensor Methods in Statistics* (1987), §6.3. The correction stays in the exponent, which keeps h positive. A
     last Newton step from a constant makes the derivative that of the true saddle point. With `order` 1 both are left out.

@@ -33,14 +33,14 @@ class Terms(NamedTuple):
 
 
 def wigner_terms(x, spectrum: Spectrum, theta) -> Terms:
-    """At λ = edge + x."""
+    """Return the terms of the secular equation of a symmetric matrix at λ = edge + x."""
     d = x + spectrum.below
     zero = jnp.zeros_like(theta)
     return Terms(d, 1 / d - 1 / theta, zero, zero, 1.0)
 
 
 def rectangular_terms(x, spectrum: Spectrum, theta, n, m) -> Terms:
-    """At σ = edge + x; the left singular vectors."""
+    """Return the terms of the secular equation of a rectangular matrix at σ = edge + x, for left singular vectors."""
     c = n / m
     sigma, s, weight = spectrum.edge + x, spectrum.edge - spectrum.below[:-1], spectrum.weight[:-1]
     gap = (x + spectrum.below[:-1]) * (sigma + s)

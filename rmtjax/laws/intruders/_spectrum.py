@@ -37,7 +37,7 @@ TRUNCATED_POINTS = 20
 
 @functools.cache
 def top_law() -> tuple[np.ndarray, np.ndarray]:
-    """Gauss quadrature for the Tracy–Widom law of β = 1 (Stieltjes' procedure, then Golub and Welsch)."""
+    """Return Gauss quadrature for the Tracy–Widom law of β = 1 (Stieltjes' procedure, then Golub and Welsch)."""
     x = np.linspace(-10, 8, 2001)
     with jax.ensure_compile_time_eval():
         p = np.asarray(tracy_widom.pdf(x, 1))
@@ -72,7 +72,7 @@ LEGENDRE = {n: np.polynomial.legendre.leggauss(n) for n in (BULK_POINTS, OUTLIER
 
 
 def _arc(start):
-    """Angles from `start` to π and their weights; the quarter of an eigenvalue of β = 1 that is left sits at π.
+    """Return angles from `start` to π and their weights; the quarter of an eigenvalue of β = 1 that is left sits at π.
 
     Even in the logarithm: start is of the order of N^(−1/3), and so are the angles over which the sums change.
     """
@@ -96,7 +96,7 @@ def wigner_spectrum(N) -> Spectrum:
 
 
 def rectangular_spectrum(n, m) -> Spectrum:
-    """Of singular values; the last entry is the null space of Wᵀ."""
+    """Return the mean spectrum of singular values; the last entry is the null space of Wᵀ."""
     p, q = n - 0.5, m - 0.5
     c, root_p, root_q = p / q, jnp.sqrt(p), jnp.sqrt(q)
     edge = (root_p + root_q) / jnp.sqrt(m)

@@ -151,7 +151,7 @@ def _independent(N, theta, eps):
 def wigner_independent_intruder_probability(
     N: Float[Array, "..."], theta: Float[Array, "..."], eps: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    r"""The law that `wigner_intruder_probability` approaches above the window :math:`\theta - 1 \sim N^{-1/3}`.
+    r"""Return the law that `wigner_intruder_probability` approaches above the window :math:`\theta - 1 \sim N^{-1/3}`.
 
     .. math::
         \prod_j\operatorname{erf}\Big(\varepsilon(\lambda_{out}-\lambda_j)\sqrt{\tfrac N{2(\theta^2-1)}}\Big)

@@ -24,7 +24,7 @@ _NEVER = 1e3
 
 
 def _search(function, guess, probability):
-    """Where `function`, increasing, crosses a level: a guarded secant of its probit in log θ. Infinite where it does not."""
+    """Return where an increasing function crosses a level, by a guarded secant of its probit in log θ; ∞ if it does not."""
     level, never = ndtri(probability), jnp.log(_NEVER)
 
     def unfinished(state):
@@ -53,7 +53,7 @@ def _search(function, guess, probability):
 
 
 def _crossing(function, bbp):
-    """The θ at which ``function(*sizes, θ, eps)`` reaches a level, differentiable by the implicit function theorem."""
+    """Return the θ at which ``function(*sizes, θ, eps)`` reaches a level, differentiable by the implicit function theorem."""
 
     @jax.custom_jvp
     def crossing(*args):

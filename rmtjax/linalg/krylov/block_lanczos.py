@@ -52,7 +52,7 @@ _NOISE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}
 
 
 def _qr(xp: Any, block: Matrix) -> tuple[Matrix, Matrix]:
-    """Orthonormal columns and coefficients; by the Gram matrix, twice, which is products where reflections are not.
+    """Return orthonormal columns and coefficients; by the Gram matrix, twice, which is products where reflections are not.
 
     Its condition is squared on the way, so columns that all but depend on one another are left to the reflections.
     """
@@ -70,8 +70,9 @@ def _qr(xp: Any, block: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def _next_block(xp: Any, basis: Matrix, block: Matrix, step: Any) -> tuple[Matrix, Matrix, Matrix]:
-    """Orthonormal columns for what of a block is outside a basis, and its coefficients in them and in the basis; on processors
-    in the last two blocks of it.
+    """Return orthonormal columns for the part of a block outside a basis, and the block's coefficients in both.
+
+    On processors only those in the last two blocks of the basis are returned.
     """
     if xp is not np:
         q, r, first, second = _twice(xp, basis, block)
@@ -91,7 +92,7 @@ def _next_block(xp: Any, basis: Matrix, block: Matrix, step: Any) -> tuple[Matri
 
 
 def _twice(xp: Any, basis: Matrix, block: Matrix) -> tuple[Matrix, Matrix, Matrix, Matrix]:
-    """The same by the whole basis, two times, and the coefficients of either."""
+    """Do the same with the whole basis, two times, and return the coefficients of either."""
     first = basis.T @ block
     block = block - basis @ first
     second = basis.T @ block
@@ -99,7 +100,7 @@ def _twice(xp: Any, basis: Matrix, block: Matrix) -> tuple[Matrix, Matrix, Matri
 
 
 def signs_of_diagonal(xp: Any, turn: Matrix) -> Matrix:
-    """Signs of a triangular factor's diagonal; 1 for 0, which must not take a column away."""
+    """Return signs of a triangular factor's diagonal; 1 for 0, which must not take a column away."""
     return xp.where(xp.diagonal(turn) < 0, -1, 1).astype(turn.dtype)
 
 
@@ -109,7 +110,7 @@ def _cleaned(basis: Matrix, q: Matrix, r: Matrix, _: Any) -> tuple[Matrix, Matri
 
 
 def _filled(xp: Any, basis: Matrix, q: Matrix, r: Matrix, step: Any) -> tuple[Matrix, Matrix]:
-    """The same product q r, up to rounding, where next to nothing was left outside the basis in some directions.
+    """Return the same product q r, up to rounding, where next to nothing was left outside the basis in some directions.
 
     Such directions are rounding, and not orthogonal to the basis. What is outside of it is kept; what is inside gives way to
     random ones, with which the process goes on.
@@ -130,7 +131,7 @@ def _filled(xp: Any, basis: Matrix, q: Matrix, r: Matrix, step: Any) -> tuple[Ma
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _device_step(operator: LowRankUpdated, basis: jax.Array, step: jax.Array, block: jax.Array):
-    """One step on an accelerator: the basis is one buffer, zero where it is not filled yet."""
+    """Take one step on an accelerator, where the basis is one buffer, zero where it is not filled yet."""
     with jax.default_matmul_precision("highest"):
         q, r, h = _next_block(jnp, basis, operator.gram(block), step)
         return jax.lax.dynamic_update_slice(basis, q, (0, (step + 1) * block.shape[1])), q, r, h
@@ -159,7 +160,7 @@ class Ritz(NamedTuple):
         return np.linalg.norm(self.last, axis=0)
 
     def gaps(self) -> np.ndarray:
-        """Distance of each value to the nearest other one."""
+        """Return the distance of each value to the nearest other one."""
         steps = np.diff(self.values, prepend=-np.inf, append=np.inf)
         return np.minimum(steps[:-1], steps[1:])
 
@@ -195,7 +196,7 @@ class BlockLanczos:
             self._basis = self._basis.at[:, :b].set(self.block)
 
     def _make_room(self, columns: int) -> None:
-        """For a basis of so many, and a band."""
+        """Make room for a basis of a number of columns, and for its band."""
         used = self._band.shape[0]
         if columns <= used:
             return
@@ -231,7 +232,7 @@ class BlockLanczos:
         return self.steps < self.max_blocks
 
     def ritz(self) -> Ritz:
-        """Values and vectors after the steps so far, at least one."""
+        """Return values and vectors after the steps so far, at least one."""
         k, b = self.steps * self.width, self.width
         values, vectors = np.linalg.eigh(self._band[:k, :k])
         last = self._band[k : k + b, k - b : k] @ vectors[-b:]
@@ -248,7 +249,7 @@ class BlockLanczos:
 
     @in_full_precision
     def combine(self, coordinates: np.ndarray) -> Matrix:
-        """Vectors (n, j) from their coordinates in the basis (k, j)."""
+        """Return vectors (n, j) from their coordinates in the basis (k, j)."""
         basis = self._basis[:, : len(coordinates)]
         return basis @ self._xp.asarray(coordinates, basis.dtype)
 

@@ -14,7 +14,7 @@ share of the largest."""
 
 
 def _christoffel(ritz: Ritz, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
-    r"""The bound at each x, shape (x, c).
+    r"""Return the bound at each x, shape (x, c).
 
     A singular vector of value x has coordinates y along the Ritz vectors, w in the next block and z in the rounding E of the
     process, with (θⱼ − x) yⱼ + ℓⱼᵀw + ηⱼzⱼ = 0: ℓⱼ is what the Ritz pair leaves in the next block, ηⱼ the length of its
@@ -51,8 +51,9 @@ def _christoffel(ritz: Ritz, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
 def cosine_upper_bounds(
     ritz: Ritz, rows: np.ndarray, floor: float = 0.0, *, transposed: bool = False, enough: np.ndarray | float = np.inf
 ) -> np.ndarray:
-    r"""Upper bounds on the squared cosines of vectors in the start block with any one left singular vector (the module's
-    second point).
+    r"""Return upper bounds on the squared cosines of vectors in the start block with any one left singular vector.
+
+    This is the second point of `rmtjax.linalg.krylov.block_lanczos`.
 
     As a function of x the bound has a peak of the width of the residual at each Ritz value that has begun to converge, and
     is smooth elsewhere: it is looked at accordingly, then more and more closely wherever it comes near its largest value,
@@ -125,8 +126,9 @@ _SETTLED = 0.05
 
 
 def cosine_lower_bounds(cosine: np.ndarray, ritz: Ritz, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The largest cosines of vectors with Ritz vectors, given all of them (c, k); what is certain; what would be if no singular
-    value hid behind another; all of shape (c,).
+    """Return the largest cosines of vectors with Ritz vectors, certain lower bounds, and those if no singular value hid another.
+
+    `cosine` holds all cosines, shape (c, k); the results have shape (c,).
 
     A Ritz vector at cosine w from a start vector, and within angle φ of a singular vector, shows one at cosine
     w cos φ − √(1 − w²) sin φ or more. For φ the nearest other eigenvalue counts, and of n eigenvalues k Ritz values do not

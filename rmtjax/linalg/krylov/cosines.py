@@ -22,7 +22,7 @@ __all__ = ["Cosines", "largest_cosines"]
 
 
 def _none_below(operator: LowRankUpdated, gram: Matrix | None, x: float, noise: float) -> bool:
-    """Whether AᵀA − x is positive definite, whatever its rounding: all min(n, m) singular values are then above √x.
+    """Return whether AᵀA − x is positive definite, whatever its rounding: all min(n, m) singular values are then above √x.
 
     Args:
         operator: A, with more rows than columns.

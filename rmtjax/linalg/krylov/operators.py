@@ -89,23 +89,23 @@ class LowRankUpdated:
 
     @in_full_precision
     def __matmul__(self, x: Matrix) -> Matrix:
-        """The product with x (m, k)."""
+        """Return the product with x (m, k)."""
         y = self.weight @ x
         y = y if self.scale is None else self.scale[:, None] * y
         return y if self.left is None else y + self.left @ (self.right @ x)
 
     @in_full_precision
     def transposed(self, x: Matrix) -> Matrix:
-        """The product of the transpose with x (n, k)."""
+        """Return the product of the transpose with x (n, k)."""
         y = self.weight.T @ (x if self.scale is None else self.scale[:, None] * x)
         return y if self.left is None else y + self.right.T @ (self.left.T @ x)
 
     def gram(self, x: Matrix) -> Matrix:
-        """The product of the matrix times its transpose with x (n, k)."""
+        """Return the product of the matrix times its transpose with x (n, k)."""
         return self @ self.transposed(x)
 
     def transposed_gram(self, x: Matrix) -> Matrix:
-        """The product of the transpose times the matrix with x (m, k)."""
+        """Return the product of the transpose times the matrix with x (m, k)."""
         if not self.is_out_of_cache:
             return self.transposed(self @ x)
         low, inner = None if self.left is None else self.right @ x, 0.0
@@ -124,7 +124,7 @@ class LowRankUpdated:
 
     @in_full_precision
     def dense(self) -> Matrix:
-        """The matrix itself."""
+        """Return the matrix itself."""
         w = self.weight if self.scale is None else self.scale[:, None] * self.weight
         return w if self.left is None else w + self.left @ self.right
 
@@ -140,7 +140,7 @@ class GramOperator:
         self.weight, self.shape = gram, gram.shape
 
     def gram(self, x: Matrix) -> Matrix:
-        """The product with x (n, k)."""
+        """Return the product with x (n, k)."""
         return self.weight @ x
 
 
@@ -151,7 +151,7 @@ class Transposed:
         self.operator, self.weight, self.shape = operator, operator.weight, operator.shape[::-1]
 
     def gram(self, x: Matrix) -> Matrix:
-        """The product of the matrix times its transpose with x."""
+        """Return the product of the matrix times its transpose with x."""
         return self.operator.transposed_gram(x)
 
 

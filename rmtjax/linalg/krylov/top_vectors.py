@@ -46,7 +46,7 @@ def top_singular(
     max_blocks: int = 96,
     seed: int | list[int] = 0,
 ) -> TopSingular:
-    """The k largest singular values and left vectors, by block Lanczos from a random start.
+    """Return the k largest singular values and left vectors, by block Lanczos from a random start.
 
     Args:
         operator: A, shape (n, m).

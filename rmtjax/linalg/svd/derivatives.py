@@ -83,7 +83,7 @@ def differentiable_svd(a: Array, algorithm: str, precise: bool) -> SVD:
 
 @differentiable_svd.defjvp
 def _svd_jvp(algorithm, precise, primals, tangents):
-    r"""Townsend, *Differentiating the singular value decomposition* (2016); the phase of complex vectors is JAX's.
+    r"""Differentiate as Townsend, *Differentiating the singular value decomposition* (2016); the phase is JAX's.
 
     With :math:`U^*dA\,V = H + K`, H Hermitian and K its contrary, :math:`U^*dU = \Omega + \Psi` and
     :math:`V^*dV = \Omega - \Psi` with :math:`\Omega_{ij} = H_{ij}/(s_j - s_i)`, :math:`\Psi_{ij} = K_{ij}/(s_j + s_i)`:
