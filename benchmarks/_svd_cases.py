@@ -1,4 +1,4 @@
-r"""Throughput of singular value and eigenvalue decompositions: every algorithm of `rmtjax.linalg.dense`, and its peers.
+r"""Throughput of singular value and eigenvalue decompositions: every algorithm of `rmtjax.linalg.svd`, and its peers.
 
 Operations are counted as for the textbook's algorithm, whatever was done: for n×m, k = min(n, m), l = max(n, m), a thin SVD
 :math:`14lk^2 + 8k^3`, its values alone :math:`4lk^2 - \tfrac43k^3`, an eigendecomposition :math:`9n^3`, its values
@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks._timing import PAUSE, made, ratio, summary
 from rmtjax._errors import InputError, shown, unknown
-from rmtjax.linalg import dense
+from rmtjax.linalg.svd import EIGH_ALGORITHMS, SINGLE, SVD_ALGORITHMS, eigh, eigvalsh, select_algorithm, svd, svdvals
 
 __all__ = ["DEFAULT_SHAPES", "OPERATIONS", "bench_svd", "read_shapes"]
 
@@ -111,19 +111,19 @@ def _ours(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str,
     def ready(function):
         return lambda: jax.block_until_ready(function())
 
-    no_use = () if host.dtype.name in dense.SINGLE else ("gram64",)
+    no_use = () if host.dtype.name in SINGLE else ("gram64",)
     if what == "svd":
-        names = [n for n in dense.SVD_ALGORITHMS if n not in ("randomized", "lanczos", *no_use)]
-        return {n: ready(functools.partial(dense.svd, a, algorithm=n)) for n in ("auto", *names)}
+        names = [n for n in SVD_ALGORITHMS if n not in ("randomized", "lanczos", *no_use)]
+        return {n: ready(functools.partial(svd, a, algorithm=n)) for n in ("auto", *names)}
     if what == "svdvals":
-        names = [n for n in dense.SVD_ALGORITHMS if n not in ("randomized", "lanczos", "polar", *no_use)]
-        return {n: ready(functools.partial(dense.svdvals, a, algorithm=n)) for n in ("auto", *names)}
+        names = [n for n in SVD_ALGORITHMS if n not in ("randomized", "lanczos", "polar", *no_use)]
+        return {n: ready(functools.partial(svdvals, a, algorithm=n)) for n in ("auto", *names)}
     if what == "top":
         whole = ["threads"] if no_use else ["threads", "gram64"]
         names = [*whole, "randomized"] + (["lanczos"] if host.dtype.kind == "f" else [])
-        return {n: ready(functools.partial(dense.svd, a, k=k, algorithm=n)) for n in ("auto", *names)}
-    function = dense.eigh if what == "eigh" else dense.eigvalsh
-    return {n: ready(functools.partial(function, a, algorithm=n)) for n in ("auto", *dense.EIGH_ALGORITHMS)}
+        return {n: ready(functools.partial(svd, a, k=k, algorithm=n)) for n in ("auto", *names)}
+    function = eigh if what == "eigh" else eigvalsh
+    return {n: ready(functools.partial(function, a, algorithm=n)) for n in ("auto", *EIGH_ALGORITHMS)}
 
 
 def _peers(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str, Function]:
@@ -410,7 +410,7 @@ def _case(
     accuracy = _accuracy(what, k, done, gaussian=host[:_ACCURACY_OF], graded=_graded(shape, dtype, symmetric))
     # Each device chooses for its share.
     share = (shape[0] // count, *shape[1:])
-    chosen = dense.chosen_algorithm(share, dtype, symmetric=symmetric, vectors=what not in ("svdvals", "eigvalsh"), k=k)
+    chosen = select_algorithm(share, dtype, symmetric=symmetric, vectors=what not in ("svdvals", "eigvalsh"), k=k)
     slack = 10 * np.sqrt(max(shape[1:])) * np.finfo(dtype).eps
     precise = [
         name

@@ -28,14 +28,14 @@ TOP, THRESHOLD = 10, 0.5
 def layer(n: int, m: int, rank: int = 16, seed: int = 0):
     """A Gaussian layer and an update with singular values from a fifth of the threshold to twice."""
     from rmtjax.intruders import Pair
-    from rmtjax.linalg.krylov import Operator
+    from rmtjax.linalg.krylov import LowRankUpdated
 
     random = np.random.default_rng(seed)
     w = (random.standard_normal((n, m)) / np.sqrt(m)).astype(np.float32)
     left, right = (np.linalg.qr(random.standard_normal((side, rank)))[0].astype(np.float32) for side in (n, m))
     left *= np.linspace(0.2, 2, rank, dtype=np.float32) * np.float32((n / m) ** 0.25)
     right = np.ascontiguousarray(right.T)
-    return Pair("w", w, Operator(w, None, left, right), (left, right))
+    return Pair("w", w, LowRankUpdated(w, None, left, right), (left, right))
 
 
 def two_svds(pair, top: int = TOP):
@@ -130,8 +130,8 @@ def checkpoint(repeats: int) -> dict:
 def agreement(cases: int) -> dict:
     """Verdicts of bounds against those of two SVDs."""
     from rmtjax.intruders import Pair, scan_layer
-    from rmtjax.linalg.dense import one_blas_thread
-    from rmtjax.linalg.krylov import Operator
+    from rmtjax.linalg.krylov import LowRankUpdated
+    from rmtjax.linalg.svd import one_blas_thread
 
     random = np.random.default_rng(0)
     done = same = near = 0
@@ -156,10 +156,10 @@ def agreement(cases: int) -> dict:
             left *= (random.uniform(0.2, 2.5, rank) * (n / m) ** 0.25).astype(np.float32)
             update = random.integers(3)
             if update == 0:
-                tuned = Operator(w + (random.standard_normal((n, m)) * 0.3 / np.sqrt(m)).astype(np.float32))
+                tuned = LowRankUpdated(w + (random.standard_normal((n, m)) * 0.3 / np.sqrt(m)).astype(np.float32))
             else:
                 scale = None if update == 1 else (1 + 0.1 * random.standard_normal(n)).astype(np.float32)
-                tuned = Operator(w, scale, left, np.ascontiguousarray(right.T))
+                tuned = LowRankUpdated(w, scale, left, np.ascontiguousarray(right.T))
             pair = Pair("w", w, tuned, (left, np.ascontiguousarray(right.T)) if update == 1 else None)
             cosines = scan_layer(pair, exact=True).cosines
             beside = cosines[random.choice(TOP, 3, replace=False)] + random.choice([-1e-3, -1e-5, 1e-6, 1e-4], 3)

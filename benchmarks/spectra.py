@@ -27,8 +27,8 @@ from benchmarks._common import alternate, ratio, save
 from rmtjax.claims.intruder_dimensions.spikes import bbp_wigner
 from rmtjax.ensembles.wigner import hermite
 from rmtjax.laws.edge import tracy_widom
-from rmtjax.linalg.dense import eigvalsh
 from rmtjax.linalg.sturm import histogram
+from rmtjax.linalg.svd import eigvalsh
 from rmtjax.montecarlo import Claim, Sampler, grid, run, size
 
 THETA = np.linspace(1.2, 3, 19)
@@ -54,7 +54,7 @@ print(json.dumps({"sample_s": timed(sample, repeats), "histogram_s": timed(count
 
 
 def _scaled(key, N):
-    from rmtjax.ensembles.outlier.rank_one import wigner_edge
+    from rmtjax.ensembles.outlier import wigner_edge
 
     return N ** (2 / 3) * (wigner_edge(key, N) - 2)
 

@@ -6,9 +6,10 @@ import pytest
 
 from rmtjax import InputError
 from rmtjax.laws import intruders
-from rmtjax.linalg import dense, low_rank, sturm
+from rmtjax.linalg import low_rank, sturm
+from rmtjax.linalg.svd import eigh, svd
 from rmtjax.montecarlo import Claim, real, run
-from rmtjax.spectra import bulk_fit as spectra
+from rmtjax.spectra.ranks import effective_rank
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def debug_nans():
 
 
 def test_thresholds():
-    assert 1 < intruders.intruder_threshold(200.0, 0.3) < 10
+    assert 1 < intruders.wigner_intruder_threshold(200.0, 0.3) < 10
 
 
 def test_samples_of_blocks_that_are_not_full():
@@ -39,18 +40,18 @@ def test_samples_of_blocks_that_are_not_full():
 def test_derivatives():
     a = np.random.default_rng(0).normal(size=(5, 3))
     with jax.enable_x64(True):
-        for function in (lambda a: dense.svd(a).u[:, 0].sum(), lambda a: dense.eigh(a @ a.T + a[0, 0]).vectors[0, -1]):
+        for function in (lambda a: svd(a).U[:, 0].sum(), lambda a: eigh(a @ a.T + a[0, 0]).eigenvectors[0, -1]):
             assert np.isfinite(jax.grad(function)(jax.numpy.asarray(a))).all()
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda bad: dense.svd(np.eye(3) * bad),
+        lambda bad: svd(np.eye(3) * bad),
         lambda bad: sturm.eigenvalues(np.ones(3) * bad, np.ones(2)),
         lambda bad: low_rank.resolvent(np.eye(3) * bad, 1.0),
         lambda bad: low_rank.update_eigh(np.arange(3.0) * bad, np.ones(3), 1.0),
-        lambda bad: spectra.effective_rank(np.ones(3) * bad),
+        lambda bad: effective_rank(np.ones(3) * bad),
     ],
 )
 def test_bad_input_is_refused_in_its_own_words(call):

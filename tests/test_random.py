@@ -14,9 +14,9 @@ import rmtjax
 from rmtjax._random import fixed_normal, key_of, pinned, wrapped
 from rmtjax.adapters import adapt
 from rmtjax.ensembles.haar import orthogonal
-from rmtjax.linalg import dense
+from rmtjax.linalg.svd import svd
 from rmtjax.models import load_classifier
-from rmtjax.spectra import bulk_fit as spectra
+from rmtjax.spectra.esd_test import esd_test
 
 from .finetune.helpers import write_base
 from .helpers import GENERATORS, HOSTILE, flags
@@ -46,9 +46,9 @@ def _drawn():
     return {
         "fixed": fixed_normal(3, (7,), jnp.float32),
         "traced": jax.jit(lambda step: fixed_normal(step, (7,), jnp.float32))(np.int32(3)),
-        "randomized": dense.svd(matrix, algorithm="randomized", k=3, seed=2**40 + 1).s,
-        "completed": dense.svd(low, algorithm="gram").u,
-        "test": spectra.esd_test(np.linspace(-2, 2, 30), draws=19).null,
+        "randomized": svd(matrix, algorithm="randomized", k=3, key=key_of(2**40 + 1)).S,
+        "completed": svd(low, algorithm="gram").U,
+        "test": esd_test(np.linspace(-2, 2, 30), draws=19).null,
     }
 
 
@@ -100,4 +100,4 @@ def test_keys_are_made_in_one_place():
         for file in root.rglob("*.py")
         if any(making.search(line.partition("#")[0]) for line in file.read_text(encoding="utf-8").splitlines())
     }
-    assert others <= {"_random.py", "linalg/spectra.py"}  # in the latter's docstring
+    assert others <= {"_random.py", "spectra/esd_test.py"}  # in the latter's docstring

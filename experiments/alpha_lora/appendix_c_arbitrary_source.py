@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         seed=args.seed,
         method="dense",
     )
-    source = law.Source(FIXED["norm"] ** 2, FIXED["norm"] * COSINE * FIXED["mu_beta"])
+    source = law.SourceStatistics(FIXED["norm"] ** 2, FIXED["norm"] * COSINE * FIXED["mu_beta"])
     limit = law.scalars(FIXED["gamma"], 2.0, FIXED["mu_beta"], source)
     figure = law_against_monte_carlo(
         large, "alpha", "cosine", claim=arbitrary,

@@ -19,7 +19,7 @@ GRAM = np.outer(COSINES, COSINES) + np.outer(_OFF, _OFF) * (0.3 + 0.7 * np.eye(3
 FIXED = dict(p=1e6, n=2.5e5, mu_beta=1.5, gamma=1.0)
 
 
-def _outputs(scalars: law.Scalars, optimal: jnp.ndarray, step: jnp.ndarray) -> dict:
+def _outputs(scalars: law.MarginMoments, optimal: jnp.ndarray, step: jnp.ndarray) -> dict:
     """Accuracy at ``(1 + step)·a*``, and what is lost by adding `step` to one coefficient of a*."""
     best, along = law.accuracy(scalars, optimal), law.accuracy(scalars, (1 + step)[..., None] * optimal)
     moved = {f"source {k + 1}": optimal + step[..., None] * jnp.eye(3)[k] for k in range(3)}
@@ -28,13 +28,15 @@ def _outputs(scalars: law.Scalars, optimal: jnp.ndarray, step: jnp.ndarray) -> d
 
 def _limit(p, n, mu_beta, gamma):
     mu_beta = jnp.asarray(mu_beta)
-    source = law.Source(jnp.broadcast_to(GRAM, (*mu_beta.shape, 3, 3)), mu_beta[..., None] * COSINES)
+    source = law.SourceStatistics(jnp.broadcast_to(GRAM, (*mu_beta.shape, 3, 3)), mu_beta[..., None] * COSINES)
     return law.scalars(gamma, p / n, mu_beta, source)
 
 
 def _sample(key, p, n, mu_beta, gamma, step):
     optimal = law.optimal_alpha(_limit(p, n, mu_beta, gamma))
-    drawn = target_scalars(key, p, n, gamma, mu_beta, law.Source(jnp.asarray(GRAM), mu_beta * jnp.asarray(COSINES)))
+    drawn = target_scalars(
+        key, p, n, gamma, mu_beta, law.SourceStatistics(jnp.asarray(GRAM), mu_beta * jnp.asarray(COSINES))
+    )
     return _outputs(drawn, optimal, step)
 
 
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     with jax.enable_x64(True):
         limit = _limit(**FIXED)
         optimal, highest = np.asarray(law.optimal_alpha(limit)), float(law.best_accuracy(limit))
-        each = law.Source(np.ones(3), FIXED["mu_beta"] * COSINES)
+        each = law.SourceStatistics(np.ones(3), FIXED["mu_beta"] * COSINES)
         alone = float(law.best_accuracy(law.scalars(FIXED["gamma"], 4.0, FIXED["mu_beta"], each))[0])
 
     with style():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments._common import parse, record
-from rmtjax.ensembles.outlier import rank_one as outlier
+from rmtjax.ensembles import outlier
 from rmtjax.ensembles.wigner import hermite
 from rmtjax.laws import semicircle, spikes
 from rmtjax.linalg import sturm

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         squares.append(cosines["lora_first"] ** 2)
         singular.append(s)
         largest.append([cosines[name].max() for name in cosines])
-    law = np.mean([intruders.rectangular_overlap_profile(theta, s, c) for s in singular], 0) / ROWS
+    law = np.mean([intruders.rectangular_overlap_profile(s, theta, c) for s in singular], 0) / ROWS
     intruder = float(intruders.rectangular_intruder_probability(ROWS, COLUMNS, theta, 0.5))
     largest = np.array(largest)
     numbers = {

@@ -14,10 +14,8 @@ import re
 import time
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.special import erf
@@ -57,7 +55,7 @@ def predicted(shape: Shape, strengths: np.ndarray, eps: np.ndarray) -> np.ndarra
     """The law, array (sides, ε, θ)."""
     theta, eps = strengths * bbp(shape), eps[:, None]
     if len(shape) == 1:
-        return np.asarray(law.intruder_probability(*shape, theta, eps))[None]
+        return np.asarray(law.wigner_intruder_probability(*shape, theta, eps))[None]
     left = np.asarray(law.rectangular_intruder_probability(*shape, theta, eps))
     if shape[0] == shape[1]:  # the two sides are one law
         return np.stack([left, left])
@@ -68,12 +66,12 @@ def independent(shape: Shape, strengths: np.ndarray, eps: np.ndarray) -> np.ndar
     """The product over independent Gaussian overlaps, array (sides, ε, θ)."""
     theta, eps = strengths * bbp(shape), eps[:, None]
     if len(shape) == 1:
-        return np.asarray(law.independent_intruder_probability(*shape, theta, eps))[None]
+        return np.asarray(law.wigner_independent_intruder_probability(*shape, theta, eps))[None]
     n, m = shape
     quantiles = np.asarray(marchenko_pastur.singular_ppf(1 - (np.arange(1, n + 1) - 0.75) / (n - 0.5), n / m))
     found = []
     for side, size in zip(("left", "right"), shape, strict=True):
-        profile = np.asarray(law.rectangular_overlap_profile(theta[:, None], quantiles, n / m, side=side))
+        profile = np.asarray(law.rectangular_overlap_profile(quantiles, theta[:, None], n / m, side=side))
         product = np.prod(erf(eps[..., None] * np.sqrt(size / (2 * profile))), -1)
         found.append(np.where(strengths > 1, product, 0.0))
     return np.stack(found)
@@ -82,40 +80,20 @@ def independent(shape: Shape, strengths: np.ndarray, eps: np.ndarray) -> np.ndar
 def thresholds(shape: Shape, eps: np.ndarray) -> np.ndarray:
     """Where P = ½ on the first side, in units of the BBP threshold."""
     if len(shape) == 1:
-        return np.asarray(law.intruder_threshold(*shape, eps))
+        return np.asarray(law.wigner_intruder_threshold(*shape, eps))
     return np.asarray(law.rectangular_intruder_threshold(*shape, eps)) / bbp(shape)
-
-
-def first_order(sums: Any, p: Any, q: Any, ell: Any) -> Any:
-    """The saddle point without its second-order correction."""
-    at = law._potential(sums, p, q, ell)
-    return at.value - jnp.log(2 * jnp.pi) - jnp.log(at.pp * at.qq - at.pq**2) / 2
 
 
 def without(part: str, N: int, strengths: np.ndarray, eps: np.ndarray) -> np.ndarray:
     """The symmetric law without one of its parts, array (ε, θ)."""
-    nodes, weights = law._top_law()
-    mean = np.full_like(nodes, np.sum(nodes * weights))
-
-    def one(N, theta, eps):
-        spectrum = law._wigner_spectrum(N)
-        if part == "edge fluctuation":
-            return law._given_top(
-                spectrum._replace(below=spectrum.below.at[0].set(spectrum.top[0] * mean[0] / nodes[0])),
-                lambda x, s: law._wigner_terms(x, s, theta), theta, eps,
-            )  # fmt: skip
-        return law._averaged(spectrum, lambda x, s: law._wigner_terms(x, s, theta), theta, eps)
-
-    replaced = first_order if part == "second order" else law._log_density
-    with jax.enable_x64(True), mock.patch.object(law, "_log_density", replaced):
-        compiled = jax.jit(one)
-        return np.array([[float(compiled(float(N), float(theta), float(e))) for theta in strengths] for e in eps])
+    kept = dict(order=1) if part == "second order" else dict(has_random_edge=False)
+    return np.asarray(law.wigner_intruder_probability(N, strengths, eps[:, None], **kept))
 
 
 def windows() -> dict[str, dict[str, float]]:
     """:math:`(θ - 1)N^{1/3}` at the symmetric law's threshold, by ε and N."""
     return {
-        f"{eps:g}": {f"{N:g}": (float(law.intruder_threshold(N, eps)) - 1) * N ** (1 / 3) for N in LARGE}
+        f"{eps:g}": {f"{N:g}": (float(law.wigner_intruder_threshold(N, eps)) - 1) * N ** (1 / 3) for N in LARGE}
         for eps in DRAWN
     }
 

@@ -216,7 +216,7 @@ optimum = Claim(
 
 
 def _arbitrary_source(norm, cosine, mu_beta):
-    return law.Source(norm**2, norm * cosine * mu_beta)
+    return law.SourceStatistics(norm**2, norm * cosine * mu_beta)
 
 
 def _dense_arbitrary(key, p, n, norm, cosine, mu_beta, gamma, alpha, entries, dtype):
@@ -277,7 +277,7 @@ def _three_sources(norm, overlap, mu_beta, best, second, third):
     off = jnp.sqrt(1 - cosines**2)
     equal = overlap[..., None, None] + (1 - overlap[..., None, None]) * jnp.eye(3)
     gram = cosines[..., :, None] * cosines[..., None, :] + off[..., :, None] * off[..., None, :] * equal
-    return law.Source(norm[..., None, None] ** 2 * gram, norm[..., None] * mu_beta[..., None] * cosines)
+    return law.SourceStatistics(norm[..., None, None] ** 2 * gram, norm[..., None] * mu_beta[..., None] * cosines)
 
 
 def _sources_law(p, n, norm, best, second, third, overlap, mu_beta, gamma, alpha):

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Key
 
 from rmtjax._precision import float64
 from rmtjax.ensembles._rng.counter import batch_last
-from rmtjax.ensembles.outlier.rank_one import _GROUP, TOLERANCE, _Number, covariance_rows, outlier_depth, wigner_rows
+from rmtjax.ensembles.outlier._recursion import GROUP, TOLERANCE, Number, outlier_depth
+from rmtjax.ensembles.outlier.rank_one import covariance_rows, wigner_rows
 
 __all__ = ["hermite_cdf", "laguerre_cdf", "spectral_measure"]
 
@@ -22,7 +23,7 @@ _SMALLEST = 1e-290
 
 
 def _groups(rows):
-    return ((rows + _GROUP - 1) // _GROUP).astype(jnp.int32)
+    return ((rows + GROUP - 1) // GROUP).astype(jnp.int32)
 
 
 def _hermite(key_data, N, points, beta):
@@ -33,8 +34,8 @@ def _hermite(key_data, N, points, beta):
     def group(j, state):
         pivot, above = state
         diagonal, off2 = wigner_rows(key_data, groups - 1 - j, N, beta)
-        for i in reversed(range(_GROUP)):
-            exists = (groups - 1 - j) * _GROUP + i + 1 <= N
+        for i in reversed(range(GROUP)):
+            exists = (groups - 1 - j) * GROUP + i + 1 <= N
             new = points - diagonal[i] - off2[i] / pivot
             new = jnp.where(jnp.abs(new) < _SMALLEST, -_SMALLEST, new)
             pivot = jnp.where(exists, new, 1.0)
@@ -50,7 +51,7 @@ _hermite_batched = batch_last(_hermite)
 
 @float64(keep=("key",))
 def hermite_cdf(
-    key: Key[Array, ""], N: Float[Array, ""], points: Float[Array, "m"], beta: _Number = 1.0
+    key: Key[Array, ""], N: Float[Array, ""], points: Float[Array, "m"], beta: Number = 1.0
 ) -> Float[Array, "m"]:
     r"""Draw the share of eigenvalues at or below each point, of the Gaussian β-ensemble with edge 2.
 
@@ -72,12 +73,12 @@ def _laguerre(key_data, p, n, points, beta):
     def group(j, state):
         q, above = state
         own, below = covariance_rows(key_data, groups - 1 - j, p, n, beta)
-        for i in reversed(range(_GROUP)):
+        for i in reversed(range(GROUP)):
             pivot = points - below[i] - q
             pivot = jnp.where(jnp.abs(pivot) < _SMALLEST, -_SMALLEST, pivot)
-            exists = (groups - 1 - j) * _GROUP + i + 1 <= rows
+            exists = (groups - 1 - j) * GROUP + i + 1 <= rows
             # The pivot is that of the row after this one, which is there unless p ≤ n and this is the last.
-            above = above + (exists & (pivot < 0) & ((groups - 1 - j) * _GROUP + i + 2 <= p))
+            above = above + (exists & (pivot < 0) & ((groups - 1 - j) * GROUP + i + 2 <= p))
             q = jnp.where(exists, own[i] * (1 + below[i] / pivot), 0.0)
         return q, above
 
@@ -91,7 +92,7 @@ _laguerre_batched = batch_last(_laguerre)
 
 @float64(keep=("key",))
 def laguerre_cdf(
-    key: Key[Array, ""], p: Float[Array, ""], n: Float[Array, ""], points: Float[Array, "m"], beta: _Number = 1.0
+    key: Key[Array, ""], p: Float[Array, ""], n: Float[Array, ""], points: Float[Array, "m"], beta: Number = 1.0
 ) -> Float[Array, "m"]:
     r"""Draw the share of eigenvalues of :math:`XX^\top/n` at or below each point, X p×n standard Gaussian.
 
@@ -110,14 +111,14 @@ def _measure(key_data, N, theta, x, y, beta, tolerance):
     m = 2 / (z * (1 + jnp.sqrt(1 - 4 / z**2)))
     rate2 = jnp.min((2 * jnp.log(jnp.abs(m))) ** 2)
     levels = outlier_depth(0.25 * rate2, jnp.max(1e-3 / N), jnp.max(N), jnp.min(tolerance))
-    groups = (levels + _GROUP - 1) // _GROUP
+    groups = (levels + GROUP - 1) // GROUP
     shape = jnp.broadcast_shapes(x.shape, theta.shape, key_data.shape[-1:])
 
     def group(j, state):
         re, im = state
         diagonal, off2 = wigner_rows(key_data, groups - 1 - j, N, beta)
-        for i in reversed(range(_GROUP)):
-            exists = (groups - 1 - j) * _GROUP + i + 1 <= N
+        for i in reversed(range(GROUP)):
+            exists = (groups - 1 - j) * GROUP + i + 1 <= N
             damp = off2[i] / (re * re + im * im)
             re, im = jnp.where(exists, x - diagonal[i] - damp * re, 1.0), jnp.where(exists, y + damp * im, 0.0)
         return re, im
@@ -138,8 +139,8 @@ def spectral_measure(
     theta: Float[Array, ""],
     x: Float[Array, ""],
     y: Float[Array, ""],
-    beta: _Number = 1.0,
-    tolerance: _Number = TOLERANCE,
+    beta: Number = 1.0,
+    tolerance: Number = TOLERANCE,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     r"""Draw real and imaginary part of :math:`u^\top(z - W - \theta uu^\top)^{-1}u` at :math:`z = x + \mathrm iy`.
 

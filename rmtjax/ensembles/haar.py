@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Inexact, Key
 
+from rmtjax._checks import whole
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.entries import entries, floating, whole
+from rmtjax.ensembles._rng.entries import entries, floating
 
 __all__ = ["orthogonal", "special_orthogonal", "unit_vector", "unitary"]
 
@@ -35,7 +36,7 @@ def _mezzadri(key, n, k, dtype):
 
 
 def orthogonal(key: Key[Array, ""], n: int, k: int | None = None, dtype=jnp.float64) -> Float[Array, "n k"]:
-    r"""A Haar-distributed orthonormal k-frame in :math:`\mathbb R^n`, :math:`Q^\top Q = I_k`; with k = n a matrix of O(n).
+    r"""Draw a Haar-distributed orthonormal k-frame in :math:`\mathbb R^n`, :math:`Q^\top Q = I_k`; with k = n a matrix of O(n).
 
     The law is that of Q and of OQ for every orthogonal O, and of QO' too.
 
@@ -52,7 +53,7 @@ def orthogonal(key: Key[Array, ""], n: int, k: int | None = None, dtype=jnp.floa
 
 
 def unitary(key: Key[Array, ""], n: int, k: int | None = None, dtype=jnp.complex128) -> Complex[Array, "n k"]:
-    r"""A Haar-distributed orthonormal k-frame in :math:`\mathbb C^n`, :math:`Q^*Q = I_k`; with k = n a matrix of U(n), the CUE.
+    r"""Draw a Haar-distributed orthonormal k-frame in :math:`\mathbb C^n`; with k = n a matrix of U(n), the CUE.
 
     Args:
         key: a typed PRNG key.
@@ -68,7 +69,7 @@ def unitary(key: Key[Array, ""], n: int, k: int | None = None, dtype=jnp.complex
 
 @float64(keep=("key", "n", "dtype"))
 def special_orthogonal(key: Key[Array, ""], n: int, dtype=jnp.float64) -> Float[Array, "n n"]:
-    r"""A Haar-distributed rotation, a matrix of SO(n): `orthogonal` with its first column turned where det Q = −1.
+    r"""Draw a Haar-distributed rotation, a matrix of SO(n): `orthogonal` with its first column turned where det Q = −1.
 
     Args:
         key: a typed PRNG key.
@@ -84,7 +85,7 @@ def special_orthogonal(key: Key[Array, ""], n: int, dtype=jnp.float64) -> Float[
 
 @float64(keep=("key", "n", "dtype"))
 def unit_vector(key: Key[Array, ""], n: int, dtype=jnp.float64) -> Inexact[Array, "n"]:
-    r"""A uniform point of the unit sphere in :math:`\mathbb R^n`, or in :math:`\mathbb C^n` for a complex dtype.
+    r"""Draw a uniform point of the unit sphere in :math:`\mathbb R^n`, or in :math:`\mathbb C^n` for a complex dtype.
 
     Args:
         key: a typed PRNG key.

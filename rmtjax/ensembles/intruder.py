@@ -28,18 +28,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real
 
-from rmtjax._errors import InputError, shown
+from rmtjax._checks import numbers, whole
 from rmtjax._precision import float64
 from rmtjax.ensembles._rng.counter import normal
-from rmtjax.ensembles._rng.entries import whole
 from rmtjax.ensembles.haar import unit_vector
 from rmtjax.ensembles.wigner import goe, hermite
 from rmtjax.ensembles.wishart import iid, laguerre
 from rmtjax.linalg import sturm
+from rmtjax.linalg.roots import bisect
 
 __all__ = [
     "Intruder",
@@ -85,16 +84,9 @@ class RectangularIntruder(NamedTuple):
 
 
 def _spike(theta, eps):
-    """θ and ε as float64 arrays, checked unless they are traced."""
-    for name, value, high, allowed in (
-        ("theta", theta, np.inf, "a finite number > 0"),
-        ("eps", eps, 1.0, "between 0 and 1"),
-    ):
-        if not isinstance(value, jax.core.Tracer):
-            given = np.asarray(value, np.float64)
-            bad = ~((given > 0) & (given < high))
-            if np.any(bad):
-                raise InputError(f"{name} = {shown(float(given[bad][0]))}: must be {allowed}")
+    """Return θ and ε as float64 arrays, checked unless they are traced."""
+    numbers("theta", theta, 0, open_low=True)
+    numbers("eps", eps, 0, 1, open_low=True, open_high=True)
     return jnp.asarray(theta, jnp.float64), jnp.asarray(eps, jnp.float64)
 
 
@@ -105,7 +97,7 @@ def _judged(cosine, eps):
 @jax.jit
 @functools.partial(jnp.vectorize, signature="(n),(n),()->(),()")
 def _wigner_secular(eigenvalues, t, theta):
-    """Outlier and largest cosine of :math:`Λ + θtt^⊤/|t|^2`, the eigenvalues descending."""
+    """Return outlier and largest cosine of :math:`Λ + θtt^⊤/|t|^2`, the eigenvalues descending."""
     below = eigenvalues[0] - eigenvalues
     share = t**2 / jnp.sum(t**2)
 
@@ -127,7 +119,7 @@ def _wigner_secular(eigenvalues, t, theta):
 @jax.jit
 @functools.partial(jnp.vectorize, signature="(r),(n),(m),()->(),(),()")
 def _rectangular_secular(s, a, b, theta):
-    """Largest singular value and cosines of :math:`S + θab^⊤/|a||b|`, S n×m with s on its diagonal, descending."""
+    """Return the largest singular value and cosines of :math:`S + θab^⊤/|a||b|`, S n×m with s on its diagonal, descending."""
     r = s.shape[0]
     below = s[0] - s
     a, b = a / jnp.linalg.norm(a), b / jnp.linalg.norm(b)
@@ -144,17 +136,14 @@ def _rectangular_secular(s, a, b, theta):
             inverse,
         )
 
-    def halve(_, bracket):
-        low, high = bracket
-        x = (low + high) / 2
+    def is_below(x):
         A, B, C, _ = secular(x)
         # Signature of the matrix: between s₂ and s₁, where the outlier may lie, one positive direction puts it above x;
         # beyond s₁ it takes two.
         definite = A * B > C**2
-        above = jnp.where(x > 0, definite & (A > 0), ~(definite & (A < 0)))
-        return jnp.where(above, x, low), jnp.where(above, high, x)
+        return jnp.where(x > 0, definite & (A > 0), ~(definite & (A < 0)))
 
-    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (-below[1], 1.001 * theta))
+    low, high = bisect(is_below, -below[1], 1.001 * theta, _HALVINGS)
     x = (low + high) / 2
     A, B, C, inverse = secular(x)
     larger = jnp.abs(A) > jnp.abs(B)
@@ -171,7 +160,7 @@ def _rectangular_secular(s, a, b, theta):
 def wigner_intruder(
     key: Key[Array, ""], N: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> Intruder:
-    r"""One draw for :math:`W + \theta uu^\top`, W from the GOE of order N (variance 1/N), u Haar. Exact in law.
+    r"""Draw once for :math:`W + \theta uu^\top`, W from the GOE of order N (variance 1/N), u Haar. Exact in law.
 
     Args:
         key: a typed PRNG key.
@@ -199,7 +188,7 @@ def _wigner_intruder(key, N, theta, eps):
 def dense_wigner_intruder(
     key: Key[Array, ""], N: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> Intruder:
-    """`wigner_intruder` from the matrices themselves, by eigendecompositions. Arguments and errors as there."""
+    """Draw `wigner_intruder` from the matrices themselves, by eigendecompositions. Arguments and errors as there."""
     N = whole("N", N, 2)
     theta, eps = _spike(theta, eps)
     base_key, direction_key = jax.random.split(key)
@@ -213,7 +202,7 @@ def dense_wigner_intruder(
 def rectangular_intruder(
     key: Key[Array, ""], n: int, m: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> RectangularIntruder:
-    r"""One draw for :math:`W + \theta uv^\top`, W n×m Gaussian of variance 1/m, u and v independent and Haar. Exact in law.
+    r"""Draw once for :math:`W + \theta uv^\top`, W n×m Gaussian of variance 1/m, u and v independent and Haar.
 
     Args:
         key: a typed PRNG key.
@@ -241,7 +230,7 @@ def _rectangular_intruder(key, n, m, theta, eps):
 def dense_rectangular_intruder(
     key: Key[Array, ""], n: int, m: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> RectangularIntruder:
-    """`rectangular_intruder` from the matrices themselves, by SVDs. Arguments and errors as there."""
+    """Draw `rectangular_intruder` from the matrices themselves, by SVDs. Arguments and errors as there."""
     n, m = whole("n", n, 2), whole("m", m, 2)
     theta, eps = _spike(theta, eps)
     base_key, left_key, right_key = jax.random.split(key, 3)

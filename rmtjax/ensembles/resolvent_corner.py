@@ -52,7 +52,7 @@ def depth(
     r: int,
     tolerance: float,
 ) -> Int[Array, ""]:
-    r"""Levels of the fraction after which the rest is worth less than `tolerance`, whatever the size of the matrix.
+    r"""Return the levels of the fraction after which the rest is worth less than `tolerance`, whatever the size of the matrix.
 
     K levels fix the moments :math:`E^\top A^jE`, j ≤ 2K − 1 (2K where rows > cols), so the truncated and the full corner
     differ by at most twice the error of the best polynomial of that degree for :math:`1/(x+\gamma)` on the spectrum.

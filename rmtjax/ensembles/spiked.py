@@ -22,6 +22,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact, Key
 
+from rmtjax._checks import finite, is_traced
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
 from rmtjax.ensembles._rng.entries import floating
@@ -32,22 +33,17 @@ __all__ = ["low_rank_update", "spiked_covariance", "spiked_rectangular", "spiked
 _ALL = ("base", "theta", "ell", "directions", "left", "right", "key", "u", "v")
 
 
-def _known(*values) -> bool:
-    return not any(isinstance(value, jax.core.Tracer) for value in values)
-
-
 def _matrix(name, value, *, hermitian=False):
-    """A base, checked, and its real dtype."""
+    """Return a base, checked, and its real dtype."""
     value = value if isinstance(value, jax.Array) else np.asarray(value)
     if value.ndim != 2 or 0 in value.shape:
         raise InputError(f"{name} has shape {value.shape}: must be a matrix with at least one row and column")
     if hermitian and value.shape[0] != value.shape[1]:
         raise InputError(f"{name} has shape {value.shape}: must be square")
     real = np.finfo(floating(value.dtype, name=name)).dtype
-    if _known(value):
+    finite(name, value)
+    if not is_traced(value):
         given = np.asarray(value)
-        if not np.isfinite(given).all():
-            raise InputError(f"{name} holds values that are not finite: must be finite")
         asymmetry = np.abs(given - given.conj().T).max() if hermitian else 0.0
         if asymmetry > 100 * np.finfo(real).eps * np.abs(given).max():
             raise InputError(f"{name} differs from its adjoint by {asymmetry:.3g}: must be Hermitian")
@@ -55,8 +51,8 @@ def _matrix(name, value, *, hermitian=False):
 
 
 def _strengths(name, value, rank_limit, dtype, neutral):
-    """θ or ℓ as an array (r,) of the base's real dtype, none of which may be the value that makes no spike."""
-    known = _known(*jax.tree.leaves(value))
+    """Return θ or ℓ as an array (r,) of the base's real dtype, none of which may be the value that makes no spike."""
+    known = not is_traced(*jax.tree.leaves(value))
     value = value if known else jnp.asarray(value)
     shape = np.shape(value)
     if len(shape) > 1:
@@ -80,7 +76,7 @@ def _strengths(name, value, rank_limit, dtype, neutral):
 
 
 def _directions(name, value, key, n, r, dtype, *, orthogonal_only=False):
-    """Unit columns (n, r) of the base's dtype: the given ones, or a Haar frame."""
+    """Return unit columns (n, r) of the base's dtype: the given ones, or a Haar frame."""
     if value is None:
         if key is None:
             raise InputError(f"{name} is None: must be given, or a key to draw Haar directions with")
@@ -93,7 +89,7 @@ def _directions(name, value, key, n, r, dtype, *, orthogonal_only=False):
         raise InputError(f"{name} has shape {value.shape}: must be ({n}, {r}), a unit column for each strength")
     if columns.dtype.kind == "c" and dtype.kind == "f":
         raise InputError(f"{name} has dtype {columns.dtype.name}: must be real for a real base")
-    if _known(columns):
+    if not is_traced(columns):
         given = np.asarray(columns)
         exact = given.astype(np.complex128 if given.dtype.kind == "c" else np.float64)
         tolerance = max(1e-6, 100 * float(jnp.finfo(given.dtype).eps) if given.dtype.kind in "fc" else 0.0)
@@ -114,7 +110,7 @@ def _directions(name, value, key, n, r, dtype, *, orthogonal_only=False):
 def low_rank_update(
     u: ArrayLike, theta: ArrayLike | Sequence[ArrayLike], v: ArrayLike | None = None
 ) -> Inexact[Array, "n m"]:
-    r""":math:`\sum_k\theta_ku_kv_k^*`; Hermitian (to rounding) where v is left out and stands for u.
+    r"""Return :math:`\sum_k\theta_ku_kv_k^*`; Hermitian (to rounding) where v is left out and stands for u.
 
     Nothing is asked of the columns: neither unit norms nor orthogonality.
 
@@ -141,7 +137,7 @@ def spiked_wigner(
     *,
     key: Key[Array, ""] | None = None,
 ) -> Inexact[Array, "n n"]:
-    r"""Spiked Wigner matrix :math:`W + \sum_k\theta_ku_ku_k^*`.
+    r"""Return the spiked Wigner matrix :math:`W + \sum_k\theta_ku_ku_k^*`.
 
     Directions need not be orthogonal. If they are not, the update is still the sum, and its non-zero eigenvalues are not
     the :math:`\theta_k` but those of :math:`\Theta^{1/2}U^*U\Theta^{1/2}` (for θ > 0), to which the laws then apply.
@@ -170,7 +166,7 @@ def spiked_rectangular(
     *,
     key: Key[Array, ""] | None = None,
 ) -> Inexact[Array, "n m"]:
-    r"""Spiked rectangular matrix :math:`W + \sum_k\theta_ku_kv_k^*`, the weight matrix of the intruder paper after LoRA.
+    r"""Return the spiked matrix :math:`W + \sum_k\theta_ku_kv_k^*`, the weight matrix of the intruder paper after LoRA.
 
     Directions need not be orthogonal within a side. If they are not, the update is still the sum, and its singular values
     are not the :math:`|\theta_k|`.
@@ -202,7 +198,7 @@ def spiked_covariance(
     *,
     key: Key[Array, ""] | None = None,
 ) -> Inexact[Array, "p n"]:
-    r"""Data :math:`\Sigma^{1/2}X` with population covariance :math:`\Sigma = I + \sum_k(\ell_k-1)u_ku_k^*`.
+    r"""Return data :math:`\Sigma^{1/2}X` with population covariance :math:`\Sigma = I + \sum_k(\ell_k-1)u_ku_k^*`.
 
     :math:`\Sigma^{1/2} = I + \sum_k(\sqrt{\ell_k}-1)u_ku_k^*` is the symmetric root. `rmtjax.ensembles.wishart.
     sample_covariance` makes the sample covariance of the result. The :math:`\ell_k` are eigenvalues of Σ, so the

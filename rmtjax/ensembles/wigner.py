@@ -21,10 +21,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact, Key, Real
 
+from rmtjax._checks import whole
 from rmtjax._precision import float64
 from rmtjax.ensembles._rng.chi import chi
 from rmtjax.ensembles._rng.counter import normal
-from rmtjax.ensembles._rng.entries import entries, floating, parse_entries, positive, whole
+from rmtjax.ensembles._rng.entries import entries, floating, parse_entries, positive
 
 __all__ = ["Tridiagonal", "goe", "gse", "gue", "hermite", "wigner"]
 
@@ -42,13 +43,13 @@ class Tridiagonal(NamedTuple):
 
 
 def _mirror(a):
-    """The symmetric matrix with the strict lower triangle of `a` and zeros on the diagonal."""
+    """Return the symmetric matrix with the strict lower triangle of `a` and zeros on the diagonal."""
     lower = jnp.tril(a, -1)
     return lower + lower.T
 
 
 def _skew(a):
-    """The antisymmetric matrix with the strict upper triangle of `a`."""
+    """Return the antisymmetric matrix with the strict upper triangle of `a`."""
     upper = jnp.triu(a, 1)
     return upper - upper.T
 
@@ -62,7 +63,7 @@ def wigner(
     dtype=jnp.float64,
     diagonal: Real[ArrayLike, ""] | None = None,
 ) -> Inexact[Array, "N N"]:
-    r"""A Wigner matrix: :math:`W_{ij} = \overline{W_{ji}} = \sigma x_{ij}/\sqrt N`, the entries independent for :math:`i \ge j`.
+    r"""Draw a Wigner matrix :math:`W_{ij} = \overline{W_{ji}} = \sigma x_{ij}/\sqrt N`, independent for :math:`i \ge j`.
 
     Off the diagonal :math:`E|x_{ij}|^2 = 1`; for a complex dtype the real and the imaginary part are independent. The
     diagonal is real, of the same law. Wigner, *Ann. Math.* 62 (1955).
@@ -101,7 +102,7 @@ def _wigner(key, N, law, sigma, dtype, diagonal):
 
 
 def goe(key: Key[Array, ""], N: int, sigma: Real[ArrayLike, ""] = 1.0, dtype=jnp.float64) -> Float[Array, "N N"]:
-    r"""Gaussian orthogonal ensemble, β = 1: real symmetric, variance :math:`\sigma^2/N` off, :math:`2\sigma^2/N` on the diagonal.
+    r"""Draw from the Gaussian orthogonal ensemble, β = 1: variance :math:`\sigma^2/N` off, :math:`2\sigma^2/N` on the diagonal.
 
     Args:
         key: a typed PRNG key.
@@ -116,7 +117,7 @@ def goe(key: Key[Array, ""], N: int, sigma: Real[ArrayLike, ""] = 1.0, dtype=jnp
 
 
 def gue(key: Key[Array, ""], N: int, sigma: Real[ArrayLike, ""] = 1.0, dtype=jnp.complex128) -> Complex[Array, "N N"]:
-    r"""Gaussian unitary ensemble, β = 2: complex Hermitian, :math:`E|W_{ij}|^2 = \sigma^2/N` everywhere.
+    r"""Draw from the Gaussian unitary ensemble, β = 2: complex Hermitian, :math:`E|W_{ij}|^2 = \sigma^2/N` everywhere.
 
     Args:
         key: a typed PRNG key.
@@ -132,7 +133,7 @@ def gue(key: Key[Array, ""], N: int, sigma: Real[ArrayLike, ""] = 1.0, dtype=jnp
 
 @float64(keep=("key", "N", "sigma", "dtype"))
 def gse(key: Key[Array, ""], N: int, sigma: Real[ArrayLike, ""] = 1.0, dtype=jnp.complex128) -> Complex[Array, "M M"]:
-    r"""Gaussian symplectic ensemble, β = 4: quaternion self-dual N×N, as a complex Hermitian matrix of order M = 2N.
+    r"""Draw from the Gaussian symplectic ensemble, β = 4: a complex Hermitian matrix of order M = 2N.
 
     .. math::
         W = \begin{pmatrix} X & Y \\ -\bar Y & \bar X\end{pmatrix}, \qquad X = X^*, \quad Y = -Y^\top.
@@ -174,7 +175,7 @@ def hermite(
     sigma: Real[ArrayLike, ""] = 1.0,
     dtype=jnp.float64,
 ) -> Tridiagonal:
-    r"""The Gaussian (Hermite) β-ensemble as a tridiagonal matrix with independent entries, for any β > 0.
+    r"""Draw from the Gaussian (Hermite) β-ensemble, as a tridiagonal matrix with independent entries, for any β > 0.
 
     .. math::
         H_{kk} \sim \frac{\sigma}{\sqrt{\beta N}}N(0, 2), \qquad

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact, Key, Num, Real
 
+from rmtjax._checks import whole
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
 from rmtjax.ensembles._rng.chi import chi
-from rmtjax.ensembles._rng.entries import entries, floating, positive, whole
+from rmtjax.ensembles._rng.entries import entries, floating, positive
 
 __all__ = ["Bidiagonal", "complex_wishart", "iid", "laguerre", "sample_covariance", "wishart"]
 
@@ -45,7 +46,7 @@ def iid(
     sigma: Real[ArrayLike, ""] = 1.0,
     dtype=jnp.float64,
 ) -> Inexact[Array, "n m"]:
-    r"""An n×m matrix of independent entries with :math:`E|W_{ij}|^2 = \sigma^2/m`.
+    r"""Draw an n×m matrix of independent entries with :math:`E|W_{ij}|^2 = \sigma^2/m`.
 
     Its singular values fill :math:`[\sigma|1-\sqrt c|, \sigma(1+\sqrt c)]`, c = n/m. Square Gaussian ones are Ginibre's.
 
@@ -65,7 +66,7 @@ def iid(
 
 @float64(keep=("x",))
 def sample_covariance(x: Num[Array, "p n"]) -> Inexact[Array, "p p"]:
-    r""":math:`XX^*/n` of a data matrix with a sample a column, Hermitian to rounding. No mean is taken off.
+    r"""Return :math:`XX^*/n` of a data matrix with a sample a column, Hermitian to rounding. No mean is taken off.
 
     Args:
         x: data, a sample a column.
@@ -88,7 +89,7 @@ def wishart(
     sigma: Real[ArrayLike, ""] = 1.0,
     dtype=jnp.float64,
 ) -> Inexact[Array, "p p"]:
-    r"""The sample covariance :math:`XX^*/n` of X p×n with independent entries of variance σ².
+    r"""Draw the sample covariance :math:`XX^*/n` of X p×n with independent entries of variance σ².
 
     Args:
         key: a typed PRNG key.
@@ -113,7 +114,7 @@ def complex_wishart(
     sigma: Real[ArrayLike, ""] = 1.0,
     dtype=jnp.complex128,
 ) -> Complex[Array, "p p"]:
-    r"""`wishart` with complex entries, :math:`E|X_{ij}|^2 = \sigma^2`; for Gaussian ones the Laguerre unitary ensemble."""
+    r"""Draw `wishart` with complex entries, :math:`E|X_{ij}|^2 = \sigma^2`; for Gaussian ones the Laguerre unitary ensemble."""
     return wishart(key, p, n, law, sigma, floating(dtype, "c"))
 
 
@@ -126,7 +127,7 @@ def laguerre(
     sigma: Real[ArrayLike, ""] = 1.0,
     dtype=jnp.float64,
 ) -> Bidiagonal:
-    r"""The Laguerre (Wishart) β-ensemble as a bidiagonal matrix B with independent entries, for any β > 0.
+    r"""Draw from the Laguerre (Wishart) β-ensemble, as a bidiagonal matrix with independent entries, for any β > 0.
 
     .. math::
         B_{i+1,i+1} \sim \frac{\sigma}{\sqrt{\beta n}}\chi_{\beta(n-i)}, \quad i = 0, \dots, p-1, \qquad

@@ -13,7 +13,7 @@ from rmtjax._errors import InputError, listed, shown
 from rmtjax.adapters.layers import adapted_layers, matrix_of
 from rmtjax.intruders.predict import bulk_edge, check_question, lone_intruders, predict
 from rmtjax.intruders.scan import gram_values
-from rmtjax.linalg.dense import one_blas_thread
+from rmtjax.linalg.svd import one_blas_thread
 from rmtjax.spectra.bulk_fit import bulk_fit
 
 __all__ = ["intruder_limits", "strength_limit"]

@@ -50,7 +50,7 @@ def correction(pair: Pair, found: LayerScan, scale: float) -> Factors:
     which = [i for i, verdict in enumerate(found.verdicts) if verdict == "intruder"]
     vectors = found.vectors
     if found.method == "bounds":  # whose vectors are good enough for a verdict
-        vectors = top_singular(pair.plain()[0].tuned, vectors.shape[1], tolerance=1e-5, most=150).vectors
+        vectors = top_singular(pair.plain()[0].tuned, vectors.shape[1], tolerance=1e-5, max_blocks=150).vectors
     u = vectors[:, which]
     return Factors((scale - 1) * u, pair.tuned.transposed(u).T)  # W'ᵀu = σv
 

@@ -21,7 +21,7 @@ from rmtjax.checkpoints.matrices import NO_MATRIX, Checkpoint, names_no_matrix, 
 from rmtjax.checkpoints.names import without_wrappers
 from rmtjax.checkpoints.peft import ALPHA, DORA_EMBEDDING, MERGED_ALPHA, PeftFile, PeftLayer, read_peft
 from rmtjax.checkpoints.tensors import Tensor, TensorFile
-from rmtjax.linalg.krylov import Matrix, Operator
+from rmtjax.linalg.krylov import LowRankUpdated, Matrix
 
 __all__ = ["Pair", "Pairs", "Skipped"]
 
@@ -65,7 +65,7 @@ class Pair(NamedTuple):
 
     name: str
     base: Matrix
-    tuned: Operator
+    tuned: LowRankUpdated
     factors: tuple[Matrix, Matrix] | None
     rounding: float = 2.0**-24
 
@@ -491,7 +491,7 @@ class Pairs:
             return Skipped(name, NEW if tuned.any() else ZERO)
         if not tuned.any():
             return Skipped(name, ZERO_AFTER)
-        return Pair(name, base, Operator(tuned), None, self._rounding(name))
+        return Pair(name, base, LowRankUpdated(tuned), None, self._rounding(name))
 
     def _read_tuned(self, name: str) -> np.ndarray:
         if name in self._partners:
@@ -578,7 +578,7 @@ class Pairs:
             scale = turn if scale is None else turn * scale
             left = turn[:, None] * left
         factors = (left, right) if scale is None else None
-        return Pair(name, base, Operator(base, scale, left, right), factors, self._rounding(name))
+        return Pair(name, base, LowRankUpdated(base, scale, left, right), factors, self._rounding(name))
 
     def _rounding(self, name: str) -> float:
         return _ROUNDING.get(self._base.tensors.dtype(self._base.matrices[name].tensor), 2.0**-24)

@@ -20,9 +20,18 @@ from rmtjax._progress import Report, Reporter
 from rmtjax.intruders.clusters import close_values, cosine_range
 from rmtjax.intruders.pairs import ZERO, ZERO_AFTER, Pair, Pairs, Skipped, largest
 from rmtjax.intruders.predict import Prediction, bulk_edge, check_question, predict
-from rmtjax.linalg.dense import one_blas_thread, svdvals
-from rmtjax.linalg.krylov import FAR, Matrix, Operator, Ritz, full_width, largest_cosines, top_singular
-from rmtjax.spectra.bulk_fit import BulkFit, bulk_fit, effective_rank, stable_rank
+from rmtjax.linalg.krylov import (
+    OUT_OF_CACHE_ENTRIES,
+    LowRankUpdated,
+    Matrix,
+    Ritz,
+    full_width,
+    largest_cosines,
+    top_singular,
+)
+from rmtjax.linalg.svd import one_blas_thread, svdvals
+from rmtjax.spectra.bulk_fit import BulkFit, bulk_fit
+from rmtjax.spectra.ranks import effective_rank, stable_rank
 
 __all__ = ["LayerScan", "Scan", "Update", "gram_values", "scan", "scan_layer"]
 
@@ -389,10 +398,10 @@ def _bounded(pair: Pair, top: int, threshold: float):
     if tuned.errors.max() > _ASTRAY or (-np.diff(tuned.values) <= _gap(pair, float(tuned.values[0]))).any():
         return None
     dense = min(n, m) <= _VALUES
-    beside = 1 if dense else 4 if n * m < FAR else full_width(top + 4) - top
+    beside = 1 if dense else 4 if n * m < OUT_OF_CACHE_ENTRIES else full_width(top + 4) - top
     found = largest_cosines(
-        Operator(pair.base), tuned.vectors, threshold=threshold, errors=tuned.errors, beside=beside, leading=top,
-        first=max(8, tuned.steps - 4),  # the base's leading vectors take about as many
+        LowRankUpdated(pair.base), tuned.vectors, threshold=threshold, errors=tuned.errors, n_random=beside, n_leading=top,
+        min_steps=max(8, tuned.steps - 4),  # the base's leading vectors take about as many
     )  # fmt: skip
     if not _decided(found.lower, found.upper, threshold):
         return None
@@ -408,11 +417,11 @@ def scan_layer(pair: Pair, *, top: int = 10, threshold: float = 0.5, exact: bool
 
     An intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, which assumes nothing
     but that its products are exact to single precision; the others' from below by a Ritz vector that has converged among the
-    leading ones, all of which the process has seen (`rmtjax.linalg.krylov.atom_floors`). Where that leaves a verdict open, as
-    it does for vectors that are those of small singular values of before, the layer is done by two SVDs. Vectors of
-    a null space, of before or after, are nobody's singular vectors and do not count. On a processor, small matrices are
-    decomposed by way of their Gram matrices, which takes less time than either. SVDs do those, too, whose smaller side is below
-    8 (top + 2), where Krylov spaces have no room.
+    leading ones, all of which the process has seen (`rmtjax.linalg.krylov.cosine_lower_bounds`). Where that leaves a
+    verdict open, as it does for vectors that are those of small singular values of before, the layer is done by two SVDs.
+    Vectors of a null space, of before or after, are nobody's singular vectors and do not count. On a processor, small
+    matrices are decomposed by way of their Gram matrices, which takes less time than either. SVDs do those, too, whose
+    smaller side is below 8 (top + 2), where Krylov spaces have no room.
 
     Args:
         pair: the layer before and after.

@@ -29,8 +29,8 @@ from jaxtyping import Array, Float
 from rmtjax._precision import float64
 
 __all__ = [
-    "Scalars",
-    "Source",
+    "MarginMoments",
+    "SourceStatistics",
     "accuracy",
     "best_accuracy",
     "delta",
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-class Source(NamedTuple):
+class SourceStatistics(NamedTuple):
     r"""What the target side needs to know of its source classifiers.
 
     For one classifier :math:`\tilde w` both fields are elementwise arrays. For K classifiers, the columns of
@@ -62,7 +62,7 @@ class Source(NamedTuple):
     alignment: Float[Array, "..."]
 
 
-class Scalars(NamedTuple):
+class MarginMoments(NamedTuple):
     r"""Mean and variance of the decision function as polynomials in α.
 
     :math:`m_\alpha = m_0 + \alpha\cdot m_1` and :math:`v_\alpha = v_0 + 2\alpha\cdot v_1 + \alpha^\top V_2\,\alpha`. With
@@ -78,13 +78,17 @@ class Scalars(NamedTuple):
 
 @float64
 def delta(gamma: Float[Array, "..."], eta: Float[Array, "..."]) -> Float[Array, "..."]:
-    r"""δ, the positive root of :math:`\gamma\delta^2 + (1 + \gamma - \eta)\delta - \eta = 0`.
+    r"""Return δ, the positive root of :math:`\gamma\delta^2 + (1 + \gamma - \eta)\delta - \eta = 0`.
 
     It is the limit of :math:`\frac1n\operatorname{tr}Q`. Source: α-LoRA, Lemma 3.5.
 
     Args:
         gamma: ridge parameter γ > 0.
         eta: aspect ratio η = p/n > 0.
+
+    Examples:
+        >>> float(delta(1.0, 2.0))
+        1.4142135623730951
     """
     half = 1 + gamma - eta
     root = jnp.sqrt(half**2 + 4 * gamma * eta)
@@ -95,7 +99,7 @@ def delta(gamma: Float[Array, "..."], eta: Float[Array, "..."]) -> Float[Array, 
 
 @float64
 def tau(gamma: Float[Array, "..."], eta: Float[Array, "..."]) -> Float[Array, "..."]:
-    r"""τ = γ + 1/(1+δ): the inverse of Q̄ in every direction orthogonal to :math:`\mu_\beta`."""
+    r"""Return τ = γ + 1/(1+δ): the inverse of Q̄ in every direction orthogonal to :math:`\mu_\beta`."""
     return gamma + 1 / (1 + delta(gamma, eta))
 
 
@@ -103,7 +107,10 @@ def tau(gamma: Float[Array, "..."], eta: Float[Array, "..."]) -> Float[Array, ".
 def resolvent_equivalent(
     gamma: Float[Array, ""], eta: Float[Array, ""], mean: Float[Array, "p"]
 ) -> Float[Array, "p p"]:
-    r"""The deterministic equivalent :math:`\bar Q = \big(\frac{I + \mu_\beta\mu_\beta^\top}{1+\delta} + \gamma I\big)^{-1}` of Q.
+    r"""Return the deterministic equivalent of Q.
+
+    .. math::
+        \bar Q = \Big(\frac{I + \mu_\beta\mu_\beta^\top}{1+\delta} + \gamma I\Big)^{-1}
 
     Source: α-LoRA, Lemma 3.5.
 
@@ -121,7 +128,7 @@ def resolvent_equivalent(
 def training_margin(
     gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    r"""Mean margin :math:`y_iw^\top x_i` on a training point, :math:`t(\gamma) = (m_0 + \delta)/(1 + \delta)`.
+    r"""Return the mean margin :math:`y_iw^\top x_i` on a training point, :math:`t(\gamma) = (m_0 + \delta)/(1 + \delta)`.
 
     Its γ-derivative is :math:`-\|w\|^2 = -v_0`.
 
@@ -139,7 +146,7 @@ def training_margin(
 def resolvent_forms(
     gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."]
 ) -> dict[str, Float[Array, "..."]]:
-    r""":math:`a^\top\bar Qa` for a unit vector `a`: :math:`(1+\delta)/D` along :math:`\mu_\beta` and :math:`1/\tau` across it."""
+    r"""Return :math:`a^\top\bar Qa` of unit vectors along :math:`\mu_\beta`, :math:`(1+\delta)/D`, and across, :math:`1/\tau`."""
     d = delta(gamma, eta)
     s = mean_norm**2
     return {"along": (1 + d) / (1 + gamma * (1 + d) + s), "across": (1 + d) / (1 + gamma * (1 + d)) + 0 * s}
@@ -168,8 +175,8 @@ def _variance(c: _Common, eta, s):
 @float64
 def ridge_source(
     gamma: Float[Array, "..."], eta: Float[Array, "..."], mu: Float[Array, "..."], beta: Float[Array, "..."]
-) -> Source:
-    r"""The ridge classifier trained on the source.
+) -> SourceStatistics:
+    r"""Return the ridge classifier trained on the source.
 
     :math:`\|\tilde w\|^2 = -\tilde t'(\tilde\gamma)` and :math:`b = \beta\|\mu\|^2/\tilde D`.
 
@@ -183,20 +190,20 @@ def ridge_source(
     """
     gamma, eta, mu, beta = jnp.broadcast_arrays(gamma, eta, mu, beta)
     c = _common(gamma, eta, mu**2)
-    return Source(_variance(c, eta, mu**2), beta * mu**2 / c.D)
+    return SourceStatistics(_variance(c, eta, mu**2), beta * mu**2 / c.D)
 
 
 @float64
-def orthogonal_source(norm: Float[Array, "..."]) -> Source:
-    r"""The uninformative source: a classifier of the given norm with :math:`\tilde w^\top\mu_\beta = 0`."""
-    return Source(norm**2, jnp.zeros_like(norm))
+def orthogonal_source(norm: Float[Array, "..."]) -> SourceStatistics:
+    r"""Return the uninformative source: a classifier of the given norm with :math:`\tilde w^\top\mu_\beta = 0`."""
+    return SourceStatistics(norm**2, jnp.zeros_like(norm))
 
 
 @float64
 def scalars(
-    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: Source
-) -> Scalars:
-    r"""The five scalars of Theorem 4.2 for any source: ridge, arbitrary (Appendix C), or K at once (Appendix D).
+    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: SourceStatistics
+) -> MarginMoments:
+    r"""Return the five scalars of Theorem 4.2 for any source: ridge, arbitrary (Appendix C), or K at once (Appendix D).
 
     With :math:`s = \|\mu_\beta\|^2`, :math:`g = \gamma(1+\delta)`, :math:`D = 1 + g + s` and
     :math:`S^2 = (1+\gamma-\eta)^2 + 4\gamma\eta`, the γ-derivatives work out (``docs/derivations.md``) to
@@ -228,15 +235,15 @@ def scalars(
         outer = b**2
     v1 = gamma * (1 + c.g) / (c.D**2 * c.S)
     v2 = matrix(gamma**2 * (1 + c.g) / (c.tau**2 * c.S)) * (gram - matrix((c.D + c.tau) / c.D**2) * outer)
-    return Scalars(s / c.D, vector(c.g / c.D) * b, _variance(c, eta, s), vector(v1) * b, v2)
+    return MarginMoments(s / c.D, vector(c.g / c.D) * b, _variance(c, eta, s), vector(v1) * b, v2)
 
 
-def _several(law: Scalars) -> bool:
+def _several(law: MarginMoments) -> bool:
     return jnp.ndim(law.v2) == jnp.ndim(law.m1) + 1
 
 
 @float64
-def accuracy(law: Scalars, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
+def accuracy(law: MarginMoments, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""Test accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`. Source: α-LoRA, Proposition 4.3.
 
     Args:
@@ -253,8 +260,8 @@ def accuracy(law: Scalars, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @float64
-def optimal_alpha(law: Scalars) -> Float[Array, "..."]:
-    r"""The α that maximises the accuracy, :math:`\alpha^\star = (m_1v_0 - m_0v_1)/(m_0v_2 - m_1v_1)`.
+def optimal_alpha(law: MarginMoments) -> Float[Array, "..."]:
+    r"""Return the α that maximises the accuracy, :math:`\alpha^\star = (m_1v_0 - m_0v_1)/(m_0v_2 - m_1v_1)`.
 
     With K sources the vector :math:`a_{1\dots K}/a_0`, :math:`a = M^{-1}m`. Both are maxima, never minima, because
     :math:`m_0v_2 - m_1v_1 > 0` for every admissible setting (proved in ``docs/derivations.md``), where the limit is
@@ -273,9 +280,9 @@ def optimal_alpha(law: Scalars) -> Float[Array, "..."]:
 
 @float64
 def optimal_mixture(
-    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: Source
+    gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: SourceStatistics
 ) -> Float[Array, "..."]:
-    r"""α* of the limit in closed form, without passing through the scalars.
+    r"""Return α* of the limit in closed form, without passing through the scalars.
 
     .. math::
         \alpha^\star = \frac{\eta\tau\,b}{\gamma\,[DsG - (s+\tau)b^2]}, \qquad
@@ -298,8 +305,8 @@ def optimal_mixture(
 
 
 @float64
-def worst_alpha(law: Scalars) -> Float[Array, "..."]:
-    r"""The α of accuracy ½, :math:`\bar\alpha = -m_0/m_1`; ±∞ for an uninformative source, which has none.
+def worst_alpha(law: MarginMoments) -> Float[Array, "..."]:
+    r"""Return the α of accuracy ½, :math:`\bar\alpha = -m_0/m_1`; ±∞ for an uninformative source, which has none.
 
     Source: α-LoRA, Appendix B.3. Defined for one source; with K sources the worst α is a hyperplane.
     """
@@ -307,6 +314,6 @@ def worst_alpha(law: Scalars) -> Float[Array, "..."]:
 
 
 @float64
-def best_accuracy(law: Scalars) -> Float[Array, "..."]:
-    r"""Accuracy at :math:`\alpha^\star`, :math:`\Phi(\sqrt{m^\top M^{-1}m})`."""
+def best_accuracy(law: MarginMoments) -> Float[Array, "..."]:
+    r"""Return the accuracy at :math:`\alpha^\star`, :math:`\Phi(\sqrt{m^\top M^{-1}m})`."""
     return accuracy(law, optimal_alpha(law))

@@ -34,7 +34,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact, Num
 
-from rmtjax.laws.semicircle import as_point, law
+from rmtjax.laws._law import as_point, law
 
 __all__ = [
     "atom",
@@ -63,14 +63,14 @@ _NEWTON = 8
 
 
 def _gaps(c):
-    """The smaller of √c and 1/√c, called r, and 1 − r with all its digits."""
+    """Return the smaller of √c and 1/√c, called r, and 1 − r with all its digits."""
     root = jnp.sqrt(c)
     r = jnp.where(c <= 1, root, 1 / root)
     return r, jnp.where(c <= 1, 1 - c, (c - 1) / c) / (1 + r)
 
 
 def _rate(angle, r, gap):
-    r""":math:`\frac2\pi\sin^2\varphi/(1+r^2-2r\cos\varphi)`, `gap` being 1 − r."""
+    r"""Return :math:`\frac2\pi\sin^2\varphi/(1+r^2-2r\cos\varphi)`, `gap` being 1 − r."""
     v = jnp.sin(angle / 2) ** 2
     distance = gap**2 + 4 * r * v
     positive = distance > 0
@@ -79,7 +79,7 @@ def _rate(angle, r, gap):
 
 
 def _mass(angle, r, gap):
-    r""":math:`\int_0^\varphi` of `_rate`, for r in [−1, 1].
+    r"""Return :math:`\int_0^\varphi` of `_rate`, for r in [−1, 1].
 
     In closed form, :math:`\frac1\pi[\varphi + r\sin\varphi - (1-r^2)(A - r\sin\varphi)/r^2]` with
     :math:`A = \arctan\frac{r\sin\varphi}{1-r\cos\varphi}`. Where φ is small beside 1 − r this is a difference of nearly equal
@@ -108,7 +108,7 @@ def _mass(angle, r, gap):
 
 
 def _from_edges(x, low, high, c, below, above):
-    """Whether x is in the left half of the bulk, its angle from the nearer end, and r and 1 − r as that end has them.
+    """Return whether x is in the left half of the bulk, its angle from the nearer end, and r and 1 − r as that end has them.
 
     `below` and `above` are the factors of the squared distances from the ends, up to a constant.
     """
@@ -126,9 +126,9 @@ def _from_edges(x, low, high, c, below, above):
 
 @law
 def support(
-    c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    r"""The ends of the bulk, :math:`\lambda_\pm = \sigma^2(1\pm\sqrt c)^2`. For c > 1 there is an atom at 0 besides.
+    r"""Return the ends of the bulk, :math:`\lambda_\pm = \sigma^2(1\pm\sqrt c)^2`. For c > 1 there is an atom at 0 besides.
 
     Args:
         c: aspect ratio p/n > 0.
@@ -147,13 +147,17 @@ def _support(c, sigma):
 
 @law
 def atom(c: Float[Array, "..."]) -> Float[Array, "..."]:
-    r"""Mass at 0, :math:`\max(0, 1-1/c)`: the share of eigenvalues that are 0 because p > n.
+    r"""Return the mass at 0, :math:`\max(0, 1-1/c)`: the share of eigenvalues that are 0 because p > n.
 
     Args:
         c: aspect ratio p/n > 0.
 
     Raises:
         InputError: if c is not finite and positive.
+
+    Examples:
+        >>> float(atom(4.0))
+        0.75
     """
     return _atom(c)
 
@@ -163,15 +167,15 @@ def _atom(c):
 
 
 def _weight(c):
-    """The mass outside the atom."""
+    """Return the mass outside the atom."""
     return jnp.where(c <= 1, 1.0, 1 / c)
 
 
 @law
 def pdf(
-    x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    x: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
-    r"""Density of the part without the atom, :math:`\sqrt{(x-\lambda_-)(\lambda_+-x)}/(2\pi\sigma^2cx)`, of mass min(1, 1/c).
+    r"""Return the density without the atom, :math:`\sqrt{(x-\lambda_-)(\lambda_+-x)}/(2\pi\sigma^2cx)`, of mass min(1, 1/c).
 
     0 off the support; at x = 0 for c = 1 it is infinite.
 
@@ -194,9 +198,9 @@ def pdf(
 
 @law
 def cdf(
-    x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    x: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
-    r"""Distribution function, the atom at 0 included.
+    r"""Return the distribution function, the atom at 0 included.
 
     In closed form, and of full relative accuracy near the lower end where there is no atom. Arguments and errors as for
     `pdf`.
@@ -210,8 +214,10 @@ def cdf(
 
 
 @law
-def sf(x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Survival function, the mass above x, of full relative accuracy near the upper end.
+def sf(
+    x: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
+) -> Float[Array, "..."]:
+    r"""Return the survival function, the mass above x, of full relative accuracy near the upper end.
 
     Arguments and errors as for `pdf`.
     """
@@ -224,7 +230,7 @@ def sf(x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."
 
 
 def _share(q, c, singular):
-    """The mass outside the atom below the quantile at q, as a share of the whole; ½ where there is no such quantile."""
+    """Return the mass outside the atom below the quantile at q, as a share of the whole; ½ where there is no such quantile."""
     if singular:
         return jnp.where((q >= 0) & (q <= 1), q, 0.5)
     p = 1 - (1 - q) / _weight(c)
@@ -232,7 +238,7 @@ def _share(q, c, singular):
 
 
 def _angle(p, c):
-    """Whether the quantile at a share p is counted from the left, its angle, and r and 1 − r from there."""
+    """Return whether the quantile at a share p is counted from the left, its angle, and r and 1 − r from there."""
     left = p <= 0.5
     p = jnp.where(left, p, 1 - p)
     r, gap = _gaps(c)
@@ -253,7 +259,7 @@ def _angle(p, c):
 
 
 def _place(angle, r, gap, c, singular):
-    """The eigenvalue or singular value at an angle from one end, σ = 1."""
+    """Return the eigenvalue or singular value at an angle from one end, σ = 1."""
     sine, scale = jnp.sin(angle / 2), jnp.where(c <= 1, 1.0, c)
     if singular:
         # From the left (r > 0) both terms may be too small to be squared; from the right gap > 1, and they are not.
@@ -264,7 +270,7 @@ def _place(angle, r, gap, c, singular):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _quantile(q, c, singular):
-    """The quantile at q, σ = 1, of eigenvalues, or without the atom of singular values."""
+    """Return the quantile at q, σ = 1, of eigenvalues, or without the atom of singular values."""
     return _place(*_angle(_share(q, c, singular), c)[1:], c, singular)
 
 
@@ -309,9 +315,9 @@ _quantile.defjvp(_quantile_jvp, symbolic_zeros=True)
 
 @law
 def ppf(
-    q: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    q: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
-    r"""Quantile function, the inverse of `cdf`: 0 as long as q is within the atom. NaN unless 0 ≤ q ≤ 1.
+    r"""Return the quantile function, the inverse of `cdf`: 0 as long as q is within the atom. NaN unless 0 ≤ q ≤ 1.
 
     Its gradient in q is 1/`pdf`, infinite at the ends of the bulk.
 
@@ -329,8 +335,8 @@ def ppf(
 
 
 @law
-def moment(k: int, c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Moment :math:`\int x^k\mu(\mathrm dx) = \sigma^{2k}\sum_{j=0}^{k-1}\frac{1}{j+1}\binom kj\binom{k-1}j c^j`.
+def moment(k: int, c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+    r"""Return the moment :math:`\int x^k\mu(\mathrm dx) = \sigma^{2k}\sum_{j=0}^{k-1}\frac{1}{j+1}\binom kj\binom{k-1}j c^j`.
 
     The coefficients are Narayana's numbers.
 
@@ -356,9 +362,9 @@ def _moment(k, c, sigma):
 
 @law
 def stieltjes(
-    z: Num[ArrayLike, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    z: Num[ArrayLike, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Inexact[Array, "..."]:
-    r"""Stieltjes transform :math:`m(z) = \int\mu(\mathrm d\lambda)/(z-\lambda)`, the atom included.
+    r"""Return the Stieltjes transform :math:`m(z) = \int\mu(\mathrm d\lambda)/(z-\lambda)`, the atom included.
 
     The root of :math:`c\sigma^2zm^2 - bm + 1 = 0`, :math:`b = z + \sigma^2(c-1)`, that decays like 1/z:
 
@@ -398,9 +404,9 @@ def stieltjes(
 
 @law
 def inverse_stieltjes(
-    m: Num[ArrayLike, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    m: Num[ArrayLike, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Inexact[Array, "..."]:
-    r"""The z at which `stieltjes` is m, :math:`z = 1/m + \sigma^2/(1-c\sigma^2m)`; on the image of the transform.
+    r"""Return the z at which `stieltjes` is m, :math:`z = 1/m + \sigma^2/(1-c\sigma^2m)`; on the image of the transform.
 
     Args:
         m: real or complex.
@@ -416,9 +422,9 @@ def inverse_stieltjes(
 
 @law
 def r_transform(
-    m: Num[ArrayLike, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    m: Num[ArrayLike, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Inexact[Array, "..."]:
-    r"""Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2/(1-c\sigma^2m)`, which free addition adds up.
+    r"""Return Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2/(1-c\sigma^2m)`, which free addition adds up.
 
     Arguments and errors as for `inverse_stieltjes`.
     """
@@ -427,9 +433,9 @@ def r_transform(
 
 @law
 def s_transform(
-    w: Num[ArrayLike, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    w: Num[ArrayLike, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Inexact[Array, "..."]:
-    r"""Voiculescu's S-transform :math:`S(w) = 1/(\sigma^2(1+cw))`, which free multiplication multiplies.
+    r"""Return Voiculescu's S-transform :math:`S(w) = 1/(\sigma^2(1+cw))`, which free multiplication multiplies.
 
     With :math:`\psi(u) = \sum_{k\ge1}\mu_ku^k`, :math:`\mu_k` the moments, it is
     :math:`S(w) = \frac{1+w}w\psi^{-1}(w)`.
@@ -450,9 +456,9 @@ def s_transform(
 
 @law
 def singular_support(
-    c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    r"""The ends :math:`\sigma|1-\sqrt c|` and :math:`\sigma(1+\sqrt c)` of the singular values of an n×m matrix, c = n/m.
+    r"""Return the ends :math:`\sigma|1-\sqrt c|` and :math:`\sigma(1+\sqrt c)` of the singular values of an n×m matrix, c = n/m.
 
     Args:
         c: aspect ratio n/m > 0.
@@ -471,9 +477,9 @@ def _singular_support(c, sigma):
 
 @law
 def singular_pdf(
-    x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    x: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
-    r"""Density :math:`\sqrt{(x^2-a^2)(b^2-x^2)}/(\pi\sigma^2\min(c,1)\,x)` on the `singular_support` [a, b], of mass 1.
+    r"""Return the density :math:`\sqrt{(x^2-a^2)(b^2-x^2)}/(\pi\sigma^2\min(c,1)\,x)` on `singular_support` [a, b].
 
     Args:
         x: where.
@@ -495,9 +501,9 @@ def singular_pdf(
 
 @law
 def singular_cdf(
-    x: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    x: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
-    r"""Distribution function of the singular values, in closed form. Arguments and errors as for `singular_pdf`."""
+    r"""Return the distribution function of the singular values, in closed form. Arguments and errors as for `singular_pdf`."""
     low, high = _singular_support(c, sigma)
     left, angle, r, gap = _from_edges(x, low, high, c, [x - low, x + low], [high - x, high + x])
     mass = _mass(angle, r, gap)
@@ -507,16 +513,16 @@ def singular_cdf(
 
 @law
 def singular_ppf(
-    q: Float[Array, "..."], c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0
+    q: Float[Array, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "..."]:
-    r"""Quantile function, the inverse of `singular_cdf`. NaN unless 0 ≤ q ≤ 1. Arguments and errors as for `ppf`."""
+    r"""Return the quantile function, the inverse of `singular_cdf`. NaN unless 0 ≤ q ≤ 1. Arguments and errors as for `ppf`."""
     q, c, sigma = jnp.broadcast_arrays(q, c, sigma)
     return jnp.where((q >= 0) & (q <= 1), sigma * _quantile(q, c, True), jnp.nan)
 
 
 @law
-def singular_moment(k: int, c: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Moment :math:`E\,x^k` of the singular values.
+def singular_moment(k: int, c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+    r"""Return the moment :math:`E\,x^k` of the singular values.
 
     For even k a moment of the eigenvalues, over min(1, 1/c). For odd k,
 

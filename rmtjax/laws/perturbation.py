@@ -25,7 +25,7 @@ The nearest eigenvalues make up most of the sum. Inside the bulk of a random mat
 rotation :math:`\frac{\pi^2}3N\rho^2\delta^2`. So for an eigenvector of the bulk the first order holds for
 :math:`\delta \ll N^{-1/2}` only. At the edge gaps are of order :math:`N^{-2/3}`, the sum of order :math:`N^{4/3}`, and the
 condition is :math:`\delta \ll N^{-1/6}`. An outlier, a distance of order 1 from the bulk, is safe up to δ of order 1.
-`holds_below` gives the δ of each eigenvector of a given spectrum, `breakdown` that of equal spacing.
+`largest_valid_delta` gives the δ of each eigenvector of a given spectrum, `breakdown_delta` that of equal spacing.
 
 That a dense update "induces only a small rotation of the eigenbasis" (§III-C) is thus true of the leading directions and false
 of the bulk's, unless the update is smaller than :math:`N^{-1/2}` times the matrix. What a larger one does is not chaos:
@@ -38,26 +38,26 @@ must be simple.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from rmtjax._errors import InputError, shown
+from rmtjax._checks import finite, is_traced, numbers, whole
+from rmtjax._errors import InputError
 from rmtjax._precision import float64
 
 __all__ = [
     "Rotation",
     "Vectors",
-    "breakdown",
+    "breakdown_delta",
     "first_order_eigenvalues",
     "first_order_eigenvectors",
     "first_order_singular_values",
     "first_order_singular_vectors",
-    "holds_below",
+    "largest_valid_delta",
     "overlap",
     "rotation",
     "scale",
@@ -74,20 +74,14 @@ Rectangular = Float[Array, "n m"] | tuple[Float[Array, "n k"], Float[Array, "k"]
 """A matrix, or U, σ and Vᵀ of its thin singular value decomposition."""
 
 
-def _known(*arrays: Any) -> bool:
-    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
-
-
 def _finite(name: str, a: Array) -> None:
     if a.size == 0:
         raise InputError(f"{name} has shape {a.shape}: must not be empty")
-    if _known(a) and not np.all(np.isfinite(a)):
-        host = np.asarray(a)
-        raise InputError(f"{name} has an entry {shown(float(host[~np.isfinite(host)][0]))}: all must be finite")
+    finite(name, a)
 
 
 def _simple(name: str, values: Array, slack: float = 0.0) -> None:
-    if _known(values):
+    if not is_traced(values):
         sizes = np.max(np.abs(values), axis=-1, keepdims=True, initial=0.0)
         if np.any(np.diff(np.sort(values, axis=-1)) <= slack * sizes):
             rounded = " up to rounding" if slack else ""
@@ -99,20 +93,20 @@ _ROUNDED = 32 * float(np.finfo(np.float64).eps)
 
 
 def _separate(values: Array) -> Array:
-    """Values from a decomposition, all NaN where two may be equal ones that rounding keeps apart."""
+    """Return values from a decomposition, all NaN where two may be equal ones that rounding keeps apart."""
     ordered = jnp.sort(values)
     equal = jnp.any(jnp.diff(ordered) <= _ROUNDED * jnp.max(jnp.abs(values)))
     return jnp.where(equal, jnp.nan, values)
 
 
 def _inverse_gaps(values: Float[Array, "N"]) -> Float[Array, "N N"]:
-    """1/(λ_i − λ_j) at (j, i), 0 on the diagonal."""
+    """Return 1/(λ_i − λ_j) at (j, i), 0 on the diagonal."""
     itself = jnp.eye(values.size, dtype=bool)
     return jnp.where(itself, 0.0, 1 / jnp.where(itself, 1.0, values - values[:, None]))
 
 
 def _eigen(base: Symmetric, Delta: Array) -> tuple[Array, Array, Array]:
-    """Eigenvalues, eigenvectors and M."""
+    """Return eigenvalues, eigenvectors and M."""
     if isinstance(base, (tuple, list)):
         values, vectors = base
         _finite("values", values)
@@ -126,7 +120,7 @@ def _eigen(base: Symmetric, Delta: Array) -> tuple[Array, Array, Array]:
         _symmetric("W", base)
         values, vectors = jnp.linalg.eigh(base)
         _simple("values", values, _ROUNDED)
-        values = values if _known(values) else _separate(values)
+        values = _separate(values) if is_traced(values) else values
     _finite("Delta", Delta)
     if Delta.shape != vectors.shape:
         raise InputError(f"Delta has shape {Delta.shape}: must be {vectors.shape} like W")
@@ -136,7 +130,7 @@ def _eigen(base: Symmetric, Delta: Array) -> tuple[Array, Array, Array]:
 
 
 def _symmetric(name: str, a: Array) -> None:
-    if _known(a):
+    if not is_traced(a):
         gap, size = float(np.max(np.abs(a - a.T))), float(np.max(np.abs(a)))
         if gap > 1e-12 * size:
             raise InputError(f"{name} is off its transpose by {gap:.3g}: must be symmetric")
@@ -144,7 +138,7 @@ def _symmetric(name: str, a: Array) -> None:
 
 @float64(trees=("base",))
 def first_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N"]:
-    r"""First-order shifts :math:`\lambda_i^{(1)} = v_i^\top\Delta v_i`, in ascending order of :math:`\lambda_i`.
+    r"""Return the first-order shifts :math:`\lambda_i^{(1)} = v_i^\top\Delta v_i`, in ascending order of :math:`\lambda_i`.
 
     Source: *Intruder Dimensions*, §III-C.
 
@@ -160,7 +154,7 @@ def first_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Floa
 
 @float64(trees=("base",))
 def second_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N"]:
-    r"""Second-order shifts :math:`\lambda_i^{(2)} = \sum_{j\ne i}(v_j^\top\Delta v_i)^2/(\lambda_i - \lambda_j)`.
+    r"""Return the second-order shifts :math:`\lambda_i^{(2)} = \sum_{j\ne i}(v_j^\top\Delta v_i)^2/(\lambda_i - \lambda_j)`.
 
     Args:
         base, Delta: as in `first_order_eigenvalues`.
@@ -174,7 +168,7 @@ def second_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Flo
 
 @float64(trees=("base",))
 def first_order_eigenvectors(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N N"]:
-    r"""First-order changes :math:`v_i^{(1)} = \sum_{j\ne i}v_j\,v_j^\top\Delta v_i/(\lambda_i - \lambda_j)` as columns.
+    r"""Return the changes :math:`v_i^{(1)} = \sum_{j\ne i}v_j\,v_j^\top\Delta v_i/(\lambda_i - \lambda_j)` as columns.
 
     Source: *Intruder Dimensions*, §III-C.
 
@@ -190,7 +184,7 @@ def first_order_eigenvectors(base: Symmetric, Delta: Float[Array, "n n"]) -> Flo
 
 @float64(trees=("base",))
 def second_order_eigenvectors(base: Symmetric, Delta: Float[Array, "n n"]) -> Float[Array, "N N"]:
-    r"""Second-order changes of the eigenvectors as columns, of eigenvectors kept at length 1 (see the module).
+    r"""Return the second-order changes of the eigenvectors as columns, of eigenvectors kept at length 1 (see the module).
 
     Args:
         base, Delta: as in `first_order_eigenvalues`.
@@ -222,7 +216,7 @@ class _Singular(NamedTuple):
 
 
 def _singular(base: Rectangular, Delta: Array) -> _Singular:
-    """U, σ, V, UᵀΔV, and what ΔV and ΔᵀU have outside the spans of U and V."""
+    """Return U, σ, V, UᵀΔV, and what ΔV and ΔᵀU have outside the spans of U and V."""
     if isinstance(base, (tuple, list)):
         u, s, vh = base
         for name, a in (("U", u), ("values", s), ("Vh", vh)):
@@ -237,12 +231,12 @@ def _singular(base: Rectangular, Delta: Array) -> _Singular:
             raise InputError(f"W has shape {base.shape}: must be (n, m)")
         u, s, vh = jnp.linalg.svd(base, full_matrices=False)
         _simple("values", s, _ROUNDED)
-        s = s if _known(s) else _separate(s)
+        s = _separate(s) if is_traced(s) else s
     _finite("Delta", Delta)
     if Delta.shape != (u.shape[0], vh.shape[1]):
         raise InputError(f"Delta has shape {Delta.shape}: must be {(u.shape[0], vh.shape[1])} like W")
     _simple("values", s)
-    if _known(s) and u.shape[0] != vh.shape[1] and np.any(np.asarray(s) == 0):
+    if not is_traced(s) and u.shape[0] != vh.shape[1] and np.any(np.asarray(s) == 0):
         raise InputError("values has an entry 0: of a rectangular matrix it is not simple")
     right, left = Delta @ vh.T, Delta.T @ u
     A = u.T @ right
@@ -251,7 +245,7 @@ def _singular(base: Rectangular, Delta: Array) -> _Singular:
 
 @float64(trees=("base",))
 def first_order_singular_values(base: Rectangular, Delta: Float[Array, "rows cols"]) -> Float[Array, "k"]:
-    r"""First-order shifts :math:`\sigma_i^{(1)} = u_i^\top\Delta v_i`, in descending order of :math:`\sigma_i`.
+    r"""Return the first-order shifts :math:`\sigma_i^{(1)} = u_i^\top\Delta v_i`, in descending order of :math:`\sigma_i`.
 
     Args:
         base: W, n×m, or U, σ and :math:`V^\top` of its thin singular value decomposition.
@@ -265,7 +259,7 @@ def first_order_singular_values(base: Rectangular, Delta: Float[Array, "rows col
 
 @float64(trees=("base",))
 def second_order_singular_values(base: Rectangular, Delta: Float[Array, "rows cols"]) -> Float[Array, "k"]:
-    r"""Second-order shifts of the singular values.
+    r"""Return the second-order shifts of the singular values.
 
     With :math:`A_{ji} = u_j^\top\Delta v_i` and P, Q the projections off the spans of U and V,
 
@@ -286,19 +280,19 @@ def second_order_singular_values(base: Rectangular, Delta: Float[Array, "rows co
 
 
 def _inverse_sums(s: Array) -> Array:
-    """1/(σ_i + σ_j), 0 on the diagonal."""
+    """Return 1/(σ_i + σ_j), 0 on the diagonal."""
     itself = jnp.eye(s.size, dtype=bool)
     return jnp.where(itself, 0.0, 1 / jnp.where(itself, 1.0, s + s[:, None]))
 
 
 def _inverse(s: Array) -> Array:
-    """1/σ; 0 at 0, which occurs for square matrices alone, where nothing lies outside the spans."""
+    """Return 1/σ; 0 at 0, which occurs for square matrices alone, where nothing lies outside the spans."""
     return jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1.0), 0.0)
 
 
 @float64(trees=("base",))
 def first_order_singular_vectors(base: Rectangular, Delta: Float[Array, "rows cols"]) -> Vectors:
-    r"""First-order changes of the singular vectors.
+    r"""Return the first-order changes of the singular vectors.
 
     .. math::
         u_i^{(1)} &= \sum_{j\ne i}\frac{\sigma_iA_{ji}+\sigma_jA_{ij}}{\sigma_i^2-\sigma_j^2}\,u_j
@@ -328,14 +322,13 @@ def _spectrum(name: str, values: Array) -> None:
     _simple(name, values)
 
 
-def _positive(**numbers: ArrayLike) -> None:
-    for name, x in numbers.items():
-        if _known(x) and not np.all(np.isfinite(x) & (np.asarray(x) > 0)):
-            raise InputError(f"{name} = {shown(np.asarray(x).tolist())}: must be finite and > 0")
+def _positive(**values: ArrayLike) -> None:
+    for name, value in values.items():
+        numbers(name, value, 0, open_low=True)
 
 
 def _crowding(values: Float[Array, "... N"]) -> Float[Array, "... N"]:
-    """Σ_{j≠i} 1/(λ_i − λ_j)²."""
+    """Return Σ_{j≠i} 1/(λ_i − λ_j)²."""
     itself = jnp.eye(values.shape[-1], dtype=bool)
     gaps = jnp.where(itself, 1.0, values[..., :, None] - values[..., None, :])
     return jnp.sum(jnp.where(itself, 0.0, 1 / gaps**2), -1)
@@ -343,7 +336,7 @@ def _crowding(values: Float[Array, "... N"]) -> Float[Array, "... N"]:
 
 @float64
 def rotation(values: Float[Array, "... N"], delta: Float[Array, "..."]) -> Float[Array, "... N"]:
-    r"""Expected rotation of each eigenvector by a Wigner update of size δ, to first order :math:`1 - \langle v_i, v_i'\rangle^2`.
+    r"""Return the expected rotation :math:`1 - \langle v_i, v_i'\rangle^2` by a Wigner update of size δ, to first order.
 
     .. math::
         E\|v_i^{(1)}\|^2 = \frac{\delta^2}N\sum_{j\ne i}\frac1{(\lambda_i-\lambda_j)^2}
@@ -363,8 +356,8 @@ def rotation(values: Float[Array, "... N"], delta: Float[Array, "..."]) -> Float
 
 
 @float64
-def holds_below(values: Float[Array, "... N"], limit: Float[ArrayLike, ""] = 0.1) -> Float[Array, "... N"]:
-    r"""The size δ of a Wigner update at which the expected first-order rotation of each eigenvector is `limit`.
+def largest_valid_delta(values: Float[Array, "... N"], *, limit: Float[ArrayLike, ""] = 0.1) -> Float[Array, "... N"]:
+    r"""Return the size δ of a Wigner update at which the expected first-order rotation of each eigenvector is `limit`.
 
     .. math::
         \delta_i = \Big(\frac{N\cdot\text{limit}}{\sum_{j\ne i}(\lambda_i-\lambda_j)^{-2}}\Big)^{1/2}
@@ -387,13 +380,14 @@ def holds_below(values: Float[Array, "... N"], limit: Float[ArrayLike, ""] = 0.1
 
 
 @float64
-def breakdown(
+def breakdown_delta(
+    x: Float[Array, "..."],
     N: Float[Array, "..."],
-    x: Float[ArrayLike, "..."] = 0.0,
-    sigma: Float[ArrayLike, "..."] = 1.0,
+    *,
     limit: Float[ArrayLike, "..."] = 0.1,
+    sigma: Float[ArrayLike, "..."] = 1.0,
 ) -> Float[Array, "..."]:
-    r"""The δ at which an eigenvector in a Wigner matrix's bulk has rotated by `limit`, were the spectrum equally spaced.
+    r"""Return the δ at which an eigenvector in a Wigner matrix's bulk has rotated by `limit`, were the spectrum equally spaced.
 
     .. math::
         \delta = \Big(\frac{3\,\text{limit}}{\pi^2N\rho(x)^2}\Big)^{1/2}
@@ -405,10 +399,10 @@ def breakdown(
     have another scale.
 
     Args:
+        x: place in the bulk.
         N: order of the matrix.
-        x: where in the bulk.
+        limit: as in `largest_valid_delta`.
         sigma: σ > 0 of the Wigner matrix.
-        limit: as in `holds_below`.
 
     Raises:
         InputError: for N, σ or a limit that is not positive.
@@ -428,7 +422,7 @@ class Rotation(NamedTuple):
 
 @float64(keep=("n", "m"))
 def singular_rotation(values: Float[Array, "... k"], delta: Float[Array, "..."], n: int, m: int) -> Rotation:
-    r"""Expected rotation of the singular vectors of an n×m matrix by a dense update of independent entries, variance δ²/m.
+    r"""Return the expected rotation of the singular vectors of an n×m matrix by a dense update of variance δ²/m.
 
     .. math::
         E\|u_i^{(1)}\|^2 = \frac{\delta^2}m\Big[\sum_{j\ne i}\frac{\sigma_i^2+\sigma_j^2}{(\sigma_i^2-\sigma_j^2)^2}
@@ -448,8 +442,7 @@ def singular_rotation(values: Float[Array, "... k"], delta: Float[Array, "..."],
     _spectrum("values", values)
     k = values.shape[-1]
     for name, side in (("n", n), ("m", m)):
-        if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < k:
-            raise InputError(f"{name} = {shown(side)}: must be a whole number ≥ {k}, the number of singular values")
+        whole(name, side, k)
     if min(n, m) != k:
         raise InputError(f"values has {k} entries: must have all min(n, m) = {min(n, m)}")
     _positive(values=values)
@@ -462,8 +455,8 @@ def singular_rotation(values: Float[Array, "... k"], delta: Float[Array, "..."],
 
 
 @float64
-def scale(delta: Float[Array, "..."], sigma: Float[ArrayLike, "..."] = 1.0) -> Float[Array, "..."]:
-    r"""The σ of the bulk after a dense update, :math:`\sqrt{\sigma^2+\delta^2}`: all that happens to the spectrum as a whole.
+def scale(delta: Float[Array, "..."], *, sigma: Float[ArrayLike, "..."] = 1.0) -> Float[Array, "..."]:
+    r"""Return the σ of the bulk after a dense update, :math:`\sqrt{\sigma^2+\delta^2}`: all that happens to the whole spectrum.
 
     For a Wigner (or i.i.d. rectangular) W of size σ and an independent update of size δ the sum is one of that size: edges
     and density stretch by :math:`\sqrt{1+\delta^2/\sigma^2}`, and an outlier of strength θ goes from
@@ -472,6 +465,10 @@ def scale(delta: Float[Array, "..."], sigma: Float[ArrayLike, "..."] = 1.0) -> F
     Args:
         delta: δ ≥ 0.
         sigma: σ > 0.
+
+    Examples:
+        >>> float(scale(0.75))
+        1.25
     """
     return jnp.hypot(jnp.asarray(sigma, jnp.float64), delta)
 
@@ -481,9 +478,10 @@ def overlap(
     new: Float[Array, "..."],
     old: Float[Array, "..."],
     delta: Float[Array, "..."],
+    *,
     sigma: Float[ArrayLike, "..."] = 1.0,
 ) -> Float[Array, "..."]:
-    r"""N times the mean squared overlap of an eigenvector of W + Δ at λ′ with one of W at λ, for a dense update of any size.
+    r"""Return N times the mean squared overlap of an eigenvector of W + Δ at λ′ with one of W at λ, for any dense update.
 
     .. math::
         N\,E\langle v, v'\rangle^2 \to \frac{\delta^2}{|\lambda' - \lambda - \delta^2m(\lambda')|^2}, \qquad

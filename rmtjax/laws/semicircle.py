@@ -15,25 +15,16 @@ refused unless it is finite and positive; where it is traced, nothing is checked
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact, Num
 
-from rmtjax._errors import InputError, shown
-from rmtjax._precision import as_array, float64
+from rmtjax.laws._law import as_point, law
 
 __all__ = ["cdf", "inverse_stieltjes", "moment", "pdf", "ppf", "r_transform", "stieltjes", "support"]
-
-LARGEST_ORDER = 500
-"""Of a moment: the coefficients of Marchenko and Pastur's are float64 up to there."""
 
 _SINE = [(-1) ** k / math.factorial(2 * k + 3) for k in range(14)]
 """Of (u − sin u)/u³ in powers of u². At u = π the first term left out is below 1e-19."""
@@ -42,57 +33,19 @@ _KEPLER = [1.0, 1 / 60, 1 / 1400, 1 / 25200, 43 / 17248000]
 """Of u/y in powers of y², where u − sin u = y³/6: where Newton's method for Kepler's equation starts."""
 
 
-def _refuse(name: str, value: Any) -> None:
-    """Raise `InputError` for a parameter that is known and not admissible."""
-    if name == "k":
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= LARGEST_ORDER:
-            allowed = f"a whole number from 0 to {LARGEST_ORDER}, known before compilation"
-            raise InputError(f"k = {shown(value)}: must be {allowed}")
-    elif not isinstance(value, jax.core.Tracer):
-        given = np.asarray(value)
-        bad = ~(np.isfinite(given) & (given > 0))
-        if np.any(bad):
-            raise InputError(f"{name} = {given[bad][0]:g}: must be a finite number > 0")
-
-
-def law(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What the functions of a bulk law share: float64, parameters checked where they are known, one compiled program.
-
-    `c` and `sigma` must be finite and positive, `k` is a static whole number, and `z`, `m` and `w` may be complex.
-    """
-    signature = inspect.signature(function)
-    points = tuple(name for name in ("z", "m", "w") if name in signature.parameters)
-    compiled = jax.jit(function, static_argnames="k" if "k" in signature.parameters else ())
-
-    @functools.wraps(function)
-    def checked(*args, **kwargs):
-        bound = signature.bind(*args, **kwargs)
-        given = bound.arguments
-        for name in ("k", "c", "sigma"):
-            if name in given:
-                _refuse(name, given[name])
-        for name in points:
-            if isinstance(given.get(name), (list, tuple)):
-                given[name] = as_array(name, given[name])
-        return compiled(*bound.args, **bound.kwargs)
-
-    return float64(checked, keep=("k", *points))
-
-
-def as_point(z: Num[ArrayLike, "..."]) -> Inexact[Array, "..."]:
-    """The argument of a transform in double precision, real or complex as it was."""
-    return jnp.asarray(z, jnp.complex128 if jnp.iscomplexobj(z) else jnp.float64)
-
-
 @law
-def support(sigma: Float[Array, "..."] | float = 1.0) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    r"""The ends of the spectrum, :math:`\mp2\sigma`.
+def support(*, sigma: Float[Array, "..."] | float = 1.0) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    r"""Return the ends of the spectrum, :math:`\mp2\sigma`.
 
     Args:
         sigma: σ > 0.
 
     Raises:
         InputError: if σ is not finite and positive.
+
+    Examples:
+        >>> [float(end) for end in support(sigma=0.5)]
+        [-1.0, 1.0]
     """
     return jnp.asarray(-2.0 * sigma), jnp.asarray(2.0 * sigma)
 
@@ -104,8 +57,8 @@ def _density(x):
 
 
 @law
-def pdf(x: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Density :math:`\sqrt{4\sigma^2-x^2}/(2\pi\sigma^2)`, 0 off the support.
+def pdf(x: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+    r"""Return the density :math:`\sqrt{4\sigma^2-x^2}/(2\pi\sigma^2)`, 0 off the support.
 
     Args:
         x: where.
@@ -119,7 +72,7 @@ def pdf(x: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Flo
 
 
 def _sine_gap(u):
-    """The gap u − sin u on [0, π], of full relative accuracy at 0."""
+    """Return the gap u − sin u on [0, π], of full relative accuracy at 0."""
     total = jnp.zeros_like(u)
     for c in _SINE[::-1]:
         total = total * u**2 + c
@@ -138,8 +91,11 @@ _distribution.defjvps(lambda dx, _, x: _density(x) * dx)
 
 
 @law
-def cdf(x: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Distribution function :math:`\frac12 + \frac{x\sqrt{4\sigma^2-x^2}}{4\pi\sigma^2} + \frac1\pi\arcsin\frac x{2\sigma}`.
+def cdf(x: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+    r"""Return the distribution function.
+
+    .. math::
+        \frac12 + \frac{x\sqrt{4\sigma^2-x^2}}{4\pi\sigma^2} + \frac1\pi\arcsin\frac x{2\sigma}
 
     Near the lower end it keeps its relative accuracy; near the upper one ``cdf(-x)`` is the mass above x. Arguments and
     errors as for `pdf`.
@@ -148,7 +104,7 @@ def cdf(x: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Flo
 
 
 def _angle(q):
-    """Twice the angle from the nearer end at which the mass beyond is q ≤ ½: u − sin u = 2πq, Kepler's equation."""
+    """Return twice the angle from the nearer end at which the mass beyond is q ≤ ½: u − sin u = 2πq, Kepler's equation."""
     y = jnp.cbrt(12 * math.pi * q)
     u = jnp.zeros_like(y)
     for c in _KEPLER[::-1]:
@@ -174,8 +130,8 @@ def _(primals, tangents):
 
 
 @law
-def ppf(q: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Quantile function, the inverse of `cdf`; its gradient is 1/`pdf`, infinite at the ends. NaN unless 0 ≤ q ≤ 1.
+def ppf(q: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+    r"""Return the quantile function, the inverse of `cdf`; its gradient is 1/`pdf`, infinite at the ends. NaN unless 0 ≤ q ≤ 1.
 
     Args:
         q: lower tail probability.
@@ -188,8 +144,8 @@ def ppf(q: Float[Array, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Flo
 
 
 @law
-def moment(k: int, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    r"""Moment :math:`\int x^k\mu(\mathrm dx) = \sigma^kC_{k/2}` with Catalan's :math:`C_j = \binom{2j}j/(j+1)`; 0 for odd k.
+def moment(k: int, *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
+    r"""Return :math:`\int x^k\mu(\mathrm dx) = \sigma^kC_{k/2}` with Catalan's :math:`C_j = \binom{2j}j/(j+1)`; 0 for odd k.
 
     Args:
         k: whole number from 0 to 500.
@@ -203,8 +159,11 @@ def moment(k: int, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, "..
 
 
 @law
-def stieltjes(z: Num[ArrayLike, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
-    r"""Stieltjes transform :math:`m(z) = \int\mu(\mathrm d\lambda)/(z-\lambda) = 2/(z+\sqrt{z-2\sigma}\sqrt{z+2\sigma})`.
+def stieltjes(z: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
+    r"""Return the Stieltjes transform.
+
+    .. math::
+        m(z) = \int\frac{\mu(\mathrm d\lambda)}{z-\lambda} = \frac2{z+\sqrt{z-2\sigma}\sqrt{z+2\sigma}}
 
     This branch of the root is that of :math:`m\sim1/z`, and nothing cancels, however large z is. On the support a complex z
     of imaginary part 0 gives the limit from above, a real z gives NaN.
@@ -227,8 +186,8 @@ def stieltjes(z: Num[ArrayLike, "..."], sigma: Float[Array, "..."] | float = 1.0
 
 
 @law
-def inverse_stieltjes(m: Num[ArrayLike, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
-    r"""The z at which `stieltjes` is m, :math:`z = 1/m + \sigma^2m`.
+def inverse_stieltjes(m: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
+    r"""Return the z at which `stieltjes` is m, :math:`z = 1/m + \sigma^2m`.
 
     Inverse on the image of the transform, :math:`|m| \le 1/\sigma` for real m. At :math:`m = 1/\theta` it is the outlier of a
     spike of strength θ > σ.
@@ -245,8 +204,8 @@ def inverse_stieltjes(m: Num[ArrayLike, "..."], sigma: Float[Array, "..."] | flo
 
 
 @law
-def r_transform(m: Num[ArrayLike, "..."], sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
-    r"""Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2m`, which free addition adds up.
+def r_transform(m: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
+    r"""Return Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2m`, which free addition adds up.
 
     Args:
         m: real or complex.

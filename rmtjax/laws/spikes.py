@@ -24,6 +24,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rmtjax._checks import one_of
 from rmtjax._errors import InputError
 from rmtjax._precision import float64
 
@@ -35,20 +36,14 @@ __all__ = [
     "covariance_variance",
     "iid_eigenvalue_outlier",
     "rectangular_outlier",
-    "rectangular_overlap_left",
-    "rectangular_overlap_right",
+    "rectangular_overlap",
     "rectangular_strength",
     "rectangular_threshold",
     "rectangular_variance",
-    "spectral_measure_atom",
-    "spectral_measure_cdf",
-    "spectral_measure_pdf",
-    "spectral_measure_stieltjes",
     "update_strengths",
     "wigner_outlier",
     "wigner_overlap",
     "wigner_strength",
-    "wigner_threshold",
     "wigner_variance",
 ]
 
@@ -56,20 +51,14 @@ _Array = Float[Array, "..."]
 
 
 def _excess(value, edge):
-    """How far a value is above an edge; 0 where only rounding keeps it below, NaN where it is below."""
+    """Return how far a value is above an edge; 0 where only rounding keeps it below, NaN where it is below."""
     excess = value - edge
     return jnp.where(excess < -8 * jnp.finfo(jnp.float64).eps * edge, jnp.nan, jnp.maximum(excess, 0.0))
 
 
 @float64
-def wigner_threshold(sigma=1.0) -> _Array:
-    r"""The strength σ above which a symmetric spike has an outlier."""
-    return sigma
-
-
-@float64
-def wigner_outlier(theta, sigma=1.0) -> _Array:
-    r"""The largest eigenvalue :math:`\theta + \sigma^2/\theta` for θ > σ, else the edge 2σ.
+def wigner_outlier(theta: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the largest eigenvalue :math:`\theta + \sigma^2/\theta` for θ > σ, else the edge 2σ.
 
     Args:
         theta: strength θ > 0.
@@ -77,14 +66,18 @@ def wigner_outlier(theta, sigma=1.0) -> _Array:
 
     Source:
         *Intruder Dimensions*, §IV-B; Péché 2006.
+
+    Examples:
+        >>> float(wigner_outlier(2.0))
+        2.5
     """
     strong = jnp.maximum(theta, sigma)
     return strong + sigma**2 / strong
 
 
 @float64
-def wigner_overlap(theta, sigma=1.0) -> _Array:
-    r"""The squared overlap :math:`1 - \sigma^2/\theta^2` of the top eigenvector with the spike; 0 below the threshold.
+def wigner_overlap(theta: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the squared overlap :math:`1 - \sigma^2/\theta^2` of the top eigenvector with the spike; 0 below the threshold.
 
     Args:
         theta: strength θ > 0.
@@ -94,8 +87,8 @@ def wigner_overlap(theta, sigma=1.0) -> _Array:
 
 
 @float64
-def wigner_variance(theta, beta=1.0, sigma=1.0) -> _Array:
-    r"""The limit :math:`\frac2\beta\sigma^2(1 - \sigma^2/\theta^2)` of N times the outlier's variance; NaN at and below σ.
+def wigner_variance(theta: _Array, *, sigma: _Array | float = 1.0, beta: _Array | float = 1.0) -> _Array:
+    r"""Return the limit :math:`\frac2\beta\sigma^2(1 - \sigma^2/\theta^2)` of N times the outlier's variance; NaN at and below σ.
 
     For Gaussian W, or a spike spread over many coordinates. At the threshold the fluctuation changes to the larger scale
     :math:`N^{-2/3}` of Tracy and Widom.
@@ -109,15 +102,15 @@ def wigner_variance(theta, beta=1.0, sigma=1.0) -> _Array:
 
 
 @float64
-def wigner_strength(outlier, sigma=1.0) -> _Array:
-    r"""The strength θ > σ that an outlier :math:`\lambda > 2\sigma` shows: the inverse of `wigner_outlier`; NaN below 2σ."""
+def wigner_strength(outlier: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the strength θ > σ that an outlier :math:`\lambda` shows: the inverse of `wigner_outlier`; NaN below 2σ."""
     excess = _excess(outlier, 2 * sigma)
     return outlier / 2 + jnp.sqrt(excess) * jnp.sqrt(excess + 4 * sigma) / 2
 
 
 @float64
-def rectangular_threshold(c, sigma=1.0) -> _Array:
-    r"""The strength :math:`\sigma c^{1/4}` above which a spike of a rectangular matrix has an outlier.
+def rectangular_threshold(c: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the strength :math:`\sigma c^{1/4}` above which a spike of a rectangular matrix has an outlier.
 
     Args:
         c: aspect ratio n/m of rows to columns.
@@ -127,8 +120,8 @@ def rectangular_threshold(c, sigma=1.0) -> _Array:
 
 
 @float64
-def rectangular_outlier(theta, c, sigma=1.0) -> _Array:
-    r"""The largest singular value :math:`\sqrt{(\sigma^2+\theta^2)(c\sigma^2+\theta^2)}/\theta` above the threshold.
+def rectangular_outlier(theta: _Array, c: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the largest singular value :math:`\sqrt{(\sigma^2+\theta^2)(c\sigma^2+\theta^2)}/\theta` above the threshold.
 
     Else the edge :math:`\sigma(1+\sqrt c)`. For c = 1 it is :math:`\theta + \sigma^2/\theta`.
 
@@ -144,39 +137,38 @@ def rectangular_outlier(theta, c, sigma=1.0) -> _Array:
 
 
 def _above(theta, c):
-    """θ² and θ⁴ − c in factors, which rounding cannot make negative, from the threshold on."""
+    """Return θ² and θ⁴ − c in factors, which rounding cannot make negative, from the threshold on."""
     root = c**0.25
     theta = jnp.maximum(theta, root)
     return theta**2, (theta - root) * (theta + root) * (theta**2 + root**2)
 
 
-@float64
-def rectangular_overlap_left(theta, c, sigma=1.0) -> _Array:
-    r""":math:`|\langle u,\hat u\rangle|^2 \to 1 - \frac{c(1+\theta^2)}{\theta^2(\theta^2+c)}`, σ = 1; 0 below the threshold.
+@float64(keep=("side",))
+def rectangular_overlap(theta: _Array, c: _Array, *, side: str = "left", sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the squared overlap of the top singular vector of one side with the spike's; 0 below the threshold.
+
+    .. math::
+        |\langle u,\hat u\rangle|^2 \to 1 - \frac{c(1+\theta^2)}{\theta^2(\theta^2+c)}, \qquad
+        |\langle v,\hat v\rangle|^2 \to 1 - \frac{c+\theta^2}{\theta^2(\theta^2+1)}, \qquad \sigma = 1 .
 
     Args:
         theta: strength θ > 0.
         c, sigma: as in `rectangular_threshold`.
+        side: "left" for u or "right" for v.
+
+    Raises:
+        InputError: for another side.
     """
+    one_of("side", side, ("left", "right"))
     t2, above = _above(theta / sigma, c)
-    return jnp.where(theta > sigma * c**0.25, above / (t2 * (t2 + c)), 0.0)
+    return jnp.where(theta > sigma * c**0.25, above / (t2 * (t2 + (c if side == "left" else 1))), 0.0)
 
 
 @float64
-def rectangular_overlap_right(theta, c, sigma=1.0) -> _Array:
-    r""":math:`|\langle v,\hat v\rangle|^2 \to 1 - \frac{c+\theta^2}{\theta^2(\theta^2+1)}`, σ = 1; 0 below the threshold.
-
-    Args:
-        theta: strength θ > 0.
-        c, sigma: as in `rectangular_threshold`.
-    """
-    t2, above = _above(theta / sigma, c)
-    return jnp.where(theta > sigma * c**0.25, above / (t2 * (t2 + 1)), 0.0)
-
-
-@float64
-def rectangular_variance(theta, c, beta=1.0, sigma=1.0) -> _Array:
-    r"""The limit of m times the variance of the outlying singular value :math:`\lambda`; NaN at and below the threshold.
+def rectangular_variance(
+    theta: _Array, c: _Array, *, sigma: _Array | float = 1.0, beta: _Array | float = 1.0
+) -> _Array:
+    r"""Return the limit of m times the variance of the outlying singular value :math:`\lambda`; NaN at and below the threshold.
 
     .. math::
         \frac{\sigma^2}\beta\Big(1 - \frac{c}{\theta^4}\Big)\frac{\theta^2 + \frac{1+c}2}{\lambda^2}, \qquad
@@ -195,8 +187,8 @@ def rectangular_variance(theta, c, beta=1.0, sigma=1.0) -> _Array:
 
 
 @float64
-def rectangular_strength(outlier, c, sigma=1.0) -> _Array:
-    r"""The strength θ that an outlying singular value shows, the inverse of `rectangular_outlier`; NaN below the edge.
+def rectangular_strength(outlier: _Array, c: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the strength θ that an outlying singular value shows, the inverse of `rectangular_outlier`; NaN below the edge.
 
     :math:`\theta^2 = \frac12\big(q + \sqrt{q^2 - 4c}\big)`, :math:`q = \lambda^2 - 1 - c`, in units of σ.
     """
@@ -208,8 +200,8 @@ def rectangular_strength(outlier, c, sigma=1.0) -> _Array:
 
 
 @float64
-def covariance_threshold(c, sigma=1.0) -> _Array:
-    r"""The population eigenvalue :math:`\sigma^2(1+\sqrt c)` above which the sample covariance has an outlier.
+def covariance_threshold(c: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the population eigenvalue :math:`\sigma^2(1+\sqrt c)` above which the sample covariance has an outlier.
 
     Args:
         c: dimension over samples, p/n.
@@ -219,8 +211,8 @@ def covariance_threshold(c, sigma=1.0) -> _Array:
 
 
 @float64
-def covariance_outlier(ell, c, sigma=1.0) -> _Array:
-    r"""The largest eigenvalue :math:`\ell\big(1 + \frac{c\sigma^2}{\ell-\sigma^2}\big)` above the threshold.
+def covariance_outlier(ell: _Array, c: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the largest eigenvalue :math:`\ell\big(1 + \frac{c\sigma^2}{\ell-\sigma^2}\big)` above the threshold.
 
     Else the edge :math:`\sigma^2(1+\sqrt c)^2`.
 
@@ -236,8 +228,8 @@ def covariance_outlier(ell, c, sigma=1.0) -> _Array:
 
 
 @float64
-def covariance_overlap(ell, c, sigma=1.0) -> _Array:
-    r"""The squared overlap :math:`\big(1 - \frac c{(\ell-1)^2}\big)/\big(1 + \frac c{\ell-1}\big)`, σ = 1.
+def covariance_overlap(ell: _Array, c: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the squared overlap :math:`\big(1 - \frac c{(\ell-1)^2}\big)/\big(1 + \frac c{\ell-1}\big)`, σ = 1.
 
     0 below the threshold.
 
@@ -254,8 +246,8 @@ def covariance_overlap(ell, c, sigma=1.0) -> _Array:
 
 
 @float64
-def covariance_variance(ell, c, beta=1.0, sigma=1.0) -> _Array:
-    r"""The limit :math:`\frac2\beta\ell^2\big(1 - \frac c{(\ell-1)^2}\big)` of n times the outlier's variance, σ = 1.
+def covariance_variance(ell: _Array, c: _Array, *, sigma: _Array | float = 1.0, beta: _Array | float = 1.0) -> _Array:
+    r"""Return the limit :math:`\frac2\beta\ell^2\big(1 - \frac c{(\ell-1)^2}\big)` of n times the outlier's variance, σ = 1.
 
     NaN at and below the threshold.
 
@@ -274,16 +266,16 @@ def covariance_variance(ell, c, beta=1.0, sigma=1.0) -> _Array:
 
 
 @float64
-def covariance_strength(outlier, c, sigma=1.0) -> _Array:
-    r"""The population eigenvalue ℓ that an outlier shows, the inverse of `covariance_outlier`; NaN below the edge."""
+def covariance_strength(outlier: _Array, c: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the population eigenvalue ℓ that an outlier shows, the inverse of `covariance_outlier`; NaN below the edge."""
     root = jnp.sqrt(c)
     excess = _excess(outlier / sigma**2, (1 + root) ** 2)  # q − 2√c
     return sigma**2 * (1 + root + (excess + jnp.sqrt(excess) * jnp.sqrt(excess + 4 * root)) / 2)
 
 
 @float64
-def iid_eigenvalue_outlier(theta, cosine, sigma=1.0) -> _Array:
-    r"""Modulus of the outlying eigenvalue :math:`\theta v^\top u` of a square i.i.d. matrix plus :math:`\theta uv^\top`.
+def iid_eigenvalue_outlier(theta: _Array, cosine: _Array, *, sigma: _Array | float = 1.0) -> _Array:
+    r"""Return the modulus of the outlying eigenvalue :math:`\theta v^\top u` of a square i.i.d. W plus :math:`\theta uv^\top`.
 
     Else the radius σ of the circular law. There is no shift, unlike for singular values.
 
@@ -302,7 +294,7 @@ def iid_eigenvalue_outlier(theta, cosine, sigma=1.0) -> _Array:
 def update_strengths(
     theta: Float[Array, "r"], left: Float[Array, "n k"], right: Float[Array, "m l"] | None = None
 ) -> Float[Array, "r"]:
-    r"""The strengths with which an update of rank r acts, whatever its directions are, in descending order.
+    r"""Return the strengths with which an update of rank r acts, whatever its directions are, in descending order.
 
     The singular values of :math:`\sum_k\theta_ku_kv_k^\top`, to which the laws of the rectangular matrix apply one by one;
     without `right` the eigenvalues of :math:`\sum_k\theta_ku_ku_k^\top`, for those of the symmetric one. For orthonormal
@@ -326,87 +318,3 @@ def update_strengths(
     if right is None:
         return jnp.linalg.eigvalsh(first @ jnp.linalg.qr(left, "r").T)[::-1]
     return jnp.linalg.svd(first @ jnp.linalg.qr(right, "r").T, full_matrices=False, compute_uv=False)
-
-
-@float64
-def spectral_measure_atom(theta) -> _Array:
-    r"""The mass :math:`1 - 1/\theta^2` of the spectral measure at :math:`\theta + 1/\theta`; 0 for :math:`|\theta| \le 1`.
-
-    Source:
-        *Intruder Dimensions*, eq. (1), whose condition :math:`|\theta| \ge \sqrt{\lambda_+}` is corrected; Noiry 2020.
-    """
-    return jnp.where(jnp.abs(theta) > 1, 1 - 1 / jnp.maximum(jnp.abs(theta), 1.0) ** 2, 0.0)
-
-
-@float64
-def spectral_measure_pdf(x, theta) -> _Array:
-    r"""Density of the spectral measure of :math:`W + \theta uu^\top` at u inside the bulk, :math:`|x| < 2`.
-
-    .. math::
-        \frac{\sqrt{4-x^2}}{2\pi(\theta^2+1-\theta x)}
-
-    Args:
-        x: where.
-        theta: strength, of either sign.
-
-    Source:
-        *Intruder Dimensions*, eq. (1).
-    """
-    inside = jnp.abs(x) < 2
-    y = jnp.where(inside, x, 0.0)
-    # θ² + 1 − θx vanishes only at the edge for |θ| = 1, where the density diverges like a square root's inverse.
-    return jnp.where(inside, jnp.sqrt((2 - y) * (2 + y)) / (2 * jnp.pi * (theta**2 + 1 - theta * y)), 0.0)
-
-
-@float64
-def spectral_measure_cdf(x, theta) -> _Array:
-    r"""Distribution function of the spectral measure of :math:`W + \theta uu^\top` at u, the atom included.
-
-    With :math:`x = 2\cos\varphi` and t whichever of θ and 1/θ is at most 1 in modulus, the mass in (x, 2) is
-
-    .. math::
-        \frac{\min(1, \theta^{-2})}\pi\Big[\varphi + L - \frac{L - t\sin\varphi}{t^2}\Big], \qquad
-        L = \arctan\frac{t\sin\varphi}{1 - t\cos\varphi} = \sum_{k\ge1}\frac{t^k\sin k\varphi}k .
-
-    Args:
-        x: where.
-        theta: strength, of either sign.
-
-    Source:
-        The integral of *Intruder Dimensions*, eq. (1); ours.
-    """
-    strong = jnp.abs(theta) > 1
-    t = jnp.where(strong, 1 / jnp.where(strong, theta, 1.0), theta)
-    phi = jnp.arccos(jnp.clip(x / 2, -1.0, 1.0))
-    small = jnp.abs(t) < 0.05
-    whole = jnp.where(small, 0.5, t)
-    series = jnp.arctan2(whole * jnp.sin(phi), 1 - whole * jnp.cos(phi))
-    terms = [jnp.sin(k * phi) / k for k in range(1, 13)]
-    head = sum(t**k * term for k, term in enumerate(terms, 1))
-    first = jnp.where(small, head, series)
-    second = jnp.where(
-        small,
-        sum(t**k * term for k, term in enumerate(terms[1:])),
-        (series - whole * jnp.sin(phi)) / whole**2,
-    )
-    above = jnp.where(strong, t**2, 1.0) / jnp.pi * (phi + first - second)
-    atom = jnp.where(strong, 1 - t**2, 0.0)
-    at = jnp.where(strong, theta + t, 0.0)
-    return (1 - atom - above) + jnp.where(strong & (x >= at), atom, 0.0)
-
-
-@float64
-def spectral_measure_stieltjes(x, y, theta) -> tuple[_Array, _Array]:
-    r"""Real and imaginary part of :math:`\int\frac{\mu_\theta(\mathrm d\lambda)}{z-\lambda} = \frac1{z-\theta-m(z)}`.
-
-    m is the semicircle's transform, :math:`1/m = z - m`, and :math:`z = x + \mathrm iy`.
-
-    Args:
-        x: real part of z.
-        y: imaginary part, > 0.
-        theta: strength, of either sign.
-    """
-    z = x + 1j * y
-    m = 2 / (z * (1 + jnp.sqrt(1 - 4 / z**2)))
-    transform = 1 / (z - theta - m)
-    return transform.real, transform.imag

@@ -26,8 +26,10 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+from rmtjax._checks import finite, is_traced
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
+from rmtjax.linalg.roots import bisect
 
 __all__ = [
     "Update",
@@ -39,16 +41,12 @@ __all__ = [
 ]
 
 
-def _known(*arrays: Any) -> bool:
-    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
-
-
 def _double(name: str, x: Any) -> Array:
-    """As float64 or complex128, inside `jax.enable_x64(True)`."""
-    if _known(x):
-        x = np.asarray(x)  # on the host, where `jax_debug_nans` does not look
-        if x.dtype.kind in "fc" and not np.all(np.isfinite(x)):
-            raise InputError(f"{name} has an entry {shown(x[~np.isfinite(x)][0])}: all must be finite")
+    """Return an array as float64 or complex128, inside `jax.enable_x64(True)`."""
+    if not is_traced(x):
+        x = np.asarray(x)
+        if x.dtype.kind in "fc":
+            finite(name, x)
     return jnp.asarray(x, jnp.complex128 if jnp.iscomplexobj(x) else jnp.float64)
 
 
@@ -59,7 +57,7 @@ def _square(name: str, a: Array) -> int:
 
 
 def _columns(name: str, x: Array, n: int) -> Array:
-    """Directions as columns; a vector is one."""
+    """Return directions as columns; a vector is one."""
     x = x[:, None] if x.ndim == 1 else x
     if x.ndim != 2 or x.shape[0] != n:
         raise InputError(f"{name} has shape {x.shape}: must be ({n},) or ({n}, r)")
@@ -77,7 +75,7 @@ def _update(n: int, U: Any, theta: Any, V: Any) -> tuple[Array, Array, Array]:
 
 
 def resolvent(W: Num[ArrayLike, "..."], z: Num[ArrayLike, "..."]) -> Num[Array, "..."]:
-    r"""The resolvent :math:`G(z) = (zI - W)^{-1}`, in double precision.
+    r"""Return the resolvent :math:`G(z) = (zI - W)^{-1}`, in double precision.
 
     Args:
         W: shape (..., N, N).
@@ -98,7 +96,7 @@ def resolvent(W: Num[ArrayLike, "..."], z: Num[ArrayLike, "..."]) -> Num[Array, 
 def woodbury_resolvent(
     G: Num[ArrayLike, "..."], U: Num[ArrayLike, "..."], theta: Num[ArrayLike, "..."], V: Num[ArrayLike, "..."]
 ) -> Num[Array, "..."]:
-    r"""The resolvent of :math:`W + U\,\mathrm{diag}(\theta)V^\top` from that of W, in double precision.
+    r"""Return the resolvent of :math:`W + U\,\mathrm{diag}(\theta)V^\top` from that of W, in double precision.
 
     .. math::
         G + GU\Theta(I - V^\top GU\Theta)^{-1}V^\top G = G + GU(\Theta^{-1} - V^\top GU)^{-1}V^\top G ,
@@ -128,7 +126,7 @@ def secular_matrix(
     V: Num[ArrayLike, "..."],
     z: Num[ArrayLike, "..."] | None = None,
 ) -> Num[Array, "..."]:
-    r"""The r×r matrix :math:`I - \Theta V^\top G(z)U`, singular where the update has an eigenvalue that W has not.
+    r"""Return the r×r matrix :math:`I - \Theta V^\top G(z)U`, singular where the update has an eigenvalue that W has not.
 
     Its determinant is :math:`\det(z - W - U\Theta V^\top)/\det(z - W)`.
 
@@ -183,7 +181,7 @@ class Update(NamedTuple):
 
 
 def _secular(gap, weight):
-    """1 + Σ w/gap and its derivative in a common shift of the gaps, (roots, N) -> (roots,). A gap of 0 is left out."""
+    """Return 1 + Σ w/gap and its derivative in a common shift of the gaps, (roots, N) -> (roots,). A gap of 0 is left out."""
     pole = gap == 0
     safe = jnp.where(pole, 1.0, gap)
     term = jnp.where(pole, 0.0, weight / safe)
@@ -191,7 +189,7 @@ def _secular(gap, weight):
 
 
 def _roots_above(d, weight):
-    r"""Eigenvalues of :math:`\mathrm{diag}(d) + uu^\top`, d ascending, as an entry of d and what is added to it.
+    r"""Return eigenvalues of :math:`\mathrm{diag}(d) + uu^\top`, d ascending, as an entry of d and what is added to it.
 
     Root k lies in :math:`[d_k, d_{k+1}]`, the last one up to :math:`d_N + \|u\|^2`. Inside, as many eigenvalues as k, and one
     more if :math:`1 + \sum_ju_j^2/(d_j - \lambda) > 0`, are below λ (Sylvester). So bisection holds for vanishing entries of u
@@ -216,21 +214,18 @@ def _roots_above(d, weight):
     def as_float(key):
         return lax.bitcast_convert_type(key, jnp.float64)
 
-    def halve(_, ends):
-        low, high = ends
-        middle = low + (high - low) // 2
-        positive = _secular(delta - (sign * as_float(middle))[:, None], weight)[0] > 0
-        nearer = positive == left
-        return jnp.where(nearer, low, middle), jnp.where(nearer, middle, high)
+    def is_below(key):
+        positive = _secular(delta - (sign * as_float(key))[:, None], weight)[0] > 0
+        return positive != left
 
-    ends = jnp.zeros(n, jnp.int64), lax.bitcast_convert_type(limit, jnp.int64) + 1
-    _, high = lax.fori_loop(0, 63, halve, ends)
+    largest = lax.bitcast_convert_type(limit, jnp.int64) + 1
+    _, high = bisect(is_below, jnp.zeros(n, jnp.int64), largest, 63, lambda low, high: low + (high - low) // 2)
     # Where nothing keeps the root off the pole, the least of the floats is what is left.
     return origin, sign * jnp.where(high <= 1, 0.0, jnp.minimum(as_float(high), limit))
 
 
 def _rank_one(d, u, theta) -> tuple[Array, Array, Array]:
-    """New eigenvalues λ, their shifts from d and the gaps d_j − λ_k (k, j), differentiable."""
+    """Return new eigenvalues λ, their shifts from d and the gaps d_j − λ_k (k, j), differentiable."""
     down = theta < 0  # −(−D + |θ|uuᵀ), turned round
     e = jnp.where(down, -d[::-1], d)
     weight = jnp.abs(theta) * jnp.where(down, u[::-1], u) ** 2
@@ -249,7 +244,7 @@ def _rank_one(d, u, theta) -> tuple[Array, Array, Array]:
 
 
 def _vectors(u, gap) -> Array:
-    """Eigenvectors as columns: u_j/(d_j − λ_k), and a unit vector where the root is on a pole."""
+    """Return eigenvectors as columns: u_j/(d_j − λ_k), and a unit vector where the root is on a pole."""
     pole = gap == 0
     raw = jnp.where(pole, 0.0, u / jnp.where(pole, 1.0, gap))
     top = lax.stop_gradient(jnp.max(jnp.abs(raw), 1, keepdims=True))
@@ -284,10 +279,8 @@ def _diagonal_update(values: Array, U: Array, theta: Array, distinct: bool) -> t
     if theta.shape != U.shape[1:] or theta.size == 0:
         raise InputError(f"theta has shape {theta.shape}: must be {U.shape[1:]}, one for each column of U")
     for name, x in (("values", values), ("U", U), ("theta", theta)):
-        if _known(x) and not np.all(np.isfinite(x)):
-            bad = np.asarray(x)[~np.isfinite(x)]
-            raise InputError(f"{name} has an entry {shown(float(bad[0]))}: all must be finite")
-    if _known(values):
+        finite(name, x)
+    if not is_traced(values):
         steps = np.diff(np.asarray(values))
         if np.any(steps < 0):
             raise InputError(f"values = {shown(np.asarray(values))}: must ascend")
@@ -300,7 +293,7 @@ def _diagonal_update(values: Array, U: Array, theta: Array, distinct: bool) -> t
 def update_eigenvalues(
     values: Float[Array, "N"], U: Float[Array, "..."], theta: Float[Array, "..."]
 ) -> Float[Array, "N"]:
-    r"""All eigenvalues of :math:`\mathrm{diag}(d) + \sum_k\theta_ku_ku_k^\top`, ascending.
+    r"""Return all eigenvalues of :math:`\mathrm{diag}(d) + \sum_k\theta_ku_ku_k^\top`, ascending.
 
     Of :math:`W + \sum_k\theta_ku_ku_k^\top` with :math:`W = V\,\mathrm{diag}(d)V^\top` the directions are :math:`V^\top u_k`. One
     update after the other, each from its secular equation, at a cost of :math:`63N^2` divisions. Differentiable.
@@ -313,13 +306,17 @@ def update_eigenvalues(
     Raises:
         InputError: for shapes that do not fit, entries that are not finite, values that do not ascend, or equal values with
             more than one direction.
+
+    Examples:
+        >>> [round(float(x), 6) for x in update_eigenvalues([0.0, 0.0], [0.6, 0.8], 3.0)]
+        [0.0, 3.0]
     """
     return _updated(*_diagonal_update(values, U, theta, False), False)[0]
 
 
 @float64
 def update_eigh(values: Float[Array, "N"], U: Float[Array, "..."], theta: Float[Array, "..."]) -> Update:
-    r"""Eigenvalues and eigenvectors of :math:`\mathrm{diag}(d) + \sum_k\theta_ku_ku_k^\top`.
+    r"""Return eigenvalues and eigenvectors of :math:`\mathrm{diag}(d) + \sum_k\theta_ku_ku_k^\top`.
 
     The eigenvector of λ after one update is :math:`u_j/(d_j - \lambda)` over its norm, whose denominators are known to full
     relative accuracy. See `update_eigenvalues`.

@@ -13,7 +13,7 @@ _LEAF = 256
 
 
 def gram_lower(x: Float[Array, "m n"]) -> Float[Array, "m m"]:
-    """The lower triangle of X Xᵀ by halving; above the diagonal leaves it is 0. Little more than half a full product."""
+    """Return the lower triangle of X Xᵀ by halving; above the diagonal leaves it is 0. Little more than half a full product."""
     m = x.shape[0]
     if m <= _LEAF:
         return x @ x.T
@@ -23,7 +23,7 @@ def gram_lower(x: Float[Array, "m n"]) -> Float[Array, "m m"]:
 
 
 def ridge_solve(x: Float[Array, "p n"], gamma: Float[Array, ""], b: Float[Array, "p k"]) -> Float[Array, "p k"]:
-    r""":math:`(\frac1n XX^\top + \gamma I)^{-1}B`, by one Cholesky factorisation of order min(p, n).
+    r"""Return :math:`(\frac1n XX^\top + \gamma I)^{-1}B`, by one Cholesky factorisation of order min(p, n).
 
     For p > n the identity :math:`\gamma(\frac1nXX^\top+\gamma)^{-1} = I - \frac1nX(\frac1nX^\top X+\gamma)^{-1}X^\top` moves
     the work to the other side.

@@ -14,29 +14,25 @@ Matrix = tuple[tuple[jax.Array, ...], ...]
 
 
 def from_array(a: jax.Array) -> Matrix:
-    """Rows of scalars from an array of shape (r, c)."""
+    """Return rows of scalars from an array of shape (r, c)."""
     return tuple(tuple(a[i, j] for j in range(a.shape[1])) for i in range(a.shape[0]))
 
 
-def to_array(a: Matrix) -> jax.Array:
-    """The array of shape (r, c) with the given rows of scalars."""
-    return jnp.stack([jnp.stack(row) for row in a])
-
-
 def scaled_identity(r: int, value: jax.Array) -> Matrix:
-    """`value` times the r×r identity."""
+    """Return `value` times the r×r identity."""
     zero = jnp.zeros_like(value)
     return tuple(tuple(value if i == j else zero for j in range(r)) for i in range(r))
 
 
 def quadratic(a: Matrix, x, y) -> jax.Array:
-    """The bilinear form xᵀ A y, `x` and `y` sequences of scalars."""
+    """Return the bilinear form xᵀ A y, `x` and `y` sequences of scalars."""
     return sum(xi * sum(aij * yj for aij, yj in zip(row, y, strict=True)) for row, xi in zip(a, x, strict=True))
 
 
 def cholesky(a: Matrix) -> Matrix:
-    """Lower-triangular C with C Cᵀ = A (entries above the diagonal left out). A pivot that is not positive gives a zero
-    column, so that a positive *semi*-definite matrix has a factor too.
+    """Return the lower-triangular C with C Cᵀ = A, without the entries above the diagonal.
+
+    A pivot that is not positive gives a zero column, so that a positive *semi*-definite matrix has a factor too.
     """
     c: list[list[jax.Array]] = []
     for i, row in enumerate(a):
@@ -53,7 +49,7 @@ def cholesky(a: Matrix) -> Matrix:
 
 
 def solve_lower(c: Matrix, b: Matrix) -> Matrix:
-    """C⁻¹ B by forward substitution, `c` as `cholesky` returns it."""
+    """Return C⁻¹ B by forward substitution, `c` as `cholesky` returns it."""
     x: list[list[jax.Array]] = []
     for i, row in enumerate(c):
         x.append([(bij - sum(row[k] * x[k][j] for k in range(i))) * row[i + 1] for j, bij in enumerate(b[i])])
@@ -61,14 +57,14 @@ def solve_lower(c: Matrix, b: Matrix) -> Matrix:
 
 
 def gram(a: Matrix) -> Matrix:
-    """AᵀA, each entry computed once."""
+    """Return AᵀA, each entry computed once."""
     n = len(a[0])
     upper = {(i, j): sum(row[i] * row[j] for row in a) for i in range(n) for j in range(i, n)}
     return tuple(tuple(upper[min(i, j), max(i, j)] for j in range(n)) for i in range(n))
 
 
 def congruence(h: Matrix, r: Matrix) -> Matrix:
-    """Rᵀ H R for a symmetric H and an upper-triangular R, entries known to be zero skipped."""
+    """Return Rᵀ H R for a symmetric H and an upper-triangular R, entries known to be zero skipped."""
     n = len(h)
     hr = [[sum(h[i][k] * r[k][j] for k in range(j + 1)) for j in range(n)] for i in range(n)]
     upper = {(i, j): sum(r[k][i] * hr[k][j] for k in range(i + 1)) for i in range(n) for j in range(i, n)}
@@ -76,7 +72,7 @@ def congruence(h: Matrix, r: Matrix) -> Matrix:
 
 
 def inverse(a: Matrix) -> Matrix:
-    """A⁻¹ of a symmetric positive definite A, as C⁻ᵀC⁻¹."""
+    """Return A⁻¹ of a symmetric positive definite A, as C⁻ᵀC⁻¹."""
     r = len(a)
     one, zero = jnp.ones_like(a[0][0]), jnp.zeros_like(a[0][0])
     identity = tuple(tuple(one if i == j else zero for j in range(r)) for i in range(r))

@@ -31,6 +31,7 @@ from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
+from rmtjax._checks import finite, is_traced, whole
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
 
@@ -55,10 +56,6 @@ _TINY, _SMALL = 2.0**-1000, 2.0**-900
 _SIGN = np.int64(2**63 - 1)
 
 
-def _known(*arrays: Any) -> bool:
-    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
-
-
 def _checked(diagonal: Array, off_diagonal: Array) -> None:
     n = diagonal.shape[-1] if diagonal.ndim else 0
     if n < 1:
@@ -67,10 +64,8 @@ def _checked(diagonal: Array, off_diagonal: Array) -> None:
         raise InputError(
             f"off_diagonal has shape {off_diagonal.shape}: must be (..., {n - 1}), one less than diagonal's"
         )
-    for name, a in (("diagonal", diagonal), ("off_diagonal", off_diagonal)):
-        if _known(a) and not np.all(np.isfinite(a)):
-            bad = np.asarray(a)[~np.isfinite(a)]  # on the host, where `jax_debug_nans` does not look
-            raise InputError(f"{name} has an entry {shown(float(bad[0]))}: all must be finite")
+    finite("diagonal", diagonal)
+    finite("off_diagonal", off_diagonal)
 
 
 class _Prepared(NamedTuple):
@@ -103,7 +98,7 @@ def _flushed(x: Array) -> Array:
 
 
 def _counted(matrices: _Prepared, points: Float[Array, "B P"]) -> Int[Array, "B P"]:
-    """The number of negative pivots."""
+    """Return the number of negative pivots."""
     x = _flushed(jnp.clip(points * matrices.scale, -16, 16))
 
     def step(state, row):
@@ -130,7 +125,7 @@ def _counted(matrices: _Prepared, points: Float[Array, "B P"]) -> Int[Array, "B 
 
 @custom_vmap
 def _count(a: Float[Array, "B N"], b: Float[Array, "B N-1"], points: Float[Array, "B P"]) -> Int[Array, "B P"]:
-    """Counts of a batch of matrices, each at points of its own."""
+    """Return counts of a batch of matrices, each at points of its own."""
     return _counted(_prepare(a, b), points)
 
 
@@ -150,7 +145,7 @@ def _all_batched(size, batched, *arrays):
 
 
 def _of_batch(function, a: Array, b: Array, *more: Array) -> Array:
-    """``function(a (B, N), b (B, N-1), ...)`` on arrays whose leading axes broadcast."""
+    """Apply ``function(a (B, N), b (B, N-1), ...)`` to arrays whose leading axes broadcast."""
     batch = jnp.broadcast_shapes(*(v.shape[:-1] for v in (a, b, *more)))
     flat = (jnp.broadcast_to(v, (*batch, v.shape[-1])).reshape(int(np.prod(batch)), v.shape[-1]) for v in (a, b, *more))
     result = function(*flat)
@@ -158,7 +153,7 @@ def _of_batch(function, a: Array, b: Array, *more: Array) -> Array:
 
 
 def _checked_points(points: Array) -> None:
-    if _known(points) and np.any(np.isnan(points)):
+    if not is_traced(points) and np.any(np.isnan(points)):
         raise InputError("points has an entry nan: all must be numbers, infinite ones included")
 
 
@@ -178,7 +173,7 @@ def _histogram(diagonal: Array, off_diagonal: Array, edges: Array) -> Array:
 def count_below(
     diagonal: Float[Array, "... N"], off_diagonal: Float[Array, "... M"], points: Float[Array, "..."]
 ) -> Int[Array, "..."]:
-    r"""The number of eigenvalues of a symmetric tridiagonal matrix strictly below each point.
+    r"""Return the number of eigenvalues of a symmetric tridiagonal matrix strictly below each point.
 
     It costs one division for each row and point: about 0.7 ns on one core where there are a hundred points or a hundred
     matrices. It does not decrease with the point, and its derivative is 0.
@@ -194,6 +189,10 @@ def count_below(
 
     Raises:
         InputError: for shapes that do not fit, entries that are not finite or points that are NaN.
+
+    Examples:
+        >>> int(count_below([2.0, 2.0, 2.0], [1.0, 1.0], 2.5))  # of 2 − √2, 2 and 2 + √2
+        2
     """
     _checked(diagonal, off_diagonal)
     _checked_points(points)
@@ -203,7 +202,7 @@ def count_below(
 def _checked_edges(edges: Array) -> None:
     if edges.ndim == 0 or edges.shape[-1] < 2:
         raise InputError(f"edges has shape {edges.shape}: must be (..., bins + 1) with at least one bin")
-    if _known(edges) and not np.all(np.diff(edges) >= 0):
+    if not is_traced(edges) and not np.all(np.diff(edges) >= 0):
         raise InputError(f"edges = {shown(np.asarray(edges))}: must not decrease")
 
 
@@ -211,7 +210,7 @@ def _checked_edges(edges: Array) -> None:
 def histogram(
     diagonal: Float[Array, "... N"], off_diagonal: Float[Array, "... M"], edges: Float[Array, "... edges"]
 ) -> Int[Array, "..."]:
-    r"""How many eigenvalues of a symmetric tridiagonal matrix lie in each bin :math:`[e_k, e_{k+1})`, without computing any.
+    r"""Return the number of eigenvalues of a symmetric tridiagonal matrix in each bin :math:`[e_k, e_{k+1})`.
 
     Source: Albrecht, Chan and Edelman (2009), the difference of two Sturm counts.
 
@@ -229,7 +228,7 @@ def histogram(
 
 
 def _ordered(x: Float[Array, "..."]) -> Int[Array, "..."]:
-    """Whole numbers in the order of the floats: neighbours differ by one."""
+    """Return whole numbers in the order of the floats: neighbours differ by one."""
     bits = lax.bitcast_convert_type(x, jnp.int64)
     return bits ^ ((bits >> 63) & _SIGN)
 
@@ -239,7 +238,7 @@ def _unordered(key: Int[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _middle(low, high):
-    """Halfway between two whole numbers, rounded down, without overflow."""
+    """Return halfway between two whole numbers, rounded down, without overflow."""
     return (low & high) + ((low ^ high) >> 1)
 
 
@@ -247,7 +246,7 @@ def _middle(low, high):
 def _bisect(
     a: Float[Array, "B N"], b: Float[Array, "B N-1"], index: Int[Array, "B K"], tolerance: Float[Array, "B 1"]
 ) -> Float[Array, "B K"]:
-    """The least floats whose neighbours above have more than `index` eigenvalues below them.
+    """Return the least floats whose neighbours above have more than `index` eigenvalues below them.
 
     Halving the *list of floats* rather than an interval ends after 64 counts with two neighbours, wherever the eigenvalue.
     """
@@ -283,7 +282,7 @@ def _bisect_of_batches(size, batched, *arguments):
 
 
 def _vectors(a: Array, b: Array, values: Array) -> Array:
-    """Unit eigenvectors (B, K, N) by inverse iteration."""
+    """Return unit eigenvectors (B, K, N) by inverse iteration."""
     n = a.shape[1]
     if n == 1:
         return jnp.ones((*values.shape, 1))
@@ -321,7 +320,7 @@ def _positions(indices: Any, n: int) -> Array:
     indices = jnp.asarray(indices)
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise InputError(f"indices has dtype {indices.dtype}: must be whole numbers")
-    if _known(indices) and indices.size and not (np.min(indices) >= -n and np.max(indices) < n):
+    if not is_traced(indices) and indices.size and not (np.min(indices) >= -n and np.max(indices) < n):
         raise InputError(f"indices = {shown(np.asarray(indices))}: must be between {-n} and {n - 1} for {n} of them")
     return indices
 
@@ -334,7 +333,7 @@ def _eigenvalues(diagonal: Array, off_diagonal: Array, index: Array, tolerance: 
 
 
 def _width(tolerance: ArrayLike) -> Array:
-    if _known(tolerance) and not (jnp.ndim(tolerance) == 0 and tolerance >= 0):
+    if not is_traced(tolerance) and not (jnp.ndim(tolerance) == 0 and tolerance >= 0):
         raise InputError(f"tolerance = {shown(np.asarray(tolerance))}: must be one number ≥ 0")
     return jnp.asarray(tolerance, jnp.float64)
 
@@ -346,7 +345,7 @@ def eigenvalues(
     indices: Shaped[ArrayLike, "..."] | None = None,
     tolerance: Float[ArrayLike, ""] = 0.0,
 ) -> Float[Array, "..."]:
-    r"""Chosen eigenvalues of a symmetric tridiagonal matrix by bisection on the count.
+    r"""Return chosen eigenvalues of a symmetric tridiagonal matrix by bisection on the count.
 
     64 counts of all of them at once, each as accurate as the count: to a few roundings of the largest entry. Differentiable
     where the eigenvalue is simple, :math:`\mathrm d\lambda = v^\top\mathrm dT\,v`, v by inverse iteration.
@@ -369,9 +368,7 @@ def eigenvalues(
 
 
 def _how_many(count: int, n: int) -> Array:
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= n:
-        raise InputError(f"count = {shown(count)}: must be a whole number from 1 to {n}, known before compilation")
-    return jnp.arange(n - 1, n - 1 - int(count), -1)
+    return jnp.arange(n - 1, n - 1 - whole("count", count, 1, n), -1)
 
 
 @float64(keep=("count",))
@@ -381,7 +378,7 @@ def largest(
     count: int = 1,
     tolerance: Float[ArrayLike, ""] = 0.0,
 ) -> Float[Array, "..."]:
-    """The `count` largest eigenvalues of a symmetric tridiagonal matrix, in descending order; see `eigenvalues`.
+    """Return the `count` largest eigenvalues of a symmetric tridiagonal matrix, in descending order; see `eigenvalues`.
 
     Args:
         diagonal: shape (..., N).
@@ -397,7 +394,7 @@ def largest(
 
 
 def _golub_kahan(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array]:
-    """The tridiagonal matrix of order 2N with eigenvalues ±σ: diagonal 0, beside it the entries of B in turn."""
+    """Return the tridiagonal matrix of order 2N with eigenvalues ±σ: diagonal 0, beside it the entries of B in turn."""
     batch = jnp.broadcast_shapes(diagonal.shape[:-1], off_diagonal.shape[:-1])
     n = diagonal.shape[-1]
     a = jnp.broadcast_to(diagonal, (*batch, n))
@@ -430,7 +427,7 @@ def _singular_values(diagonal: Array, off_diagonal: Array, index: Array, toleran
 def singular_count_below(
     diagonal: Float[Array, "... N"], off_diagonal: Float[Array, "... M"], points: Float[Array, "..."]
 ) -> Int[Array, "..."]:
-    r"""The number of singular values of a bidiagonal matrix strictly below each point.
+    r"""Return the number of singular values of a bidiagonal matrix strictly below each point.
 
     Upper and lower bidiagonal matrices with the same entries have the same singular values. Entries below
     :math:`10^{-150}` of the largest count as 0; all others contribute to full relative accuracy.
@@ -452,7 +449,7 @@ def singular_count_below(
 def singular_histogram(
     diagonal: Float[Array, "... N"], off_diagonal: Float[Array, "... M"], edges: Float[Array, "... edges"]
 ) -> Int[Array, "..."]:
-    """How many singular values of a bidiagonal matrix lie in each bin, closed on the left; see `histogram`.
+    """Return how many singular values of a bidiagonal matrix lie in each bin, closed on the left; see `histogram`.
 
     Args:
         diagonal: shape (..., N).
@@ -474,7 +471,7 @@ def singular_values(
     indices: Shaped[ArrayLike, "..."] | None = None,
     tolerance: Float[ArrayLike, ""] = 0.0,
 ) -> Float[Array, "..."]:
-    """Chosen singular values of a bidiagonal matrix by bisection, each to full relative accuracy; see `eigenvalues`.
+    """Return chosen singular values of a bidiagonal matrix by bisection, each to full relative accuracy; see `eigenvalues`.
 
     Args:
         diagonal: shape (..., N).

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError, shown
 from rmtjax.laws import alpha_ftc
-from rmtjax.laws.alpha_ftc import Scalars, Source
+from rmtjax.laws.alpha_ftc import MarginMoments, SourceStatistics
 
 __all__ = [
     "TargetMoments",
@@ -232,7 +232,7 @@ def target_moments(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array,
     return _target_moments(X, y, _weights(W, X.shape[1]), _small_gram(X))
 
 
-def law_scalars(moments: TargetMoments, gamma: float) -> Scalars:
+def law_scalars(moments: TargetMoments, gamma: float) -> MarginMoments:
     r"""The five scalars of the law at the estimated moments, in units where the noise has variance 1.
 
     Dividing the data by σ turns γ into :math:`\gamma/\sigma^2`, :math:`\|\mu_\beta\|` and b into :math:`\|\mu_\beta\|/\sigma` and
@@ -246,7 +246,7 @@ def law_scalars(moments: TargetMoments, gamma: float) -> Scalars:
         α-LoRA, Theorem 4.2 and Appendix D, by `rmtjax.laws.alpha_ftc.scalars`.
     """
     sigma = np.sqrt(moments.noise)
-    source = Source(_regular(moments.gram), moments.alignment / sigma[..., None])
+    source = SourceStatistics(_regular(moments.gram), moments.alignment / sigma[..., None])
     # Without any signal the law's ratios are 0/0; a norm that cannot be told from 0 gives their limits.
     norm = np.maximum(np.sqrt(moments.mean_norm2) / sigma, 1e-12)
     return _scalars(gamma / moments.noise, moments.eta, norm, source)

@@ -26,7 +26,7 @@ from benchmarks._svd_table import svd_figure, svd_summary, svd_table
 from benchmarks._timing import ratio
 from benchmarks.svd import app
 from rmtjax import InputError
-from rmtjax.linalg import dense
+from rmtjax.linalg.svd import EIGH_ALGORITHMS
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +55,7 @@ def test_every_algorithm_is_timed_and_checked(result):
             "svd": {"library", "threads", "jacobi", "gram", "gram64", "polar"},
             "svdvals": {"library", "threads", "jacobi", "gram", "gram64"},
             "top": {"threads", "gram64", "randomized", "lanczos"},
-        }.get(what, set(dense.EIGH_ALGORITHMS))
+        }.get(what, set(EIGH_ALGORITHMS))
         assert names == {"auto", *wanted} == set(case["accuracy"])
         assert {"jax.numpy", "numpy", "scipy"} <= set(case["over_auto"])
         for one in case["times"].values():
@@ -211,7 +211,7 @@ import jax
 import numpy as np
 from rmtjax.cli import main
 from benchmarks._svd_cases import _spread
-from rmtjax.linalg import dense
+from rmtjax.linalg.svd import EIGH_ALGORITHMS, SVD_ALGORITHMS, svd
 
 sys.argv = ["rmtjax", "bench", "svd", "--devices", "2", "--shapes", "4x12x8,3x9x9,100x16x16", "--operations", "svd,eigvalsh",
             "--repeats", "1", "--json", sys.argv[1]]
@@ -222,11 +222,11 @@ except SystemExit as end:
 host = np.random.default_rng(0).standard_normal((6, 60, 40)).astype("f4")
 batch, count = _spread(host, jax.local_devices())
 assert count == len(batch.sharding.device_set) == 2
-for name in ("auto", *dense.SVD_ALGORITHMS):
+for name in ("auto", *SVD_ALGORITHMS):
     k = 2 if name in ("randomized", "lanczos") else None
-    found = dense.svd(batch, algorithm=name, k=k)
+    found = svd(batch, algorithm=name, k=k)
     assert name == "lanczos" or not found[0].sharding.is_fully_replicated, (name, found[0].sharding)
-    for x, alone in zip(found, dense.svd(host, algorithm=name, k=k)):
+    for x, alone in zip(found, svd(host, algorithm=name, k=k)):
         np.testing.assert_allclose(np.abs(x), np.abs(alone), atol=2e-3)
 """
 

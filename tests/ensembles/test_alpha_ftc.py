@@ -18,7 +18,7 @@ from rmtjax.laws import alpha_ftc as law
 # 3e-4: below 1e-3 for the file. Seeds are fixed.
 P, Z = 2e-6, 4.5
 SAMPLED, DENSE = 10_000, 4_000
-NAMES = law.Scalars._fields
+NAMES = law.MarginMoments._fields
 
 
 @pytest.fixture(autouse=True)
@@ -69,11 +69,11 @@ def train(rng, count, mean, n, gamma):
     return q, np.einsum("tij,tj->ti", q, x.mean(2)), x
 
 
-def given_source(rng, count, n, mean, gamma, sources) -> law.Scalars:
+def given_source(rng, count, n, mean, gamma, sources) -> law.MarginMoments:
     """Conditional scalars for source vectors (count or 1, p, K)."""
     q, w, _ = train(rng, count, mean, n, gamma)
     u = gamma * q @ sources
-    return law.Scalars(
+    return law.MarginMoments(
         w @ mean,
         np.einsum("tik,i->tk", u, mean),
         np.sum(w * w, 1),
@@ -82,13 +82,15 @@ def given_source(rng, count, n, mean, gamma, sources) -> law.Scalars:
     )
 
 
-def whole(rng, count, p, n, N, beta, mu, mu_perp, gamma, gamma_source) -> tuple[law.Source, law.Scalars]:
+def whole(
+    rng, count, p, n, N, beta, mu, mu_perp, gamma, gamma_source
+) -> tuple[law.SourceStatistics, law.MarginMoments]:
     """Both trainings from data, as the paper writes them."""
     mean = mu * basis(p, 0)
     target = beta * mean + mu_perp * basis(p, 1)
     _, source, _ = train(rng, count, mean, N, gamma_source)
     s = given_source(rng, count, n, target, gamma, source[:, :, None])
-    return law.Source(np.sum(source**2, 1), source @ target), law.Scalars(
+    return law.SourceStatistics(np.sum(source**2, 1), source @ target), law.MarginMoments(
         s.m0, s.m1[:, 0], s.v0, s.v1[:, 0], s.v2[:, 0, 0]
     )
 
@@ -107,7 +109,7 @@ def same_law(sample: dict[str, np.ndarray], wanted: dict[str, np.ndarray]):
             assert stats.ks_2samp(x, y).pvalue > P, name
 
 
-def single_statistics(scalars: law.Scalars) -> dict[str, np.ndarray]:
+def single_statistics(scalars: law.MarginMoments) -> dict[str, np.ndarray]:
     """The five scalars, and functions of several that see how they hang together."""
     m0, m1, v0, v1, v2 = scalars
     return dict(zip(NAMES, scalars, strict=True)) | {
@@ -158,7 +160,7 @@ def test_the_alignment_may_be_negative_or_absent():
         same_law(single_statistics(scalars), single_statistics(wanted))
 
 
-def several_statistics(scalars: law.Scalars) -> dict[str, np.ndarray]:
+def several_statistics(scalars: law.MarginMoments) -> dict[str, np.ndarray]:
     """Every entry of the five, and the accuracies of two mixtures."""
     m0, m1, v0, v1, v2 = scalars
     K = m1.shape[1]
@@ -178,7 +180,7 @@ def test_given_sources_have_the_dense_law(K, p, n):
     """Also where the sources fill the space (p ≤ K + 1): rows of the corner then do not exist."""
     rng = np.random.default_rng(K + 10 * p)
     w, mean = rng.normal(size=(p, K)), 1.3 * basis(p, 0)
-    scalars = sample_given(4, p, n, 0.4, 1.3, law.Source(w.T @ w, w.T @ mean))
+    scalars = sample_given(4, p, n, 0.4, 1.3, law.SourceStatistics(w.T @ w, w.T @ mean))
     assert scalars.v2.shape == (SAMPLED, K, K)
     np.testing.assert_allclose(scalars.v2, scalars.v2.swapaxes(1, 2), rtol=1e-10)
     same_law(several_statistics(scalars), several_statistics(given_source(rng, DENSE, n, mean, 0.4, w[None])))
@@ -188,7 +190,7 @@ def test_sources_may_depend_on_each_other():
     """Two sources of which one is twice the other: the Gram matrix is singular, the samples follow suit."""
     rng = np.random.default_rng(5)
     w, mean = np.outer([1.0, 2.0, 2.0, 0, 0, 0], [1.0, 2.0]), 2.0 * basis(6, 0)
-    scalars = sample_given(5, 6, 8, 0.4, 2.0, law.Source(w.T @ w, w.T @ mean))
+    scalars = sample_given(5, 6, 8, 0.4, 2.0, law.SourceStatistics(w.T @ w, w.T @ mean))
     np.testing.assert_allclose(scalars.m1[:, 1], 2 * scalars.m1[:, 0], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(scalars.v2[:, 1, 1], 4 * scalars.v2[:, 0, 0], rtol=1e-6)
     same_law(several_statistics(scalars), several_statistics(given_source(rng, DENSE, 8, mean, 0.4, w[None])))
@@ -250,7 +252,7 @@ def test_law_at_a_billion_dimensions(n, N, gamma, gamma_source):
 def test_law_of_three_sources_at_a_billion_dimensions():
     rng = np.random.default_rng(12)
     w = rng.normal(size=(4, 3)) / 2
-    source = law.Source(w.T @ w, 1.1 * w[0])
+    source = law.SourceStatistics(w.T @ w, 1.1 * w[0])
     scalars = sample_given(12, 1e9, 7e8, 0.8, 1.1, source)
     for name, sample, value in zip(NAMES, scalars, law.scalars(0.8, 1 / 0.7, 1.1, source), strict=True):
         close_to(sample, value, name)

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from rmtjax._errors import InputError
-from rmtjax.ensembles.outlier import rank_one as outlier
-from rmtjax.ensembles.outlier import rank_r as blocks
+from rmtjax.ensembles import outlier
+from rmtjax.ensembles.outlier import blocks
 from rmtjax.laws import spikes
 
 T = 500  # one number of trials everywhere: every sampler is compiled once
@@ -26,10 +26,15 @@ COMPLEX = np.array([[1.0, 0.6j], [0.0, 0.8]])
 mapped = {
     name: jax.jit(jax.vmap(function, in_axes=(0, *[None] * count)), static_argnames=static)
     for name, function, count, static in (
-        ("goe", lambda key, N, theta, frame: blocks.wigner_outliers(key, N, theta, frame), 3, None),
-        ("gue", lambda key, N, theta, frame: blocks.wigner_outliers(key, N, theta, frame, beta=2), 3, None),
-        ("rectangular", blocks.rectangular_outliers, 5, None),
-        ("covariance", blocks.covariance_outliers, 3, None),
+        ("goe", lambda key, N, theta, frame, t: outlier.wigner_outliers(key, N, theta, frame, tolerance=t), 4, None),
+        (
+            "gue",
+            lambda key, N, theta, frame, t: outlier.wigner_outliers(key, N, theta, frame, beta=2, tolerance=t),
+            4,
+            None,
+        ),
+        ("rectangular", outlier.rectangular_outliers, 5, None),
+        ("covariance", outlier.covariance_outliers, 3, None),
     )
 }
 
@@ -106,7 +111,7 @@ def test_wigner_is_the_eigenproblem_of_its_blocks(N, theta, frame, beta):
     M = wigner_matrix(N, 2, beta)
     M[:, :2, :2] += frame @ np.diag(theta) @ frame.conj().T
     values, vectors = np.linalg.eigh(M)
-    found = mapped["goe" if beta == 1 else "gue"](keys(), float(N), np.array(theta), frame)
+    found = mapped["goe" if beta == 1 else "gue"](keys(), float(N), np.array(theta), frame, outlier.TOLERANCE)
     np.testing.assert_allclose(found.outlier, values[:, :-3:-1], atol=1e-12)
     assert_vectors(np.asarray(found.overlap), overlaps(vectors[:, :, :-3:-1], frame), values[:, -3:])
 
@@ -151,7 +156,7 @@ def test_wigner_has_the_law_of_dense_matrices():
         W = (G + G.conj().swapaxes(1, 2)) / np.sqrt(2 * beta * N)
         W[:, :2, :2] += frame @ np.diag(theta) @ frame.conj().T
         values, vectors = np.linalg.eigh(W)
-        found = mapped["goe" if beta == 1 else "gue"](keys(), float(N), theta, frame)
+        found = mapped["goe" if beta == 1 else "gue"](keys(), float(N), theta, frame, outlier.TOLERANCE)
         same_law(found, (values[:, :-3:-1], overlaps(vectors[:, :, :-3:-1], frame)))
 
 
@@ -174,7 +179,7 @@ def test_a_large_matrix_knows_the_laws():
     """N = 10⁹: eigenvalues of the update of oblique spikes, to 5 standard errors of a mean of 500."""
     theta = np.array([3.0, 4.0])
     effective, turn = np.linalg.eigh(TILTED @ np.diag(theta) @ TILTED.T)
-    found = mapped["goe"](keys(), 1e9, theta, TILTED)
+    found = mapped["goe"](keys(), 1e9, theta, TILTED, outlier.TOLERANCE)
     for k, strength in enumerate(effective[::-1]):
         spread = np.sqrt(float(spikes.wigner_variance(strength)) / 1e9 / T)
         assert abs(np.mean(found.outlier[:, k]) - float(spikes.wigner_outlier(strength))) < 5 * spread
@@ -188,17 +193,14 @@ def test_a_large_matrix_knows_the_laws():
 
 def test_blocks_left_out_do_not_matter():
     """A coarse tolerance gives what a fine one gives, to that tolerance, through the transition."""
-    draw = jax.jit(
-        jax.vmap(lambda key, theta, t: blocks.wigner_outliers(key, 2e4, theta, tolerance=t), (0, None, None))
-    )
     for theta in ([0.5, 0.2], [1.05, 0.9], [2.0, 1.2]):
-        coarse, fine = (draw(keys(20), np.array(theta), t).outlier for t in (1e-6, 1e-13))
+        coarse, fine = (mapped["goe"](keys(), 2e3, np.array(theta), np.eye(2), t).outlier for t in (1e-6, 1e-13))
         np.testing.assert_allclose(coarse, fine, atol=1e-6)
 
 
 def test_rank_one_is_the_sampler_of_one():
     """Same law as `wigner_outlier`, KS at level 1e-5."""
-    ours = jax.jit(jax.vmap(lambda key: blocks.wigner_outliers(key, 50.0, jnp.array([1.5]))))(keys())
+    ours = jax.jit(jax.vmap(lambda key: outlier.wigner_outliers(key, 50.0, jnp.array([1.5]))))(keys())
     theirs = jax.jit(jax.vmap(lambda key: outlier.wigner_outlier(key, 50.0, 1.5)))(keys(seed=1))
     assert stats.ks_2samp(ours.outlier[:, 0], theirs.outlier).pvalue > 1e-5
     assert stats.ks_2samp(ours.overlap[:, 0, 0], theirs.overlap).pvalue > 1e-5
@@ -207,18 +209,18 @@ def test_rank_one_is_the_sampler_of_one():
 @pytest.mark.parametrize(
     ("call", "part"),
     [
-        (lambda key: blocks.wigner_outliers(key, 10.0, np.zeros(0)), "theta has shape"),
-        (lambda key: blocks.wigner_outliers(key, 10.0, np.ones(9)), "r from 1 to 8"),
-        (lambda key: blocks.wigner_outliers(key, 10.0, np.array([1.0, np.nan])), "theta = nan"),
-        (lambda key: blocks.wigner_outliers(key, 1.0, np.ones(2)), "N = .*at least the rank, 2"),
-        (lambda key: blocks.wigner_outliers(key, 10.0, np.ones(2), np.ones((2, 2))), "frame: column 0 has norm 1.414"),
-        (lambda key: blocks.wigner_outliers(key, 10.0, np.ones(2), np.eye(3)), r"frame has shape \(3, 3\)"),
-        (lambda key: blocks.wigner_outliers(key, 10.0, np.ones(2), COMPLEX), "frame has dtype complex"),
-        (lambda key: blocks.wigner_outliers(key, 10.0, np.ones(2), beta=3), "beta = 3"),
-        (lambda key: blocks.rectangular_outliers(key, 10.0, 1.0, np.ones(2)), "m = "),
-        (lambda key: blocks.rectangular_outliers(key, 10.0, 10.0, np.ones(2), right=np.eye(1)), "right has shape"),
+        (lambda key: outlier.wigner_outliers(key, 10.0, np.zeros(0)), "theta has shape"),
+        (lambda key: outlier.wigner_outliers(key, 10.0, np.ones(9)), "r from 1 to 8"),
+        (lambda key: outlier.wigner_outliers(key, 10.0, np.array([1.0, np.nan])), "theta = nan"),
+        (lambda key: outlier.wigner_outliers(key, 1.0, np.ones(2)), "N = .*at least the rank, 2"),
+        (lambda key: outlier.wigner_outliers(key, 10.0, np.ones(2), np.ones((2, 2))), "frame: column 0 has norm 1.414"),
+        (lambda key: outlier.wigner_outliers(key, 10.0, np.ones(2), np.eye(3)), r"frame has shape \(3, 3\)"),
+        (lambda key: outlier.wigner_outliers(key, 10.0, np.ones(2), COMPLEX), "frame has dtype complex"),
+        (lambda key: outlier.wigner_outliers(key, 10.0, np.ones(2), beta=3), "beta = 3"),
+        (lambda key: outlier.rectangular_outliers(key, 10.0, 1.0, np.ones(2)), "m = "),
+        (lambda key: outlier.rectangular_outliers(key, 10.0, 10.0, np.ones(2), right=np.eye(1)), "right has shape"),
         (
-            lambda key: blocks.covariance_outliers(key, 10.0, 10.0, np.array([1.0, 0.0])),
+            lambda key: outlier.covariance_outliers(key, 10.0, 10.0, np.array([1.0, 0.0])),
             "ell = 0.0: must be finite and > 0",
         ),
     ],

@@ -6,7 +6,7 @@ import pytest
 
 from rmtjax.claims import SPECTRA
 from rmtjax.ensembles import density
-from rmtjax.ensembles.outlier import rank_one as outlier
+from rmtjax.ensembles.outlier import rank_one
 from rmtjax.montecarlo import run
 
 
@@ -16,8 +16,8 @@ def _x64():
         yield
 
 
-wigner_rows = jax.jit(outlier.wigner_rows)
-covariance_rows = jax.jit(outlier.covariance_rows)
+wigner_rows = jax.jit(rank_one.wigner_rows)
+covariance_rows = jax.jit(rank_one.covariance_rows)
 hermite = jax.jit(jax.vmap(density.hermite_cdf, in_axes=(0, None, None, None)))
 laguerre = jax.jit(jax.vmap(density.laguerre_cdf, in_axes=(0, None, None, None)))
 measure = jax.jit(jax.vmap(density.spectral_measure, in_axes=(0, None, None, None, None, None, None)))

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rmtjax.ensembles.outlier import rank_one as outlier
+from rmtjax.ensembles import outlier
+from rmtjax.ensembles.outlier import rank_one
 
 T = 1_000  # one number of trials everywhere: every sampler is compiled once
 
@@ -25,9 +26,9 @@ def keys(count=T, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
-wigner_rows = jax.jit(outlier.wigner_rows)
-rectangular_rows = jax.jit(outlier.rectangular_rows)
-covariance_rows = jax.jit(outlier.covariance_rows)
+wigner_rows = jax.jit(rank_one.wigner_rows)
+rectangular_rows = jax.jit(rank_one.rectangular_rows)
+covariance_rows = jax.jit(rank_one.covariance_rows)
 
 
 def drawn_rows(rows, N):
@@ -162,7 +163,7 @@ def test_too_few_rows_would_be_noticed():
 
 def test_depth_does_not_grow_with_the_matrix_away_from_the_edge():
     def levels(N, theta):
-        return int(outlier.outlier_depth(outlier.wigner_start(N, theta, 1.0)[2], 4 / N, N, 1e-12))
+        return int(outlier.outlier_depth(rank_one.wigner_start(N, theta, 1.0)[2], 4 / N, N, 1e-12))
 
     assert levels(1e9, 2.0) <= levels(1e6, 2.0) <= 24  # log 1e12 / (2 log 2) = 20
     at_edge = [levels(10.0**k, 1.0) for k in (6, 9, 12)]

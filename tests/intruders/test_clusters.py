@@ -10,7 +10,7 @@ import pytest
 from rmtjax.intruders import clusters, scan, scan_layer
 from rmtjax.intruders.clusters import close_values, cosine_range
 from rmtjax.intruders.pairs import Pair
-from rmtjax.linalg.krylov import Operator
+from rmtjax.linalg.krylov import LowRankUpdated
 from rmtjax.report.intruders import table
 
 from .helpers import matrix, planted, write
@@ -91,7 +91,7 @@ def test_a_pair_of_equal_values_is_decided(n):
     new = u[:, 5:].sum(1) / np.sqrt(n - 5)
     left = np.float32(40) * new[:, None].astype(np.float32)
     right = orthogonal(n, seed=7)[:1].astype(np.float32)
-    found = scan_layer(Pair("w", base, Operator(base, None, left, right), (left, right)), top=3)
+    found = scan_layer(Pair("w", base, LowRankUpdated(base, None, left, right), (left, right)), top=3)
     assert found.verdicts == ("intruder", "known", "known")
 
 
@@ -112,7 +112,7 @@ def test_fewer_values_than_lapack_was_asked_for(monkeypatch):
         scipy.linalg, "eigh", lambda *args, **options: tuple(x[..., 2:] for x in eigh(*args, **options))
     )
     w, tuned = matrix(40, 30), planted(matrix(40, 30), 30.0)
-    found = scan_layer(Pair("w", w, Operator(tuned), None))
+    found = scan_layer(Pair("w", w, LowRankUpdated(tuned), None))
     assert found.method == "svd" and found.intruders == 1
 
 

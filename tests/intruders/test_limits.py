@@ -9,7 +9,7 @@ from rmtjax.adapters import adapt
 from rmtjax.intruders import intruder_limits, predict, strength_limit
 from rmtjax.intruders.predict import lone_intruders
 from rmtjax.laws import intruders
-from rmtjax.linalg.dense import one_blas_thread
+from rmtjax.linalg.svd import one_blas_thread
 
 
 @pytest.fixture(autouse=True)

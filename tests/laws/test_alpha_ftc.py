@@ -73,10 +73,10 @@ def random_settings(count: int, sources: int, seed: int):
     gamma, eta, mean = 10.0 ** rng.uniform([-3, -2, -1.5], [3, 2, 1.5], (count, 3)).T
     w = rng.normal(size=(count, sources + 1, sources)) * 10.0 ** rng.uniform(-2, 2, (count, 1, sources))
     w[:, 0] *= 10.0 ** rng.uniform(-3, 2, (count, sources))
-    return gamma, eta, mean, law.Source(np.einsum("cik,cil->ckl", w, w), mean[:, None] * w[:, 0])
+    return gamma, eta, mean, law.SourceStatistics(np.einsum("cik,cil->ckl", w, w), mean[:, None] * w[:, 0])
 
 
-def matrices(scalars: law.Scalars) -> tuple[np.ndarray, np.ndarray]:
+def matrices(scalars: law.MarginMoments) -> tuple[np.ndarray, np.ndarray]:
     """The vector m and the matrix M of K sources as NumPy arrays."""
     m0, m1, v0, v1, v2 = map(np.asarray, scalars)
     m = np.concatenate([m0[..., None], m1], -1)
@@ -140,9 +140,9 @@ def test_scalars_against_eighty_digits():
     gamma, eta, mean = (a.ravel() for a in np.meshgrid(10.0 ** np.arange(-8, 9, 2), ETAS, [0.03, 1.3, 20.0]))
     gram, cosine = 0.7, 0.4
     b = cosine * np.sqrt(gram) * mean
-    got = law.scalars(gamma, eta, mean, law.Source(gram, b))
+    got = law.scalars(gamma, eta, mean, law.SourceStatistics(gram, b))
     reference = [exact(*row) for row in zip(gamma, eta, mean, np.full_like(b, gram), b, strict=True)]
-    for name in law.Scalars._fields:
+    for name in law.MarginMoments._fields:
         np.testing.assert_allclose(getattr(got, name), [r[name] for r in reference], rtol=1e-8, err_msg=name)
 
 
@@ -155,7 +155,7 @@ def test_ridge_source_against_eighty_digits():
     ]
     np.testing.assert_allclose(got.gram, reference, rtol=1e-8)
     # b = w̃ᵀμ_β with w̃ ≃ μ/D̃: β times what the source itself would call m₀.
-    m0 = law.scalars(gamma, eta, mu, law.Source(1.0, 0.0)).m0
+    m0 = law.scalars(gamma, eta, mu, law.SourceStatistics(1.0, 0.0)).m0
     np.testing.assert_allclose(got.alignment, -0.6 * np.asarray(m0), rtol=1e-12)
 
 
@@ -182,7 +182,7 @@ def test_orthogonal_source_is_one_without_alignment():
 def test_one_source_is_one_of_several():
     gamma, eta, mean, source = random_settings(300, 1, seed=2)
     many = law.scalars(gamma, eta, mean, source)
-    one = law.scalars(gamma, eta, mean, law.Source(source.gram[:, 0, 0], source.alignment[:, 0]))
+    one = law.scalars(gamma, eta, mean, law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0]))
     np.testing.assert_allclose(many.m0, one.m0, rtol=1e-14)
     np.testing.assert_allclose(many.v0, one.v0, rtol=1e-14)
     np.testing.assert_allclose(many.m1[:, 0], one.m1, rtol=1e-13)
@@ -199,7 +199,7 @@ def test_a_mixture_of_sources_is_a_source():
     """w_α is linear in the sources: K of them with weights a are the one W̃a with its Gram aᵀGa and alignment bᵀa."""
     gamma, eta, mean, source = random_settings(300, 3, seed=3)
     a = np.array([0.5, -1.0, 2.0])
-    mixed = law.Source(np.einsum("j,cjk,k->c", a, source.gram, a), source.alignment @ a)
+    mixed = law.SourceStatistics(np.einsum("j,cjk,k->c", a, source.gram, a), source.alignment @ a)
     many, one = law.scalars(gamma, eta, mean, source), law.scalars(gamma, eta, mean, mixed)
     mixed_m1, size = np.asarray(many.m1) @ a, np.linalg.norm(many.m1, axis=-1)
     np.testing.assert_allclose(mixed_m1 / size, np.asarray(one.m1) / size, atol=1e-12)
@@ -207,9 +207,9 @@ def test_a_mixture_of_sources_is_a_source():
 
 
 def test_shapes_broadcast():
-    one = law.scalars(np.ones((3, 1)), 1.0, 1.0, law.Source(np.full(4, 2.0), np.full(4, 0.5)))
+    one = law.scalars(np.ones((3, 1)), 1.0, 1.0, law.SourceStatistics(np.full(4, 2.0), np.full(4, 0.5)))
     assert {x.shape for x in one} == {(3, 4)}
-    many = law.scalars(np.ones((3,)), 1.0, 1.0, law.Source(np.eye(2), np.zeros(2)))
+    many = law.scalars(np.ones((3,)), 1.0, 1.0, law.SourceStatistics(np.eye(2), np.zeros(2)))
     assert [x.shape for x in many] == [(3,), (3, 2), (3,), (3, 2), (3, 2, 2)]
     assert law.optimal_alpha(many).shape == (3, 2)
     assert law.accuracy(many, np.zeros((5, 3, 2))).shape == (5, 3)
@@ -220,7 +220,7 @@ def test_shapes_broadcast():
 
 def test_optimum_beats_a_grid_of_alphas():
     gamma, eta, mean, source = random_settings(500, 1, seed=4)
-    scalars = law.scalars(gamma, eta, mean, law.Source(source.gram[:, 0, 0], source.alignment[:, 0]))
+    scalars = law.scalars(gamma, eta, mean, law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0]))
     star, best = np.asarray(law.optimal_alpha(scalars)), np.asarray(law.best_accuracy(scalars))
     sweep = np.concatenate([-np.logspace(4, -4, 400), [0.0], np.logspace(-4, 4, 400)])
     scale = np.maximum(np.abs(star), np.sqrt(np.asarray(scalars.v0 / scalars.v2)))
@@ -259,7 +259,7 @@ def test_best_accuracy_is_that_of_the_best_direction(sources):
     bound = norm.cdf(np.sqrt(np.sum(direction * m / scale, -1)))
     np.testing.assert_allclose(law.best_accuracy(scalars), bound, atol=1e-9)
     if sources == 1:
-        flat = law.Scalars(scalars.m0, scalars.m1[:, 0], scalars.v0, scalars.v1[:, 0], scalars.v2[:, 0, 0])
+        flat = law.MarginMoments(scalars.m0, scalars.m1[:, 0], scalars.v0, scalars.v1[:, 0], scalars.v2[:, 0, 0])
         np.testing.assert_allclose(law.best_accuracy(flat), bound, atol=1e-9)
 
 
@@ -268,7 +268,7 @@ def test_closed_form_of_the_optimum(sources):
     """The same α* without passing through the scalars, one source or several; solving with M costs a few digits."""
     gamma, eta, mean, source = random_settings(500, sources, seed=10)
     if sources == 1:
-        source = law.Source(source.gram[:, 0, 0], source.alignment[:, 0])
+        source = law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0])
     star = np.asarray(law.optimal_alpha(law.scalars(gamma, eta, mean, source)))
     np.testing.assert_allclose(
         law.optimal_mixture(gamma, eta, mean, source), star, rtol=1e-6, atol=1e-9 * np.abs(star).max()
@@ -285,13 +285,13 @@ def test_closed_form_of_the_optimum(sources):
 @settings(max_examples=300, deadline=None)
 def test_the_stationary_point_is_never_a_minimum(gamma, eta, mean, norm_, cosine):
     """The guard of Theorem 4.4: m₀v₂ − m₁v₁ > 0."""
-    m0, m1, _, v1, v2 = law.scalars(gamma, eta, mean, law.Source(norm_**2, norm_ * cosine * mean))
+    m0, m1, _, v1, v2 = law.scalars(gamma, eta, mean, law.SourceStatistics(norm_**2, norm_ * cosine * mean))
     assert m0 * v2 - m1 * v1 > 0
 
 
 def test_worst_alpha_is_a_coin_toss():
     gamma, eta, mean, source = random_settings(500, 1, seed=8)
-    scalars = law.scalars(gamma, eta, mean, law.Source(source.gram[:, 0, 0], source.alignment[:, 0]))
+    scalars = law.scalars(gamma, eta, mean, law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0]))
     np.testing.assert_allclose(law.accuracy(scalars, law.worst_alpha(scalars)), 0.5, atol=1e-12)
 
 
@@ -319,7 +319,7 @@ POINT = (0.4, 1.7, 1.1, 0.8, 0.5, 0.6)
 
 def laws(gamma, eta, mean, gram, alignment, alpha) -> list[jax.Array]:
     """Every law of a single source at one point."""
-    scalars = law.scalars(gamma, eta, mean, law.Source(gram, alignment))
+    scalars = law.scalars(gamma, eta, mean, law.SourceStatistics(gram, alignment))
     source = law.ridge_source(gram, alignment, mean, alpha)
     ridge = law.scalars(gamma, eta, mean, source)
     return [
@@ -384,7 +384,7 @@ def test_gradient_in_a_single_precision_program(finite_differences):
 
 def several(gamma, eta, mean, w, alpha):
     """The same for K sources, given their vectors in a basis that starts with μ_β."""
-    scalars = law.scalars(gamma, eta, mean, law.Source(w.T @ w, mean * w[0]))
+    scalars = law.scalars(gamma, eta, mean, law.SourceStatistics(w.T @ w, mean * w[0]))
     return law.accuracy(scalars, alpha) + law.best_accuracy(scalars) + jnp.sum(law.optimal_alpha(scalars))
 
 
@@ -416,7 +416,9 @@ def test_every_law_answers_in_double_precision_to_a_single_precision_program():
         got = function(*single)
         assert {x.dtype for x in got} == {jnp.dtype("float64")}
         np.testing.assert_allclose(got, wanted, rtol=1e-13)
-    scalars = jax.vmap(law.scalars, in_axes=(0, None, None, None))(jnp.ones(3), 1.0, 1.0, law.Source(1.0, 0.5))
+    scalars = jax.vmap(law.scalars, in_axes=(0, None, None, None))(
+        jnp.ones(3), 1.0, 1.0, law.SourceStatistics(1.0, 0.5)
+    )
     assert {x.dtype for x in scalars} == {jnp.dtype("float64")}
     assert {x.shape for x in scalars} == {(3,)}
 
@@ -430,7 +432,7 @@ import rmtjax.ensembles.alpha_ftc.compressed, rmtjax.ensembles.alpha_ftc.dense
 import rmtjax.ensembles._rng.entries, rmtjax.linalg.ridge
 assert not jax.config.jax_enable_x64
 assert law.delta(1.0, 2.0).dtype == "float64"
-jax.grad(lambda g: law.best_accuracy(law.scalars(g, 1.0, 1.0, law.Source(1.0, 0.5))))(1.0)
+jax.grad(lambda g: law.best_accuracy(law.scalars(g, 1.0, 1.0, law.SourceStatistics(1.0, 0.5))))(1.0)
 assert not jax.config.jax_enable_x64
 assert jnp.ones(3).dtype == "float32"
 """

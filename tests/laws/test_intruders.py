@@ -16,6 +16,9 @@ from rmtjax._errors import InputError
 from rmtjax.laws import intruders as law
 from rmtjax.laws import marchenko_pastur, semicircle
 from rmtjax.laws.edge import tracy_widom
+from rmtjax.laws.intruders._common import elementwise
+from rmtjax.laws.intruders._saddle import truncated
+from rmtjax.laws.intruders._spectrum import rectangular_spectrum, top_law, wigner_spectrum
 from tests.oracles import intruder_simulation as simulation
 
 # Probabilities may differ by the law's own error, 0.01 where a test says no other, and 4.5 standard errors (7e-6 each side)
@@ -108,8 +111,8 @@ def test_truncated_variables():
     """The integral and four cumulants against a finer quadrature, where the interval is cut short and where it is not."""
     z = np.array([-400.0, -60.0, -21.0, -19.0, -5.0, -1e-3, 0.0, 1e-3, 1.0, 20.0, 29.0, 32.0, 300.0])
     with jax.enable_x64(True):
-        log, cumulants = law._truncated(jnp.asarray(z), 4)
-        few = law._truncated(jnp.asarray(z), 2)
+        log, cumulants = truncated(jnp.asarray(z), 4)
+        few = truncated(jnp.asarray(z), 2)
     x, w = np.polynomial.legendre.leggauss(400)
     s2, shift = ((1 + x) / 2) ** 2, np.minimum(z, 0)[:, None]
     density = w / 2 * np.exp(shift - z[:, None] * s2)
@@ -125,7 +128,7 @@ def test_truncated_variables():
 
 
 def test_top_law_has_the_moments_of_tracy_widom():
-    nodes, weights = law._top_law()
+    nodes, weights = top_law()
     mean, var = float(tracy_widom.mean(1)), float(tracy_widom.var(1))
     assert np.all(weights > 0) and abs(weights.sum() - 1) < 1e-12
     np.testing.assert_allclose(weights @ nodes, mean, atol=1e-6)
@@ -137,9 +140,9 @@ def test_mean_spectrum():
     """All of it is there, its resolvent is that of the bulk, and the top of it lies where the GOE's is on average."""
     with jax.enable_x64(True):
         spectra = (
-            law._wigner_spectrum(jnp.asarray(200.0)),
-            law._rectangular_spectrum(jnp.asarray(300.0), jnp.asarray(100.0)),
-            law._rectangular_spectrum(jnp.asarray(100.0), jnp.asarray(100.0)),
+            wigner_spectrum(jnp.asarray(200.0)),
+            rectangular_spectrum(jnp.asarray(300.0), jnp.asarray(100.0)),
+            rectangular_spectrum(jnp.asarray(100.0), jnp.asarray(100.0)),
         )
     (edge, below, weight, _), (long_edge, long_below, long_weight, _), square = (map(np.asarray, s) for s in spectra)
     for total, size in ((weight, 200), (long_weight, 300), (list(square)[2], 100)):
@@ -163,13 +166,13 @@ def test_profile_is_normalised(theta):
     """The overlaps' squares sum to 1: over the bulk, and over the null space where a side has one."""
     angle = (np.arange(4000) + 0.5) * np.pi / 4000  # x = 2 cos φ, and the midpoint rule is exact to rounding
     bulk = 2 / np.pi * np.sin(angle) ** 2
-    total = np.sum(bulk * np.asarray(law.overlap_profile(theta, 2 * np.cos(angle)))) * np.pi / 4000
+    total = np.sum(bulk * np.asarray(law.wigner_overlap_profile(2 * np.cos(angle), theta))) * np.pi / 4000
     np.testing.assert_allclose(total, 1, rtol=1e-9)
     for c in (0.25, 1.0, 4.0):
         square = 1 + c + 2 * np.sqrt(c) * np.cos(angle)  # of singular values, as shares of the left vectors
         for side, share, null in (("left", 1.0, max(0.0, 1 - 1 / c)), ("right", c, max(0.0, 1 - c))):
             s = np.append(np.sqrt(square), 0.0)
-            profile = np.asarray(law.rectangular_overlap_profile(theta * c**0.25, s, c, side=side))
+            profile = np.asarray(law.rectangular_overlap_profile(s, theta * c**0.25, c, side=side))
             total = share * np.sum(bulk / square * profile[:-1]) * np.pi / 4000 + null * profile[-1]
             np.testing.assert_allclose(total, 1, rtol=1e-6)
 
@@ -188,19 +191,19 @@ def test_profile_against_simulation():
     N, theta = 300, 1.8
     spectra = [simulation.goe_spectrum(rng, N) for _ in range(100)]
     seen = [tenths(simulation.wigner_overlaps(x, simulation.unit(rng, 4, N), theta).mean(0)) for x in spectra]
-    check(seen, [tenths(np.asarray(law.overlap_profile(theta, np.clip(x, -2, 2)))) / N for x in spectra])
+    check(seen, [tenths(np.asarray(law.wigner_overlap_profile(np.clip(x, -2, 2), theta))) / N for x in spectra])
     n, m, theta = 150, 600, 1.4
     spectra = [simulation.singular_spectrum(rng, n, m) for _ in range(100)]
     directions = [(simulation.unit(rng, 4, n), simulation.unit(rng, 4, m)) for _ in spectra]
     both = [simulation.rectangular_overlaps(s, a, b, theta) for s, (a, b) in zip(spectra, directions, strict=True)]
     for k, (side, size) in enumerate((("left", n), ("right", m))):
-        profiles = [np.asarray(law.rectangular_overlap_profile(theta, s, n / m, side=side)) for s in spectra]
+        profiles = [np.asarray(law.rectangular_overlap_profile(s, theta, n / m, side=side)) for s in spectra]
         check([tenths(y[k].mean(0)) for y in both], [tenths(p) / size for p in profiles])
 
 
 def test_no_profile_below_the_threshold():
-    assert np.isnan(law.overlap_profile(1.0, 0.0)) and np.isnan(law.rectangular_overlap_profile(1.4, 0.5, 4.0))
-    slope = jax.grad(lambda t: jnp.where(t > 1, law.overlap_profile(t, 1.0), 0.0))(0.5)
+    assert np.isnan(law.wigner_overlap_profile(0.0, 1.0)) and np.isnan(law.rectangular_overlap_profile(0.5, 1.4, 4.0))
+    slope = jax.grad(lambda t: jnp.where(t > 1, law.wigner_overlap_profile(1.0, t), 0.0))(0.5)
     assert slope == 0
 
 
@@ -211,21 +214,23 @@ def test_independent_law_is_its_product():
     N, theta, eps = 400, 1.7, 0.4
     x = np.sqrt(399.5 / 400) * np.asarray(semicircle.ppf(1 - (np.arange(1, 401) - 0.75) / 399.5))
     expected = np.prod(erf(eps * (theta + 1 / theta - x) * np.sqrt(N / (2 * (theta**2 - 1)))))
-    np.testing.assert_allclose(law.independent_intruder_probability(N, theta, eps), expected, rtol=2e-3)
-    assert law.independent_intruder_probability(N, 1.0, eps) == 0
+    np.testing.assert_allclose(law.wigner_independent_intruder_probability(N, theta, eps), expected, rtol=2e-3)
+    assert law.wigner_independent_intruder_probability(N, 1.0, eps) == 0
 
 
 def test_limits():
     """A large matrix knows the BBP threshold only; above the window the overlaps are independent; and no spike, no intruder."""
-    assert law.intruder_probability(1e9, 1.05, 0.5) > 0.999
-    assert law.intruder_probability(1e9, 0.95, 0.5) < 1e-6
-    assert law.intruder_probability(200, 1e-3, 0.7) < 1e-6
+    assert law.wigner_intruder_probability(1e9, 1.05, 0.5) > 0.999
+    assert law.wigner_intruder_probability(1e9, 0.95, 0.5) < 1e-6
+    assert law.wigner_intruder_probability(200, 1e-3, 0.7) < 1e-6
     np.testing.assert_allclose(
-        law.intruder_probability(4096, 2.0, 0.12), law.independent_intruder_probability(4096, 2.0, 0.12), atol=0.01
+        law.wigner_intruder_probability(4096, 2.0, 0.12),
+        law.wigner_independent_intruder_probability(4096, 2.0, 0.12),
+        atol=0.01,
     )
     # θ → ∞: v̂ is u itself, whose N squared entries are Beta(½, (N − 1)/2) and nearly independent.
     np.testing.assert_allclose(
-        law.intruder_probability(200, 300.0, 0.25), beta(0.5, 99.5).cdf(1 / 16) ** 200, atol=0.005
+        law.wigner_intruder_probability(200, 300.0, 0.25), beta(0.5, 99.5).cdf(1 / 16) ** 200, atol=0.005
     )
 
 
@@ -233,19 +238,19 @@ def test_window_scales():
     """At a fixed place w in the window, θ = 1 + wN^{-1/3}, P has a limit."""
     # 10⁹ eigenvalues do not blur it by rounding.
     for w in (0.0, 1.0):
-        low, high = (float(law.intruder_probability(N, 1 + w * N ** (-1 / 3), 0.7)) for N in (1e8, 1e9))
+        low, high = (float(law.wigner_intruder_probability(N, 1 + w * N ** (-1 / 3), 0.7)) for N in (1e8, 1e9))
         assert abs(high - low) < 0.002
 
 
 def test_threshold_inverts_the_law():
-    theta = law.intruder_threshold(4096.0, 0.7, 0.9)
-    np.testing.assert_allclose(law.intruder_probability(4096.0, theta, 0.7), 0.9, atol=1e-7)
+    theta = law.wigner_intruder_threshold(4096.0, 0.7, 0.9)
+    np.testing.assert_allclose(law.wigner_intruder_probability(4096.0, theta, 0.7), 0.9, atol=1e-7)
     theta = law.rectangular_intruder_threshold(200, 800, 0.5, 0.2, side="right")
     assert theta > 0.25**0.25
     p = law.rectangular_intruder_probability(200, 800, theta, 0.5, side="right")
     np.testing.assert_allclose(p, 0.2, atol=1e-7)
     # A Haar vector in 32 dimensions has an entry above 0.3 nearly always.
-    assert np.isinf(law.intruder_threshold(32, 0.3))
+    assert np.isinf(law.wigner_intruder_threshold(32, 0.3))
 
 
 def test_derivatives():
@@ -253,44 +258,46 @@ def test_derivatives():
     at = np.array([300.0, 1.3, 0.5])
     for k, step in enumerate((1.0, 1e-3, 1e-3)):
         shift = step * (np.arange(3) == k)
-        _, slope = jax.jvp(law.intruder_probability, tuple(at), tuple(1.0 * (shift > 0)))
-        difference = (law.intruder_probability(*(at + shift)) - law.intruder_probability(*(at - shift))) / (2 * step)
+        _, slope = jax.jvp(law.wigner_intruder_probability, tuple(at), tuple(1.0 * (shift > 0)))
+        difference = (
+            law.wigner_intruder_probability(*(at + shift)) - law.wigner_intruder_probability(*(at - shift))
+        ) / (2 * step)
         np.testing.assert_allclose(slope, difference, rtol=1e-3)
-    theta, slope = jax.jvp(lambda eps: law.intruder_threshold(300.0, eps), (0.5,), (1.0,))
+    theta, slope = jax.jvp(lambda eps: law.wigner_intruder_threshold(300.0, eps), (0.5,), (1.0,))
     assert slope < -1
-    np.testing.assert_allclose(law.intruder_probability(300.0, theta + 1e-3 * slope, 0.501), 0.5, atol=2e-5)
+    np.testing.assert_allclose(law.wigner_intruder_probability(300.0, theta + 1e-3 * slope, 0.501), 0.5, atol=2e-5)
 
 
 def test_shapes_and_transformations():
     theta = np.array([1.1, 1.4], np.float32)
-    got = law.intruder_probability(np.array([[200], [768]]), theta, 0.5)
+    got = law.wigner_intruder_probability(np.array([[200], [768]]), theta, 0.5)
     assert got.shape == (2, 2) and got.dtype == jnp.float64
-    np.testing.assert_allclose(got[1, 0], law.intruder_probability(768, theta[0], 0.5), rtol=1e-12)
-    assert law.intruder_probability(200, np.zeros(0), 0.5).shape == (0,)
-    assert law.overlap_profile(np.ones((3, 1)) * 2, np.zeros(4)).shape == (3, 4)
+    np.testing.assert_allclose(got[1, 0], law.wigner_intruder_probability(768, theta[0], 0.5), rtol=1e-12)
+    assert law.wigner_intruder_probability(200, np.zeros(0), 0.5).shape == (0,)
+    assert law.wigner_overlap_profile(np.zeros(4), np.ones((3, 1)) * 2).shape == (3, 4)
     # What is traced goes through a loop: in a function that is quick to compile, and as shapes in the laws.
-    simple = law._elementwise(lambda a, b: a + 10 * b)
+    simple = elementwise(lambda a, b: a + 10 * b)
     table = jax.jit(jax.vmap(lambda b: simple(jnp.arange(3.0), b)))(jnp.arange(2.0))
     np.testing.assert_array_equal(table, [[0, 1, 2], [10, 11, 12]])
-    shapes = jax.eval_shape(jax.vmap(jax.value_and_grad(lambda t: law.intruder_threshold(200.0, 0.5, t))), theta)
+    shapes = jax.eval_shape(jax.vmap(jax.value_and_grad(lambda t: law.wigner_intruder_threshold(200.0, 0.5, t))), theta)
     assert [x.shape for x in shapes] == [(2,), (2,)]
 
 
 @pytest.mark.parametrize(
     ("call", "part"),
     [
-        (lambda: law.intruder_probability(20, 1.5, 0.5), "N = 20.*at least 32"),
-        (lambda: law.intruder_probability(np.inf, 1.5, 0.5), "N = inf"),
-        (lambda: law.intruder_probability(200, 0.0, 0.5), "theta = 0.*> 0"),
-        (lambda: law.intruder_probability(200, np.array([1.0, -2.0]), 0.5), "theta = -2"),
-        (lambda: law.intruder_probability(200, np.nan, 0.5), "theta = nan"),
-        (lambda: law.intruder_probability(200, 1.5, 0.0), "eps = 0.*between 0 and 1"),
-        (lambda: law.intruder_probability(200, 1.5, 1.0), "eps = 1"),
-        (lambda: law.independent_intruder_probability(200, 1.5, 1.0), "eps = 1"),
+        (lambda: law.wigner_intruder_probability(20, 1.5, 0.5), "N = 20.*≥ 32"),
+        (lambda: law.wigner_intruder_probability(np.inf, 1.5, 0.5), "N = inf"),
+        (lambda: law.wigner_intruder_probability(200, 0.0, 0.5), "theta = 0.*> 0"),
+        (lambda: law.wigner_intruder_probability(200, np.array([1.0, -2.0]), 0.5), "theta = -2"),
+        (lambda: law.wigner_intruder_probability(200, np.nan, 0.5), "theta = nan"),
+        (lambda: law.wigner_intruder_probability(200, 1.5, 0.0), "eps = 0.*in \\(0, 1\\)"),
+        (lambda: law.wigner_intruder_probability(200, 1.5, 1.0), "eps = 1"),
+        (lambda: law.wigner_independent_intruder_probability(200, 1.5, 1.0), "eps = 1"),
         (lambda: law.rectangular_intruder_probability(200, 5, 1.5, 0.5), "m = 5"),
         (lambda: law.rectangular_intruder_probability(200, 200, 1.5, 0.5, side="lefft"), "did you mean 'left'"),
-        (lambda: law.rectangular_overlap_profile(1.5, 0.5, 1.0, side=""), "side '' is unknown"),
-        (lambda: law.intruder_threshold(200, 0.5, 1.0), "probability = 1"),
+        (lambda: law.rectangular_overlap_profile(0.5, 1.5, 1.0, side=""), "side '' is unknown"),
+        (lambda: law.wigner_intruder_threshold(200, 0.5, 1.0), "probability = 1"),
         (lambda: law.rectangular_intruder_threshold(200, 31, 0.5), "m = 31"),
     ],
 )

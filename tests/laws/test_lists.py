@@ -11,7 +11,7 @@ import pytest
 import rmtjax.laws
 from rmtjax import InputError
 from rmtjax.laws import marchenko_pastur, perturbation, semicircle, spikes
-from rmtjax.laws.alpha_ftc import Source, scalars
+from rmtjax.laws.alpha_ftc import SourceStatistics, scalars
 
 VALUES = dict(
     x=[0.5, 1.0], q=[0.2, 0.7], p=[0.2, 0.7], z=[3.0, 4.0 + 1j], m=[0.1, 0.2], w=[0.1, 0.2], c=[0.3, 0.5],
@@ -31,6 +31,7 @@ OWN = {
     "marchenko_pastur.stieltjes": dict(z=[15.0, 16.0 + 1j]),
     "perturbation.overlap": dict(new=[1.0, 2.0, 4.0], old=[1.5, 2.5, 5.0], delta=0.5, sigma=1.0),
     "perturbation.rotation": dict(delta=[[0.1], [0.2]]),
+    "perturbation.breakdown_delta": dict(N=[100.0, 200.0]),
     "perturbation.singular_rotation": dict(delta=[[0.1], [0.2]], n=3, m=4),
     "spikes.update_strengths": dict(theta=[1.0, -2.0]),
 }
@@ -38,13 +39,18 @@ OWN = {
 
 
 def _functions():
-    """All of them, as parameters of a test."""
-    for module in pkgutil.iter_modules(rmtjax.laws.__path__):
-        owner = importlib.import_module(f"rmtjax.laws.{module.name}")
-        for name in owner.__all__:
+    """Yield all of them as parameters of a test, those of a package under the package's name."""
+    tried = []
+    for module in pkgutil.walk_packages(rmtjax.laws.__path__, "rmtjax.laws."):
+        if any(part.startswith("_") for part in module.name.split(".")) or module.name.startswith(tuple(tried)):
+            continue
+        owner = importlib.import_module(module.name)
+        if module.ispkg and hasattr(owner, "__all__"):
+            tried.append(f"{module.name}.")
+        for name in getattr(owner, "__all__", ()):
             function = getattr(owner, name)
             if inspect.isfunction(function):
-                yield pytest.param(function, id=f"{module.name}.{name}")
+                yield pytest.param(function, id=f"{module.name.split('.')[-1]}.{name}")
 
 
 def _arguments(label, function):
@@ -56,9 +62,9 @@ def _arguments(label, function):
         elif name == "k":
             arguments[name] = 2
         elif name == "source":
-            arguments[name] = Source([1.0, 2.0], [0.5, 0.25])
+            arguments[name] = SourceStatistics([1.0, 2.0], [0.5, 0.25])
         elif name == "law":
-            arguments[name] = scalars(1.0, 0.5, 1.0, Source(1.0, 0.5))
+            arguments[name] = scalars(1.0, 0.5, 1.0, SourceStatistics(1.0, 0.5))
         elif parameter.default is inspect.Parameter.empty:
             raise AssertionError(f"{label}: say above what {name} may be")
     if label.startswith("tracy_widom"):
@@ -91,8 +97,8 @@ def test_every_function_of_the_laws_is_tried():
 
 
 def test_named_tuples_of_lists():
-    wanted = scalars(np.array([1.0, 2.0]), 0.5, 1.0, Source(np.array([1.0, 2.0]), np.array([0.5, 0.25])))
-    for one, other in zip(scalars([1, 2], 0.5, 1, Source([1, 2], [0.5, 0.25])), wanted, strict=True):
+    wanted = scalars(np.array([1.0, 2.0]), 0.5, 1.0, SourceStatistics(np.array([1.0, 2.0]), np.array([0.5, 0.25])))
+    for one, other in zip(scalars([1, 2], 0.5, 1, SourceStatistics([1, 2], [0.5, 0.25])), wanted, strict=True):
         assert np.array_equal(one, other)
 
 
@@ -110,7 +116,7 @@ def test_a_base_in_parts_is_not_taken_for_a_matrix():
         (lambda: semicircle.stieltjes(["a"]), r"z = \['a'\]: must be a number or an array"),
         (lambda: marchenko_pastur.pdf(1.0, ["b", 1.0]), r"c = \['b', 1.0\]: must be"),
         (lambda: spikes.wigner_outlier([None]), r"theta = \[None\]: must be"),
-        (lambda: semicircle.pdf([1.0], [1.0, 0.0]), r"sigma = 0: must be a finite number > 0"),
+        (lambda: semicircle.pdf([1.0], sigma=[1.0, 0.0]), r"sigma = 0: must be a finite number > 0"),
     ],
 )
 def test_lists_that_are_no_arrays_are_named(call, says):

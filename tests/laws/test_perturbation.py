@@ -168,7 +168,7 @@ def test_singular_rotation_is_the_mean_of_what_it_says(n, m):
 
 
 def test_breakdown_against_simulation():
-    """At a third of `holds_below` an eigenvector has rotated by a ninth of the limit; at it by the limit; at three times by
+    """An eigenvector rotates by a ninth of the limit at a third of `largest_valid_delta`, by the limit at it; at three times by
     about half of what the first order says, which would be 0.9.
 
     Medians over all eigenvectors in |λ| < 1 of 12 draws at N = 120, each perturbed at its own δ (in 30 groups of like ones);
@@ -180,7 +180,7 @@ def test_breakdown_against_simulation():
     for _ in range(12):
         W = goe(rng, n)
         values, vectors = np.linalg.eigh(W)
-        below = np.asarray(law.holds_below(values))
+        below = np.asarray(law.largest_valid_delta(values))
         inside = np.flatnonzero(np.abs(values) < 1)
         for group in np.array_split(inside[np.argsort(below[inside])], 30):
             for factor, results in rotated.items():
@@ -197,7 +197,7 @@ def test_thresholds_scale_as_derived():
     """N^{-1/2} in the bulk and N^{-1/6} at the edge: over a factor 8 in N the exponents come out within 0.02 and 0.1.
 
     The medians' ratios were seen to be 0.983 ± 0.004 and 0.93 ± 0.03 over twelve seeds, so a false alarm is below 1e-3. In the
-    bulk the median is moreover 0.82 of `breakdown`.
+    bulk the median is moreover 0.82 of `breakdown_delta`.
     """
     rng = np.random.default_rng(8)
 
@@ -209,11 +209,11 @@ def test_thresholds_scale_as_derived():
     bulk, edge, ratio = [], [], []
     for n, draws in ((40, 1000), (320, 200)):
         values = np.stack([spectrum(n) for _ in range(draws)])
-        below = np.asarray(law.holds_below(values))
+        below = np.asarray(law.largest_valid_delta(values))
         inside = np.abs(values) < 1
         bulk.append(np.median(below[inside]) * n**0.5)
         edge.append(np.median(below[:, -1]) * n ** (1 / 6))
-        ratio.append(np.median(below[inside] / np.asarray(law.breakdown(float(n), values[inside]))))
+        ratio.append(np.median(below[inside] / np.asarray(law.breakdown_delta(values[inside], float(n)))))
     assert abs(np.log(bulk[1] / bulk[0])) < 0.02 * np.log(8)
     assert abs(np.log(edge[1] / edge[0])) < 0.1 * np.log(8)
     np.testing.assert_allclose(ratio, 0.82, atol=0.02)
@@ -223,10 +223,12 @@ def test_equal_spacing_is_where_breakdown_is_exact():
     """Eigenvalues 1/(Nρ) apart around the middle of the semicircle, ρ(0) = 1/π."""
     n = 801
     values = (np.arange(n) - n // 2) * np.pi / n
-    at = np.asarray(law.holds_below(values, 0.2))[n // 2]
-    np.testing.assert_allclose(at, law.breakdown(float(n), 0.0, 1.0, 0.2), rtol=2e-3)
-    assert float(law.breakdown(100.0, 2.5)) == 0.0
-    np.testing.assert_allclose(law.breakdown(100.0, 2.0, 2.0), 2 * float(law.breakdown(100.0, 1.0)), rtol=1e-14)
+    at = np.asarray(law.largest_valid_delta(values, limit=0.2))[n // 2]
+    np.testing.assert_allclose(at, law.breakdown_delta(0.0, float(n), limit=0.2), rtol=2e-3)
+    assert float(law.breakdown_delta(2.5, 100.0)) == 0.0
+    np.testing.assert_allclose(
+        law.breakdown_delta(2.0, 100.0, sigma=2.0), 2 * float(law.breakdown_delta(1.0, 100.0)), rtol=1e-14
+    )
 
 
 def test_an_outlier_is_safe():
@@ -262,9 +264,9 @@ def test_overlaps_of_one_vector_sum_to_one():
     angle = (np.arange(20_000) + 0.5) / 20_000 * np.pi
     for sigma, delta in ((1.0, 0.3), (2.0, 5.0), (0.7, 0.1)):
         old, mass = 2 * sigma * np.cos(angle), 2 * np.sin(angle) ** 2 / 20_000
-        s = float(law.scale(delta, sigma))
+        s = float(law.scale(delta, sigma=sigma))
         new = 2 * s * np.array([-0.9, 0.0, 0.3, 0.99])
-        total = np.asarray(law.overlap(new[:, None], old, delta, sigma)) @ mass
+        total = np.asarray(law.overlap(new[:, None], old, delta, sigma=sigma)) @ mass
         np.testing.assert_allclose(total, 1, rtol=1e-6)
     # Small δ: the first order.
     np.testing.assert_allclose(law.overlap(0.5, 0.0, 1e-4), 1e-8 / 0.25, rtol=1e-3)
@@ -278,7 +280,7 @@ def test_spectrum_as_a_whole_only_stretches():
     W = goe(rng, n)
     old, v = np.linalg.eigh(W)
     new, x = np.linalg.eigh(W + delta * goe(rng, n))
-    assert delta > 10 * np.median(np.asarray(law.holds_below(old)))
+    assert delta > 10 * np.median(np.asarray(law.largest_valid_delta(old)))
     np.testing.assert_allclose(np.quantile(new, [0.01, 0.25, 0.75, 0.99]) / float(law.scale(delta)),
                                np.quantile(old, [0.01, 0.25, 0.75, 0.99]), atol=0.03)  # fmt: skip
     assert np.median(np.sum(x * v, 0) ** 2) < 0.05
@@ -305,7 +307,9 @@ def test_everything_scales(scale):
         for one, right in zip(jax.tree.leaves(function(scale * base, scale * update)), wanted, strict=True):
             np.testing.assert_allclose(np.abs(one), np.abs(right), rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(law.rotation(scale * values, scale * 0.1), law.rotation(values, 0.1), rtol=1e-12)
-    np.testing.assert_allclose(np.asarray(law.holds_below(scale * values)) / scale, law.holds_below(values), rtol=1e-12)
+    np.testing.assert_allclose(
+        np.asarray(law.largest_valid_delta(scale * values)) / scale, law.largest_valid_delta(values), rtol=1e-12
+    )
 
 
 def test_values_that_only_rounding_keeps_apart_are_refused():
@@ -346,12 +350,12 @@ I3, D3 = np.diag([1.0, 2.0, 3.0]), np.ones((3, 3))
         (lambda: law.first_order_singular_values(np.eye(3)[:1] * 0, D3[:1]), "values has an entry 0"),
         (lambda: law.rotation(np.array([1.0, 1.0]), 0.1), "values has equal entries"),
         (lambda: law.rotation(np.array([]), 0.1), r"values has shape \(0,\)"),
-        (lambda: law.holds_below(np.array([1.0, np.nan])), "values has an entry nan"),
-        (lambda: law.holds_below(np.array([1.0, 2.0]), -1.0), "limit = -1.0: must be finite and > 0"),
-        (lambda: law.breakdown(0.0), "N = 0.0: must be finite and > 0"),
+        (lambda: law.largest_valid_delta(np.array([1.0, np.nan])), "values has an entry nan"),
+        (lambda: law.largest_valid_delta(np.array([1.0, 2.0]), limit=-1.0), "limit = -1: must be a finite number > 0"),
+        (lambda: law.breakdown_delta(1.0, 0.0), "N = 0: must be a finite number > 0"),
         (lambda: law.singular_rotation(np.array([2.0, 1.0]), 0.1, 1, 2), "n = 1: must be a whole number ≥ 2"),
         (lambda: law.singular_rotation(np.array([2.0, 1.0]), 0.1, 3, 4), "values has 2 entries: must have all"),
-        (lambda: law.singular_rotation(np.array([2.0, 0.0]), 0.1, 2, 2), "values = .*: must be finite and > 0"),
+        (lambda: law.singular_rotation(np.array([2.0, 0.0]), 0.1, 2, 2), "values = 0: must be a finite number > 0"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(call, message):
@@ -362,6 +366,6 @@ def test_bad_input_is_refused_in_one_line(call, message):
 
 def test_single_values():
     assert float(law.rotation(np.array([1.0]), 0.3)[0]) == 0.0
-    assert float(law.holds_below(np.array([1.0]))[0]) == np.inf
+    assert float(law.largest_valid_delta(np.array([1.0]))[0]) == np.inf
     assert law.rotation(np.array([[1.0, 2.0], [1.0, 3.0]]), np.array([0.1, 0.2])).shape == (2, 2)
     assert law.rotation(np.array([1.0, 2.0]), 0.1).dtype == jnp.float64

@@ -1,5 +1,7 @@
 """The spike laws against quadrature, against each other and against the equations they solve."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from scipy.integrate import quad
 
 from rmtjax._errors import InputError
-from rmtjax.laws import spikes
+from rmtjax.laws import spectral_measure, spikes
 
 THETAS = np.array([0.3, 0.99, 1.0, 1.01, 1.5, 4.0, 50.0])
 HALF = np.array([0.5, 1.0])
@@ -29,21 +31,23 @@ def test_wigner_solves_its_equation():
 @pytest.mark.parametrize("c", [0.1, 1.0, 7.0])
 def test_the_scale_of_the_noise_is_a_unit(c, sigma):
     np.testing.assert_allclose(
-        spikes.wigner_outlier(sigma * THETAS, sigma), sigma * np.asarray(spikes.wigner_outlier(THETAS))
+        spikes.wigner_outlier(sigma * THETAS, sigma=sigma), sigma * np.asarray(spikes.wigner_outlier(THETAS))
     )
-    np.testing.assert_allclose(spikes.wigner_overlap(sigma * THETAS, sigma), spikes.wigner_overlap(THETAS), atol=1e-12)
+    np.testing.assert_allclose(
+        spikes.wigner_overlap(sigma * THETAS, sigma=sigma), spikes.wigner_overlap(THETAS), atol=1e-12
+    )
     for law, unit in (
         (spikes.rectangular_outlier, sigma),
-        (spikes.rectangular_overlap_left, 1),
-        (spikes.rectangular_overlap_right, 1),
+        (spikes.rectangular_overlap, 1),
+        (functools.partial(spikes.rectangular_overlap, side="right"), 1),
     ):
-        np.testing.assert_allclose(law(sigma * THETAS, c, sigma), unit * np.asarray(law(THETAS, c)), atol=1e-12)
+        np.testing.assert_allclose(law(sigma * THETAS, c, sigma=sigma), unit * np.asarray(law(THETAS, c)), atol=1e-12)
     np.testing.assert_allclose(
-        spikes.covariance_outlier(sigma**2 * THETAS, c, sigma),
+        spikes.covariance_outlier(sigma**2 * THETAS, c, sigma=sigma),
         sigma**2 * np.asarray(spikes.covariance_outlier(THETAS, c)),
     )
     np.testing.assert_allclose(
-        spikes.covariance_overlap(sigma**2 * THETAS, c, sigma), spikes.covariance_overlap(THETAS, c), atol=1e-12
+        spikes.covariance_overlap(sigma**2 * THETAS, c, sigma=sigma), spikes.covariance_overlap(THETAS, c), atol=1e-12
     )
 
 
@@ -51,12 +55,12 @@ def test_rectangular_against_its_table():
     """Benaych-Georges & Nadakuditi 2012, written the other way round; left and right change places with n and m."""
     theta, c = np.meshgrid([2.0, 3.0, 10.0], [0.25, 1.0, 4.0])
     t2 = theta**2
-    np.testing.assert_allclose(spikes.rectangular_overlap_left(theta, c), 1 - c * (1 + t2) / (t2 * (t2 + c)))
-    np.testing.assert_allclose(spikes.rectangular_overlap_right(theta, c), 1 - (c + t2) / (t2 * (t2 + 1)))
+    np.testing.assert_allclose(spikes.rectangular_overlap(theta, c), 1 - c * (1 + t2) / (t2 * (t2 + c)))
+    np.testing.assert_allclose(spikes.rectangular_overlap(theta, c, side="right"), 1 - (c + t2) / (t2 * (t2 + 1)))
     np.testing.assert_allclose(spikes.rectangular_outlier(theta, 1.0), theta + 1 / theta)
     # Transposed and scaled to variance 1/n: θ, c ↦ θ/√c, 1/c.
     np.testing.assert_allclose(
-        spikes.rectangular_overlap_left(theta, c), spikes.rectangular_overlap_right(theta / np.sqrt(c), 1 / c)
+        spikes.rectangular_overlap(theta, c), spikes.rectangular_overlap(theta / np.sqrt(c), 1 / c, side="right")
     )
     np.testing.assert_allclose(
         spikes.rectangular_outlier(theta, c),
@@ -72,7 +76,7 @@ def test_thresholds_and_edges():
     for c in (0.1, 1.0, 7.0):
         critical = float(spikes.rectangular_threshold(c))
         np.testing.assert_allclose(spikes.rectangular_outlier(critical * HALF, c), 1 + np.sqrt(c))
-        np.testing.assert_allclose(spikes.rectangular_overlap_left(critical * HALF, c), 0)
+        np.testing.assert_allclose(spikes.rectangular_overlap(critical * HALF, c), 0)
         assert spikes.rectangular_outlier(critical * 1.01, c) > 1 + np.sqrt(c)
         ell = float(spikes.covariance_threshold(c))
         np.testing.assert_allclose(spikes.covariance_outlier(ell * HALF, c), (1 + np.sqrt(c)) ** 2)
@@ -105,12 +109,12 @@ def test_nothing_turns_at_the_threshold_by_rounding():
     """
     rng = np.random.default_rng(0)
     c, sigma = np.exp(rng.uniform(-5, 5, 2000)), np.exp(rng.uniform(-2, 2, 2000))
-    theta, ell = (np.asarray(f(c, sigma)) for f in (spikes.rectangular_threshold, spikes.covariance_threshold))
+    theta, ell = (np.asarray(f(c, sigma=sigma)) for f in (spikes.rectangular_threshold, spikes.covariance_threshold))
     plain = sigma
     for _ in range(3):
         for found in (
-            spikes.wigner_overlap(plain, sigma), spikes.rectangular_overlap_left(theta, c, sigma),
-            spikes.rectangular_overlap_right(theta, c, sigma), spikes.covariance_overlap(ell, c, sigma),
+            spikes.wigner_overlap(plain, sigma=sigma), spikes.rectangular_overlap(theta, c, sigma=sigma),
+            spikes.rectangular_overlap(theta, c, sigma=sigma, side="right"), spikes.covariance_overlap(ell, c, sigma=sigma),
         ):  # fmt: skip
             assert np.all((np.asarray(found) >= 0) & (np.asarray(found) < 1e-12))
         for variance in (
@@ -118,9 +122,9 @@ def test_nothing_turns_at_the_threshold_by_rounding():
         ):  # fmt: skip
             assert not np.any(np.asarray(variance) < 0)
         for strength, wanted in (
-            (spikes.wigner_strength(spikes.wigner_outlier(sigma, sigma), sigma), sigma),
-            (spikes.rectangular_strength(spikes.rectangular_outlier(theta, c, sigma), c, sigma), theta),
-            (spikes.covariance_strength(spikes.covariance_outlier(ell, c, sigma), c, sigma), ell),
+            (spikes.wigner_strength(spikes.wigner_outlier(sigma, sigma=sigma), sigma=sigma), sigma),
+            (spikes.rectangular_strength(spikes.rectangular_outlier(theta, c, sigma=sigma), c, sigma=sigma), theta),
+            (spikes.covariance_strength(spikes.covariance_outlier(ell, c, sigma=sigma), c, sigma=sigma), ell),
         ):
             np.testing.assert_allclose(strength, wanted, rtol=1e-6)
         plain, theta, ell = (np.nextafter(x, np.inf) for x in (plain, theta, ell))
@@ -130,19 +134,20 @@ def test_nothing_turns_at_the_threshold_by_rounding():
 def test_spectral_measure_integrates(theta):
     """Mass 1, the closed distribution function and the transform, each against quadrature of eq. (1)."""
     angle = lambda f: quad(lambda a: f(2 * np.cos(a)) * 2 * np.sin(a), 0, np.pi, epsabs=1e-12)[0]  # noqa: E731
-    density = lambda x: float(spikes.spectral_measure_pdf(x, theta))  # noqa: E731
-    atom = float(spikes.spectral_measure_atom(theta))
+    density = lambda x: float(spectral_measure.pdf(x, theta))  # noqa: E731
+    atom = float(spectral_measure.atom(theta))
     at = theta + 1 / theta if atom else 0.0
     assert abs(angle(density) + atom - 1) < 1e-9
     for x in (-1.9, 0.2, 1.7):
         below = quad(lambda a: density(2 * np.cos(a)) * 2 * np.sin(a), np.arccos(x / 2), np.pi, epsabs=1e-12)[0]
-        assert abs(below + atom * (x >= at) - float(spikes.spectral_measure_cdf(x, theta))) < 1e-9
-    assert abs(float(spikes.spectral_measure_cdf(1e3, theta)) - 1) < 1e-12
-    assert abs(float(spikes.spectral_measure_cdf(-1e3, theta))) < 1e-12
+        assert abs(below + atom * (x >= at) - float(spectral_measure.cdf(x, theta))) < 1e-9
+    assert abs(float(spectral_measure.cdf(1e3, theta)) - 1) < 1e-12
+    assert abs(float(spectral_measure.cdf(-1e3, theta))) < 1e-12
     z = 0.3 + 0.5j
     transform = angle(lambda x: density(x) * (1 / (z - x)).real) + 1j * angle(lambda x: density(x) * (1 / (z - x)).imag)
-    real, imaginary = spikes.spectral_measure_stieltjes(z.real, z.imag, theta)
-    assert abs(transform + atom / (z - at) - (float(real) + 1j * float(imaginary))) < 1e-9
+    assert abs(transform + atom / (z - at) - complex(spectral_measure.stieltjes(z, theta))) < 1e-9
+    with pytest.raises(InputError, match="side 'top' is unknown"):
+        spikes.rectangular_overlap(2.0, 1.0, side="top")
 
 
 def test_outlying_eigenvalue_of_a_matrix_that_is_not_symmetric():

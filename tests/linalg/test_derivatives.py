@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmtjax.linalg import dense
+from rmtjax.linalg.svd import EIGH_ALGORITHMS, SINGLE, eigh, eigvalsh, select_algorithm, svd, svdvals
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 SVD = ("auto", "library", "threads", "jacobi", "gram", "gram64", "polar", "randomized")
 """All that run inside programs: `lanczos` refuses to."""
-EIGH = ("auto", *dense.EIGH_ALGORITHMS)
+EIGH = ("auto", *EIGH_ALGORITHMS)
 
 
 def normal(rng, shape, dtype="float64"):
@@ -30,7 +30,7 @@ def adjoint(a):
 
 
 def known_dtypes(algorithm):
-    return dense.SINGLE if algorithm == "gram64" else DTYPES
+    return SINGLE if algorithm == "gram64" else DTYPES
 
 
 def leading(xp, u, s, vh):
@@ -100,7 +100,7 @@ def test_svd(algorithm, dtype, shape):
     options = {"k": 3, "iterations": 6} if algorithm == "randomized" else {}
 
     def function(a):
-        u, s, vh = dense.svd(a, algorithm=algorithm, **options)
+        u, s, vh = svd(a, algorithm=algorithm, **options)
         return leading(jnp, u, s[:3], vh)
 
     def by_numpy(a):
@@ -120,7 +120,7 @@ def test_svdvals(algorithm, dtype):
     rng = np.random.default_rng(1)
     a, da = normal(rng, (6, 4), dtype), normal(rng, (6, 4), dtype)
     check(
-        lambda a: (dense.svdvals(a, algorithm=algorithm),),
+        lambda a: (svdvals(a, algorithm=algorithm),),
         lambda a: (np.linalg.svd(a, compute_uv=False),), a, da, tolerance_of(dtype),
     )  # fmt: skip
 
@@ -133,7 +133,7 @@ def test_eigh_and_eigvalsh(algorithm, dtype):
     a, da = symmetric(rng, 5, dtype), symmetric(rng, 5, dtype)
 
     def function(a):
-        return *projectors(jnp, *dense.eigh(a, algorithm=algorithm)), dense.eigvalsh(a, algorithm=algorithm)
+        return *projectors(jnp, *eigh(a, algorithm=algorithm)), eigvalsh(a, algorithm=algorithm)
 
     def by_numpy(a):
         return *projectors(np, *np.linalg.eigh(a)), np.linalg.eigvalsh(a)
@@ -141,21 +141,19 @@ def test_eigh_and_eigvalsh(algorithm, dtype):
     check(function, by_numpy, a, da, tolerance_of(dtype))
 
 
-@pytest.mark.parametrize("n", [16, 32, 48])
-def test_algorithms_that_size_chooses(n):
-    """From some 32 columns on other loops are compiled, and `auto` takes other algorithms."""
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("n", "algorithm"), [(48, "library"), (72, "auto")])
+def test_algorithms_that_size_chooses(n, algorithm, dtype):
+    """From some 32 columns on other loops are compiled, and from 65 on `auto` leaves a matrix to other algorithms."""
+    assert select_algorithm((n, n), dtype, platform="cpu") != "library" or algorithm == "library"
     rng = np.random.default_rng(3)
-    for dtype in ("float32", "float64"):
-        a, da = normal(rng, (n, n), dtype), normal(rng, (n, n), dtype)
-        by_numpy = lambda a: leading(np, *np.linalg.svd(a, full_matrices=False))  # noqa: E731
-        for algorithm in ("auto", "library"):
-            function = lambda a, algorithm=algorithm: leading(jnp, *dense.svd(a, algorithm=algorithm))  # noqa: E731
-            with jax.enable_x64(True):
-                got = jax.jvp(function, (jnp.asarray(a),), (jnp.asarray(da),))[1]
-            for one, right in zip(got, differences(by_numpy, a, da), strict=True):
-                np.testing.assert_allclose(
-                    one, right, atol=(1e-6 if dtype == "float64" else 1e-3) * np.abs(right).max()
-                )
+    a, da = normal(rng, (n, n), dtype), normal(rng, (n, n), dtype)
+    by_numpy = lambda a: leading(np, *np.linalg.svd(a, full_matrices=False))  # noqa: E731
+    function = lambda a: leading(jnp, *svd(a, algorithm=algorithm))  # noqa: E731
+    with jax.enable_x64(True):
+        got = jax.jvp(function, (jnp.asarray(a),), (jnp.asarray(da),))[1]
+    for one, right in zip(got, differences(by_numpy, a, da), strict=True):
+        np.testing.assert_allclose(one, right, atol=(1e-6 if dtype == "float64" else 1e-3) * np.abs(right).max())
 
 
 # -- scale -------------------------------------------------------------------------------------------------------------
@@ -172,8 +170,8 @@ def test_scale_does_not_matter(dtype, scales, algorithm):
     @jax.jit
     def tangents(a, da, b, db):
         def vectors(a, b):
-            u, _, vh = dense.svd(a, algorithm=algorithm)
-            v = dense.eigh(b, algorithm=algorithm if algorithm in EIGH else "library").vectors
+            u, _, vh = svd(a, algorithm=algorithm)
+            v = eigh(b, algorithm=algorithm if algorithm in EIGH else "library").eigenvectors
             return u[:, :2] @ vh[:2], v[:, :1] @ v[:, :1].T
 
         def total(a, b):
@@ -194,8 +192,10 @@ def test_scale_does_not_matter(dtype, scales, algorithm):
 # -- again, and in batches ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float64", "complex128"])
-@pytest.mark.parametrize("what", ["svd", "randomized", "eigh"])
+@pytest.mark.parametrize(
+    ("what", "dtype"),
+    [("svd", "float64"), ("svd", "complex128"), ("randomized", "complex128"), ("eigh", "complex128")],
+)
 def test_second_derivatives(what, dtype):
     """Forwards over backwards and backwards over backwards, against differences of the gradient; and of a batch."""
     rng = np.random.default_rng(6)
@@ -205,9 +205,9 @@ def test_second_derivatives(what, dtype):
 
     def function(a):
         if what == "eigh":
-            values, v = dense.eigh(a)
+            values, v = eigh(a)
             return jnp.sum(weight * ((v[:, :2] * jnp.exp(values[:2])) @ adjoint(v[:, :2]))).real
-        u, s, vh = dense.svd(a, **({} if what == "svd" else dict(k=2, algorithm="randomized", iterations=40)))
+        u, s, vh = svd(a, **({} if what == "svd" else dict(k=2, algorithm="randomized", iterations=40)))
         return jnp.sum(weight * ((u[:, :2] * jnp.exp(s[:2])) @ vh[:2])).real
 
     slope = jax.jit(lambda a: jnp.sum(jax.grad(function)(a) * da).real)
@@ -258,14 +258,14 @@ def test_equal_singular_values_give_nan_or_what_is_right(algorithm, dtype):
     tolerance = 2e-3 if dtype == "float32" else 1e-6
 
     def whole_and_polar(a):
-        u, s, vh = dense.svd(a, algorithm=algorithm)
+        u, s, vh = svd(a, algorithm=algorithm)
         return jnp.stack([(u * s) @ vh, u @ vh])
 
     @jax.jit
     def derivatives(a, da, weight):
         along, back = jax.jvp(whole_and_polar, (a,), (da,))[1], jax.vjp(whole_and_polar, a)[1]
         none = jnp.zeros_like(weight)
-        squares = jax.grad(lambda a: jnp.sum(dense.svd(a, algorithm=algorithm).s ** 2))(a)
+        squares = jax.grad(lambda a: jnp.sum(svd(a, algorithm=algorithm).S ** 2))(a)
         return along, back(jnp.stack([weight, none]))[0], back(jnp.stack([none, weight]))[0], squares
 
     def polar_rate(q, da):
@@ -298,16 +298,16 @@ def test_vectors_of_their_own_have_derivatives_beside_equal_ones(algorithm):
     low = normal(rng, (6, 2)) @ normal(rng, (2, 5))
     da = normal(rng, low.shape)
     with jax.enable_x64(True):
-        function = lambda a: leading(jnp, *dense.svd(a, algorithm=algorithm))[:1]  # noqa: E731
+        function = lambda a: leading(jnp, *svd(a, algorithm=algorithm))[:1]  # noqa: E731
         by_numpy = lambda a: leading(np, *np.linalg.svd(a, full_matrices=False))[:1]  # noqa: E731
         check(function, by_numpy, low, da, 1e-6)
-        tangents = jax.jvp(lambda a: dense.svd(a, algorithm=algorithm), (jnp.asarray(low),), (jnp.asarray(da),))[1]
-        for columns in (tangents.u, tangents.vh.T):
+        tangents = jax.jvp(lambda a: svd(a, algorithm=algorithm), (jnp.asarray(low),), (jnp.asarray(da),))[1]
+        for columns in (tangents.U, tangents.Vh.T):
             assert np.isnan(columns).any(0).tolist() == [False, False, True, True, True]
-        assert np.isfinite(tangents.s).all()
+        assert np.isfinite(tangents.S).all()
 
 
-@pytest.mark.parametrize("algorithm", dense.EIGH_ALGORITHMS)
+@pytest.mark.parametrize("algorithm", EIGH_ALGORITHMS)
 def test_equal_eigenvalues_give_nan_or_what_is_right(algorithm):
     rng = np.random.default_rng(9)
     q = orthogonal(rng, 5)
@@ -318,11 +318,11 @@ def test_equal_eigenvalues_give_nan_or_what_is_right(algorithm):
     }  # fmt: skip
 
     def whole(a):
-        values, v = dense.eigh(a, algorithm=algorithm)
+        values, v = eigh(a, algorithm=algorithm)
         return (v * values) @ v.T
 
     def cubes(a):
-        return jnp.sum(dense.eigvalsh(a, algorithm=algorithm) ** 3)
+        return jnp.sum(eigvalsh(a, algorithm=algorithm) ** 3)
 
     @jax.jit
     def derivatives(a, da, weight):
@@ -342,7 +342,7 @@ def test_equal_eigenvalues_give_nan_or_what_is_right(algorithm):
             never_wrong(back, np.sum(weight * da), 1e-6, name)
             np.testing.assert_allclose(of_cubes, 3 * np.sum((a @ a) * da), atol=1e-9)
         # One eigenvector of its own beside equal ones.
-        v = lambda a: (lambda v: v[:, -1:] @ v[:, -1:].T)(dense.eigh(a, algorithm=algorithm).vectors)  # noqa: E731
+        v = lambda a: (lambda v: v[:, -1:] @ v[:, -1:].T)(eigh(a, algorithm=algorithm).eigenvectors)  # noqa: E731
         by_numpy = lambda a: (lambda v: v[:, -1:] @ v[:, -1:].T)(np.linalg.eigh(a)[1])  # noqa: E731
         a, da = matrices["repeated"], symmetric(rng, 5)
         check(lambda a: (v(a),), lambda a: (by_numpy(a),), a, da, 1e-6)
@@ -352,7 +352,7 @@ def test_randomized_of_a_matrix_of_lower_rank_than_its_range():
     """Differentiating its QR decompositions gives noise there, of 10⁸; the derivative is that of the exact triplets."""
     rng = np.random.default_rng(10)
     low, da = normal(rng, (60, 4)) @ normal(rng, (4, 40)), normal(rng, (60, 40))
-    function = lambda a: leading(jnp, *dense.svd(a, k=2, algorithm="randomized"))  # noqa: E731
+    function = lambda a: leading(jnp, *svd(a, k=2, algorithm="randomized"))  # noqa: E731
 
     def by_numpy(a):
         u, s, vh = np.linalg.svd(a, full_matrices=False)
@@ -369,7 +369,7 @@ def test_randomized_of_a_matrix_of_lower_rank_than_its_range():
 def test_singular_values_of_long_matrices_take_no_square_of_memory(shape, algorithm):
     """A square of the longer side would be 360 GB; what the program takes is known before it runs."""
     given = jax.ShapeDtypeStruct(shape, jnp.float32)
-    function = functools.partial(dense.svdvals, algorithm=algorithm)
+    function = functools.partial(svdvals, algorithm=algorithm)
     for one in (function, jax.grad(lambda a: jnp.sum(function(a)))):
         needed = jax.jit(one).lower(given).compile().memory_analysis().temp_size_in_bytes
         assert needed < 20 * 4 * 300_000 * 8

@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 
 from rmtjax._errors import InputError
-from rmtjax.linalg import krylov
-from rmtjax.linalg.krylov import BlockLanczos, Flipped, Operator, Ritz, atom_bounds, largest_cosines, top_singular
+from rmtjax.linalg.krylov import (
+    BlockLanczos,
+    CacheLimits,
+    LowRankUpdated,
+    Ritz,
+    Transposed,
+    cosine_upper_bounds,
+    largest_cosines,
+    top_singular,
+)
 
 
 def gaussian(n, m, seed=0):
@@ -56,23 +64,20 @@ def start(matrix, kind, count=5):
     return vectors, np.abs(u[:, real].T @ vectors).max(0)
 
 
-@pytest.fixture(params=["near", "far"])
-def distance(request, monkeypatch):
-    """As they are done, and as if no cache held them."""
-    if request.param == "far":
-        monkeypatch.setattr(krylov, "FAR", 1)
-        monkeypatch.setattr(krylov, "_PART", 13)
+LIMITS = pytest.mark.parametrize(
+    "limits", [CacheLimits(), CacheLimits(entries=1, row_block=13)], ids=["in cache", "out of cache"]
+)
 
 
-@pytest.mark.usefixtures("distance")
+@LIMITS
 @pytest.mark.parametrize("kind", ["tuned", "random", "mixed", "last"])
 @pytest.mark.parametrize("name", MATRICES)
-def test_cosines_lie_within_their_bounds_at_every_step(name, kind):
+def test_cosines_lie_within_their_bounds_at_every_step(name, kind, limits):
     matrix = MATRICES[name]
     vectors, exact = start(matrix, kind)
     widths = []
     for most in (2, 4, 7, 12, 18, 24):  # at 18 it is a matter of rounding whether the last bound has closed
-        found = largest_cosines(Operator(matrix), vectors, most=most)
+        found = largest_cosines(LowRankUpdated(matrix, limits=limits), vectors, max_blocks=most)
         assert (found.upper >= exact - 2e-4).all(), most
         assert (found.lower <= exact + 2e-4).all(), most
         widths.append((found.upper - found.lower).mean())
@@ -85,12 +90,12 @@ def test_it_stops_when_the_verdicts_are_sure():
     matrix = MATRICES["spikes"]
     vectors, exact = start(matrix, "tuned")
     for threshold in (0.3, 0.5, 0.7):
-        found = largest_cosines(Operator(matrix), vectors, threshold=threshold)
+        found = largest_cosines(LowRankUpdated(matrix), vectors, threshold=threshold)
         sure = (found.lower >= threshold) | (found.upper < threshold)
         np.testing.assert_array_equal((exact < threshold)[sure], (found.upper < threshold)[sure])
         assert sure.mean() > 0.5
-    finer = largest_cosines(Operator(matrix), vectors)
-    assert largest_cosines(Operator(matrix), vectors, threshold=0.3).steps <= finer.steps
+    finer = largest_cosines(LowRankUpdated(matrix), vectors)
+    assert largest_cosines(LowRankUpdated(matrix), vectors, threshold=0.3).steps <= finer.steps
 
 
 def test_bounds_allow_for_vectors_that_are_off():
@@ -104,7 +109,7 @@ def test_bounds_allow_for_vectors_that_are_off():
     sine = 0.05
     meant = (np.sqrt(1 - sine**2) * vectors + sine * aside).astype(np.float32)
     u = np.linalg.svd(matrix.astype(float))[0]
-    found = largest_cosines(Operator(matrix), vectors, errors=sine)
+    found = largest_cosines(LowRankUpdated(matrix), vectors, errors=sine)
     for one in (vectors, meant):
         exact = np.abs(u.T @ one).max(0)
         assert (found.lower <= exact + 1e-4).all() and (exact <= found.upper + 1e-4).all()
@@ -132,10 +137,10 @@ def test_no_peak_of_the_bound_is_missed(name, kind):
     matrix = MATRICES[name]
     n, m = matrix.shape
     vectors, _ = start(matrix, kind)
-    mixing, operator = np.eye(vectors.shape[1]), Operator(matrix)
+    mixing, operator = np.eye(vectors.shape[1]), LowRankUpdated(matrix)
     if n > m:  # the space of the shorter side, from the images of the vectors
         vectors, mixing = np.linalg.qr(matrix.T @ vectors)
-        operator = Flipped(operator)
+        operator = Transposed(operator)
     space = BlockLanczos(operator, vectors, 20)
     for _ in range(6):
         space.grow(2)
@@ -147,7 +152,7 @@ def test_no_peak_of_the_bound_is_missed(name, kind):
         x = np.concatenate([near.ravel(), np.linspace(floor, ritz.values[-1] * 1.2, 20_001)])
         x = np.concatenate([x, np.geomspace(1.01 * floor, 0.99 * ritz.values[0], 1000)])
         best = densely(ritz, rows, x[x > floor], (lambda x: 1 / x) if n > m else np.ones_like)
-        taken = atom_bounds(ritz, rows, floor, transposed=n > m)
+        taken = cosine_upper_bounds(ritz, rows, floor, transposed=n > m)
         assert (taken >= np.minimum(best, 1) * (1 - 1e-6)).all()
         assert (taken <= 1.02 * best).all()  # 1 % for rounding at most, 0.75 % for what lies between
 
@@ -166,17 +171,17 @@ def test_a_peak_with_room_on_one_side_only_is_seen():
         x = np.concatenate(
             [(values[:, None] + rho[:, None] * np.concatenate([-fine, fine])).ravel(), np.linspace(0.1, 5, 3001)]
         )
-        taken = atom_bounds(ritz, first)
+        taken = cosine_upper_bounds(ritz, first)
         assert (taken >= np.minimum(densely(ritz, first, x, np.ones_like), 1) * (1 - 1e-6)).all()
 
 
-@pytest.mark.usefixtures("distance")
+@LIMITS
 @pytest.mark.parametrize("width", [None, 4])
 @pytest.mark.parametrize("name", ["square", "tall", "wide", "power law", "spikes"])
-def test_largest_triplets_are_those_of_the_decomposition(name, width):
+def test_largest_triplets_are_those_of_the_decomposition(name, width, limits):
     matrix = MATRICES[name]
     u, s, _ = np.linalg.svd(matrix.astype(float), full_matrices=False)
-    found = top_singular(Operator(matrix), 6, width=width)
+    found = top_singular(LowRankUpdated(matrix, limits=limits), 6, width=width)
     assert found.errors.max() <= 2e-3
     np.testing.assert_allclose(found.values, s[:6], rtol=2e-6)
     sines = np.sqrt(np.maximum(1 - (u[:, :6] * found.vectors).sum(0) ** 2, 0))
@@ -185,20 +190,20 @@ def test_largest_triplets_are_those_of_the_decomposition(name, width):
 
 
 def test_an_unfinished_search_says_so():
-    found = top_singular(Operator(MATRICES["nearly equal"]), 3, most=4)
+    found = top_singular(LowRankUpdated(MATRICES["nearly equal"]), 3, max_blocks=4)
     assert found.errors.max() > 0.1
 
 
-@pytest.mark.usefixtures("distance")
-def test_operators_are_the_matrices_they_stand_for():
+@LIMITS
+def test_operators_are_the_matrices_they_stand_for(limits):
     random = np.random.default_rng(0)
     w, d, b, a = (random.standard_normal(shape) for shape in ((30, 20), (30,), (30, 3), (3, 20)))
     x, y = random.standard_normal((20, 4)), random.standard_normal((30, 4))
     for operator, dense in (
-        (Operator(w), w),
-        (Operator(w, d), d[:, None] * w),
-        (Operator(w, None, b, a), w + b @ a),
-        (Operator(w, d, b, a), d[:, None] * w + b @ a),
+        (LowRankUpdated(w, limits=limits), w),
+        (LowRankUpdated(w, d, limits=limits), d[:, None] * w),
+        (LowRankUpdated(w, None, b, a, limits), w + b @ a),
+        (LowRankUpdated(w, d, b, a, limits), d[:, None] * w + b @ a),
     ):
         np.testing.assert_allclose(operator.dense(), dense)
         np.testing.assert_allclose(operator @ x, dense @ x)
@@ -210,7 +215,9 @@ def test_operators_are_the_matrices_they_stand_for():
 def test_a_space_that_is_used_up_stays_orthonormal():
     """A matrix of rank 12 has nothing new to show after two blocks of eight."""
     matrix = with_spectrum(200, 200, np.linspace(2, 1, 12))
-    space = BlockLanczos(Operator(matrix), np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32), 10)
+    space = BlockLanczos(
+        LowRankUpdated(matrix), np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32), 10
+    )
     space.grow(10)
     basis = np.asarray(space.combine(np.eye(80)))
     np.testing.assert_allclose(basis.T @ basis, np.eye(80), atol=1e-4)
@@ -222,23 +229,23 @@ def test_a_space_that_is_used_up_stays_orthonormal():
 def test_arrays_of_jax_give_the_same():
     matrix = MATRICES["spikes"]
     vectors, _ = start(matrix, "tuned")
-    here = top_singular(Operator(matrix), 5)
-    there = top_singular(Operator(jnp.asarray(matrix)), 5)
+    here = top_singular(LowRankUpdated(matrix), 5)
+    there = top_singular(LowRankUpdated(jnp.asarray(matrix)), 5)
     np.testing.assert_allclose(there.values, here.values, rtol=1e-5)
     np.testing.assert_allclose(np.abs(np.sum(np.asarray(there.vectors) * here.vectors, 0)), 1, atol=1e-4)
-    here = largest_cosines(Operator(matrix), vectors)
-    there = largest_cosines(Operator(jnp.asarray(matrix)), jnp.asarray(vectors))
+    here = largest_cosines(LowRankUpdated(matrix), vectors)
+    there = largest_cosines(LowRankUpdated(jnp.asarray(matrix)), jnp.asarray(vectors))
     np.testing.assert_allclose(there.lower, here.lower, atol=2e-3)
     np.testing.assert_allclose(there.upper, here.upper, atol=2e-3)
 
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(InputError, match=r"k = 0: must be 1 to 51 for 160 rows or columns"):
-        top_singular(Operator(MATRICES["square"]), 0)
+        top_singular(LowRankUpdated(MATRICES["square"]), 0)
     with pytest.raises(InputError, match=r"k = 60: must be 1 to 51"):
-        top_singular(Operator(MATRICES["square"]), 60)
+        top_singular(LowRankUpdated(MATRICES["square"]), 60)
     with pytest.raises(InputError, match=r"start has shape \[4, 2\]: must be \(160, b\)"):
-        BlockLanczos(Operator(MATRICES["square"]), np.ones((4, 2), np.float32), 3)
+        BlockLanczos(LowRankUpdated(MATRICES["square"]), np.ones((4, 2), np.float32), 3)
 
 
 @pytest.mark.parametrize("device", [False, True], ids=["host", "device"])
@@ -250,7 +257,7 @@ def test_the_basis_stays_orthonormal_when_the_space_is_used_up(rank, device):
     values = np.linspace(3, 1, max(rank, 1)) * (rank > 0)
     matrix = ((left * values) @ right.T).astype(np.float32)
     block = random.standard_normal((120, 4)).astype(np.float32)
-    operator = Operator(jnp.asarray(matrix) if device else matrix)
+    operator = LowRankUpdated(jnp.asarray(matrix) if device else matrix)
     space = BlockLanczos(operator, jnp.asarray(block) if device else block, 20)
     space.grow(20)
     basis = np.asarray(space.combine(np.eye(space.steps * 4)))
@@ -265,5 +272,5 @@ def test_a_start_of_lower_rank_loses_no_column():
     """A zero on the diagonal of its triangular factor has no sign, which took the column away."""
     start = np.zeros((20, 2))
     start[0] = 1.0
-    space = BlockLanczos(Operator(gaussian(20, 20).astype(float)), start, 3)
-    np.testing.assert_allclose(space._block.T @ space._block, np.eye(2), atol=1e-12)
+    space = BlockLanczos(LowRankUpdated(gaussian(20, 20).astype(float)), start, 3)
+    np.testing.assert_allclose(space.block.T @ space.block, np.eye(2), atol=1e-12)

@@ -9,7 +9,9 @@ from threadpoolctl import threadpool_limits
 
 from rmtjax import InputError
 from rmtjax.laws import marchenko_pastur, semicircle
-from rmtjax.spectra import bulk_fit as spectra
+from rmtjax.spectra.bulk_fit import bulk_fit, bulk_fit_symmetric
+from rmtjax.spectra.esd_test import esd_distance, esd_test
+from rmtjax.spectra.ranks import effective_rank, stable_rank
 
 
 @pytest.fixture(autouse=True)
@@ -36,15 +38,15 @@ def test_ranks():
         ([1.0, 0.0, 1.0, 2.0], 2 * np.sqrt(2), 1.5),  # p = ¼, ¼, ½: entropy 1.5 log 2
     ):
         for scale in (1e-300, 1.0, 1e300):
-            np.testing.assert_allclose(spectra.effective_rank(np.array(values) * scale), effective, rtol=1e-13)
-            np.testing.assert_allclose(spectra.stable_rank(np.array(values) * scale), stable, rtol=1e-13)
+            np.testing.assert_allclose(effective_rank(np.array(values) * scale), effective, rtol=1e-13)
+            np.testing.assert_allclose(stable_rank(np.array(values) * scale), stable, rtol=1e-13)
     batch = np.array([[1.0, 0.0], [1.0, 1.0]])
-    np.testing.assert_allclose(spectra.effective_rank(batch), [1, 2], rtol=1e-14)
+    np.testing.assert_allclose(effective_rank(batch), [1, 2], rtol=1e-14)
     with jax.enable_x64(True):
-        slope = jax.jit(jax.grad(spectra.effective_rank))(jnp.array([2.0, 1.0, 0.0]))
+        slope = jax.jit(jax.grad(effective_rank))(jnp.array([2.0, 1.0, 0.0]))
         assert np.all(np.isfinite(slope[:2]))
         np.testing.assert_allclose(slope @ jnp.array([2.0, 1.0, 0.0]), 0, atol=1e-14)  # scale does not matter
-        assert np.all(np.isfinite(jax.grad(spectra.stable_rank)(jnp.array([2.0, 1.0, 0.0]))))
+        assert np.all(np.isfinite(jax.grad(stable_rank)(jnp.array([2.0, 1.0, 0.0]))))
 
 
 # -- a spectrum against a law ------------------------------------------------------------------------------------------
@@ -53,9 +55,9 @@ def test_ranks():
 def test_distance_is_kolmogorovs():
     rng = np.random.default_rng(5)
     values = rng.normal(size=(3, 50))
-    got = spectra.esd_distance(values, lambda x: jax.scipy.stats.norm.cdf(x))
+    got = esd_distance(values, lambda x: jax.scipy.stats.norm.cdf(x))
     np.testing.assert_allclose(got, [stats.kstest(v, "norm").statistic for v in values], rtol=1e-12)
-    assert float(spectra.esd_distance(np.array([0.3]), lambda x: jnp.clip(x, 0, 1))) == pytest.approx(0.7)
+    assert float(esd_distance(np.array([0.3]), lambda x: jnp.clip(x, 0, 1))) == pytest.approx(0.7)
 
 
 def test_atoms_are_compared_with_atoms():
@@ -63,10 +65,10 @@ def test_atoms_are_compared_with_atoms():
     rng = np.random.default_rng(6)
     x = rng.normal(size=(60, 40))
     values = np.append(np.linalg.eigvalsh(x.T @ x / 40), np.zeros(20))
-    distance = float(spectra.esd_distance(values, lambda v: marchenko_pastur.cdf(v, 1.5)))
+    distance = float(esd_distance(values, lambda v: marchenko_pastur.cdf(v, 1.5)))
     assert 0 < distance < 0.05
     half = np.array([0.0, 0.0, 1.0, 1.0])
-    assert float(spectra.esd_distance(half, lambda v: jnp.where(v < 0, 0.0, jnp.where(v < 1, 0.5, 1.0)))) == 0.0
+    assert float(esd_distance(half, lambda v: jnp.where(v < 0, 0.0, jnp.where(v < 1, 0.5, 1.0)))) == 0.0
 
 
 def test_p_values_are_uniform():
@@ -90,7 +92,7 @@ def test_p_values_are_uniform():
             else:
                 values = 1.7 * np.linalg.svd(rng.normal(size=shape), compute_uv=False) / np.sqrt(shape[1])
                 values = values**2 if law == "marchenko-pastur" else values
-            test = spectra.esd_test(values, law, shape, draws=99, key=jax.random.key(i), **options)
+            test = esd_test(values, law, shape, draws=99, key=jax.random.key(i), **options)
             p_values.append(test.p_value)
         # Whole multiples of 1/100: spread them out evenly.
         spread = np.array(p_values) - rng.uniform(size=80) / 100
@@ -108,34 +110,34 @@ def test_what_is_no_wigner_matrix_is_found_out():
         np.linalg.eigvalsh(heavy + np.tril(heavy, -1).T),
         np.linalg.eigvalsh(goe(rng, n) + np.diag(np.repeat([-2, 2], n // 2))),
     ):
-        assert spectra.esd_test(values, draws=99).p_value == 0.01
+        assert esd_test(values, draws=99).p_value == 0.01
     values = np.linalg.svd(rng.normal(size=(40, 20)), compute_uv=False)
-    assert spectra.esd_test(values, "singular", (40, 20), draws=99).p_value > 0.01
-    assert spectra.esd_test(values, "singular", (30, 20), draws=99).p_value == 0.01
+    assert esd_test(values, "singular", (40, 20), draws=99).p_value > 0.01
+    assert esd_test(values, "singular", (30, 20), draws=99).p_value == 0.01
     # Rademacher entries are Wigner's too: universality. One false alarm in a hundred, as above.
     sign = np.tril(rng.choice([-1.0, 1.0], size=(n, n)))
-    assert spectra.esd_test(np.linalg.eigvalsh(sign + np.tril(sign, -1).T), draws=99).p_value > 0.01
+    assert esd_test(np.linalg.eigvalsh(sign + np.tril(sign, -1).T), draws=99).p_value > 0.01
 
 
 def test_result_of_the_test():
     rng = np.random.default_rng(9)
     values = 2 * np.linalg.eigvalsh(goe(rng, 40))
-    one = spectra.esd_test(values, draws=99)
-    again = spectra.esd_test(values[::-1], "semicircle", draws=99, key=jax.random.key(0))
+    one = esd_test(values, draws=99)
+    again = esd_test(values[::-1], "semicircle", draws=99, key=jax.random.key(0))
     assert one.null.shape == (99,) and np.array_equal(one.null, again.null) and one.p_value == again.p_value
     assert abs(one.sigma - 2) < 0.15 and one.statistic <= one.distance <= one.statistic + 1 / 640
-    np.testing.assert_allclose(one.distance, spectra.esd_distance(values / one.sigma, semicircle.cdf), rtol=1e-12)
+    np.testing.assert_allclose(one.distance, esd_distance(values / one.sigma, semicircle.cdf), rtol=1e-12)
     assert one.p_value == (1 + np.sum(one.null >= one.statistic)) / 100
     # β = 2 keeps closer to its law.
-    assert np.mean(spectra.esd_test(values, beta=2.0, draws=99).null) < np.mean(one.null)
+    assert np.mean(esd_test(values, beta=2.0, draws=99).null) < np.mean(one.null)
     # A law and sampler of one's own: uniform numbers, where the classical test is right.
     uniform, points = (lambda x: jnp.clip(x, 0, 1)), np.linspace(0.2, 1, 30)
-    own = spectra.esd_test(points, uniform, sampler=lambda k: jax.random.uniform(k, (30,)), draws=999)
+    own = esd_test(points, uniform, sampler=lambda k: jax.random.uniform(k, (30,)), draws=999)
     assert abs(own.p_value - stats.kstest(points, "uniform").pvalue) < 0.05
     # All eigenvalues of XXᵀ/n or those that are not 0.
     x = rng.normal(size=(30, 20))
     values = np.linalg.eigvalsh(x @ x.T / 20)
-    every, some = (spectra.esd_test(v, "marchenko-pastur", (30, 20), draws=99) for v in (values, values[-20:]))
+    every, some = (esd_test(v, "marchenko-pastur", (30, 20), draws=99) for v in (values, values[-20:]))
     assert every[:3] == some[:3]
 
 
@@ -176,7 +178,7 @@ def test_sigma_and_spikes(n, m, strengths, law):
     rng = np.random.default_rng(10)
     values = spiked(rng, n, m, strengths, law=law)
     shuffled = rng.permutation(values.size)
-    fit = spectra.bulk_fit(values[shuffled], n, m)
+    fit = bulk_fit(values[shuffled], n, m)
     assert fit.count == len(strengths) and fit.c == n / m
     np.testing.assert_array_equal(values[shuffled][fit.spikes], values[: len(strengths)])
     assert abs(fit.sigma / 2 - 1) < 0.004
@@ -185,7 +187,7 @@ def test_sigma_and_spikes(n, m, strengths, law):
     np.testing.assert_allclose([fit.lower, fit.upper], fit.sigma * np.array([abs(1 - root), 1 + root]), rtol=1e-14)
     assert 0.98 < fit.threshold / fit.upper < 1.05
     # Without the sides: c ≤ 1 to 2 %, σ in units of the longer side.
-    free = spectra.bulk_fit(values)
+    free = bulk_fit(values)
     assert free.count == fit.count
     np.testing.assert_allclose(free.c, min(n / m, m / n), rtol=0.02)
     np.testing.assert_allclose(free.sigma * np.sqrt(min(m / n, 1)), fit.sigma, rtol=0.002)
@@ -198,7 +200,7 @@ def test_error_of_sigma():
     """
     rng = np.random.default_rng(11)
     for strengths in ([], [8.0, 5.0]):
-        fits = [spectra.bulk_fit(spiked(rng, 30, 20, strengths), 30, 20) for _ in range(300)]
+        fits = [bulk_fit(spiked(rng, 30, 20, strengths), 30, 20) for _ in range(300)]
         sigma = np.array([f.sigma for f in fits])
         error = np.mean([f.sigma_error for f in fits])
         assert abs(np.mean(sigma) / 2 - 1) < 4 * error / 2 / np.sqrt(300) + 0.002
@@ -213,11 +215,11 @@ def test_noise_alone_shows_no_spikes(n, m):
     """
     rng = np.random.default_rng(12)
     noise = [np.linalg.svd(rng.normal(size=(n, m)), compute_uv=False) for _ in range(150)]
-    found = np.mean([spectra.bulk_fit(s, n, m, level=0.2).count > 0 for s in noise])
+    found = np.mean([bulk_fit(s, n, m, level=0.2).count > 0 for s in noise])
     assert found < 0.33
     if n == m:
         symmetric = np.linalg.eigvalsh(goe(rng, 150, n))
-        assert np.mean([spectra.bulk_fit_symmetric(w, level=0.2).count > 0 for w in symmetric]) < 0.33
+        assert np.mean([bulk_fit_symmetric(w, level=0.2).count > 0 for w in symmetric]) < 0.33
     if n == 60:
         assert found > 0.06
 
@@ -227,7 +229,7 @@ def test_symmetric_bulk_and_spikes():
     n, strengths = 500, np.array([4.0, -3.0, 2.0, -1.5, 1.4])
     u = np.linalg.qr(rng.normal(size=(n, 5)))[0]
     values = 0.5 * np.linalg.eigvalsh(goe(rng, n) + u * strengths @ u.T)
-    fit = spectra.bulk_fit_symmetric(values)
+    fit = bulk_fit_symmetric(values)
     assert fit.count == 5
     np.testing.assert_array_equal(np.sign(values[fit.spikes]), np.sign(strengths))
     assert abs(fit.sigma / 0.5 - 1) < 0.006  # four standard errors of 1/N, and a little
@@ -235,7 +237,7 @@ def test_symmetric_bulk_and_spikes():
     assert (fit.lower, fit.upper) == (-2 * fit.sigma, 2 * fit.sigma)
     # Complex: the same matrix size, half the variance on the diagonal.
     a = rng.normal(size=(200, 200)) + 1j * rng.normal(size=(200, 200))
-    complex_fit = spectra.bulk_fit_symmetric(np.linalg.eigvalsh(a + a.T.conj()) / np.sqrt(800), beta=2)
+    complex_fit = bulk_fit_symmetric(np.linalg.eigvalsh(a + a.T.conj()) / np.sqrt(800), beta=2)
     assert complex_fit.count == 0 and abs(complex_fit.sigma * np.sqrt(800 / 800) - 1) < 4 / 200
 
 
@@ -243,25 +245,25 @@ def test_a_few_large_spikes_do_not_hide_many_small_ones():
     """A third of all values are spikes, one of them a thousand times the bulk."""
     rng = np.random.default_rng(14)
     values = spiked(rng, 240, 180, np.append([1000.0], np.full(59, 6.0)))
-    fit = spectra.bulk_fit(values, 240, 180)
+    fit = bulk_fit(values, 240, 180)
     assert fit.count == 60 and abs(fit.sigma / 2 - 1) < 0.03
 
 
 def test_a_spectrum_that_is_not_noise_and_spikes():
     """A power law: the fit stands still at a σ whose own edge separates bulk and spikes, and the test refuses the bulk."""
     values = np.arange(1, 301.0) ** -0.7
-    fit = spectra.bulk_fit(values, 300, 300)
+    fit = bulk_fit(values, 300, 300)
     assert 0 < fit.count < 150
     assert values[fit.count - 1] > fit.threshold >= values[fit.count]
     assert np.all(np.isfinite(fit[:6]))
-    assert spectra.esd_test(values, "singular", (300, 300), draws=99).p_value == 0.01
+    assert esd_test(values, "singular", (300, 300), draws=99).p_value == 0.01
 
 
 def test_matrices_without_noise():
-    zeros = spectra.bulk_fit(np.zeros(5), 5, 7)
+    zeros = bulk_fit(np.zeros(5), 5, 7)
     assert zeros.sigma == 0 and zeros.count == 0
-    assert spectra.bulk_fit_symmetric(np.zeros(5)).sigma == 0
-    low_rank = spectra.bulk_fit(np.append([3.0, 2.0], np.zeros(98)), 100, 100)
+    assert bulk_fit_symmetric(np.zeros(5)).sigma == 0
+    low_rank = bulk_fit(np.append([3.0, 2.0], np.zeros(98)), 100, 100)
     assert low_rank.sigma == 0 and low_rank.count == 2
 
 
@@ -274,32 +276,32 @@ I3 = np.eye(3)
     ("call", "message"),
     [
         (
-            lambda: spectra.effective_rank(np.array([1.0, -1.0])),
+            lambda: effective_rank(np.array([1.0, -1.0])),
             "singular_values has an entry -1.0: none may be negative",
         ),
-        (lambda: spectra.stable_rank(np.zeros(0)), r"singular_values has shape \(0,\)"),
-        (lambda: spectra.esd_distance(np.array([np.nan]), semicircle.cdf), "values has an entry nan"),
-        (lambda: spectra.esd_test(np.ones(3), "semicirle"), "law 'semicirle' is unknown; did you mean 'semicircle'"),
-        (lambda: spectra.esd_test(np.ones((3, 3))), r"values has shape \(3, 3\)"),
-        (lambda: spectra.esd_test(np.ones(3), shape=(3, 3)), "the semicircle has none"),
-        (lambda: spectra.esd_test(np.ones(3), "singular"), "shape = None: must be two whole numbers"),
-        (lambda: spectra.esd_test(np.ones(3), "singular", (4, 5)), "values has 3 entries: must have 4"),
-        (lambda: spectra.esd_test(-np.ones(3), "singular", (3, 5)), "values has an entry -1.0: none may be negative"),
-        (lambda: spectra.esd_test(np.zeros(3)), "values are all 0: sigma cannot be estimated"),
-        (lambda: spectra.esd_test(np.ones(3), sigma=0.0), "sigma = 0.0: must be a number > 0"),
-        (lambda: spectra.esd_test(np.ones(3), beta=-1), "beta = -1: must be a number > 0"),
-        (lambda: spectra.esd_test(np.ones(3), draws=0), "draws = 0: must be a whole number > 0"),
-        (lambda: spectra.esd_test(np.ones(3), semicircle.cdf), "sampler is not given"),
-        (lambda: spectra.bulk_fit(np.ones(3), 3), "n = 3, m = None: give both"),
-        (lambda: spectra.bulk_fit(np.ones(3), 4, 5), "singular_values has 3 entries: must have min"),
-        (lambda: spectra.bulk_fit(np.ones(3), 3, 0), "m = 0: must be a whole number ≥ 1"),
-        (lambda: spectra.bulk_fit(-np.ones(3), 3, 3), "singular_values has an entry -1.0"),
-        (lambda: spectra.bulk_fit(np.array([1.0, np.inf]), 2, 3), "singular_values has an entry inf"),
-        (lambda: spectra.bulk_fit(np.ones(0), 1, 1), r"singular_values has shape \(0,\)"),
-        (lambda: spectra.bulk_fit(np.ones(3), 3, 3, level=0.0), "level = 0.0: must be between 0 and 1"),
-        (lambda: spectra.bulk_fit(np.ones(3), 3, 3, beta=3), "beta = 3: must be"),
-        (lambda: spectra.bulk_fit_symmetric(np.ones((2, 2))), r"eigenvalues has shape \(2, 2\)"),
-        (lambda: spectra.bulk_fit_symmetric(np.ones(2), level=1.0), "level = 1.0: must be between 0 and 1"),
+        (lambda: stable_rank(np.zeros(0)), r"singular_values has shape \(0,\)"),
+        (lambda: esd_distance(np.array([np.nan]), semicircle.cdf), "values has an entry nan"),
+        (lambda: esd_test(np.ones(3), "semicirle"), "law 'semicirle' is unknown; did you mean 'semicircle'"),
+        (lambda: esd_test(np.ones((3, 3))), r"values has shape \(3, 3\)"),
+        (lambda: esd_test(np.ones(3), shape=(3, 3)), "the semicircle has none"),
+        (lambda: esd_test(np.ones(3), "singular"), "shape = None: must be two whole numbers"),
+        (lambda: esd_test(np.ones(3), "singular", (4, 5)), "values has 3 entries: must have 4"),
+        (lambda: esd_test(-np.ones(3), "singular", (3, 5)), "values has an entry -1.0: none may be negative"),
+        (lambda: esd_test(np.zeros(3)), "values are all 0: sigma cannot be estimated"),
+        (lambda: esd_test(np.ones(3), sigma=0.0), "sigma = 0.0: must be a finite number > 0"),
+        (lambda: esd_test(np.ones(3), beta=-1), "beta = -1: must be a finite number > 0"),
+        (lambda: esd_test(np.ones(3), draws=0), "draws = 0: must be a whole number ≥ 1"),
+        (lambda: esd_test(np.ones(3), semicircle.cdf), "sampler is not given"),
+        (lambda: bulk_fit(np.ones(3), 3), "n = 3, m = None: give both"),
+        (lambda: bulk_fit(np.ones(3), 4, 5), "singular_values has 3 entries: must have min"),
+        (lambda: bulk_fit(np.ones(3), 3, 0), "m = 0: must be a whole number ≥ 1"),
+        (lambda: bulk_fit(-np.ones(3), 3, 3), "singular_values has an entry -1.0"),
+        (lambda: bulk_fit(np.array([1.0, np.inf]), 2, 3), "singular_values has an entry inf"),
+        (lambda: bulk_fit(np.ones(0), 1, 1), r"singular_values has shape \(0,\)"),
+        (lambda: bulk_fit(np.ones(3), 3, 3, level=0.0), "level = 0.0: must be a finite number in \\(0, 1\\)"),
+        (lambda: bulk_fit(np.ones(3), 3, 3, beta=3), "beta = 3: must be"),
+        (lambda: bulk_fit_symmetric(np.ones((2, 2))), r"eigenvalues has shape \(2, 2\)"),
+        (lambda: bulk_fit_symmetric(np.ones(2), level=1.0), "level = 1.0: must be a finite number in \\(0, 1\\)"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(call, message):

@@ -126,7 +126,7 @@ def test_noise_scale_cancels():
 def test_unit_noise_is_the_law_itself():
     b, q, s, eta = 0.4, 0.5, 1.1, 2.0
     found = moments.TargetMoments(*map(np.float64, (eta, 1.0, s, s, 0.1, b * b / q)), np.array([b]), np.array([[q]]))
-    law = alpha_ftc.scalars(0.8, eta, s**0.5, alpha_ftc.Source(np.float64(q), np.float64(b)))
+    law = alpha_ftc.scalars(0.8, eta, s**0.5, alpha_ftc.SourceStatistics(np.float64(q), np.float64(b)))
     assert moments.law_alpha(found, 0.8)[0] == pytest.approx(float(alpha_ftc.optimal_alpha(law)))
     assert moments.law_accuracy(found, 0.8, [0.3]) == pytest.approx(float(alpha_ftc.accuracy(law, 0.3)))
 

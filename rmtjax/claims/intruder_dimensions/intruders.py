@@ -34,7 +34,7 @@ wigner = Claim(
     equation=r"P(\max_j|\langle w_j,\hat v\rangle| < \varepsilon) = P_N(\theta, \varepsilon)",
     source="ours (docs/intruder-law.md); Intruder Dimensions gives no probability",
     params=dict(N=size("order of the matrix", at_least=intruders.SMALLEST), theta=_THETA, eps=_EPS),
-    law=lambda N, theta, eps: {"intruder": intruders.intruder_probability(N, theta, eps)},
+    law=lambda N, theta, eps: {"intruder": intruders.wigner_intruder_probability(N, theta, eps)},
     samplers=dict(
         secular=Sampler(_wigner(intruder.wigner_intruder), static=("N",), block=256, width=64, trials=2_000),
         dense=Sampler(_wigner(intruder.dense_wigner_intruder), static=("N",), block=64, width=8, trials=500),

@@ -11,11 +11,10 @@ import numpy as np
 
 from rmtjax._errors import InputError
 from rmtjax.claims._shared import ASPECT, COLUMNS, check_above, check_rows, dense, overlap_window, window
-from rmtjax.ensembles import density
+from rmtjax.ensembles import density, outlier
 from rmtjax.ensembles._rng.entries import ENTRIES, entries, parse_entries
-from rmtjax.ensembles.outlier import rank_one as outlier
 from rmtjax.ensembles.wigner import wigner
-from rmtjax.laws import marchenko_pastur, semicircle, spikes
+from rmtjax.laws import marchenko_pastur, semicircle, spectral_measure, spikes
 from rmtjax.laws.edge import tracy_widom
 from rmtjax.montecarlo import Claim, Sampler, grid, positive, real, size
 from rmtjax.montecarlo.claim import Option
@@ -79,7 +78,7 @@ fluctuation = Claim(
     equation=r"N\,E(\lambda_{out} - \theta - 1/\theta)^2 = \frac2\beta\Big(1 - \frac1{\theta^2}\Big)",
     source="Péché 2006; Intruder Dimensions gives no fluctuation",
     params=dict(N=_N, theta=positive("strength θ > 1"), beta=positive("1, 2, 4: real, complex, quaternion; any β > 0")),
-    law=lambda theta, beta: {"variance": spikes.wigner_variance(theta, beta)},
+    law=lambda theta, beta: {"variance": spikes.wigner_variance(theta, beta=beta)},
     samplers=dict(compressed=_fluctuation),
     grid=grid(N=[1e5, 1e9], theta=[1.5, 3.0], beta=[1, 2, 4]),
     check=lambda theta: check_above("theta", theta, 1.0),
@@ -112,8 +111,8 @@ bbp_rectangular = Claim(
     params=dict(N=COLUMNS, c=ASPECT, theta=_THETA),
     law=lambda c, theta: {
         "outlier": spikes.rectangular_outlier(theta, c),
-        "overlap_left": spikes.rectangular_overlap_left(theta, c),
-        "overlap_right": spikes.rectangular_overlap_right(theta, c),
+        "overlap_left": spikes.rectangular_overlap(theta, c),
+        "overlap_right": spikes.rectangular_overlap(theta, c, side="right"),
     },
     samplers=dict(
         compressed=lambda key, N, c, theta: outlier.rectangular_outlier(key, jnp.round(c * N), N, theta)._asdict(),
@@ -193,7 +192,7 @@ covariance_fluctuation = Claim(
     equation=r"N\,E(\lambda_{out} - \lambda_\infty)^2 = \frac2\beta\ell^2\Big(1 - \frac c{(\ell-1)^2}\Big)",
     source="Paul 2007",
     params=dict(**bbp_covariance.params, beta=positive("1 for real, 2 for complex data; any β > 0")),
-    law=lambda c, theta, beta: {"variance": spikes.covariance_variance(theta, c, beta)},
+    law=lambda c, theta, beta: {"variance": spikes.covariance_variance(theta, c, beta=beta)},
     samplers=dict(
         compressed=lambda key, N, c, theta, beta: {
             "variance": N
@@ -209,6 +208,12 @@ covariance_fluctuation = Claim(
     bias=lambda N, c, theta: 50 * (1 + c) * theta**2 / (N * np.minimum(c, 1) * ((theta - 1) / c**0.5 - 1) ** 3),
 )
 
+
+def _measure_law(theta, x, y):
+    transform = spectral_measure.stieltjes(x + 1j * y, theta)
+    return {"real": transform.real, "imaginary": transform.imag}
+
+
 measure = Claim(
     name="spectral-measure",
     equation=r"u^\top(z - W - \theta uu^\top)^{-1}u = \int\frac{\mu_\theta(dx)}{z - x},\quad \mu_\theta(dx) = "
@@ -217,9 +222,7 @@ measure = Claim(
     params=dict(
         N=_N, theta=real("strength θ, of either sign"), x=real("real part of z"), y=positive("imaginary part of z")
     ),
-    law=lambda theta, x, y: dict(
-        zip(("real", "imaginary"), spikes.spectral_measure_stieltjes(x, y, theta), strict=True)
-    ),
+    law=_measure_law,
     samplers=dict(
         compressed=lambda key, N, theta, x, y: dict(
             zip(("real", "imaginary"), density.spectral_measure(key, N, theta, x, y), strict=True)

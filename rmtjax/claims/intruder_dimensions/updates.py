@@ -12,7 +12,7 @@ from scipy import stats
 
 from rmtjax._errors import InputError
 from rmtjax.claims._shared import ASPECT, COLUMNS, check_above, check_rows, dense, overlap_window, window
-from rmtjax.ensembles.outlier import rank_r as blocks
+from rmtjax.ensembles import outlier
 from rmtjax.ensembles.wigner import goe, wigner
 from rmtjax.laws import intruders, perturbation, semicircle, spikes
 from rmtjax.montecarlo import Claim, Sampler, between, grid, positive, real, size, zipped
@@ -39,8 +39,8 @@ def _rank_two_law(c, theta, theta2, cosine):
     frame, update = _oblique(theta, theta2, cosine)
     left, strengths, right = np.linalg.svd(update)
     outlier = spikes.rectangular_outlier(strengths, np.asarray(c)[..., None])
-    share_left = spikes.rectangular_overlap_left(strengths, np.asarray(c)[..., None])
-    share_right = spikes.rectangular_overlap_right(strengths, np.asarray(c)[..., None])
+    share_left = spikes.rectangular_overlap(strengths, np.asarray(c)[..., None])
+    share_right = spikes.rectangular_overlap(strengths, np.asarray(c)[..., None], side="right")
     # Of the first two vectors with the first direction of either side.
     along_left, along_right = np.einsum("...ik,...i->...k", left, frame[..., 0]), right[..., 0]
     return {
@@ -52,7 +52,7 @@ def _rank_two_law(c, theta, theta2, cosine):
 
 def _draw_rank_two(key, N, c, theta, theta2, cosine):
     frame = jnp.array([[jnp.ones_like(cosine), cosine], [jnp.zeros_like(cosine), jnp.sqrt(1 - cosine**2)]])
-    drawn = blocks.rectangular_outliers(key, jnp.round(c * N), N, jnp.stack([theta, theta2]), frame)
+    drawn = outlier.rectangular_outliers(key, jnp.round(c * N), N, jnp.stack([theta, theta2]), frame)
     return {
         **{f"outlier_{k + 1}": drawn.outlier[k] for k in range(2)},
         **{f"overlap_left_{k + 1}": drawn.overlap_left[k, 0] for k in range(2)},
@@ -96,7 +96,7 @@ rank_two = Claim(
 def _orthogonal(rank: int) -> Claim:
     def draw(key, N, c, scale):
         theta = jnp.full(rank, scale / rank)
-        return {"outlier": jnp.mean(blocks.rectangular_outliers(key, jnp.round(c * N), N, theta).outlier)}
+        return {"outlier": jnp.mean(outlier.rectangular_outliers(key, jnp.round(c * N), N, theta).outlier)}
 
     def bias(N, c, scale):
         # Equal spikes repel: at first order their mean does not feel it.
@@ -260,7 +260,7 @@ planted = Claim(
         "share": _share_below(
             x,
             lambda old: np.asarray(
-                intruders.overlap_profile(np.asarray(theta)[..., None] + 0 * np.asarray(x)[..., None], old)
+                intruders.wigner_overlap_profile(old, np.asarray(theta)[..., None] + 0 * np.asarray(x)[..., None])
             ),
         )
     },

@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Int, Key
 from rmtjax._precision import float64
 from rmtjax.ensembles._rng.counter import batch_last, box_muller, fast_log, unit, words
 
-__all__ = ["chi"]
+__all__ = ["chi", "chi_batched"]
 
 
 def _marsaglia_tsang(normal, uniform, d):
-    r""":math:`d(1+cx)^3` is Gamma(d + 1/3) given that it is accepted, :math:`c = 1/\sqrt{9d}`."""
+    r"""Return :math:`d(1+cx)^3`, :math:`c = 1/\sqrt{9d}`, and whether it is accepted; if so it is Gamma(d + 1/3)."""
     v = 1 + normal / jnp.sqrt(9 * d)
     v = v * v * v
     positive = v > 0
@@ -26,7 +26,14 @@ def _marsaglia_tsang(normal, uniform, d):
     return d * v, positive & (fast_log(uniform) < 0.5 * normal**2 + d * (1 - v + fast_log(v)))
 
 
-def _chi(key_data, stream, dof):
+def chi_batched(key_data: Array, stream: Array | int, dof: Array) -> Array:
+    """Draw χ for a batch of keys, the batch along the last axis; see `chi`.
+
+    Args:
+        key_data: shape (2, batch).
+        stream: which stream of the keys.
+        dof: degrees of freedom, shape (m, 1) or (m, batch).
+    """
     count, even = dof.shape[0], dof.shape[0] + dof.shape[0] % 2
     shape = jnp.maximum(dof, 0) / 2
     small = shape < 1
@@ -54,12 +61,12 @@ def _chi(key_data, stream, dof):
     return jnp.sqrt(2 * jax.lax.cond(jnp.any(small), boosted, lambda gamma: gamma, gamma))
 
 
-_batched = batch_last(_chi)
+_batched = batch_last(chi_batched)
 
 
 @float64(keep=("key", "stream"))
 def chi(key: Key[Array, ""], dof: Float[Array, "m"], stream: Int[Array, ""] | int = 0) -> Float[Array, "m"]:
-    r"""Independent draws :math:`x_i \sim \chi_{k_i}`, the norm of a standard Gaussian vector of length :math:`k_i`.
+    r"""Draw independent :math:`x_i \sim \chi_{k_i}`, the norm of a standard Gaussian vector of length :math:`k_i`.
 
     Marsaglia & Tsang, *A simple method for generating gamma variables*, ACM TOMS 26 (2000): exact, with the power-of-a-
     uniform boost for shape < 1. Entries with ``dof <= 0`` are 0, the norm of an empty vector.

@@ -25,7 +25,7 @@ __all__ = ["batch_last", "box_muller", "cos_turn", "fast_log", "normal", "unit",
 
 
 def words(key_data: Array, stream: Int[Array, "..."], count: int, start=0) -> UInt64[Array, "count batch"]:
-    """64 random bits at the indices start…start+count−1 of a stream under each of a batch of threefry keys (2, batch)."""
+    """Return 64 random bits at indices start…start+count−1 of a stream under each of a batch of threefry keys (2, batch)."""
     shape = (count, key_data.shape[-1])
     stream = jnp.broadcast_to(jnp.asarray(stream).astype(jnp.uint32), shape)
     index = jnp.asarray(start).astype(jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
@@ -35,13 +35,13 @@ def words(key_data: Array, stream: Int[Array, "..."], count: int, start=0) -> UI
 
 
 def unit(bits: UInt64[Array, "..."]) -> Float[Array, "..."]:
-    """Uniform on (0, 1] with 52 random bits: never 0, so its logarithm is finite."""
+    """Return uniform numbers on (0, 1] with 52 random bits: never 0, so that the logarithm is finite."""
     one_to_two = (bits >> np.uint64(12)) | np.uint64(0x3FF0000000000000)
     return 2.0 - jax.lax.bitcast_convert_type(one_to_two, jnp.float64)
 
 
 def fast_log(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Log x of a positive normal float64 to a few units in the last place, as plain arithmetic (XLA's is a call)."""
+    """Return log x of a positive normal float64 to a few units in the last place, as plain arithmetic (XLA's is a call)."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint64)
     exponent = (bits - np.uint64(0x3FE6A09E667F3BCD)).astype(jnp.int64) >> 52  # mantissa in [1/√2, √2)
     mantissa = jax.lax.bitcast_convert_type(bits - (exponent.astype(jnp.uint64) << np.uint64(52)), jnp.float64)
@@ -54,7 +54,7 @@ def fast_log(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _cos_sin_turn(v: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Cos 2πv and sin 2πv for v in [0, 1]: a quarter-turn reduction and two Taylor polynomials."""
+    """Return cos 2πv and sin 2πv for v in [0, 1], by a quarter-turn reduction and two Taylor polynomials."""
     quarter = jnp.round(4 * v)
     x = (math.pi / 2) * (4 * v - quarter)  # |x| ≤ π/4
     z = x * x
@@ -70,7 +70,7 @@ def _cos_sin_turn(v: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Ar
 
 
 def box_muller(bits: UInt64[Array, "two_m ..."]) -> Float[Array, "two_m ..."]:
-    """Standard normals from twice as many words: the first half the radii, the second the angles. Exact but for rounding."""
+    """Return standard normals from twice as many words, the first half radii, the second angles. Exact but for rounding."""
     radius, angle = unit(bits).reshape(2, bits.shape[0] // 2, *bits.shape[1:])
     r = jnp.sqrt(-2 * fast_log(radius))
     c, s = _cos_sin_turn(angle)
@@ -78,7 +78,7 @@ def box_muller(bits: UInt64[Array, "two_m ..."]) -> Float[Array, "two_m ..."]:
 
 
 def cos_turn(v: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Cos 2πv for v in [0, 1]."""
+    """Return cos 2πv for v in [0, 1]."""
     return _cos_sin_turn(v)[0]
 
 
@@ -119,7 +119,7 @@ def _normal(count: int) -> Callable[..., Array]:
 
 @float64(keep=("key", "count", "stream"))
 def normal(key: Key[Array, ""], count: int, stream: Int[Array, ""] | int = 0) -> Float[Array, "count"]:
-    """`count` independent N(0, 1) draws in float64 from one stream of a key.
+    """Draw `count` independent N(0, 1) in float64 from one stream of a key.
 
     Args:
         key: a typed PRNG key, used for nothing but the draws of this module.

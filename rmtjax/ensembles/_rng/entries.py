@@ -35,7 +35,7 @@ __all__ = ["ENTRIES", "HEAVY", "entries", "parse_entries"]
 
 
 def bulk_words(key: Key[Array, ""], count: int) -> UInt64[Array, "count"]:
-    """`count` words of 64 random bits from a typed key. Under `vmap` keys are served one after the other."""
+    """Return `count` words of 64 random bits from a typed key. Under `vmap` keys are served one after the other."""
 
     @sequential_vmap
     def philox(state):
@@ -105,7 +105,7 @@ _WITH_PARAMETER = {
 
 
 def parse_entries(law: str) -> Callable[[Key[Array, ""], int], Array]:
-    """The generator ``(key, count) -> (count,)`` of a law of entries named as in `ENTRIES` or `HEAVY`.
+    """Return the generator ``(key, count) -> (count,)`` of a law of entries named as in `ENTRIES` or `HEAVY`.
 
     Raises:
         InputError: for an unknown name or a parameter that is not admissible.
@@ -132,7 +132,7 @@ def parse_entries(law: str) -> Callable[[Key[Array, ""], int], Array]:
 def entries(
     key: Key[Array, ""], shape: tuple[int, ...], law: str = "gaussian", dtype=jnp.float64
 ) -> Inexact[Array, "..."]:
-    r"""A matrix of independent entries, of mean 0 and variance 1 unless the law is `HEAVY`.
+    r"""Draw a matrix of independent entries, of mean 0 and variance 1 unless the law is `HEAVY`.
 
     Complex entries are :math:`(x + iy)/\sqrt2` with x and y independent of the law, so :math:`E|z|^2 = 1`,
     :math:`Ez^2 = 0`.
@@ -165,7 +165,7 @@ def _entries(key, shape, law, dtype):
 
 
 def floating(dtype, kinds: str = "fc", name: str = "") -> np.dtype:
-    """A dtype that matrices can have; `kinds` "f" admits only real ones, "c" only complex ones.
+    """Return a dtype that matrices can have; `kinds` "f" admits only real ones, "c" only complex ones.
 
     `name` is that of a given array, where the dtype is not an argument of its own.
 
@@ -183,22 +183,8 @@ def floating(dtype, kinds: str = "fc", name: str = "") -> np.dtype:
     return found
 
 
-def whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
-    """A size as a Python integer in [low, high].
-
-    Raises:
-        InputError: for anything else.
-    """
-    allowed = f"a whole number ≥ {low}" if high is None else f"a whole number from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InputError(f"{name} = {shown(value)}: must be {allowed}, known before compilation")
-    if value < low or (high is not None and value > high):
-        raise InputError(f"{name} = {value}: must be {allowed}")
-    return int(value)
-
-
 def positive(name: str, value: Any, *, zero: bool = False) -> Array:
-    """A float64 scalar that is finite and > 0 (≥ 0 with `zero`), checked unless it is traced.
+    """Return a float64 scalar that is finite and > 0 (≥ 0 with `zero`), checked unless it is traced.
 
     Raises:
         InputError: for any other.

@@ -15,7 +15,7 @@ from rmtjax._precision import float64
 from rmtjax.ensembles._rng.chi import chi
 from rmtjax.ensembles._rng.counter import normal
 from rmtjax.ensembles.resolvent_corner import depth, resolvent_corner
-from rmtjax.laws.alpha_ftc import Scalars, Source
+from rmtjax.laws.alpha_ftc import MarginMoments, SourceStatistics
 from rmtjax.linalg import small
 from rmtjax.linalg.small import quadratic
 
@@ -26,7 +26,7 @@ TOLERANCE = 1e-12
 
 
 @float64(keep=("key", "tolerance"))
-def ridge_source(key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance: float = TOLERANCE) -> Source:
+def ridge_source(key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance: float = TOLERANCE) -> SourceStatistics:
     r"""Draw :math:`\|\tilde w\|^2` and :math:`\tilde w^\top\mu_\beta` of the source's ridge classifier (α-LoRA, eq. 5).
 
     Args:
@@ -47,13 +47,13 @@ def ridge_source(key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance:
     # The part of w̃ orthogonal to μ points uniformly over the sphere, so its cosine with μ⊥ is g/√(g² + χ²_{p−2}).
     off = jnp.sqrt(jnp.maximum(norm2 - on_mu**2, 0.0))
     length = jnp.sqrt(direction**2 + others**2)
-    return Source(norm2, beta * mu * on_mu + mu_perp * off * direction / length)
+    return SourceStatistics(norm2, beta * mu * on_mu + mu_perp * off * direction / length)
 
 
 @float64(keep=("key", "tolerance"))
 def target_scalars(
-    key: Key[Array, ""], p, n, gamma, mean_norm, source: Source, tolerance: float = TOLERANCE
-) -> Scalars:
+    key: Key[Array, ""], p, n, gamma, mean_norm, source: SourceStatistics, tolerance: float = TOLERANCE
+) -> MarginMoments:
     r"""Draw the five conditional scalars of :math:`w_\alpha` given its sources, whatever these are.
 
     Conditionally on the training data a fresh point is classified correctly with probability
@@ -110,8 +110,8 @@ def target_scalars(
         for j in range(count)
     ]
     if several:
-        return Scalars(m0, jnp.stack(m1), v0, jnp.stack(v1), jnp.stack([jnp.stack(row) for row in v2]))
-    return Scalars(m0, m1[0], v0, v1[0], v2[0][0])
+        return MarginMoments(m0, jnp.stack(m1), v0, jnp.stack(v1), jnp.stack([jnp.stack(row) for row in v2]))
+    return MarginMoments(m0, m1[0], v0, v1[0], v2[0][0])
 
 
 @float64(keep=("key", "tolerance"))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rmtjax.ensembles._rng.entries import entries as draw_entries
-from rmtjax.laws.alpha_ftc import Scalars, Source
+from rmtjax.laws.alpha_ftc import MarginMoments, SourceStatistics
 from rmtjax.linalg.ridge import ridge_solve
 
 __all__ = ["Classifiers", "conditional_scalars", "fit_source", "fit_target", "means", "source_moments"]
@@ -31,7 +31,7 @@ class Classifiers(NamedTuple):
 
 
 def means(p: int, mu, beta, mu_perp, dtype=jnp.float64) -> tuple[Float[Array, "p"], Float[Array, "p"]]:
-    r""":math:`\mu` and :math:`\mu_\beta = \beta\mu + \mu^\perp` with :math:`\mu \perp \mu^\perp`.
+    r"""Return :math:`\mu` and :math:`\mu_\beta = \beta\mu + \mu^\perp` with :math:`\mu \perp \mu^\perp`.
 
     Any two orthogonal directions do for Gaussian noise. Those taken are spread over all coordinates, because the
     universality that one wants to test with other entries assumes delocalised means: 1/√p, and ±1/√p on the two halves.
@@ -60,25 +60,25 @@ def fit_target(
     return Classifiers(solution[:, 0], solution[:, 1:])
 
 
-def conditional_scalars(fitted: Classifiers, mean: Float[Array, "p"], *, several: bool = False) -> Scalars:
-    r"""The scalars of the conditional mean and variance of the decision function, in float64.
+def conditional_scalars(fitted: Classifiers, mean: Float[Array, "p"], *, several: bool = False) -> MarginMoments:
+    r"""Return the scalars of the conditional mean and variance of the decision function, in float64.
 
     Exact for Gaussian noise, where :math:`w_\alpha^\top x` is Gaussian given the training data.
     """
     w, u, mean = (a.astype(jnp.float64) for a in (*fitted, mean))
-    law = Scalars(w @ mean, u.T @ mean, w @ w, u.T @ w, u.T @ u)
-    return law if several else Scalars(law.m0, law.m1[0], law.v0, law.v1[0], law.v2[0, 0])
+    law = MarginMoments(w @ mean, u.T @ mean, w @ w, u.T @ w, u.T @ u)
+    return law if several else MarginMoments(law.m0, law.m1[0], law.v0, law.v1[0], law.v2[0, 0])
 
 
-def source_moments(source: Float[Array, "p"], mean: Float[Array, "p"]) -> Source:
-    r""":math:`\|\tilde w\|^2` and :math:`\tilde w^\top\mu_\beta` of a given classifier."""
-    return Source(source @ source, source @ mean)
+def source_moments(source: Float[Array, "p"], mean: Float[Array, "p"]) -> SourceStatistics:
+    r"""Return :math:`\|\tilde w\|^2` and :math:`\tilde w^\top\mu_\beta` of a given classifier."""
+    return SourceStatistics(source @ source, source @ mean)
 
 
 def accuracy_on_points(
     key: Key[Array, ""], fitted: Classifiers, mean: Float[Array, "p"], alpha: Float[Array, "A"], size: int, law: str
 ) -> Float[Array, "A"]:
-    """Share of a fresh test set of `size` points that is classified correctly, for one source and every α."""
+    """Return the share of a fresh test set of `size` points that is classified correctly, for one source and every α."""
     x = draw_entries(key, (mean.size, size), law, mean.dtype) + mean[:, None]
     margin = (fitted.w @ x)[None] + alpha[:, None].astype(mean.dtype) * (fitted.u[:, 0] @ x)[None]
     return jnp.mean(margin > 0, 1, dtype=jnp.float64)

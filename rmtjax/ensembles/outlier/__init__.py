@@ -1,0 +1,36 @@
+"""Outliers of spiked Gaussian matrices, sampled exactly: of rank one, of rank r, and the edge without a spike."""
+
+from rmtjax.ensembles.outlier._recursion import TOLERANCE, outlier_depth
+from rmtjax.ensembles.outlier.edge import wigner_edge
+from rmtjax.ensembles.outlier.rank_one import (
+    Outlier,
+    RectangularOutlier,
+    covariance_outlier,
+    rectangular_outlier,
+    wigner_outlier,
+)
+from rmtjax.ensembles.outlier.rank_r import (
+    LARGEST_RANK,
+    Outliers,
+    RectangularOutliers,
+    covariance_outliers,
+    rectangular_outliers,
+    wigner_outliers,
+)
+
+__all__ = [
+    "LARGEST_RANK",
+    "TOLERANCE",
+    "Outlier",
+    "Outliers",
+    "RectangularOutlier",
+    "RectangularOutliers",
+    "covariance_outlier",
+    "covariance_outliers",
+    "outlier_depth",
+    "rectangular_outlier",
+    "rectangular_outliers",
+    "wigner_edge",
+    "wigner_outlier",
+    "wigner_outliers",
+]

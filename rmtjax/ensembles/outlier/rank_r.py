@@ -31,29 +31,33 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
+from rmtjax._checks import is_traced
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.chi import _chi
-from rmtjax.ensembles._rng.counter import batch_last, box_muller, words
-from rmtjax.ensembles.outlier.rank_one import (
-    TOLERANCE,
-    covariance_start,
-    outlier_depth,
-    rectangular_growth,
-    rectangular_start,
-    wigner_start,
+from rmtjax.ensembles._rng.counter import batch_last
+from rmtjax.ensembles.outlier._newton import PASSES
+from rmtjax.ensembles.outlier._recursion import TOLERANCE, outlier_depth
+from rmtjax.ensembles.outlier.blocks import (
+    adjoint,
+    covariance_block,
+    hermitian_eigh,
+    hermitian_inverse,
+    matmul,
+    paired,
+    rectangular_block,
+    wigner_block,
 )
+from rmtjax.ensembles.outlier.rank_one import covariance_start, rectangular_growth, rectangular_start, wigner_start
+from rmtjax.linalg.roots import Trial, safeguarded_newton
 
 __all__ = [
+    "LARGEST_RANK",
     "Outliers",
     "RectangularOutliers",
     "covariance_outliers",
     "rectangular_outliers",
     "wigner_outliers",
 ]
-
-_PASSES = 200
-"""Every eighth pass halves the bracket, and a Newton step does far better: never reached."""
 
 _RESOLUTION = 1e-14
 """Relative size of the last Newton step."""
@@ -88,49 +92,8 @@ class RectangularOutliers(NamedTuple):
     overlap_right: Float[Array, "... r r"]
 
 
-# -- small matrices, the batch last ------------------------------------------------------------------------------------
-
-
-def _adjoint(a):
-    return jnp.conj(jnp.swapaxes(a, 0, 1))
-
-
-def _product(a, b):
-    """A B for arrays (i, k, ...) and (k, j, ...), as elementwise arithmetic over the batch."""
-    return sum(a[:, k, None] * b[None, k, :] for k in range(a.shape[1]))
-
-
-def _inverse(a):
-    """The inverse of Hermitian matrices (s, s, ...), and how many of their eigenvalues are negative.
-
-    Sweeping one row after the other; the pivots are those of LDLᵀ, whose signs are the inertia.
-    """
-    s = a.shape[0]
-    negative = jnp.zeros(a.shape[2:], jnp.int32)
-    one = np.eye(s, dtype=bool).reshape(s, s, *[1] * (a.ndim - 2))
-    for k in range(s):
-        pivot = jnp.real(a[k, k])
-        negative = negative + (pivot < 0)
-        pivot = jnp.where(pivot == 0, jnp.finfo(pivot.dtype).tiny, pivot)
-        column, row = a[:, k] / pivot, a[k] / pivot
-        swept = a - column[:, None] * a[k][None]
-        in_row, in_column = one[k][:, None], one[k][None]
-        swept = jnp.where(in_row, row[None], swept)
-        a = jnp.where(in_column, jnp.where(in_row, -1 / pivot, column[:, None]), swept)
-    return -a, negative
-
-
-def _spectrum(a):
-    """Eigenvalues (s, ...) in ascending order and vectors (s, s, ...) of Hermitian matrices (s, s, ...)."""
-    values, vectors = jnp.linalg.eigh(jnp.moveaxis(a, (0, 1), (-2, -1)))
-    return jnp.moveaxis(values, -1, 0), jnp.moveaxis(vectors, (-2, -1), (0, 1))
-
-
-# -- the recursion and its roots ---------------------------------------------------------------------------------------
-
-
 def _first_pivot(blocks: Callable, first: Callable, z, levels):
-    """The first pivot at z (r, batch), its derivative, and how many eigenvalues of the later blocks lie above z.
+    """Return the first pivot at z (r, batch), its derivative, and how many eigenvalues of the later blocks lie above z.
 
     ``blocks(k)`` gives the diagonal block of row k, the one that couples it to row k + 1, both (s, s, batch), and which of
     its coordinates exist, (s, batch); `first` puts the spike into the first diagonal block.
@@ -145,13 +108,13 @@ def _first_pivot(blocks: Callable, first: Callable, z, levels):
         A, C = change(A)[:, :, None], C[:, :, None]
         # A coordinate that does not exist is alone, and its eigenvalue below everything.
         place = z + jnp.where(exists, 0.0, 1e3)[:, None]
-        X = _product(inverse, _adjoint(C))
-        return place[:, None] * identity - A - _product(C, X), identity + _product(_adjoint(X), _product(slope, X))
+        X = matmul(inverse, adjoint(C))
+        return place[:, None] * identity - A - matmul(C, X), identity + matmul(adjoint(X), matmul(slope, X))
 
     def step(j, state):
         inverse, slope, negative = state
         D, slope = row(levels - 1 - j, inverse, slope, lambda A: A)
-        inverse, below = _inverse(D)
+        inverse, below = hermitian_inverse(D)
         return inverse, slope, negative + below
 
     start = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(z.shape, jnp.int32)
@@ -160,13 +123,13 @@ def _first_pivot(blocks: Callable, first: Callable, z, levels):
 
 
 def _outliers(blocks, first, start, spread, levels):
-    """The r largest eigenvalues (r, batch), and their vectors' part (s, r, batch) in the first block row."""
+    """Return the r largest eigenvalues (r, batch), and their vectors' part (s, r, batch) in the first block row."""
     r = start.shape[0]
     rank = jnp.arange(r)[:, None]
 
     def at(z):
         D, slope, later = _first_pivot(blocks, first, z, levels)
-        values, vectors = _spectrum(D)
+        values, vectors = hermitian_eigh(D)
         # The eigenvalue that passes zero where all pivots' count of negative ones passes the rank, and its vector.
         place = rank - later
         chosen = jnp.arange(D.shape[0])[:, None, None] == place
@@ -175,148 +138,44 @@ def _outliers(blocks, first, start, spread, levels):
         rise = jnp.real(sum(jnp.conj(x[i]) * jnp.sum(slope[i] * x, 0) for i in range(x.shape[0])))
         return value, x, jnp.where(exists, rise, 1.0), exists, later + jnp.sum(values < 0, 0)
 
-    def one_pass(state):
-        count, z, low, high, done, root, part = state
+    def trial(z):
         value, x, rise, exists, above = at(z)
-        short = above > rank
-        low, high = jnp.where(short, jnp.maximum(low, z), low), jnp.where(short, high, jnp.minimum(high, z))
         move = -value / rise
         resolution = _RESOLUTION * jnp.maximum(jnp.abs(z), 1e-3)
-        tight = high - low <= resolution
-        near = exists & (jnp.abs(move) <= resolution)
-        now = (near | tight) & ~done
-        root = jnp.where(now, jnp.where(near, z + move, z), root)
-        part = jnp.where(now, x / jnp.sqrt(rise), part)
-        proposed = z + move
-        inside = exists & (proposed > low) & (proposed < high) & (count % 8 != 7)
-        reach = spread * 2.0**count
-        middle = jnp.where(jnp.isinf(high), low + reach, jnp.where(jnp.isinf(low), high - reach, 0.5 * (low + high)))
-        return count + 1, jnp.where(inside, proposed, middle), low, high, done | now, root, part
+        converged = exists & (jnp.abs(move) <= resolution)
+        return Trial(above > rank, move, exists, converged, resolution, x / jnp.sqrt(rise))
 
-    shape = start.shape
-    infinite = jnp.full(shape, jnp.inf)
     x = jax.eval_shape(at, start)[1]
-    state = (0, start, -infinite, infinite, jnp.zeros(shape, bool), start, jnp.zeros(x.shape, x.dtype))
-    state = jax.lax.while_loop(lambda s: (s[0] < _PASSES) & ~jnp.all(s[4]), one_pass, state)
-    return jnp.where(state[4], state[5], jnp.nan), state[6]
+    return safeguarded_newton(trial, start, spread, jnp.zeros(x.shape, x.dtype), PASSES)
 
 
 def _descending(spike):
-    """Eigenvalues of Hermitian matrices (r, r, batch) in descending order."""
-    return _spectrum(spike)[0][::-1]
+    """Return eigenvalues of Hermitian matrices (r, r, batch) in descending order."""
+    return hermitian_eigh(spike)[0][::-1]
 
 
 def _overlaps(frame, part):
-    """Squared inner products (vector k, direction j, batch) of parts (r, k, batch) with the columns j of a frame."""
-    return jnp.abs(_product(jnp.swapaxes(part, 0, 1), jnp.conj(frame))) ** 2
+    """Return the squared inner products (vector k, direction j, batch) of parts (r, k, batch) with the columns j of a frame."""
+    return jnp.abs(matmul(jnp.swapaxes(part, 0, 1), jnp.conj(frame))) ** 2
 
 
 def _flat(*outputs):
     return jnp.concatenate([o.reshape(-1, o.shape[-1]) for o in outputs])
 
 
-# -- what a block row is made of ---------------------------------------------------------------------------------------
-
-
-class _Draws:
-    """The normals and χ of one block row, handed out one after the other."""
-
-    def __init__(self, key_data, k, normals: int, dof: Array):
-        even, k = normals + normals % 2, jnp.asarray(k)
-        self._normals = iter(box_muller(words(key_data, 2 * k, even)) if even else ())
-        self._chi = iter(_chi(key_data, 2 * k + 1, dof))
-
-    def normal(self, beta: int = 1):
-        """Standard normal; complex with E|x|² = 1 for β = 2."""
-        return next(self._normals) if beta == 1 else (next(self._normals) + 1j * next(self._normals)) / np.sqrt(2)
-
-    def triangular(self, rows: Array, r: int, beta: int = 1):
-        """The triangular factor (r, r, batch) of a standard Gaussian matrix with so many rows and r columns."""
-        factor = [[None] * r for _ in range(r)]
-        for i in range(r):
-            for j in range(r):
-                entry = next(self._chi) / np.sqrt(beta) if i == j else self.normal(beta) if i < j else 0.0
-                factor[i][j] = jnp.where(rows > i, entry, 0.0)
-        return _array(factor)
-
-
-def _degrees(rows, r, beta=1):
-    """Degrees of freedom of the diagonal of `_Draws.triangular`, (r, batch)."""
-    return beta * jnp.maximum(rows - jnp.arange(r)[:, None], 0.0)
-
-
-def _array(rows):
-    rows = [jnp.stack(jnp.broadcast_arrays(*row)) for row in rows]
-    return jnp.stack(jnp.broadcast_arrays(*rows))
-
-
-def _exists(k, size, r):
-    """Which coordinates (r, batch) of block k are among the first `size`."""
-    return k * r + jnp.arange(1, r + 1)[:, None] <= size
-
-
-def _paired(upper_left, lower_left):
-    """Blocks (2r, 2r, batch) that carry left and right vectors side by side and couple only one kind to the other."""
-    zero = jnp.zeros_like(upper_left)
-    return jnp.concatenate([jnp.concatenate([zero, upper_left], 1), jnp.concatenate([lower_left, zero], 1)], 0)
-
-
-def wigner_block(key_data, k, N, r: int, beta: int):
-    """Block row k = 0, 1, … of a GOE or GUE matrix of edge 2: its diagonal block, its coupling, what exists."""
-    exists, left = _exists(k, N, r), N - (k + 1) * r
-    draws = _Draws(key_data, k, r + beta * r * (r - 1), _degrees(left, r, beta))
-    A = [[0.0] * r for _ in range(r)]
-    for i in range(r):
-        A[i][i] = draws.normal() * np.sqrt(2 / beta)
-        for j in range(i):
-            A[i][j] = draws.normal(beta)
-            A[j][i] = jnp.conj(A[i][j])
-    A = _array(A) * (exists[:, None] & exists[None])
-    return A / jnp.sqrt(N), _adjoint(draws.triangular(left, r, beta)) / jnp.sqrt(N), exists
-
-
-def rectangular_block(key_data, k, n, m, r: int):
-    """Block row k of an n×m matrix of variance 1/m, left and right vectors side by side; as `wigner_block`."""
-    left, right = _exists(k, n, r), _exists(k, m, r)
-    below, ahead = n - (k + 1) * r, m - (k + 1) * r
-    dof = jnp.concatenate(jnp.broadcast_arrays(_degrees(below, r), _degrees(ahead, r)))
-    draws = _Draws(key_data, k, 2 * r * r - r, dof)
-    A = _array([[draws.normal() for _ in range(r)] for _ in range(r)]) * (left[:, None] & right[None])
-    R = draws.triangular(below, r) * right[None]
-    L = draws.triangular(ahead, r) * left[None]
-    root = jnp.sqrt(m)
-    return _paired(A, _adjoint(A)) / root, _paired(_adjoint(L), _adjoint(R)) / root, jnp.concatenate([left, right])
-
-
-def covariance_block(key_data, k, p, n, r: int):
-    """Block row k of a p×n matrix of variance 1/n in bidiagonal form; as `rectangular_block`."""
-    left, right = _exists(k, p, r), _exists(k, n, r)
-    below, ahead = p - (k + 1) * r, n - k * r
-    dof = jnp.concatenate(jnp.broadcast_arrays(_degrees(ahead, r), _degrees(below, r)))
-    draws = _Draws(key_data, k, r * (r - 1), dof)
-    L = _adjoint(draws.triangular(ahead, r) * left[None])
-    R = draws.triangular(below, r) * right[None]
-    root = jnp.sqrt(n)
-    coupling = _paired(jnp.zeros_like(L), _adjoint(R))
-    return _paired(L, _adjoint(L)) / root, coupling / root, jnp.concatenate([left, right])
-
-
 def _levels(rate2, growth, sizes, r, tolerance):
-    """Block rows that are needed."""
+    """Return the number of block rows that are needed."""
     # The r-th eigenvalue at an edge lies so much deeper in it than the first (zeros of the Airy function).
     deeper = 4 * (growth / 4) ** (2 / 3) * (1.5 * np.pi * r) ** (2 / 3)
     rate2 = jnp.min(jnp.where(rate2 < 0, rate2 - deeper, rate2))
     return outlier_depth(rate2, jnp.max(r * growth), jnp.max(jnp.ceil(sizes / r)) + 1, jnp.min(tolerance))
 
 
-# -- the samplers ------------------------------------------------------------------------------------------------------
-
-
 @functools.cache
 def _wigner(r: int, beta: int) -> Callable:
     def sample(key_data, N, theta, frame, tolerance):
         frame = frame[0] + 1j * frame[1] if beta == 2 else frame[0]
-        spike = _product(frame * theta, _adjoint(frame))
+        spike = matmul(frame * theta, adjoint(frame))
         shape = jnp.broadcast_shapes(key_data.shape[-1:], spike.shape[-1:])
         strengths = jnp.broadcast_to(_descending(spike), (r, *shape))
         start, spread, rate2 = wigner_start(N, strengths, beta)
@@ -331,15 +190,13 @@ def _wigner(r: int, beta: int) -> Callable:
 @functools.cache
 def _rectangular(r: int) -> Callable:
     def sample(key_data, n, m, theta, left, right, tolerance):
-        spike = _product(left * theta, _adjoint(right))
+        spike = matmul(left * theta, adjoint(right))
         shape = jnp.broadcast_shapes(key_data.shape[-1:], spike.shape[-1:])
-        strengths = jnp.broadcast_to(
-            jnp.sqrt(jnp.maximum(_descending(_product(spike, _adjoint(spike))), 0)), (r, *shape)
-        )
+        strengths = jnp.broadcast_to(jnp.sqrt(jnp.maximum(_descending(matmul(spike, adjoint(spike))), 0)), (r, *shape))
         start, spread, rate2 = rectangular_start(n, m, strengths)
         levels = _levels(rate2, rectangular_growth(n, m), jnp.minimum(n, m), r, tolerance)
         blocks = lambda k: rectangular_block(key_data, k, n, m, r)  # noqa: E731
-        outlier, part = _outliers(blocks, lambda A: A + _paired(spike, _adjoint(spike)), start, spread, levels)
+        outlier, part = _outliers(blocks, lambda A: A + paired(spike, adjoint(spike)), start, spread, levels)
         return _flat(outlier, 2 * _overlaps(left, part[:r]), 2 * _overlaps(right, part[r:]))
 
     return batch_last(sample)
@@ -365,7 +222,7 @@ def _strengths(name, value, *, low=-np.inf):
     value = jnp.asarray(value)
     if value.ndim != 1 or not 1 <= value.size <= LARGEST_RANK:
         raise InputError(f"{name} has shape {value.shape}: must be (r,), r from 1 to {LARGEST_RANK}")
-    if not isinstance(value, jax.core.Tracer):
+    if not is_traced(value):
         given = np.asarray(value)
         bad = ~(np.isfinite(given) & (given > low))
         if bad.any():
@@ -375,7 +232,7 @@ def _strengths(name, value, *, low=-np.inf):
 
 
 def _frame(name, value, r, beta=1):
-    """Real and imaginary part of a frame, (2, r, r)."""
+    """Return real and imaginary part of a frame, (2, r, r)."""
     if value is None:
         value = jnp.eye(r)
     value = value if isinstance(value, jax.Array) else np.asarray(value)
@@ -383,7 +240,7 @@ def _frame(name, value, r, beta=1):
         raise InputError(f"{name} has shape {value.shape}: must be ({r}, {r}), a unit column for each strength")
     if value.dtype.kind not in ("iufc" if beta == 2 else "iuf"):
         raise InputError(f"{name} has dtype {value.dtype.name}: must be numbers, real for beta = 1")
-    if not isinstance(value, jax.core.Tracer):
+    if not is_traced(value):
         norms = np.linalg.norm(np.asarray(value), axis=0)
         bad = ~(np.abs(norms - 1) <= 1e-6)
         if bad.any():
@@ -393,12 +250,12 @@ def _frame(name, value, r, beta=1):
 
 def _rank(r, **sizes):
     for name, value in sizes.items():
-        if not isinstance(value, jax.core.Tracer) and float(value) < r:
+        if not is_traced(value) and float(value) < r:
             raise InputError(f"{name} = {shown(value)}: must be at least the rank, {r}")
 
 
 def _outliers_of(drawn, r):
-    """The flat output of a sampler, in its shapes."""
+    """Return the flat output of a sampler, in its shapes."""
     square = [drawn[r + k * r * r : r + (k + 1) * r * r].reshape(r, r) for k in range((drawn.size - r) // (r * r))]
     return drawn[:r], *square
 

@@ -46,12 +46,9 @@ Every function of x works elementwise, runs in float64, and can be jitted, vmapp
 
 from __future__ import annotations
 
-import decimal
 import functools
 import math
-from decimal import Decimal
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,26 +57,9 @@ from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
+from rmtjax.laws.edge._painleve import LEFT, RIGHT, SPLIT, left_series, table_of
 
 __all__ = ["cdf", "isf", "kurtosis", "logcdf", "logpdf", "logsf", "mean", "pdf", "ppf", "sf", "skewness", "var"]
-
-_LEFT, _SPLIT, _RIGHT = -12, -2, 20
-"""In Painlevé's variable s, which is x for β = 1 and 2 and √2 x for β = 4, the table covers [left, right] in pieces of
-length 1: log F up to the split, log(1 − F) from there.
-"""
-
-_DEGREE = 15
-"""Of the pieces, in Chebyshev polynomials, whose coefficients fall by about ten a degree."""
-
-_START, _DIGITS, _ORDER = 24, 50, 48
-"""Where Painlevé II starts as the Airy function, the digits that it is integrated in, and the order of its Taylor series.
-
-Its steps are 1/2, at which the last term is below 4e-38 of the first. The error made at the start, some 1e-34, grows on the
-way, and at s = −12 four functions are within 5e-22 of what 90 digits, 90 terms and a start at 30 give.
-"""
-
-_LEFT_TERMS, _RIGHT_TERMS = 12, 26
-"""Terms of the asymptotic series beyond the table. The first one left out is below 1e-16."""
 
 _NEWTON = 3
 """Steps to a quantile."""
@@ -91,7 +71,7 @@ _ZETA_PRIME = -0.16542114370045092921  # ζ'(−1)
 
 
 def _stretch(beta: int) -> float:
-    """s/x."""
+    """Return s/x, by which a point is stretched to Painlevé's variable."""
     return math.sqrt(2) if beta == 4 else 1.0
 
 
@@ -101,225 +81,8 @@ def _checked(beta: Any) -> int:
     return int(beta)
 
 
-# -- series, in exact fractions ----------------------------------------------------------------------------------------
-
-Series = list[Fraction]
-
-
-def _times(a: Series, b: Series) -> Series:
-    return [sum((a[i] * b[k - i] for i in range(k + 1)), Fraction()) for k in range(min(len(a), len(b)))]
-
-
-def _log(a: Series) -> Series:
-    """The logarithm of a series that starts with 1, from a·(log a)' = a'."""
-    log = [Fraction()]
-    for k in range(1, len(a)):
-        log.append(a[k] - sum((i * log[i] * a[k - i] for i in range(1, k)), Fraction()) / k)
-    return log
-
-
-class _Airy(NamedTuple):
-    r"""Series in 1/ζ for :math:`q = \mathrm{Ai}`; :math:`\zeta = \tfrac23s^{3/2}` and :math:`e = e^{-\zeta}/(2\sqrt\pi)`."""
-
-    value: Series  # Ai / (e s^{-1/4})
-    slope: Series  # Ai' / (−e s^{1/4})
-    integral: Series  # I / (e s^{-3/4})
-    log_f2: Series  # −L / e²
-    rate: Series  # R / (e² s^{1/2})
-    tail4: Series  # (1 − F₄) / e², up to e⁴
-    density4: Series  # F₄' / (e² s^{1/2}), up to e⁴
-
-
-def _airy(terms: int) -> _Airy:
-    r"""From DLMF 9.7.2, :math:`R = \mathrm{Ai}'^2 - s\mathrm{Ai}^2` and
-    :math:`-3L = 2s^2\mathrm{Ai}^2 - 2s\mathrm{Ai}'^2 - \mathrm{Ai}\,\mathrm{Ai}'`.
-    """
-    u = [Fraction(1)]
-    for k in range(1, terms + 3):
-        u.append(-u[-1] * Fraction((6 * k - 5) * (6 * k - 3) * (6 * k - 1), 216 * k * (2 * k - 1)))
-    v = [u[k] * Fraction(6 * k + 1, 1 - 6 * k) for k in range(len(u))]
-    c = [Fraction(1)]
-    for k in range(1, len(u)):
-        c.append(u[k] - (k - Fraction(1, 2)) * c[-1])  # I' = −Ai
-    rate = [b - a for a, b in zip(_times(u, u), _times(v, v), strict=True)]
-    log_f2 = [(w - 3 * r) / 3 for w, r in zip(_times(u, v), rate[1:], strict=False)]
-    # The leading parts of the two terms of F₄ cancel, which fractions do not mind. 1 − F₄ = −L/2 − I²/8, s^{3/2} = 3ζ/2.
-    cc, uc = [Fraction(), *_times(c, c)], [Fraction(), *_times(u, c)]
-    tail4 = [a / 2 - b / 12 for a, b in zip(log_f2, cc, strict=False)]
-    density4 = [a / 2 - b / 6 for a, b in zip(rate, uc, strict=False)]
-    return _Airy(u, v, c, log_f2, rate, tail4, density4)
-
-
-def _hastings_mcleod(terms: int) -> tuple[Series, Series]:
-    r""":math:`q = \sqrt{x/2}\sum a_nx^{-3n}` and :math:`q^2 = \tfrac x2\sum w_nx^{-3n}` at :math:`s = -x` (DLMF 32.11.3)."""
-    a = [Fraction(1)]
-    for n in range(1, terms):
-        w = _times(a, a)
-        square_rest = sum((a[i] * a[n - i] for i in range(1, n)), Fraction())
-        cube_rest = square_rest + sum((w[k] * a[n - k] for k in range(1, n)), Fraction())
-        e = Fraction(1, 2) - 3 * (n - 1)
-        a.append((e * (e - 1) * a[n - 1] - cube_rest) / 2)
-    return a, _times(a, a)
-
-
-# -- Painlevé II, in decimals ------------------------------------------------------------------------------------------
-
-
-def _decimal(x: Fraction) -> Decimal:
-    return Decimal(x.numerator) / Decimal(x.denominator)
-
-
-def _pi() -> Decimal:
-    """Machin's formula."""
-
-    def arctan_of_inverse(n: int) -> Decimal:
-        term = total = Decimal(1) / n
-        k = 1
-        while abs(term) > Decimal(10) ** -(_DIGITS + 5):
-            term /= -n * n
-            k += 2
-            total += term / k
-        return total
-
-    return 4 * (4 * arctan_of_inverse(5) - arctan_of_inverse(239))
-
-
-def _horner(coefficients: list[Decimal], x: Decimal) -> Decimal:
-    total = Decimal()
-    for c in reversed(coefficients):
-        total = total * x + c
-    return total
-
-
-def _initial() -> tuple[Decimal, ...]:
-    """q, q', I, R and L at the start, from the Airy series summed to their smallest terms."""
-    s = Decimal(_START)
-    zeta = 2 * s * s.sqrt() / 3
-    fourth = s.sqrt().sqrt()
-    e = (-zeta).exp() / (2 * _pi().sqrt())
-
-    def total(series: Series) -> Decimal:
-        result, last = Decimal(), None
-        for k, c in enumerate(series):
-            term = _decimal(c) / zeta**k
-            if last is not None and abs(term) > last:
-                break
-            result, last = result + term, abs(term)
-        return result
-
-    series = _airy(80)
-    q, slope = e / fourth * total(series.value), -e * fourth * total(series.slope)
-    rate = slope * slope - s * q * q
-    log_f2 = -(2 * s * s * q * q - 2 * s * slope * slope - q * slope) / 3
-    return q, slope, e / fourth**3 * total(series.integral), rate, log_f2
-
-
-def _painleve() -> dict[Fraction, tuple[list[Decimal], ...]]:
-    """Taylor coefficients of q, I, R and L at every half-integer from the start to the left end."""
-    q, slope, integral, rate, log_f2 = _initial()
-    step = Decimal("-0.5")
-    at = Fraction(_START)
-    result = {}
-    while at >= _LEFT:
-        s = _decimal(at)
-        a, squares = [q, slope], []
-        for m in range(_ORDER):
-            square = 2 * sum((a[i] * a[m - i] for i in range((m + 1) // 2)), Decimal())
-            squares.append(square + a[m // 2] ** 2 if m % 2 == 0 else square)
-            cube = sum((squares[i] * a[m - i] for i in range(m + 1)), Decimal())
-            a.append((s * a[m] + (a[m - 1] if m else 0) + 2 * cube) / ((m + 1) * (m + 2)))
-        i = [integral] + [-a[k] / (k + 1) for k in range(_ORDER)]
-        r = [rate] + [-squares[k] / (k + 1) for k in range(_ORDER)]
-        ell = [log_f2] + [r[k] / (k + 1) for k in range(_ORDER)]
-        result[at] = (a, i, r, ell)
-        q, integral, rate, log_f2 = (_horner(c, step) for c in result[at])
-        slope = _horner([k * a[k] for k in range(1, len(a))], step)
-        at -= Fraction(1, 2)
-    return result
-
-
-# -- the table ---------------------------------------------------------------------------------------------------------
-
-
-class _Law(NamedTuple):
-    """What is known of one β, lowest degrees first."""
-
-    tail: np.ndarray  # Chebyshev coefficients (degree + 1, pieces) of log F, and of log(1 − F) right of the split
-    rate: np.ndarray  # the same of log F'/F, and of log F'/(1 − F)
-    decay: float  # 1 − F = e^{−decay ζ} ζ^{−power} exp(log_scale + tail_series(1/ζ)) on the far right
-    power: float
-    log_scale: float
-    tail_series: np.ndarray
-    rate_series: np.ndarray  # log of F'/(1 − F)/(decay √s)
-
-
-def _node(beta: int, s: float, taylor: dict, digits: int) -> tuple[float, float]:
-    """Log of the tail and of its rate at one point of the table."""
-    centre = Fraction(round(2 * s), 2)
-    q, i, r, ell = (_horner(c, Decimal(s) - _decimal(centre)) for c in taylor[centre])
-    tanh = 1 - 2 / (1 + i.exp())
-    rate = {1: (r + q) / 2, 2: r, 4: (r - q * tanh) / 2}[beta]
-    if s < _SPLIT:
-        log_f = {1: (ell - i) / 2, 2: ell, 4: (ell + i) / 2 + (1 + (-i).exp()).ln() - Decimal(2).ln()}[beta]
-        return float(log_f), math.log(rate)
-    # In as many digits as 1 − F has zeros, and then some.
-    with decimal.localcontext(decimal.Context(prec=digits)):
-        half = (i / 2).exp()
-        f = {1: ((ell - i) / 2).exp(), 2: ell.exp(), 4: (ell / 2).exp() * (half + 1 / half) / 2}[beta]
-        return math.log(1 - f), math.log(rate * f / (1 - f))
-
-
-@functools.cache
-def _taylor() -> dict[Fraction, tuple[list[Decimal], ...]]:
-    with decimal.localcontext(decimal.Context(prec=_DIGITS)):
-        return _painleve()
-
-
-@functools.cache
-def _law(beta: int) -> _Law:
-    """The table of one β: a quarter of a second for the first, a tenth for each other."""
-    chebyshev = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1))
-    pieces = np.arange(_LEFT, _RIGHT) + 0.5
-    with decimal.localcontext(decimal.Context(prec=_DIGITS)):
-        values = np.array([[_node(beta, c + y / 2, _taylor(), 80) for y in chebyshev] for c in pieces])
-    interpolate = np.linalg.inv(np.polynomial.chebyshev.chebvander(chebyshev, _DEGREE))
-    tail, rate = np.einsum("kn,pnv->vkp", interpolate, values)
-    airy = _airy(_RIGHT_TERMS)
-    power, scale, tail_s, rate_s = {
-        1: (0.5, math.sqrt(2 / 3) / (4 * math.sqrt(math.pi)), airy.integral, airy.value),
-        2: (1.0, 1 / (4 * math.pi), airy.log_f2[1:], airy.rate[1:]),
-        4: (2.0, 1 / (4 * math.pi), airy.tail4[2:], airy.density4[2:]),
-    }[beta]
-    decay = 1.0 if beta == 1 else 2.0
-    log_tail = _log([c / tail_s[0] for c in tail_s])
-    log_rate = _log([c / rate_s[0] for c in rate_s])
-    count = _RIGHT_TERMS
-    return _Law(
-        tail,
-        rate,
-        decay,
-        power,
-        math.log(scale * tail_s[0]),
-        np.array([float(c) for c in log_tail[:count]]),
-        np.array([float(b - a) for a, b in zip(log_tail, log_rate, strict=False)][:count]),
-    )
-
-
-@functools.cache
-def _left_series() -> tuple[np.ndarray, ...]:
-    """Polynomials in x⁻³, x = −s, for q/√(x/2), I/x^{3/2} but for its constant, R/x², and what is left of L."""
-    a, w = _hastings_mcleod(_LEFT_TERMS)
-    integral = [float(c / (Fraction(3, 2) - 3 * n)) / math.sqrt(2) for n, c in enumerate(a)]
-    rate = [c / (2 * (2 - 3 * n)) for n, c in enumerate(w)]  # dR/dx = q²
-    log_f2 = [Fraction(), *(-c / (3 - 3 * n) for n, c in enumerate(rate) if n > 1)]  # dL/dx = −R
-    return tuple(np.array([float(c) for c in series]) for series in (a, integral, rate, log_f2))
-
-
-# -- evaluation --------------------------------------------------------------------------------------------------------
-
-
 def _polynomial(coefficients, x):
-    """Σ cₖ xᵏ, unrolled."""
+    """Return Σ cₖ xᵏ, unrolled."""
     total = jnp.zeros_like(x)
     for c in coefficients[::-1]:
         total = total * x + c
@@ -327,7 +90,7 @@ def _polynomial(coefficients, x):
 
 
 def _piecewise(coefficients, piece, y):
-    """Σ cₖ Tₖ(y) by Clenshaw's recurrence, unrolled, each coefficient looked up when it is needed."""
+    """Return Σ cₖ Tₖ(y) by Clenshaw's recurrence, unrolled, each coefficient looked up when it is needed."""
     last = before = jnp.zeros_like(y)
     for row in coefficients[:0:-1]:
         last, before = jnp.asarray(row)[piece] + 2 * y * last - before, last
@@ -335,8 +98,8 @@ def _piecewise(coefficients, piece, y):
 
 
 def _far_left(x, beta):
-    """Log F and log F'/F at −x, x ≥ 12."""
-    q, integral, rate, log_f2 = (_polynomial(c, x**-3) for c in _left_series())
+    """Return log F and log F'/F at −x, x ≥ 12."""
+    q, integral, rate, log_f2 = (_polynomial(c, x**-3) for c in left_series())
     q, rate = q * jnp.sqrt(x / 2), rate * x**2
     integral = integral * x * jnp.sqrt(x) + math.log(2) / 2
     log_f2 = log_f2 - x**3 / 12 - jnp.log(x) / 8 + (math.log(2) / 24 + _ZETA_PRIME)
@@ -349,7 +112,7 @@ def _far_left(x, beta):
 
 
 def _far_right(s, law):
-    """Log (1 − F) and log F'/(1 − F) at s ≥ 20."""
+    """Return log (1 − F) and log F'/(1 − F) at s ≥ 20."""
     log_s = jnp.log(s)
     zeta = s * jnp.sqrt(s) / 1.5
     log_tail = _polynomial(law.tail_series, 1 / zeta) + law.log_scale
@@ -358,16 +121,16 @@ def _far_right(s, law):
 
 
 def _log_tail_and_rate(x, beta):
-    """Log F and log F'/F at s = x left of the split; log (1 − F) and log F'/(1 − F) right of it; F' = dF/ds."""
-    law = _law(beta)
-    left, right = x < _LEFT, x > _RIGHT
+    """Return log F and log F'/F at s = x left of the split; log (1 − F) and log F'/(1 − F) right of it; F' = dF/ds."""
+    law = table_of(beta)
+    left, right = x < LEFT, x > RIGHT
     inside = jnp.where(left | right, 0.0, x)
-    piece = jnp.clip(jnp.floor(inside) - _LEFT, 0, _RIGHT - _LEFT - 1)
-    y = 2 * (inside - _LEFT - piece) - 1  # NaN stays NaN
+    piece = jnp.clip(jnp.floor(inside) - LEFT, 0, RIGHT - LEFT - 1)
+    y = 2 * (inside - LEFT - piece) - 1  # NaN stays NaN
     piece = jnp.where(jnp.isnan(piece), 0, piece).astype(jnp.int32)
     middle = (_piecewise(table, piece, y) for table in (law.tail, law.rate))
-    far_left = _far_left(jnp.where(left, jnp.minimum(-x, _HUGE), -_LEFT), beta)
-    far_right = _far_right(jnp.where(right, jnp.minimum(x, _HUGE), _RIGHT), law)
+    far_left = _far_left(jnp.where(left, jnp.minimum(-x, _HUGE), -LEFT), beta)
+    far_right = _far_right(jnp.where(right, jnp.minimum(x, _HUGE), RIGHT), law)
     parts = zip(middle, far_left, far_right, strict=True)
     tail, rate = (jnp.where(left, a, jnp.where(right, b, m)) for m, a, b in parts)
     return jnp.where(jnp.abs(x) > _HUGE, -jnp.inf, tail), rate
@@ -383,7 +146,7 @@ def _(beta, primals, tangents):
     # From the table of rates: a digit or two more than the derivative of an interpolant has.
     (x,), (dx,) = primals, tangents
     rate = jnp.exp(_log_rate(x, beta))
-    return _log_tail(x, beta), jnp.where(x < _SPLIT, rate, -rate) * dx
+    return _log_tail(x, beta), jnp.where(x < SPLIT, rate, -rate) * dx
 
 
 def _log_rate(x, beta):
@@ -392,13 +155,13 @@ def _log_rate(x, beta):
 
 @functools.cache
 def _knots(beta: int) -> tuple[tuple[np.ndarray, np.ndarray, float], ...]:
-    """On each side: (−log tail) to the power that makes it nearly linear in x, x itself, and dx beyond the last knot."""
-    law, result = _law(beta), []
+    """Return on each side: (−log tail) to the power that makes it nearly linear in x, x itself, and dx beyond the last knot."""
+    law, result = table_of(beta), []
     decay = 1 / (24 if beta != 2 else 12), law.decay / 1.5
-    for low, high, power, rate in ((_LEFT, _SPLIT, 1 / 3, decay[0]), (_SPLIT, _RIGHT, 2 / 3, decay[1])):
+    for low, high, power, rate in ((LEFT, SPLIT, 1 / 3, decay[0]), (SPLIT, RIGHT, 2 / 3, decay[1])):
         y = (np.arange(8) + 0.5) / 8
         x = (np.arange(low, high)[:, None] + y).ravel()
-        log_tail = np.polynomial.chebyshev.chebval(2 * y - 1, law.tail[:, low - _LEFT : high - _LEFT]).ravel()
+        log_tail = np.polynomial.chebyshev.chebval(2 * y - 1, law.tail[:, low - LEFT : high - LEFT]).ravel()
         order = np.argsort(-log_tail)
         result.append(((-log_tail[order]) ** power, x[order], rate**-power))
     (left, x_left, dx_left), right = result
@@ -407,14 +170,14 @@ def _knots(beta: int) -> tuple[tuple[np.ndarray, np.ndarray, float], ...]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _quantile(log_tail, left, beta):
-    """The s at which the tail on the given side of the split has the given logarithm."""
+    """Return the s at which the tail on the given side of the split has the given logarithm."""
     nothing = jnp.isinf(log_tail)
     power = jnp.where(left, 1 / 3, 2 / 3)
     goal = -jnp.where(nothing, -1.0, log_tail)
     goal = goal**power
     starts = (jnp.interp(goal, w, x) + dx * jnp.maximum(goal - w[-1], 0) for w, x, dx in _knots(beta))
     x = jnp.where(left, *starts)
-    low, high = jnp.where(left, -jnp.inf, _SPLIT), jnp.where(left, np.nextafter(_SPLIT, -np.inf), jnp.inf)
+    low, high = jnp.where(left, -jnp.inf, SPLIT), jnp.where(left, np.nextafter(SPLIT, -np.inf), jnp.inf)
 
     def newton(_, x):
         x = jnp.clip(x, low, high)
@@ -435,7 +198,7 @@ def _(beta, primals, tangents):
 
 
 def _compiled(function):
-    """Check β, go to float64, compile."""
+    """Compile a law with β checked and its points in float64."""
     compiled = jax.jit(function, static_argnums=1)
 
     @functools.wraps(function)
@@ -446,7 +209,7 @@ def _compiled(function):
 
 
 def _constant(function):
-    """Check β, go to float64."""
+    """Return a constant of the law with β checked, in float64."""
 
     @functools.wraps(function)
     def checked(beta):
@@ -455,12 +218,9 @@ def _constant(function):
     return float64(checked, keep=("beta",))
 
 
-# -- the law -----------------------------------------------------------------------------------------------------------
-
-
 @_compiled
 def logpdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Logarithm of the density, :math:`\log F_\beta'(x)`, far beyond where `pdf` underflows.
+    r"""Return the logarithm of the density, :math:`\log F_\beta'(x)`, far beyond where `pdf` underflows.
 
     Args:
         x: where.
@@ -475,52 +235,52 @@ def logpdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 @_compiled
 def pdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Density :math:`F_\beta'(x)`, of full relative accuracy in both tails. Arguments and errors as for `logpdf`."""
+    r"""Return the density :math:`F_\beta'(x)`, of full relative accuracy in both tails. Arguments and errors as for `logpdf`."""
     s = _stretch(beta) * x
     return jnp.exp(_log_tail(s, beta) + _log_rate(s, beta)) * _stretch(beta)
 
 
 @_compiled
 def cdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Distribution function :math:`F_\beta(x)`, of full relative accuracy in the left tail.
+    r"""Return the distribution function :math:`F_\beta(x)`, of full relative accuracy in the left tail.
 
     Arguments and errors as for `logpdf`.
     """
     s = _stretch(beta) * x
     tail = _log_tail(s, beta)
-    return jnp.where(s < _SPLIT, jnp.exp(tail), 1 - jnp.exp(tail))
+    return jnp.where(s < SPLIT, jnp.exp(tail), 1 - jnp.exp(tail))
 
 
 @_compiled
 def sf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Survival function :math:`1 - F_\beta(x)`, of full relative accuracy in the right tail.
+    r"""Return the survival function :math:`1 - F_\beta(x)`, of full relative accuracy in the right tail.
 
     Arguments and errors as for `logpdf`.
     """
     s = _stretch(beta) * x
     tail = _log_tail(s, beta)
-    return jnp.where(s < _SPLIT, 1 - jnp.exp(tail), jnp.exp(tail))
+    return jnp.where(s < SPLIT, 1 - jnp.exp(tail), jnp.exp(tail))
 
 
 @_compiled
 def logcdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r""":math:`\log F_\beta(x)`, far beyond where `cdf` underflows. Arguments and errors as for `logpdf`."""
+    r"""Return :math:`\log F_\beta(x)`, far beyond where `cdf` underflows. Arguments and errors as for `logpdf`."""
     s = _stretch(beta) * x
     tail = _log_tail(s, beta)
-    return jnp.where(s < _SPLIT, tail, jnp.log1p(-jnp.exp(tail)))
+    return jnp.where(s < SPLIT, tail, jnp.log1p(-jnp.exp(tail)))
 
 
 @_compiled
 def logsf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r""":math:`\log(1 - F_\beta(x))`, far beyond where `sf` underflows. Arguments and errors as for `logpdf`."""
+    r"""Return :math:`\log(1 - F_\beta(x))`, far beyond where `sf` underflows. Arguments and errors as for `logpdf`."""
     s = _stretch(beta) * x
     tail = _log_tail(s, beta)
-    return jnp.where(s < _SPLIT, jnp.log1p(-jnp.exp(tail)), tail)
+    return jnp.where(s < SPLIT, jnp.log1p(-jnp.exp(tail)), tail)
 
 
 def _inverse(p, beta, upper):
-    """Quantile of a lower or an upper tail, whichever way keeps its digits."""
-    above = math.exp(np.polynomial.chebyshev.chebval(-1.0, _law(beta).tail[:, _SPLIT - _LEFT]))  # the split
+    """Return the quantile of a lower or an upper tail, whichever way keeps its digits."""
+    above = math.exp(np.polynomial.chebyshev.chebval(-1.0, table_of(beta).tail[:, SPLIT - LEFT]))  # the split
     left = p > above if upper else p <= 1 - above
     valid = (p >= 0) & (p <= 1)
     p = jnp.where(valid, p, 0.5)
@@ -531,7 +291,7 @@ def _inverse(p, beta, upper):
 
 @_compiled
 def ppf(q: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Quantile function :math:`F_\beta^{-1}(q)`, by Newton's method on the logarithm of the smaller tail.
+    r"""Return the quantile function :math:`F_\beta^{-1}(q)`, by Newton's method on the logarithm of the smaller tail.
 
     Its gradient is 1/`pdf`. ∓∞ at q = 0 and 1, NaN outside. For probabilities close to 1 see `isf`.
 
@@ -547,7 +307,7 @@ def ppf(q: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 @_compiled
 def isf(p: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
-    r"""Inverse of the survival function, :math:`F_\beta^{-1}(1 - p)`, down to the smallest p. See `ppf`.
+    r"""Return the inverse of the survival function, :math:`F_\beta^{-1}(1 - p)`, down to the smallest p. See `ppf`.
 
     Args:
         p: upper tail probability.
@@ -561,12 +321,12 @@ def isf(p: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 @functools.cache
 def _moments(beta: int) -> tuple[float, float, float, float]:
-    """Mean, variance, skewness and excess kurtosis, by Gauss–Legendre on every piece: beyond them lies less than 1e-26."""
+    """Return mean, variance, skewness and excess kurtosis by Gauss–Legendre on every piece; beyond lies less than 1e-26."""
     y, weights = np.polynomial.legendre.leggauss(24)
-    x = (np.arange(_LEFT, _RIGHT)[:, None] + (y + 1) / 2).ravel()
-    law = _law(beta)
+    x = (np.arange(LEFT, RIGHT)[:, None] + (y + 1) / 2).ravel()
+    law = table_of(beta)
     log_density = np.polynomial.chebyshev.chebval(y, law.tail + law.rate).ravel()
-    mass = np.tile(weights / 2, _RIGHT - _LEFT) * np.exp(log_density)
+    mass = np.tile(weights / 2, RIGHT - LEFT) * np.exp(log_density)
     x = x / _stretch(beta)
     mean = np.sum(mass * x)
     var, third, fourth = (np.sum(mass * (x - mean) ** k) for k in (2, 3, 4))
@@ -575,27 +335,31 @@ def _moments(beta: int) -> tuple[float, float, float, float]:
 
 @_constant
 def mean(beta: int) -> Float[Array, ""]:
-    r"""Mean: −1.2065335745820, −1.7710868074116 and −2.3068848932411 for β = 1, 2 and 4.
+    r"""Return the mean: −1.2065335745820, −1.7710868074116 and −2.3068848932411 for β = 1, 2 and 4.
 
     Raises:
         InputError: for any other β.
+
+    Examples:
+        >>> f"{float(mean(2)):.6f}"
+        '-1.771087'
     """
     return jnp.asarray(_moments(beta)[0])
 
 
 @_constant
 def var(beta: int) -> Float[Array, ""]:
-    r"""Variance: 1.6077810345814, 0.8131947928330 and 0.5177237207727. Errors as for `mean`."""
+    r"""Return the variance: 1.6077810345814, 0.8131947928330 and 0.5177237207727. Errors as for `mean`."""
     return jnp.asarray(_moments(beta)[1])
 
 
 @_constant
 def skewness(beta: int) -> Float[Array, ""]:
-    r"""Skewness :math:`E(x-Ex)^3/\mathrm{Var}^{3/2}`. Errors as for `mean`."""
+    r"""Return the skewness :math:`E(x-Ex)^3/\mathrm{Var}^{3/2}`. Errors as for `mean`."""
     return jnp.asarray(_moments(beta)[2])
 
 
 @_constant
 def kurtosis(beta: int) -> Float[Array, ""]:
-    r"""Excess kurtosis :math:`E(x-Ex)^4/\mathrm{Var}^2 - 3`. Errors as for `mean`."""
+    r"""Return the excess kurtosis :math:`E(x-Ex)^4/\mathrm{Var}^2 - 3`. Errors as for `mean`."""
     return jnp.asarray(_moments(beta)[3])

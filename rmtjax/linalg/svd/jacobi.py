@@ -23,18 +23,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["one_sided"]
+from rmtjax.linalg.svd._common import SVD, Eigh, adjoint, as_batch, diagonal, normalised, scale_of
+
+__all__ = ["jacobi_eigh", "jacobi_svd", "jacobi_svdvals", "one_sided"]
 
 _SWEEPS = 200
-"""Sweeps at most, should rounding keep a pair from ever being orthogonal."""
+"""Largest number of sweeps, in case rounding keeps a pair from ever being orthogonal."""
 _CACHE = 2**17
-"""Bytes that a processor turns at a time: they stay in its cache, and few matrices wait for the last one to be done."""
+"""Bytes that a processor rotates at a time: they stay in its cache, and few matrices wait for the slowest one."""
 _UNROLLED = 5
-"""Rounds of a loop's body: between them nothing need be copied for the next."""
+"""Rounds in one body of the loop, between which nothing has to be copied."""
 
 
 def _angles(p: Array, q: Array) -> tuple[Array, Array, Array | None, Array, Array]:
-    """For pairs of columns, (pairs, rows, B): c, s, the phase that makes a complex γ real, cosines, what `_in_step` calls T."""
+    """Return c, s, the phase that makes a complex γ real, cosines and T of `_in_step`, for pairs of columns (pairs, rows, B)."""
     alpha, beta = (jnp.sum((x * x.conj()).real, 1) for x in (p, q))
     gamma = jnp.sum(p.conj() * q, 1)
     size, lengths = jnp.abs(gamma), jnp.sqrt(alpha) * jnp.sqrt(beta)
@@ -53,14 +55,14 @@ def _angles(p: Array, q: Array) -> tuple[Array, Array, Array | None, Array, Arra
 
 
 def _rotate(left: Array, right: Array) -> tuple[Array, Array]:
-    """The next round of a round robin: the first of `left` stays, all others move one place on."""
+    """Return the next round of a round robin: the first of `left` stays, all others move on by one place."""
     if len(left) == 1:
         return left, right
     return jnp.concatenate([left[:1], right[:1], left[1:-1]]), jnp.concatenate([right[1:], left[-1:]])
 
 
 def _in_step(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | None]:
-    """Sweeps until all columns are orthogonal, of all matrices at once.
+    """Sweep all matrices at once until all columns are orthogonal.
 
     Let W be the largest cosine in a sweep, when its pair was met, and T the largest tangent of a rotation times the ratio of the
     columns' lengths. Each cosine was zero then, and each of at most 2n later rotations of its columns has changed it by no more
@@ -115,7 +117,7 @@ def _in_step(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | None
 
 @functools.partial(jax.jit, static_argnames="vectors")
 def one_sided(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | None]:
-    """Orthogonal columns for those of matrices.
+    """Return matrices with orthogonal columns from products with unitary ones.
 
     Args:
         a: shape (B, m, n), m ≥ n, finite.
@@ -138,3 +140,25 @@ def one_sided(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | Non
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:batch], done)
 
     return jax.lax.platform_dependent(a, cpu=on_processor, default=lambda a: _in_step(a, vectors))
+
+
+def jacobi_svd(a: Array) -> SVD:
+    av, norms, v = one_sided(as_batch(a))
+    av, s, v = (x.reshape(*a.shape[:-2], *x.shape[1:]) for x in (av, norms, v))
+    return SVD(normalised(av, s), s, adjoint(v))
+
+
+def jacobi_svdvals(a: Array) -> Array:
+    return one_sided(as_batch(a), vectors=False)[1].reshape(*a.shape[:-2], a.shape[-1])
+
+
+def jacobi_eigh(a: Array) -> Eigh:
+    """Decompose by the SVD of A + cI, positive definite with c = ‖A‖_F: an error of ε‖A‖_F."""
+    lower = jnp.tril(a, -1)
+    a = lower + adjoint(lower) + jnp.eye(a.shape[-1], dtype=a.dtype) * diagonal(a).real[..., None, :]
+    scale = scale_of(a)
+    shift = jnp.linalg.norm(a / scale, axis=(-2, -1), keepdims=True) * 1.25
+    shifted = as_batch(a / scale + shift * jnp.eye(a.shape[-1], dtype=a.dtype))
+    _, norms, v = one_sided(shifted)
+    values = (norms.reshape(a.shape[:-1]) - shift[..., 0]) * scale[..., 0]
+    return Eigh(values[..., ::-1], v.reshape(a.shape)[..., ::-1])

@@ -1,0 +1,52 @@
+"""What the laws share: the decorator of bulk laws, and points that may be complex."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Inexact, Num
+
+from rmtjax._checks import numbers, whole
+from rmtjax._precision import as_array, float64
+
+__all__ = ["LARGEST_ORDER", "as_point", "law"]
+
+LARGEST_ORDER = 500
+"""The largest order of a moment: up to there the coefficients of the Marchenko–Pastur moments are finite in float64."""
+
+
+def law(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a bulk law in float64 and as one compiled program, with its parameters checked where they are known.
+
+    `c` and `sigma` must be finite and positive, `k` is a static whole number, and `z`, `m` and `w` may be complex.
+    """
+    signature = inspect.signature(function)
+    points = tuple(name for name in ("z", "m", "w") if name in signature.parameters)
+    compiled = jax.jit(function, static_argnames="k" if "k" in signature.parameters else ())
+
+    @functools.wraps(function)
+    def checked(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        given = bound.arguments
+        if "k" in given:
+            whole("k", given["k"], 0, LARGEST_ORDER)
+        for name in ("c", "sigma"):
+            if name in given:
+                numbers(name, given[name], 0, open_low=True)
+        for name in points:
+            if isinstance(given.get(name), (list, tuple)):
+                given[name] = as_array(name, given[name])
+        return compiled(*bound.args, **bound.kwargs)
+
+    return float64(checked, keep=("k", *points))
+
+
+def as_point(z: Num[ArrayLike, "..."]) -> Inexact[Array, "..."]:
+    """Return the argument of a transform in double precision, real or complex as it was."""
+    return jnp.asarray(z, jnp.complex128 if jnp.iscomplexobj(z) else jnp.float64)
