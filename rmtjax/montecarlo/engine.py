@@ -15,9 +15,10 @@ import math
 import os
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import jax
@@ -32,8 +33,10 @@ from rmtjax.montecarlo import hosts
 from rmtjax.montecarlo.claim import Claim, whole_width
 from rmtjax.montecarlo.grid import Grid
 from rmtjax.montecarlo.keys import cell_keys, check_seed
+from rmtjax.montecarlo.limits import Limits
 from rmtjax.montecarlo.plan import Plan, check_results_fit, make_plan
-from rmtjax.montecarlo.program import Program, checked_draw, computing, tile_function
+from rmtjax.montecarlo.program import Inputs, LoweredProgram, Program, checked_draw, computing, tile_function
+from rmtjax.montecarlo.program_cache import ProgramCache, ProgramFiles, jax_cache
 from rmtjax.montecarlo.provenance import provenance
 from rmtjax.montecarlo.resources import available_memory, needs, workers
 from rmtjax.montecarlo.result import assemble
@@ -48,11 +51,7 @@ _DISPATCH_S = 0.2
 _UNWRITTEN = 8
 """Finished chunks that may wait for the disk."""
 
-_KEPT = 64
-"""Compiled programs that a process keeps."""
-
-_PROGRAMS: dict[tuple, Future[Program]] = {}
-_PROGRAMS_LOCK = threading.Lock()
+_PROGRAMS = ProgramCache(Limits().programs)
 
 
 class _Engine:
@@ -60,7 +59,7 @@ class _Engine:
 
     def __init__(self, claim, sampler, plan: Plan, keys, options, crew: Sequence[jax.Device], memory: float):
         self.claim, self.sampler, self.plan, self.options = claim, sampler, plan, options
-        self.workers, self.memory = list(crew), memory
+        self.workers, self.memory, self.limits = list(crew), memory, Limits()
         pad = plan.groups * plan.cells_per_tile - plan.outer.size
         self.columns = {name: np.pad(v, (0, pad), mode="edge") for name, v in plan.outer.cells().items()}
         self.keys = np.pad(keys, ((0, pad), (0, 0)), mode="edge")
@@ -84,38 +83,42 @@ class _Engine:
         return params, self.keys[cells], tiles[:, 1] * self.plan.block
 
     def program(self, static: tuple, tile: tuple[int, int]) -> Program:
-        """The program for these static parameters: one that this process has and that fits, else a new one."""
-        if static in self.programs:
-            return self.programs[static]
+        """Return the program for some static parameters: one that is kept and fits the memory, else a new one."""
+        if static not in self.programs:
+            inputs = self.inputs([tile])
+            program = _PROGRAMS.get(self.key(static), lambda: self.stored(static, inputs))
+            if program.memory() > self.share(program.alone):
+                program = self.compiled(static, inputs)
+            program.load(self.workers)
+            self.programs[static] = program
+        return self.programs[static]
+
+    def key(self, static: tuple) -> tuple:
+        """Return what distinguishes a program from others, the sampler's function first."""
         plan = self.plan
         shapes = tuple((name, v.shape) for name, v in self.within.items())
         made_of = self.sampler.draw, tuple(sorted(self.options.items())), static, shapes, tuple(self.columns)
-        key = (*made_of, plan.outputs, plan.block, plan.cells_per_tile, plan.statistics)
-        with _PROGRAMS_LOCK:
-            shared = _PROGRAMS.get(key)
-            if mine := shared is None:
-                shared = _PROGRAMS[key] = Future()
-                while len(_PROGRAMS) > _KEPT:
-                    del _PROGRAMS[next(iter(_PROGRAMS))]
-        if mine:
-            try:
-                shared.set_result(self.timed(static, tile))
-            except BaseException as error:
-                _PROGRAMS.pop(key, None)
-                shared.set_exception(error)
-                raise
-        program = shared.result()  # of another thread, perhaps, that is compiling it just now
-        if program.memory(self.workers[0]) > self.share(program.alone):
-            program = self.timed(static, tile)
-        self.programs[static] = program
-        return program
+        sizes = plan.block, plan.cells_per_tile, self.width(static)
+        return (*made_of, plan.outputs, sizes, plan.statistics, self.workers[0].platform, self.limits)
 
-    def timed(self, static: tuple, tile: tuple[int, int]) -> Program:
-        """A new program, its compilation timed."""
-        began = time.perf_counter()
-        program = self.compiled(static, self.inputs([tile]))
-        self.compile_s += time.perf_counter() - began
-        return program
+    def width(self, static: tuple) -> int:
+        """Return the number of trials that the sampler wants to be drawn at once."""
+        width = self.sampler.width
+        if callable(width):
+            width = width(**dict(zip(self.sampler.static, static, strict=True)))
+        return self.plan.block if width is None else min(width, self.plan.block)
+
+    def stored(self, static: tuple, inputs: Inputs) -> Program:
+        """Return the program that an earlier process has left, else a new one, which is left for the next."""
+        files = ProgramFiles.beside_jax(self.workers[0])
+        name = files.name(self.key(static))
+        program = Program.from_bytes(files.find(name), inputs, self.workers[0])
+        return self.compiled(static, inputs, files, name) if program is None else program
+
+    def lowered(self, draw: Callable, inputs: Inputs, width: int, together: bool, name: str) -> LoweredProgram:
+        """Return the program that draws `width` trials at once, not yet compiled."""
+        tile = tile_function(draw, self.plan, width, together)
+        return LoweredProgram(tile, inputs, self.within, self.workers[0], self.limits, name)
 
     def share(self, alone: bool) -> float:
         """Bytes that a program may take; one that must run alone on processors may take all."""
@@ -123,16 +126,23 @@ class _Engine:
             del self.workers[1:]
         return self.memory / len(self.workers)
 
-    def compiled(self, static: tuple, inputs: Inputs) -> Program:
-        """Compile a program that fits the memory, drawing fewer trials at once if it must."""
+    def compiled(
+        self, static: tuple, inputs: Inputs, files: ProgramFiles | None = None, name: str | None = None
+    ) -> Program:
+        """Compile a program that fits the memory, drawing fewer trials at once if it must.
+
+        Args:
+            static: the static parameters.
+            inputs: an example of its inputs.
+            files: where it is kept for the next process.
+            name: its name there; None if it is not kept.
+        """
         named = dict(zip(self.sampler.static, static, strict=True))
         draw = jax.jit(checked_draw(self.claim, self.sampler, self.plan.outputs, {**self.options, **named}, self.shape))
-        width = self.sampler.width
-        width = self.plan.block if width is None else width(**named) if callable(width) else width
         one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
         needed = needs(lambda p, k, w: draw(wrapped(k), {**p, **w}), *one, self.within)
         most = needed.at_once if self.workers[0].platform == "cpu" else math.inf
-        width = whole_width(self.plan.block, min(width, self.plan.block, most))
+        width = widest = whole_width(self.plan.block, min(self.width(static), most))
         share = self.share(needed.pooled)
 
         def check(need):
@@ -144,14 +154,22 @@ class _Engine:
                 )
 
         check(needed.bytes)
+        # A name that is new to JAX's compilation cache, where the executable is to become bytes: see `LoweredProgram`.
+        own_name = "tiles" if name is None else f"tiles_{uuid.uuid4().hex}"
         while True:
-            tile = tile_function(draw, self.plan, width, width * self.plan.cells_per_tile <= most)
-            program = Program(tile, inputs, self.within, needed.pooled)
-            need = program.memory(self.workers[0])
+            lowered = self.lowered(draw, inputs, width, width * self.plan.cells_per_tile <= most, own_name)
+            content_name = None if name is None else files.content_name(lowered.text, needed.pooled)
+            program = None if name is None else Program.from_bytes(files.find(content_name), inputs, lowered.device)
+            if program is None:
+                is_new = name is not None or not jax_cache()
+                program = Program.compiled(lowered, needed.pooled, is_new=is_new)
+            need = program.memory()
             if need <= share or width == 1:
                 break
             width //= 2
         check(need)
+        if name is not None and width == widest and program.to_bytes() is not None:
+            files.write(name, content_name, program.to_bytes())
         return program
 
     def compute(self, device: jax.Device, static: tuple, part: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
@@ -166,9 +184,15 @@ class _Engine:
 
     def compile(self, tiles: np.ndarray) -> None:
         """Make every program that the tiles need: every error of the input shows before anything runs."""
-        for group in np.unique(tiles[:, 0]).tolist():
-            cell = group * self.plan.cells_per_tile
-            self.program(self.static_of(cell), (cell, 0))
+        first_cells = (np.unique(tiles[:, 0]) * self.plan.cells_per_tile).tolist()
+        needed = {
+            static: cell for cell in reversed(first_cells) if (static := self.static_of(cell)) not in self.programs
+        }
+        began = time.perf_counter()
+        for static, cell in reversed(needed.items()):
+            self.program(static, (cell, 0))
+        if needed:
+            self.compile_s += time.perf_counter() - began
 
     def run(self, chunks: Mapping[int, np.ndarray], finished: Callable, advance: Callable[[int], None]) -> None:
         """Compute the tiles (group, block) of some chunks; call ``finished(chunk, statistics)`` once for each, in no

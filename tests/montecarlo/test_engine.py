@@ -318,10 +318,10 @@ def test_a_compiler_without_the_option_is_asked_again(monkeypatch):
     """What is only a matter of speed may be unknown to another version of XLA; any other refusal is an error."""
     from rmtjax.montecarlo import program
 
-    monkeypatch.setattr(program, "_OPTIONS", {"cpu": {"xla_cpu_no_such_option": True}})
+    monkeypatch.setattr(program.COMPILER, "options", {"cpu": {"xla_cpu_no_such_option": True}})
     lowered = jax.jit(lambda x: 2 * x).lower(1.0)
-    assert program._compiled(lowered, "cpu")(1.0) == 2
-    assert program._OPTIONS == {}
-    monkeypatch.setattr(program, "_OPTIONS", {"cpu": {"xla_cpu_enable_fast_min_max": False}})
-    assert program._compiled(lowered, "cpu")(3.0) == 6
-    assert "cpu" in program._OPTIONS
+    assert program.COMPILER.compile(lowered, "cpu")(1.0) == 2
+    assert program.COMPILER.options == {}
+    monkeypatch.setattr(program.COMPILER, "options", {"cpu": {"xla_cpu_enable_fast_min_max": False}})
+    assert program.COMPILER.compile(lowered, "cpu")(3.0) == 6
+    assert "cpu" in program.COMPILER.options
