@@ -46,6 +46,8 @@ def cache_folder() -> str:
 def keep_programs() -> None:
     """Let JAX keep what it compiles for the next command, unless the user has said where it should."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
+    # A law is many small programs, each of which takes longer to compile than to load.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 _PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")

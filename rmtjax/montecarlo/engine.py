@@ -19,11 +19,10 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, shown, stopping, unknown
@@ -42,6 +41,9 @@ from rmtjax.montecarlo.resources import available_memory, needs, workers
 from rmtjax.montecarlo.result import assemble
 from rmtjax.montecarlo.statistics import Comoments, Histogram, Moments, Samples, Statistic
 from rmtjax.montecarlo.store import Store, intact, joined, state
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["Run", "run"]
 

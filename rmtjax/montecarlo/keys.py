@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError, shown
-from rmtjax._random import key_of, wrapped
+from rmtjax._random import wrapped
+from rmtjax._threefry import threefry2x32
 
 __all__ = ["cell_keys", "check_seed", "trial_keys"]
 
@@ -37,16 +38,17 @@ def cell_keys(seed: int, stream: str, cells: Mapping[str, np.ndarray]) -> np.nda
     """
     rows = zip(*cells.values(), strict=True) if cells else [()]
     words = np.stack([_words(stream, dict(zip(cells, row, strict=True))) for row in rows])
-    base = jax.random.fold_in(key_of(seed), np.uint32(zlib.crc32(stream.encode())))
-    return np.asarray(_fold(jax.random.key_data(base), jnp.asarray(words)))
+    base = _fold_in(np.array([0, seed], np.uint32), np.array([zlib.crc32(stream.encode())], np.uint32))
+    return _fold_in(_fold_in(base, words[:, 0]), words[:, 1])
 
 
-@jax.jit
-def _fold(base: jax.Array, words: jax.Array) -> jax.Array:
-    def one(word):
-        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(wrapped(base), word[0]), word[1]))
+def _fold_in(key_data: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Fold each of some words into a key, or into the key beside it, as `jax.random.fold_in` does.
 
-    return jax.vmap(one)(words)
+    NumPy does it at once, where JAX would compile four programs first.
+    """
+    high, low = threefry2x32((key_data[..., 0], key_data[..., 1]), (np.zeros_like(data), data))
+    return np.stack([high, low], -1)
 
 
 def trial_keys(cell: jax.Array, first: jax.Array, count: int) -> jax.Array:

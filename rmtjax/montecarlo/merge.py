@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from rmtjax._errors import InputError, shown
 from rmtjax.montecarlo.result import same_law, z_score
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["merge_results"]
 
@@ -73,6 +76,8 @@ def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
 
 def _two(a: xr.Dataset, b: xr.Dataset) -> xr.Dataset:
     """The statistics of both; z is left as it is."""
+    import xarray as xr
+
     na, nb = a["trials"], b["trials"]
     total = na + nb
     here, there = na > 0, nb > 0

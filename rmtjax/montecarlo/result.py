@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from rmtjax.montecarlo.statistics import Histogram, State, merge_tiles
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from rmtjax.montecarlo.plan import Plan
 
 __all__ = ["assemble", "cells_of", "rows_of", "z_score"]
@@ -45,6 +46,8 @@ def assemble(plan: Plan, law: Mapping[str, np.ndarray], tiles: np.ndarray, value
         tiles: those that are done, (group, block), shape (tiles, 2).
         values: their statistics, arrays (tiles, cells of a tile, …, outputs, points).
     """
+    import xarray as xr
+
     cell, block, rows = rows_of(plan, tiles, values)
     found, points = np.unique(cell), math.prod(plan.within.shape)
     merged = merge_tiles(plan.statistics, rows, cell)

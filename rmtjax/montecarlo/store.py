@@ -24,12 +24,9 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
-import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from rmtjax._errors import InputError, shown
 from rmtjax._files import LOCK, lock_folder, settle, sync
@@ -37,6 +34,10 @@ from rmtjax._random import GENERATOR
 from rmtjax.montecarlo.plan import Plan
 from rmtjax.montecarlo.result import assemble, rows_of, same_law
 from rmtjax.montecarlo.statistics import Moments, merge_tiles
+
+if TYPE_CHECKING:
+    import xarray as xr
+    import zarr
 
 __all__ = ["Store", "intact", "joined", "open_result", "state", "write_result"]
 
@@ -74,6 +75,9 @@ class Store:
             InputError: where something else is there, which is left as it was; where another process is writing; where nothing
                 can be written.
         """
+        import zarr
+        from zarr.codecs import ZstdCodec
+
         path = _path("store", path)
         new, empty = _is_free(path), path.is_dir()
         wanted = {"format": _FORMAT, "claim": plan.about["claim"], **made, **plan.as_dict()}
@@ -198,6 +202,9 @@ class Store:
 
     def write(self, chunk: int, values: Mapping[str, np.ndarray]) -> None:
         """Store a chunk, arrays (tiles of a chunk, …): all of it, `count` last."""
+        import zarr
+        from zarr.codecs import Crc32cCodec, ZstdCodec
+
         size = self.plan.chunk
         most = _MOST if self.plan.until else self.plan.groups * self.plan.blocks
         values = {
@@ -410,6 +417,8 @@ def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
     Raises:
         InputError: if there is something already, or the place cannot be written.
     """
+    import zarr
+
     path = _path("out", path)
     if not _is_free(path):
         raise InputError(f"out = {path}: exists already; give a folder that does not")
@@ -421,6 +430,8 @@ def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
 
 
 def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
+    import zarr
+
     refusal = f"store {path} is not a run of rmtjax"
     if not path.is_dir():
         raise InputError(f"{refusal}: it is a file; give a folder that does not exist yet or that holds a run")
@@ -447,6 +458,8 @@ def open_result(path: str | os.PathLike) -> xr.Dataset:
     Raises:
         InputError: if the folder is not a store of ours, is damaged or holds no chunk yet.
     """
+    import xarray as xr
+
     path = _path("store", path)
     if not path.exists():
         raise InputError(f"store {path} does not exist")

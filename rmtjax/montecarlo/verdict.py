@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
-from scipy import stats
 
 from rmtjax._errors import InputError, shown
 from rmtjax._progress import Report, Reporter
@@ -20,6 +18,9 @@ from rmtjax.montecarlo.engine import Run
 from rmtjax.montecarlo.grid import Axis, Grid
 from rmtjax.montecarlo.resources import workers
 from rmtjax.montecarlo.result import z_score
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["Finding", "Verdict", "allowance", "beyond", "claim_of", "grid_of", "holm", "judge", "verify"]
 
@@ -126,6 +127,8 @@ class _Tests:
 
 
 def _p_values(excess: np.ndarray, se: np.ndarray, freedom: np.ndarray | float, scale: np.ndarray):
+    from scipy import stats
+
     z = z_score(excess, se, scale)
     p = 2 * stats.t.sf(np.abs(z), freedom)
     return z, np.where(np.isfinite(p), p, 0.0)  # a mean that is not a number refutes the law
@@ -147,6 +150,8 @@ def _binomial(mean: np.ndarray, law: np.ndarray, allowed: np.ndarray, drawn: np.
 
     A t-test would take a few events, or none, for a small variance.
     """
+    from scipy import stats
+
     nearest = np.clip(mean, np.clip(law - allowed, 0, 1), np.clip(law + allowed, 0, 1))
     seen = np.rint(mean * drawn)
     below, above = stats.binom.cdf(seen, drawn, nearest), stats.binom.sf(seen - 1, drawn, nearest)

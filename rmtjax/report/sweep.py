@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from rich.text import Text
 
 from rmtjax._console import Table
 from rmtjax.report.text import number
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from rmtjax.montecarlo import Estimate, Run
 
 __all__ = ["plan", "summary", "table"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from rmtjax._errors import InputError
 from rmtjax.claims._shared import ASPECT, COLUMNS, check_above, check_rows, dense, overlap_window, window
@@ -276,6 +275,8 @@ planted = Claim(
 
 
 def _heavy_law(N, nu, x):
+    from scipy import stats
+
     scale = np.sqrt((nu - 2) / (nu * N))
     strength = (x + np.sqrt(np.maximum(x**2 - 4, 0))) / 2
     expected = N * (N - 1) * stats.t.sf(strength / scale, nu) + N * stats.t.sf(strength / np.sqrt(2) / scale, nu)
