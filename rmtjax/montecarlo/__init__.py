@@ -8,7 +8,7 @@ from rmtjax.montecarlo.merge import merge_results
 from rmtjax.montecarlo.parameter import Parameter, between, nonnegative, positive, real, size
 from rmtjax.montecarlo.result import cells_of
 from rmtjax.montecarlo.store import open_result, write_result
-from rmtjax.montecarlo.verdict import Finding, Verdict, holm, judge, verify
+from rmtjax.montecarlo.verify import Finding, Verdict, holm, judge, verify
 
 __all__ = [
     "Claim",

@@ -10,6 +10,7 @@ resumed. (A program partitioned over several devices by `shard_map` is compiled 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import math
 import os
@@ -28,14 +29,14 @@ from threadpoolctl import threadpool_limits
 from rmtjax._errors import InputError, shown, stopping, unknown
 from rmtjax._progress import Report, Reporter
 from rmtjax._random import GENERATOR, wrapped
-from rmtjax.montecarlo import hosts
+from rmtjax.montecarlo import distributed
 from rmtjax.montecarlo.claim import Claim, whole_width
 from rmtjax.montecarlo.grid import Grid
 from rmtjax.montecarlo.keys import cell_keys, check_seed
 from rmtjax.montecarlo.limits import Limits
 from rmtjax.montecarlo.plan import Plan, check_results_fit, make_plan
 from rmtjax.montecarlo.program import Inputs, LoweredProgram, Program, checked_draw, computing, tile_function
-from rmtjax.montecarlo.program_cache import ProgramCache, ProgramFiles, jax_cache
+from rmtjax.montecarlo.program_files import ProgramCache, ProgramFiles, jax_cache
 from rmtjax.montecarlo.provenance import provenance
 from rmtjax.montecarlo.resources import available_memory, needs, workers
 from rmtjax.montecarlo.result import assemble
@@ -332,9 +333,9 @@ class Run:
         made = {
             "seed": self.seed, "method": self.method, "options": dict(self.options), "generator": GENERATOR
         }  # fmt: skip
-        self.together, self.store, self.executed = hosts.count() > 1, None, False
+        self.together, self.store, self.executed = distributed.count() > 1, None, False
         refused = None
-        if store is not None and hosts.index() == 0:
+        if store is not None and distributed.index() == 0:
             try:
                 self.store = Store.open(store, plan, made, self.law)
             except InputError as error:
@@ -346,7 +347,7 @@ class Run:
         self.tiles, self.start, self.fresh = plan.first(), 0, {}
         try:
             if self.together:
-                hosts.agree(refused)
+                distributed.agree(refused)
             self.engine = _Engine(claim, sampler, plan, keys, self.options, crew, budget)
             self._recall()
             while self.tiles.size and not self.missing:
@@ -371,7 +372,7 @@ class Run:
         if not self.together:
             return
         size, known = self.plan.chunk, None
-        if hosts.index() == 0:
+        if distributed.index() == 0:
             last = self.start // size + -(-len(self.tiles) // size)
             chunks = range(self.start // size, last)
             if self.store is not None:
@@ -379,7 +380,7 @@ class Run:
             done = [c for c in chunks if self.store is not None and self.store.has(c)]
             parts = [self.store.read(c * size, (c + 1) * size) for c in done]
             known = {**(joined(parts) if parts else {}), "chunks": np.array(done, int)}
-        known = hosts.broadcast(known)
+        known = distributed.broadcast(known)
         for i, chunk in enumerate(known.pop("chunks").tolist()):
             self.fresh[chunk] = {name: v[i * size : (i + 1) * size] for name, v in known.items()}
 
@@ -413,6 +414,8 @@ class Run:
             Stopped: at Ctrl-C.
         """
         began = time.perf_counter()
+        # The result's library takes long to import; XLA compiles or loads meanwhile, and does not hold the interpreter.
+        threading.Thread(target=importlib.import_module, args=("xarray",), daemon=True).start()
         with stopping(self._how_far):
             try:
                 with computing():
@@ -430,7 +433,7 @@ class Run:
     def _how_far(self) -> str:
         """What is done when it stops now, and how it goes on."""
         if self.store is None:
-            return "stopped" if self.together and hosts.index() else "stopped: nothing is kept without a store"
+            return "stopped" if self.together and distributed.index() else "stopped: nothing is kept without a store"
         rounds = (*self.past, self.tiles)
         total = sum(int(self.plan.trials_in(tiles).sum()) for tiles in rounds)
         left = sum(int(self.plan.trials_in(tiles).sum()) for tiles in self.missing.values())
@@ -478,7 +481,7 @@ class Run:
                 advance(int(plan.trials_in(missing[chunk]).sum()))
 
             if self.together:
-                hosts.share(sorted(missing), compute, arrived)
+                distributed.share(sorted(missing), compute, arrived)
             else:
                 self.engine.run(missing, finished, advance)
             written(0)
@@ -509,7 +512,7 @@ class Run:
         crew, compile_s = self.engine.workers, self.engine.compile_s
         made = provenance(self.seed, self.method, self.options, int(result["trials"].max()), crew, wall, compile_s)
         if self.together:
-            made["processes"] = hosts.count()
+            made["processes"] = distributed.count()
         if opened is not None:
             opened.finish(result, made)
         return result.assign_attrs(made)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.result import z_score
-from rmtjax.montecarlo.verdict import allowance, beyond
+from rmtjax.montecarlo.verify import allowance, beyond
 from rmtjax.report.figures import _greek, _spread
 from rmtjax.report.svg import SHAPES, Axes, Chart, Scale, number, width_of
 

@@ -26,7 +26,7 @@ from rmtjax._text import visible
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.grid import grid, zipped
 from rmtjax.montecarlo.result import z_score
-from rmtjax.montecarlo.verdict import allowance, beyond
+from rmtjax.montecarlo.verify import allowance, beyond
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

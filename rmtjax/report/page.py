@@ -23,7 +23,7 @@ import xarray as xr
 from rmtjax._files import write_text
 from rmtjax._text import visible
 from rmtjax.montecarlo import Claim, Finding, Verdict
-from rmtjax.montecarlo.verdict import claim_of
+from rmtjax.montecarlo.verify import claim_of
 from rmtjax.report.charts import (
     Slope,
     Table,

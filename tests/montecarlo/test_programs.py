@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from rmtjax.claims import CLAIMS
-from rmtjax.montecarlo import program_cache
-from rmtjax.montecarlo.program_cache import ProgramCache, ProgramFiles, Unknown, fingerprint
+from rmtjax.montecarlo import program_files
+from rmtjax.montecarlo.program_files import ProgramCache, ProgramFiles, Unknown, fingerprint
 
 from .helpers import mean_draw
 
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    monkeypatch.setattr(program_cache, "_source", lambda: "source")
+    monkeypatch.setattr(program_files, "_source", lambda: "source")
     return ProgramFiles(tmp_path / "rmtjax", jax.devices()[0])
 
 
@@ -168,7 +168,7 @@ def test_writers_at_the_same_time_leave_one_whole_file(files):
 
 def test_old_versions_are_dropped(files, tmp_path, monkeypatch):
     for i in range(6):
-        monkeypatch.setattr(program_cache, "_source", lambda i=i: f"source {i}")
+        monkeypatch.setattr(program_files, "_source", lambda i=i: f"source {i}")
         name = files.name(1)
         files.write(name, files.content_name("text", True), b"program")
         os.utime((tmp_path / "rmtjax" / name).parent, (i + 1, i + 1))
@@ -177,23 +177,23 @@ def test_old_versions_are_dropped(files, tmp_path, monkeypatch):
 
 
 def test_a_source_that_may_have_changed_since_the_import_names_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr(program_cache, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(program_files, "_PACKAGE", tmp_path)
     (tmp_path / "module.py").write_text("x = 1\n")
-    program_cache._source.cache_clear()
+    program_files._source.cache_clear()
     try:
-        assert program_cache._source() is None
+        assert program_files._source() is None
         assert ProgramFiles(tmp_path, jax.devices()[0]).name(1) is None
-        program_cache._source.cache_clear()
+        program_files._source.cache_clear()
         os.utime(tmp_path / "module.py", (1e9, 1e9))
-        assert program_cache._source() is not None
+        assert program_files._source() is not None
     finally:
-        program_cache._source.cache_clear()
+        program_files._source.cache_clear()
 
 
 NAMED = """
 import json
 from rmtjax.claims import CLAIMS
-from rmtjax.montecarlo.program_cache import fingerprint
+from rmtjax.montecarlo.program_files import fingerprint
 names = {}
 for claim in CLAIMS.values():
     for sampler in claim.samplers.values():

@@ -13,7 +13,7 @@ from rmtjax.montecarlo.grid import Axis, Grid
 from rmtjax.montecarlo.plan import make_plan
 from rmtjax.montecarlo.result import assemble
 from rmtjax.montecarlo.statistics import Moments
-from rmtjax.montecarlo.verdict import _binomial
+from rmtjax.montecarlo.verify import _binomial
 from rmtjax.report.page import write_page
 
 from .helpers import BOTH, MEAN, TWO
