@@ -28,8 +28,7 @@ import jax
 from benchmarks._common import alternate, ratio, save, summary
 from rmtjax.claims import find_claims
 from rmtjax.claims.alpha_lora import alpha_ftc
-from rmtjax.montecarlo import Claim, Run, Sampler, grid, open_result, real, verify
-from rmtjax.montecarlo import plan as plan_module
+from rmtjax.montecarlo import Claim, Limits, Run, Sampler, grid, open_result, real, verify
 from rmtjax.report.page import write_page
 
 FIXED = dict(
@@ -95,11 +94,11 @@ MEAN = Claim(
 
 def resuming(chunks, repeats, folder):
     """A store of so many chunks: links to the first one, since their content does not matter here."""
-    plan_module._CHUNKS = plan_module._SHORT = 10**9  # a chunk a tile
     trials, path = 16 * chunks, folder / "many"
-    begun = Run(MEAN, trials=trials, store=path)
+    how = dict(trials=trials, store=path, limits=Limits(chunks=10**9, short=10**9))  # a chunk a tile
+    begun = Run(MEAN, **how)
     begun.compile()
-    begun.engine.run({0: begun.missing[0]}, begun.store.write, lambda _: None)
+    begun.scheduler.run({0: begun.rounds.missing[0]}, begun.store.write, lambda _: None)
     begun.store.close()
     for name in ("count", "moments"):
         (first,) = (path / "tiles" / name).glob("c.0.*")
@@ -113,14 +112,14 @@ def resuming(chunks, repeats, folder):
     ready, compiled = [], []
     for _ in range(repeats):
         began = time.perf_counter()
-        planned = Run(MEAN, trials=trials, store=path)
+        planned = Run(MEAN, **how)
         ready.append(time.perf_counter() - began)
         planned.compile()
         compiled.append(time.perf_counter() - began)
-        assert len(planned.missing) == 1
+        assert len(planned.rounds.missing) == 1
         planned.store.close()
     began = time.perf_counter()
-    planned = Run(MEAN, trials=trials, store=path)
+    planned = Run(MEAN, **how)
     planned.compile()
     planned.execute(False)
     end = time.perf_counter() - began

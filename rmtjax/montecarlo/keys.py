@@ -10,18 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmtjax._errors import InputError, shown
 from rmtjax._random import wrapped
 from rmtjax._threefry import threefry2x32
 
-__all__ = ["cell_keys", "check_seed", "trial_keys"]
-
-
-def check_seed(seed: int) -> int:
-    """A seed as an int in [0, 2³²)."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
-        raise InputError(f"seed = {shown(seed)}: must be a whole number in [0, 2³²)")
-    return int(seed)
+__all__ = ["cell_keys", "trial_keys"]
 
 
 def _words(name: str, values: Mapping[str, float]) -> np.ndarray:
@@ -32,7 +24,7 @@ def _words(name: str, values: Mapping[str, float]) -> np.ndarray:
 
 
 def cell_keys(seed: int, stream: str, cells: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Key data, shape (cells, 2), of every cell: its seed, a stream's name and its *values* folded in.
+    """Return the key data of every cell, shape (cells, 2): a seed, a stream's name and the cell's *values* folded in.
 
     A cell has the same key in every grid that holds it, so a grid can grow and stores can be merged.
     """
@@ -52,6 +44,6 @@ def _fold_in(key_data: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 
 def trial_keys(cell: jax.Array, first: jax.Array, count: int) -> jax.Array:
-    """Typed keys of the trials first…first+count−1 of a cell, given the cell's key data."""
+    """Return the typed keys of the trials first…first+count−1 of a cell, given the cell's key data."""
     of_cell = wrapped(cell)
     return jax.vmap(lambda trial: jax.random.fold_in(of_cell, trial))((first + jnp.arange(count)).astype(jnp.uint32))

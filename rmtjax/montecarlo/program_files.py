@@ -1,6 +1,6 @@
-"""Compiled programs that a process keeps, and those that it leaves for the next one.
+"""Compiled programs that a process leaves for the next one.
 
-On the disk, programs lie beside those of JAX's compilation cache, in its subfolder `rmtjax`, if that cache is on. JAX's cache
+They lie beside those of JAX's compilation cache, in its subfolder `rmtjax-programs`, if that cache is on. JAX's cache
 saves the compilation; this one saves the trace and the lowering, too, which take longer than a short run. The name of an
 entry is a hash of everything that decides what the program computes: the source of this package, the versions of the packages
 below it, the sampler, the shapes, JAX's configuration, the compiler and the processor. A sampler that is not made of
@@ -9,6 +9,7 @@ functions of this package alone has no such hash, and its programs are never wri
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,13 +17,10 @@ import inspect
 import logging
 import os
 import re
-import shutil
 import sys
-import threading
 import time
 import types
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ from rmtjax._files import write_bytes
 from rmtjax._machine import processor_features
 from rmtjax._provenance import versions
 
-__all__ = ["ProgramCache", "ProgramFiles", "Unknown", "fingerprint", "jax_cache"]
+__all__ = ["ProgramFiles", "Unknown", "fingerprint", "jax_cache"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -45,7 +43,9 @@ _STARTED = time.time()
 _SETTLED_S = 5.0
 """A source file that changed less than this before the import, in seconds, may differ from what was imported."""
 
-_GENERATIONS = 3
+_FOLDER = "rmtjax-programs"
+
+_VERSIONS = 3
 """Number of versions of the source whose programs stay on the disk."""
 
 _UNUSED_S = 60 * 86400.0
@@ -191,7 +191,7 @@ class ProgramFiles:
     def beside_jax(cls, device: jax.Device) -> ProgramFiles:
         """Return the programs beside those of JAX's compilation cache, none where that is off or not on a disk."""
         folder = jax_cache()
-        return cls(None if folder is None or "://" in folder else Path(folder) / "rmtjax", device)
+        return cls(None if folder is None or "://" in folder else Path(folder) / _FOLDER, device)
 
     def name(self, parts: Any) -> str | None:
         """Return the name of the program that is made of these parts, None where it must not be kept."""
@@ -203,7 +203,8 @@ class ProgramFiles:
         except Unknown as reason:
             _LOGGER.info("the program is not kept: %s", reason)
             return None
-        return f"{hashlib.sha256(f'{source} {_versions()}'.encode()).hexdigest()[:16]}/{name}"
+        version = hashlib.sha256(f"{source} {_versions()}".encode()).hexdigest()[:16]
+        return f"source-{version}/{name}"
 
     def content_name(self, text: str, alone: bool) -> str:
         """Return the name of the program of a lowered text."""
@@ -240,49 +241,27 @@ class ProgramFiles:
             _LOGGER.info("the program cannot be kept in %s: %s", self._folder, error)
 
     def _clean(self) -> None:
-        generations = [path for path in self._folder.iterdir() if path.name != "executables"]
-        for path in sorted(generations, key=lambda path: path.stat().st_mtime)[:-_GENERATIONS]:
-            shutil.rmtree(path, ignore_errors=True)
-        for path in (self._folder / "executables").iterdir():
-            if path.stat().st_mtime < time.time() - _UNUSED_S:
-                path.unlink(missing_ok=True)
+        """Drop the names of old versions and executables that are not used; whatever has another name stays."""
+        versions = [path for path in self._folder.iterdir() if re.fullmatch("source-[0-9a-f]{16}", path.name)]
+        old = [file for path in sorted(versions, key=_age)[_VERSIONS:] for file in path.iterdir()]
+        unused = [file for file in (self._folder / "executables").iterdir() if _age(file) > _UNUSED_S]
+        for file in (*old, *unused):
+            if re.fullmatch("[0-9a-f]{64}", file.name):
+                file.unlink(missing_ok=True)
+        for path in versions:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # only if it is empty
 
 
 def jax_cache() -> str | None:
     """Return the folder of JAX's compilation cache, None if that is off."""
-    return jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
+    folder = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
+    return folder or None  # an empty path is off, too, and not the folder that the process is in
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
 
 
 def _versions() -> str:
     return versions("scipy", "ml_dtypes")
-
-
-class ProgramCache:
-    """Programs by key; whoever asks for one that another thread is making waits for it.
-
-    Args:
-        size: the largest number of programs; the oldest are dropped.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._programs: dict[tuple, Future] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """Return the program of a key, made if there is none."""
-        with self._lock:
-            future = self._programs.get(key)
-            if is_mine := future is None:
-                future = self._programs[key] = Future()
-                while len(self._programs) > self._size:
-                    del self._programs[next(iter(self._programs))]
-        if is_mine:
-            try:
-                future.set_result(make())
-            except BaseException as error:
-                with self._lock:
-                    self._programs.pop(key, None)
-                future.set_exception(error)
-                raise
-        return future.result()

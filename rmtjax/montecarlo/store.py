@@ -316,12 +316,17 @@ def _path(name: str, path: Any) -> Path:
 
 def _difference(key: str, stored: Any, given: Any) -> tuple[str, Any, Any]:
     """What differs between an entry of two runs' descriptions: of grids that differ in values alone, the first such value."""
-    if key == "grid" and stored is not None and [list(axis) for axis in stored] == [list(axis) for axis in given]:
+    if (
+        key == "grid"
+        and stored is not None
+        and [list(a["values"]) for a in stored] == [list(a["values"]) for a in given]
+    ):
         for axis, other in zip(stored, given, strict=True):
-            for name in axis:
-                if name and len(axis[name]) == len(other[name]) and axis[name] != other[name]:
-                    i = next(i for i, (x, y) in enumerate(zip(axis[name], other[name], strict=True)) if x != y)
-                    return f"{name}[{i}]", axis[name][i], other[name][i]
+            for name, values in axis["values"].items():
+                other_values = other["values"][name]
+                if len(values) == len(other_values) and values != other_values:
+                    i = next(i for i, (x, y) in enumerate(zip(values, other_values, strict=True)) if x != y)
+                    return f"{name}[{i}]", values[i], other_values[i]
     return key, stored, given
 
 
@@ -446,6 +451,11 @@ def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         raise InputError(f"{refusal}: its format is {shown(found.get('format'))}, here it is {_FORMAT!r}")
     if not _is_signed(found):
         raise InputError(f"store {path} is damaged: its zarr.json is not what was written")
+    # Stores of before 0.1.0 have each axis as values by name, and by an empty name whether it is fixed.
+    for i, axis in enumerate(found.get("grid", ())):
+        if "" in axis:
+            values = {name: v for name, v in axis.items() if name}
+            found["grid"][i] = {"values": values, "fixed": axis[""]}
     return root, found
 
 

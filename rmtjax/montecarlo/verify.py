@@ -1,4 +1,4 @@
-"""Verdicts: which laws do the data refute, when many cells of many claims are tested at once?"""
+"""Verify claims: which laws do the data refute, when many cells of many claims are tested at once?"""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmtjax._errors import InputError, shown
+from rmtjax._checks import number
+from rmtjax._errors import InputError
 from rmtjax._progress import Report, Reporter
 from rmtjax.montecarlo.claim import Claim
-from rmtjax.montecarlo.engine import Run
+from rmtjax.montecarlo.config import RunConfig
 from rmtjax.montecarlo.grid import Axis, Grid
+from rmtjax.montecarlo.hypothesis_tests import are_events, binomial, holm, t_with_allowance, welch
 from rmtjax.montecarlo.resources import workers
-from rmtjax.montecarlo.result import z_score
+from rmtjax.montecarlo.run import Run
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Finding", "Verdict", "allowance", "beyond", "claim_of", "grid_of", "holm", "judge", "verify"]
+__all__ = ["Finding", "Verdict", "allowance", "claim_of", "grid_of", "judge", "verify"]
 
 
 @dataclass(frozen=True)
@@ -87,18 +89,6 @@ class Verdict:
         return all(finding.as_it_should for finding in self.findings)
 
 
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p-values (Scand. J. Statist. 6, 1979): rejecting those ≤ a errs with probability ≤ a, whatever the
-    dependence between the tests.
-    """
-    p = np.asarray(p, np.float64)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
-    out = np.empty_like(p)
-    out[order] = np.minimum(adjusted, 1.0)
-    return out
-
-
 @dataclass
 class _Tests:
     claim: str
@@ -124,39 +114,6 @@ class _Tests:
             float(adjusted.min()), cell, float(here), float(self.se.isel(place)), float(self.expected.isel(place)),
             bool((adjusted > level).all()), self.erratum,
         )  # fmt: skip
-
-
-def _p_values(excess: np.ndarray, se: np.ndarray, freedom: np.ndarray | float, scale: np.ndarray):
-    from scipy import stats
-
-    z = z_score(excess, se, scale)
-    p = 2 * stats.t.sf(np.abs(z), freedom)
-    return z, np.where(np.isfinite(p), p, 0.0)  # a mean that is not a number refutes the law
-
-
-def _are_events(one: xr.Dataset, drawn: np.ndarray) -> np.ndarray:
-    """Where every trial gave 0 or 1: values between those bounds never vary as much."""
-    if not {"min", "max", "variance"} <= set(one):  # a dataset that is not of `run`
-        return np.zeros(drawn.shape, bool)
-    mean, least, most = (one[name].values for name in ("mean", "min", "max"))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        variance = mean * (1 - mean) * drawn / (drawn - 1)
-        whole = np.isin(least, (0, 1)) & np.isin(most, (0, 1)) & (drawn >= 2)
-        return whole & (np.abs(one["variance"].values - variance) <= 1e-6 * variance)
-
-
-def _binomial(mean: np.ndarray, law: np.ndarray, allowed: np.ndarray, drawn: np.ndarray):
-    """What shares of events say, z and p, by their exact distribution under the nearest probability that the allowance leaves.
-
-    A t-test would take a few events, or none, for a small variance.
-    """
-    from scipy import stats
-
-    nearest = np.clip(mean, np.clip(law - allowed, 0, 1), np.clip(law + allowed, 0, 1))
-    seen = np.rint(mean * drawn)
-    below, above = stats.binom.cdf(seen, drawn, nearest), stats.binom.sf(seen - 1, drawn, nearest)
-    p = np.where(nearest == mean, 1.0, np.minimum(2 * np.minimum(below, above), 1.0))
-    return np.sign(mean - nearest) * stats.norm.isf(p / 2), p
 
 
 def grid_of(result: xr.Dataset) -> Grid:
@@ -186,24 +143,20 @@ def allowance(claim: Claim | None, result: xr.Dataset) -> np.ndarray:
     return allowed
 
 
-def beyond(gap: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """What of a gap exceeds the allowance, with its sign."""
-    excess = np.sign(gap) * np.maximum(np.abs(gap) - allowed, 0.0)
-    return np.where(np.isfinite(gap), excess, gap)
-
-
 def _against_law(label: str, claim: Claim | None, result: xr.Dataset) -> list[_Tests]:
     tests = []
     for name, allowed in zip(result["output"].values, allowance(claim, result), strict=True):
         one = result.sel(output=name)
-        mean, se, law = one["mean"].values, one["se"].values, one["law"].values
+        mean, se, law = (one[kind].values for kind in ("mean", "se", "law"))
         drawn = np.broadcast_to(result["trials"].values, mean.shape)
-        z, p = _p_values(beyond(mean - law, allowed), se, drawn - 1, law)
-        events = _are_events(one, drawn) & (law >= 0) & (law <= 1)
-        if events.any():
-            exact = _binomial(*(x[events] for x in (mean, law, np.broadcast_to(allowed, mean.shape), drawn)))
-            z, p = z.copy(), p.copy()
-            z[events], p[events] = exact
+        z, p = t_with_allowance(mean, se, drawn, law, allowed)
+        if {"min", "max", "variance"} <= set(one):  # as in every dataset of `run`
+            events = are_events(mean, *(one[kind].values for kind in ("variance", "min", "max")), drawn)
+            events &= (law >= 0) & (law <= 1)
+            if events.any():
+                allowed_there = np.broadcast_to(allowed, mean.shape)[events]
+                z, p = z.copy(), p.copy()
+                z[events], p[events] = binomial(mean[events], law[events], allowed_there, drawn[events])
         tests.append(
             _Tests(
                 claim=label,
@@ -227,11 +180,8 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
     tests = []
     for name in first["output"].values:
         a, b = first.sel(output=name), other.sel(output=name)
-        se2a, se2b = a["se"].values ** 2, b["se"].values ** 2
-        se = np.sqrt(se2a + se2b)
-        with np.errstate(divide="ignore", invalid="ignore"):  # Welch and Satterthwaite
-            freedom = se**4 / (se2a**2 / (a["trials"].values - 1) + se2b**2 / (b["trials"].values - 1))
-        z, p = _p_values((b["mean"] - a["mean"]).values, se, np.nan_to_num(freedom, nan=1.0), a["mean"].values)
+        samples = [one[kind].values for one in (a, b) for kind in ("mean", "se", "trials")]
+        z, p, se = welch(*samples)
         tests.append(
             _Tests(
                 claim=claim.name,
@@ -251,28 +201,27 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
     return tests
 
 
-def _runs(claim: Claim, trials: int | None, seed: int, how: dict[str, Any]) -> list[Run]:
-    """The run of a claim's first sampler on its grid; on the grid of comparison, if there is one; and those of the others."""
+def _runs(claim: Claim, config: RunConfig) -> list[Run]:
+    """Return the run of a claim's first sampler on its grid; on the grid of comparison, if there is one; and the others'."""
     method, sampler = claim.sampler()
-    count = sampler.trials if trials is None else trials
-    first = Run(claim, trials=count, seed=seed, method=method, **how)
+    trials = sampler.trials if config.trials is None else config.trials
+    first = Run(claim, None, config, trials=trials, method=method)
     if claim.compare is None or len(claim.samplers) == 1:
         return [first]
-    runs = [first, Run(claim, claim.compare, trials=count, seed=seed, method=method, **how)]
+    runs = [first, Run(claim, claim.compare, config, trials=trials, method=method)]
     for name, other in list(claim.samplers.items())[1:]:
-        runs.append(Run(claim, claim.compare, trials=min(count, other.trials), seed=seed, method=name, **how))
+        runs.append(Run(claim, claim.compare, config, trials=min(trials, other.trials), method=name))
     return runs
 
 
 def verify(
     claims: Sequence[Claim],
+    config: RunConfig | None = None,
     *,
-    trials: int | None = None,
-    seed: int = 0,
     level: float = 0.01,
     progress: Report = None,
     done: Callable[[Claim], None] | None = None,
-    **how: Any,
+    **settings: Any,
 ) -> Verdict:
     """Test claims on their default grids: each law against its first sampler, and the samplers against each other.
 
@@ -282,27 +231,30 @@ def verify(
 
     Args:
         claims: what to test.
-        trials: per cell; by default what each sampler says. A sampler that is only compared with draws no more than it
-            says.
-        seed: as in `run`.
+        config: the settings of all runs. Without a number of trials each sampler has its own; a sampler that is only compared
+            with draws no more than that.
         level: the family-wise error, in (0, 1).
         progress: as in `run`.
         done: called after each claim.
-        how: further arguments of `run`: ``memory``, ``devices``.
+        settings: fields of `RunConfig` that differ from `config`, such as ``trials`` and ``seed``.
 
     Returns:
         A `Verdict`.
+
+    Raises:
+        InputError: for settings that no run can have, before anything is compiled.
     """
-    _check_level(level)
+    config = (config or RunConfig()).replace(**settings)
+    number("level", level, 0, 1, open_low=True, open_high=True)
     if not claims:
         raise InputError("claims is empty: give at least one")
     began = time.perf_counter()
     tests: list[_Tests] = []
     results: dict[tuple[str, str], xr.Dataset] = {}
     references: dict[str, xr.Dataset] = {}
-    plans = [_runs(claim, trials, seed, how) for claim in claims]
+    plans = [_runs(claim, config) for claim in claims]
     # One claim's programs compile on one core; several claims fill the others, and the bars show which is awaited.
-    with ThreadPoolExecutor(len(workers(how.get("devices"), len(claims)))) as pool:
+    with ThreadPoolExecutor(len(workers(config.devices, len(claims)))) as pool:
         compiled = [pool.submit(lambda runs: [one.compile() for one in runs], runs) for runs in plans]
         try:
             for claim, (first, *compared), ready in zip(claims, plans, compiled, strict=True):
@@ -335,7 +287,7 @@ def judge(results: Sequence[xr.Dataset], claims: Iterable[Claim] = (), *, level:
     Returns:
         A `Verdict`. A claim that several results are of is there under one name for each.
     """
-    _check_level(level)
+    number("level", level, 0, 1, open_low=True, open_high=True)
     if not results:
         raise InputError("results is empty: give at least one")
     known = {claim.name: claim for claim in claims}
@@ -363,11 +315,6 @@ def claim_of(result: xr.Dataset, known: Mapping[str, Claim]) -> Claim | None:
     if claim is None or claim.equation != result.attrs.get("equation"):
         return None
     return claim if set(grid_of(result).names) == set(claim.params) else None
-
-
-def _check_level(level: float) -> None:
-    if not isinstance(level, (int, float)) or not 0 < level < 1:
-        raise InputError(f"level = {shown(level)}: must be a number in (0, 1)")
 
 
 def _findings(tests: Sequence[_Tests], level: float) -> tuple[Finding, ...]:

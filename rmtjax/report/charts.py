@@ -13,8 +13,9 @@ import xarray as xr
 from scipy import stats
 
 from rmtjax.montecarlo.claim import Claim
+from rmtjax.montecarlo.hypothesis_tests import beyond
 from rmtjax.montecarlo.result import z_score
-from rmtjax.montecarlo.verify import allowance, beyond
+from rmtjax.montecarlo.verify import allowance
 from rmtjax.report.figures import _greek, _spread
 from rmtjax.report.svg import SHAPES, Axes, Chart, Scale, number, width_of
 

@@ -25,8 +25,9 @@ from rmtjax._errors import InputError, unknown
 from rmtjax._text import visible
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.grid import grid, zipped
+from rmtjax.montecarlo.hypothesis_tests import beyond
 from rmtjax.montecarlo.result import z_score
-from rmtjax.montecarlo.verify import allowance, beyond
+from rmtjax.montecarlo.verify import allowance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

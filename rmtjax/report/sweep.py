@@ -72,7 +72,7 @@ def summary(result: xr.Dataset, until: float | Mapping[str, float] | None = None
 
 def plan(run: Run, found: Estimate) -> str:
     """What a run would take, in three lines."""
-    device = run.engine.workers[0]
+    device = run.programs.devices[0]
     crew = f"{found.workers} cores" if device.platform == "cpu" else f"{found.workers} × {device.device_kind}"
     done = f", {found.done:,} of them stored already" if found.done else ""
     programs = f"{found.programs:,} program{'s' * (found.programs != 1)}"

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Claim, Sampler, cells_of, grid, open_result, positive, real, run, size
-from rmtjax.montecarlo import plan as plan_module
+from rmtjax.montecarlo import Claim, Limits, Sampler, cells_of, grid, open_result, positive, real, run, size
 from rmtjax.montecarlo.resources import needs
 
 from .helpers import BOTH, MEAN, TWO, mean_draw
@@ -86,12 +85,11 @@ def test_any_number_of_trials(trials):
     np.testing.assert_allclose(result["mean"].squeeze(), samples.mean("trial"), rtol=1e-12, atol=1e-14)
 
 
-def test_results_do_not_depend_on_the_cut(monkeypatch, tmp_path):
+def test_results_do_not_depend_on_the_cut(tmp_path):
     """Chunks of any size, stored or not, give the same bits."""
     reference = run(TWO, trials=9000)
     for chunks in (1, 3, 10_000):
-        monkeypatch.setattr(plan_module, "_CHUNKS", chunks)
-        again = run(TWO, trials=9000, store=tmp_path / str(chunks))
+        again = run(TWO, trials=9000, store=tmp_path / str(chunks), limits=Limits(chunks=chunks))
         assert reference.equals(again)
         assert reference.equals(open_result(tmp_path / str(chunks)))
 

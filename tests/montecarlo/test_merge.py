@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Run, estimate, grid, merge_results, open_result, run, write_result
+from rmtjax.montecarlo import Limits, Run, estimate, grid, merge_results, open_result, run, write_result
 from rmtjax.montecarlo.store import Store
 
 from .helpers import BOTH, MEAN, TWO
@@ -55,10 +55,9 @@ def test_unfinished_ones_count_with_what_they_have(tmp_path, monkeypatch):
         left[0] -= 1
         write(self, chunk, values)
 
-    monkeypatch.setattr("rmtjax.montecarlo.plan._SHORT", 10_000)
     monkeypatch.setattr(Store, "write", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run(MEAN, trials=3000, seed=1, store=tmp_path / "s")
+        run(MEAN, trials=3000, seed=1, store=tmp_path / "s", limits=Limits(short=10_000))
     part, whole = open_result(tmp_path / "s"), run(MEAN, trials=3000, seed=2)
     merged = merge_results([part, whole])
     assert merged["trials"].equals((part["trials"] + whole["trials"]).assign_attrs(whole["trials"].attrs))

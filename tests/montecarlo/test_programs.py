@@ -14,7 +14,8 @@ import pytest
 
 from rmtjax.claims import CLAIMS
 from rmtjax.montecarlo import program_files
-from rmtjax.montecarlo.program_files import ProgramCache, ProgramFiles, Unknown, fingerprint
+from rmtjax.montecarlo.program_files import ProgramFiles, Unknown, fingerprint
+from rmtjax.montecarlo.programs import ProgramCache
 
 from .helpers import mean_draw
 
@@ -63,20 +64,20 @@ LOADED = (
     + """
 jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np
-from rmtjax.montecarlo import Run
+from rmtjax.montecarlo import Limits, Run
 from rmtjax.montecarlo.program import LoweredProgram, Program, checked_draw, computing, tile_function
 from tests.montecarlo.helpers import TWO
-engine = Run(TWO, trials=1024, seed=3).engine
-draw = checked_draw(TWO, engine.sampler, engine.plan.outputs, {}, engine.shape)
-inputs = engine.inputs([(0, 0), (1, 0)])
+planned = Run(TWO, trials=1024, seed=3)
+draw = checked_draw(TWO, TWO.samplers["direct"], planned.plan.outputs, {}, planned.plan.within.shape)
+inputs, within = planned.programs._inputs([(0, 0), (1, 0)]), dict(x=TWO.grid.axes[1].values["x"])
 with computing():
-    tile = tile_function(draw, engine.plan, 64)
-    lowered = LoweredProgram(tile, inputs, engine.within, jax.devices()[0], engine.limits)
+    tile = tile_function(draw, planned.plan, 64)
+    lowered = LoweredProgram(tile, inputs, within, jax.devices()[0], Limits())
     before = count()
     program = Program.compiled(lowered, False, is_new=sys.argv[1] == "bytes", shared=False)
     program.load(jax.devices())
     after = count()
-    results = [program(device, inputs, engine.within, 1024) for device in jax.devices()]
+    results = [program(device, inputs, within, 1024) for device in jax.devices()]
     for device in jax.devices():
         (place,) = jax.tree.leaves(program.on(device).input_shardings)[0].device_set
         assert place == device
@@ -112,8 +113,8 @@ print(json.dumps([count(), [value.hex() for value in result["mean"].values.ravel
 def test_a_second_process_traces_and_compiles_nothing(tmp_path):
     environment = dict(JAX_COMPILATION_CACHE_DIR=str(tmp_path), RMTJAX_TEST_QUICK="0")
     first, reference = python(STORED, **environment)
-    (index,) = [path for path in (tmp_path / "rmtjax").glob("*/*") if path.parent.name != "executables"]
-    (stored,) = (tmp_path / "rmtjax/executables").iterdir()
+    (index,) = [path for path in (tmp_path / "rmtjax-programs").glob("*/*") if path.parent.name != "executables"]
+    (stored,) = (tmp_path / "rmtjax-programs/executables").iterdir()
     second, again = python(STORED, **environment)
     assert again == reference
     assert second[0] < first[0]  # what is lowered for the law and the keys remains
@@ -133,7 +134,7 @@ def test_a_second_process_traces_and_compiles_nothing(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
-    (tmp_path / "rmtjax").write_text("not a folder")
+    (tmp_path / "rmtjax-programs").write_text("not a folder")
     first, _ = python(STORED, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
     assert min(first) > 0
 
@@ -141,7 +142,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     monkeypatch.setattr(program_files, "_source", lambda: "source")
-    return ProgramFiles(tmp_path / "rmtjax", jax.devices()[0])
+    return ProgramFiles(tmp_path / "rmtjax-programs", jax.devices()[0])
 
 
 def test_foreign_files_are_not_followed(files, tmp_path):
@@ -151,7 +152,7 @@ def test_foreign_files_are_not_followed(files, tmp_path):
     assert files.find(files.content_name("text", False)) is None
     (tmp_path / "secret").write_bytes(b"secret")
     for content in (b"../secret", b"executables/" + b"g" * 64, b"\xff", b""):
-        (tmp_path / "rmtjax" / name).write_bytes(content)
+        (tmp_path / "rmtjax-programs" / name).write_bytes(content)
         assert files.find(name) is None
 
 
@@ -166,14 +167,35 @@ def test_writers_at_the_same_time_leave_one_whole_file(files):
     assert not [path for path in (files._folder / "executables").iterdir() if path.name.startswith(".")]
 
 
-def test_old_versions_are_dropped(files, tmp_path, monkeypatch):
+def test_old_versions_are_dropped_and_nothing_else(files, tmp_path, monkeypatch):
+    folder = tmp_path / "rmtjax-programs"
+    for name in ("source-0123456789abcdef/notes.txt", "my/data", "executables/data", "data"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("a user's")
+    for name in ("executables/data", "source-0123456789abcdef"):
+        os.utime(folder / name, (1, 1))
     for i in range(6):
         monkeypatch.setattr(program_files, "_source", lambda i=i: f"source {i}")
         name = files.name(1)
-        files.write(name, files.content_name("text", True), b"program")
-        os.utime((tmp_path / "rmtjax" / name).parent, (i + 1, i + 1))
+        files.write(name, files.content_name(f"text {i}", True), b"program")
         assert files.find(name) == b"program"
-    assert len(list((tmp_path / "rmtjax").iterdir())) <= 5
+        for path in (folder / name, folder / files.content_name(f"text {i}", True), (folder / name).parent):
+            os.utime(path, (1e9 + i, 1e9 + i))
+    assert len([path for path in folder.glob("source-*/*") if len(path.name) == 64]) == 3
+    assert len([path for path in folder.glob("executables/*") if len(path.name) == 64]) == 1
+    for name in ("source-0123456789abcdef/notes.txt", "my/data", "executables/data", "data"):
+        assert (folder / name).read_text() == "a user's"
+
+
+@pytest.mark.parametrize("folder", ["", None, "gs://bucket/programs"])
+def test_without_a_folder_for_jax_nothing_is_written(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", folder)
+    try:
+        assert ProgramFiles.beside_jax(jax.devices()[0]).name(1) is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_source_that_may_have_changed_since_the_import_names_nothing(monkeypatch, tmp_path):

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Claim, Run, grid, merge_results, open_result, run, write_result
-from rmtjax.montecarlo import plan as plan_module
-from rmtjax.montecarlo import program as program_module
+from rmtjax.montecarlo import Claim, Limits, Run, grid, merge_results, open_result, run, write_result
 from rmtjax.montecarlo import store as store_module
 from rmtjax.montecarlo.grid import parse_values
 from rmtjax.montecarlo.store import Store
@@ -35,9 +33,7 @@ def _files(store):
 
 def _slow_run(path):
     """Hundreds of chunks, one tile a call, so that a kill lands between them."""
-    plan_module._CHUNKS, plan_module._SHORT = 10_000, 10_000
-    program_module._CAPACITY = 1
-    run(MEAN, grid(**CELLS), trials=40_000, store=path)
+    run(MEAN, grid(**CELLS), trials=40_000, store=path, limits=Limits(chunks=10_000, short=10_000, tiles_per_call=1))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +84,6 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, undisturbed):
 
 def test_a_store_can_be_read_while_it_is_written(tmp_path, monkeypatch):
     """What is there is right; cells without a trial are no numbers."""
-    monkeypatch.setattr(plan_module, "_SHORT", 10_000)
     seen = []
     write = Store.write
 
@@ -97,7 +92,7 @@ def test_a_store_can_be_read_while_it_is_written(tmp_path, monkeypatch):
         seen.append((chunk, open_result(tmp_path / "s")))
 
     monkeypatch.setattr(Store, "write", watched)
-    whole = run(MEAN, grid(**CELLS), trials=3000, store=tmp_path / "s")
+    whole = run(MEAN, grid(**CELLS), trials=3000, store=tmp_path / "s", limits=Limits(short=10_000))
     assert len(seen) == 18
     blocks = np.zeros(6)
     for chunk, found in seen:
