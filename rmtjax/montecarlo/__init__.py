@@ -8,7 +8,7 @@ from rmtjax.montecarlo.hypothesis_tests import holm
 from rmtjax.montecarlo.limits import Limits
 from rmtjax.montecarlo.merge import merge_results
 from rmtjax.montecarlo.parameter import Parameter, between, nonnegative, positive, real, size
-from rmtjax.montecarlo.result import cells_of
+from rmtjax.montecarlo.result import to_records
 from rmtjax.montecarlo.run import Run, run
 from rmtjax.montecarlo.store import open_result, write_result
 from rmtjax.montecarlo.verify import Finding, Verdict, judge, verify
@@ -26,7 +26,6 @@ __all__ = [
     "Sampler",
     "Verdict",
     "between",
-    "cells_of",
     "estimate",
     "grid",
     "holm",
@@ -38,6 +37,7 @@ __all__ = [
     "real",
     "run",
     "size",
+    "to_records",
     "verify",
     "write_result",
     "zipped",

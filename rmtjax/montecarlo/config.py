@@ -32,8 +32,8 @@ class RunConfig:
         until_se: draw in each cell until the estimated standard error of every output, or of those that are named, is at most
             this, and no more than `trials`. The number of trials N then depends on the draws, which biases the mean by about
             −skewness/√N of a standard error (N ≥ 256; 4096 where all draws are the same).
-        seed: whole number in [0, 2³²). The trial t of a cell is a function of (seed, claim, method, cell, t) alone.
-        method: name of the sampler; the claim's first if None.
+        seed: whole number in [0, 2³²). The trial t of a cell is a function of (seed, claim, sampler, cell, t) alone.
+        sampler: name of the sampler; the claim's first if None.
         options: choices for the sampler's options, such as ``{"entries": "rademacher"}``.
         covariance: whether to keep the covariance of the outputs, too.
         histogram: increasing bin edges, to count every output in them, too.
@@ -50,7 +50,7 @@ class RunConfig:
     trials: int | None = None
     until_se: float | Mapping[str, float] | None = None
     seed: int = 0
-    method: str | None = None
+    sampler: str | None = None
     options: Mapping[str, str] | None = None
     covariance: bool = False
     histogram: Sequence[float] | None = None

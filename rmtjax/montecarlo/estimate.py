@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -22,7 +22,8 @@ _PILOT = 64
 """Cells whose variance stands for that of all."""
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True)
+class Estimate:
     """What a run would take.
 
     Attributes:
@@ -46,6 +47,10 @@ class Estimate(NamedTuple):
     memory: float
     stored: float
     workers: int
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the fields by name."""
+        return asdict(self)
 
 
 def estimate(run: Run, seconds: float = 3.0) -> Estimate:

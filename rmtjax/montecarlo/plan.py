@@ -107,7 +107,7 @@ class Plan:
         cells = np.minimum((group + 1) * self.cells_per_tile, self.outer.size) - group * self.cells_per_tile
         return cells * (np.minimum((block + 1) * self.block, self.trials) - block * self.block)
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the plan as values that JSON has."""
         axes = [
             {"values": {name: v.tolist() for name, v in axis.values.items()}, "fixed": axis.fixed}
@@ -122,7 +122,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Plan:
-        """Return the plan of which `as_dict` has made these values."""
+        """Return the plan of which `to_dict` has made these values."""
         axes = tuple(
             Axis({name: np.array(v, float) for name, v in axis["values"].items()}, bool(axis["fixed"]))
             for axis in found["grid"]
@@ -154,7 +154,7 @@ def make_plan(claim: Claim, sampler: Sampler, cells: Grid, outputs: Sequence[str
     outer, within = cells.split(claim.within)
     block = min(sampler.block, 1 << (trials - 1).bit_length())
     # Cells whose block is small share a tile, or the loop over tiles would cost more than what is in them.
-    alone = sampler.static or until is not None
+    alone = sampler.static_argnames or until is not None
     cells_per_tile = 1 if alone else max(1, min(sampler.block // block, outer.size))
     groups = -(-outer.size // cells_per_tile)
     tiles = groups * -(-trials // block)

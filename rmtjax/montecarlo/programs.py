@@ -116,7 +116,7 @@ class Programs:
 
     def static_of(self, cell: int) -> tuple:
         """Return the static parameters of a cell, as Python numbers."""
-        pairs = ((name, self._columns[name][cell]) for name in self._sampler.static)
+        pairs = ((name, self._columns[name][cell]) for name in self._sampler.static_argnames)
         return tuple(int(v) if self._claim.params[name].whole else float(v) for name, v in pairs)
 
     def compute(self, device: jax.Device, static: tuple, tiles: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
@@ -156,7 +156,7 @@ class Programs:
         """Return the inputs of a program for tiles (first cell, block)."""
         tiles = np.asarray(tiles)
         cells = tiles[:, :1] + np.arange(self._plan.cells_per_tile)
-        params = {n: v[cells] for n, v in self._columns.items() if n not in self._sampler.static}
+        params = {n: v[cells] for n, v in self._columns.items() if n not in self._sampler.static_argnames}
         return params, self._keys[cells], tiles[:, 1] * self._plan.block
 
     def _program(self, static: tuple, inputs: Inputs) -> Program:
@@ -177,13 +177,13 @@ class Programs:
 
     def _width(self, static: tuple) -> int:
         """Return the number of trials that the sampler wants to be drawn at once."""
-        width = self._sampler.width
+        width = self._sampler.batch_size
         if callable(width):
             width = width(**self._named(static))
         return self._plan.block if width is None else min(width, self._plan.block)
 
     def _named(self, static: tuple) -> dict[str, float]:
-        return dict(zip(self._sampler.static, static, strict=True))
+        return dict(zip(self._sampler.static_argnames, static, strict=True))
 
     def _reserve(self, alone: bool) -> float:
         """Return the bytes that one call of a program may use; a program that must run alone is then the only one."""

@@ -16,7 +16,7 @@ __all__ = ["provenance"]
 
 def provenance(
     seed: int,
-    method: str,
+    sampler: str,
     options: Mapping[str, str],
     trials: int,
     workers: Sequence[jax.Device],
@@ -26,7 +26,7 @@ def provenance(
     """How a run was made, as plain values for a dataset's attributes."""
     return {
         "seed": seed,
-        "method": method,
+        "method": sampler,
         **{f"option_{name}": value for name, value in options.items()},
         "trials_per_cell": trials,
         "device": hardware(workers),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rmtjax.montecarlo.plan import Plan
 
-__all__ = ["assemble", "cells_of", "result_variables", "rows_of", "same_law", "z_score"]
+__all__ = ["assemble", "result_variables", "rows_of", "same_law", "to_records", "z_score"]
 
 
 def z_score(excess: np.ndarray, se: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -109,7 +109,7 @@ def same_law(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and np.allclose(one, other, rtol=1e-9, atol=1e-300, equal_nan=True)
 
 
-def cells_of(result: xr.Dataset) -> list[dict]:
+def to_records(result: xr.Dataset) -> list[dict]:
     """The cells of a result as plain dicts: parameters, trials, and mean, se, law and z (by output where several)."""
     outputs = [str(name) for name in result["output"].values]
     table = result[["mean", "se", "law", "z", "trials"]]

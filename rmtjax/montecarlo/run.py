@@ -71,7 +71,7 @@ class Run:
 
     Args:
         claim: what to draw and what to expect.
-        cells: the grid; the claim's default if None.
+        grid: the cells to draw; the claim's default if None.
         config: the settings.
         settings: fields of `RunConfig` that differ from `config`.
 
@@ -80,20 +80,20 @@ class Run:
     """
 
     def __init__(
-        self, claim: Claim, cells: Grid | None = None, config: RunConfig | None = None, **settings: Any
+        self, claim: Claim, grid: Grid | None = None, config: RunConfig | None = None, **settings: Any
     ) -> None:
         self._clock = _Stopwatch()
         with self._clock:
             self.claim, self.config = claim, (config or RunConfig()).replace(**settings)
-            self.method, sampler = claim.sampler(self.config.method)
+            self.sampler, sampler = claim.sampler(self.config.sampler)
             self.options = sampler.choose(self.config.options)
-            cells = claim.resolve(claim.grid if cells is None else cells)
+            cells = claim.resolve(claim.grid if grid is None else grid)
             budget = self.config.budget
             self.law = claim.predict(cells)
             self.plan = make_plan(claim, sampler, cells, tuple(self.law), self.config)
             check_results_fit(self.plan, budget)
             devices = workers(self.config.devices, self.plan.groups * self.plan.blocks)
-            stream = ":".join([claim.name, self.method, *(f"{k}={v}" for k, v in sorted(self.options.items()))])
+            stream = ":".join([claim.name, self.sampler, *(f"{k}={v}" for k, v in sorted(self.options.items()))])
             keys = cell_keys(self.config.seed, stream, self.plan.outer.cells())
             self._is_executed = False
             self.store, refusal = self._open_store()
@@ -116,7 +116,7 @@ class Run:
         if self.config.store is None or distributed.index() > 0:
             return None, None
         specification = {
-            "seed": self.config.seed, "method": self.method, "options": dict(self.options), "generator": GENERATOR
+            "seed": self.config.seed, "method": self.sampler, "options": dict(self.options), "generator": GENERATOR
         }  # fmt: skip
         try:
             return Store.open(self.config.store, self.plan, specification, self.law), None
@@ -170,7 +170,7 @@ class Run:
             self._draw(progress)
             result = assemble(self.plan, self.law, *self.rounds.results)
             attributes = provenance(
-                self.config.seed, self.method, self.options, int(result["trials"].max()), self.programs.devices,
+                self.config.seed, self.sampler, self.options, int(result["trials"].max()), self.programs.devices,
                 self._clock.seconds, self.programs.compile_s,
             )  # fmt: skip
             if distributed.count() > 1:
@@ -250,7 +250,7 @@ class _Writer:
 
 def run(
     claim: Claim,
-    cells: Grid | None = None,
+    grid: Grid | None = None,
     config: RunConfig | None = None,
     *,
     progress: Report = None,
@@ -260,7 +260,7 @@ def run(
 
     Args:
         claim: what to draw and what to expect.
-        cells: the grid; the claim's default if None.
+        grid: the cells to draw; the claim's default if None.
         config: the settings of the run.
         progress: True draws a bar on standard error, None (the default) on a terminal only; or a function of a `Progress`.
         settings: fields of `RunConfig` that differ from `config`, such as ``trials``, ``seed`` and ``store``.
@@ -273,7 +273,7 @@ def run(
     Raises:
         InputError: for anything that cannot be run, before anything is compiled or written.
     """
-    planned = Run(claim, cells, config, **settings)
+    planned = Run(claim, grid, config, **settings)
     with Reporter(1, f"{claim.name}: compiling", progress):
         planned.compile()
     return planned.execute(progress)

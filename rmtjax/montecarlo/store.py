@@ -80,7 +80,7 @@ class Store:
 
         path = _path("store", path)
         new, empty = _is_free(path), path.is_dir()
-        wanted = {"format": _FORMAT, "claim": plan.about["claim"], **made, **plan.as_dict()}
+        wanted = {"format": _FORMAT, "claim": plan.about["claim"], **made, **plan.to_dict()}
         if new:
             with _writing(f"store {path}"), _appearing(path) as unfinished:
                 root = zarr.create_group(unfinished, zarr_format=3)

@@ -34,7 +34,7 @@ class Finding:
     Attributes:
         claim, output: what was tested.
         against: ``"law"``, or the name of the sampler that the first one was compared with.
-        method: the sampler.
+        sampler: its name.
         tests: how many cells.
         trials: per cell.
         z: the largest |z| beyond the claim's stated bias, with its sign; of shares of events the normal deviate of their p.
@@ -47,7 +47,7 @@ class Finding:
     claim: str
     output: str
     against: str
-    method: str
+    sampler: str
     tests: int
     trials: int
     z: float
@@ -60,7 +60,7 @@ class Finding:
     erratum: bool
 
     @property
-    def as_it_should(self) -> bool:
+    def as_expected(self) -> bool:
         """Whether a law holds, or a known error is refuted."""
         return self.holds != self.erratum
 
@@ -71,7 +71,7 @@ class Verdict:
 
     Attributes:
         findings: one for each claim, output and comparison.
-        results: the datasets, by claim and method.
+        results: the datasets, by claim and sampler.
         references: the first sampler's dataset on the grid of comparison, by claim, where samplers were compared.
         level: the family-wise error: the probability that anything true is refuted.
         wall_s: seconds in all.
@@ -86,7 +86,7 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """Whether no claim was refuted, and every known error was."""
-        return all(finding.as_it_should for finding in self.findings)
+        return all(finding.as_expected for finding in self.findings)
 
 
 @dataclass
@@ -95,7 +95,7 @@ class _Tests:
     erratum: bool
     output: str
     against: str
-    method: str
+    sampler: str
     tests: int
     trials: int
     mean: xr.DataArray
@@ -110,7 +110,7 @@ class _Tests:
         here = self.mean.isel(place)
         cell = {str(n): float(v) for n, v in here.coords.items() if n != "output"}
         return Finding(
-            self.claim, self.output, self.against, self.method, self.tests, self.trials, float(self.z[at]),
+            self.claim, self.output, self.against, self.sampler, self.tests, self.trials, float(self.z[at]),
             float(adjusted.min()), cell, float(here), float(self.se.isel(place)), float(self.expected.isel(place)),
             bool((adjusted > level).all()), self.erratum,
         )  # fmt: skip
@@ -134,8 +134,8 @@ def allowance(claim: Claim | None, result: xr.Dataset) -> np.ndarray:
     """
     outputs = [str(name) for name in result["output"].values]
     allowed = np.zeros(result["mean"].transpose("output", ...).shape)
-    if claim is not None and claim.bias is not None:
-        bias = claim.predict(grid_of(result), claim.bias)
+    if claim is not None and claim.bias_bound is not None:
+        bias = claim.predict(grid_of(result), claim.bias_bound)
         if not set(bias) & set(outputs):
             bias = dict.fromkeys(outputs, next(iter(bias.values())))
         for i, name in enumerate(outputs):
@@ -163,7 +163,7 @@ def _against_law(label: str, claim: Claim | None, result: xr.Dataset) -> list[_T
                 erratum=claim is not None and claim.erratum,
                 output=str(name),
                 against="law",
-                method=str(result.attrs.get("method", "")),
+                sampler=str(result.attrs.get("method", "")),
                 tests=int((drawn >= 2).sum()),
                 trials=int(result.attrs.get("trials_per_cell", drawn.max(initial=0))),
                 mean=one["mean"],
@@ -188,7 +188,7 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
                 erratum=claim.erratum,
                 output=str(name),
                 against=first.attrs["method"],
-                method=other.attrs["method"],
+                sampler=other.attrs["method"],
                 tests=z.size,
                 trials=other.attrs["trials_per_cell"],
                 mean=b["mean"],
@@ -203,14 +203,16 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
 
 def _runs(claim: Claim, config: RunConfig) -> list[Run]:
     """Return the run of a claim's first sampler on its grid; on the grid of comparison, if there is one; and the others'."""
-    method, sampler = claim.sampler()
-    trials = sampler.trials if config.trials is None else config.trials
-    first = Run(claim, None, config, trials=trials, method=method)
-    if claim.compare is None or len(claim.samplers) == 1:
+    name, sampler = claim.sampler()
+    trials = sampler.default_trials if config.trials is None else config.trials
+    first = Run(claim, None, config, trials=trials, sampler=name)
+    if claim.comparison_grid is None or len(claim.samplers) == 1:
         return [first]
-    runs = [first, Run(claim, claim.compare, config, trials=trials, method=method)]
-    for name, other in list(claim.samplers.items())[1:]:
-        runs.append(Run(claim, claim.compare, config, trials=min(trials, other.trials), method=name))
+    runs = [first, Run(claim, claim.comparison_grid, config, trials=trials, sampler=name)]
+    for other_name, other in list(claim.samplers.items())[1:]:
+        runs.append(
+            Run(claim, claim.comparison_grid, config, trials=min(trials, other.default_trials), sampler=other_name)
+        )
     return runs
 
 
@@ -261,12 +263,12 @@ def verify(
                 with Reporter(1, f"{claim.name}: compiling", progress):
                     ready.result()
                 result = first.execute(progress)
-                results[claim.name, first.method] = result
+                results[claim.name, first.sampler] = result
                 tests += _against_law(claim.name, claim, result)
                 if compared:
                     references[claim.name] = reference = compared[0].execute(progress)
                     for other in compared[1:]:
-                        results[claim.name, other.method] = drawn = other.execute(progress)
+                        results[claim.name, other.sampler] = drawn = other.execute(progress)
                         tests += _against_each_other(claim, reference, drawn)
                 if done is not None:
                     done(claim)
@@ -299,11 +301,11 @@ def judge(results: Sequence[xr.Dataset], claims: Iterable[Claim] = (), *, level:
             raise InputError(
                 f"results[{i}] has no {' and no '.join(missing or ['output'])}: must come from run or open_result"
             )
-        name, method = (str(result.attrs.get(key, "")) for key in ("claim", "method"))
-        labels = itertools.chain([name, f"{name} ({method})"], (f"{name} ({k})" for k in itertools.count(2)))
+        name, sampler = (str(result.attrs.get(key, "")) for key in ("claim", "method"))
+        labels = itertools.chain([name, f"{name} ({sampler})"], (f"{name} ({k})" for k in itertools.count(2)))
         taken = {label for label, _ in kept}
         label = next(label for label in labels if label not in taken)
-        kept[label, method] = result
+        kept[label, sampler] = result
         tests += _against_law(label, claim_of(result, known), result)
     wall = sum(float(result.attrs.get("wall_s", 0.0)) for result in results)
     return Verdict(_findings(tests, level), kept, level, wall)

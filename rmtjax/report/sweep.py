@@ -78,7 +78,7 @@ def plan(run: Run, found: Estimate) -> str:
     programs = f"{found.programs:,} program{'s' * (found.programs != 1)}"
     about = "about " if run.plan.until is not None else ""
     return (
-        f"{run.claim.name} ({run.method}): {found.cells:,} cells, {about}{found.trials:,} trials{done}\n"
+        f"{run.claim.name} ({run.sampler}): {found.cells:,} cells, {about}{found.trials:,} trials{done}\n"
         f"about {_duration(found.seconds)} on {crew} after {found.compile_s:.1f} s to compile {programs}\n"
         f"about {_bytes(found.memory)} of memory, {_bytes(found.stored)} in a store"
     )

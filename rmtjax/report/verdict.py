@@ -21,7 +21,7 @@ __all__ = ["as_dict", "summary", "table", "write_report"]
 
 
 def _comparison(finding: Finding) -> str:
-    return f"{finding.method} / {finding.against}"
+    return f"{finding.sampler} / {finding.against}"
 
 
 def _probability(p: float) -> str:
@@ -53,7 +53,7 @@ def table(verdict: Verdict) -> Table:
             f"{f.trials:,}",
             f"{f.z:+.2f}",
             _probability(f.p),
-            Text(_verdict(f), "green" if f.as_it_should else "bold red"),
+            Text(_verdict(f), "green" if f.as_expected else "bold red"),
         )
         last = f.claim
     return shown
@@ -62,7 +62,7 @@ def table(verdict: Verdict) -> Table:
 def summary(verdict: Verdict) -> str:
     """One sentence for each refuted finding, then one for all."""
     lines = []
-    for f in (f for f in verdict.findings if not f.as_it_should):
+    for f in (f for f in verdict.findings if not f.as_expected):
         cell = ", ".join(f"{name} = {number(v)}" for name, v in f.cell.items())
         found = f"the mean of {f.output} is {f.mean:.6g} ± {f.se:.2g}"
         if f.erratum:
@@ -73,7 +73,7 @@ def summary(verdict: Verdict) -> str:
                 f" (z = {f.z:+.1f})"
             )
     claims, errata = ({f.claim for f in verdict.findings if f.erratum == kind} for kind in (False, True))
-    amiss = {f.claim for f in verdict.findings if not f.as_it_should}
+    amiss = {f.claim for f in verdict.findings if not f.as_expected}
     tests = sum(f.tests for f in verdict.findings)
     counts = [f"{len(claims - amiss)} of {len(claims)} claims hold"] if claims else []
     counts += [f"{len(errata - amiss)} of {len(errata)} known errors are refuted"] if errata else []
@@ -102,7 +102,7 @@ def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> lis
     rows = [
         [
             f.claim, f.output, _comparison(f), str(f.tests), f"{f.trials:,}", f"{f.z:+.2f}", _probability(f.p),
-            _verdict(f) if f.as_it_should else f"**{_verdict(f)}**",
+            _verdict(f) if f.as_expected else f"**{_verdict(f)}**",
         ]
         for f in verdict.findings
     ]  # fmt: skip

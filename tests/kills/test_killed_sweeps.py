@@ -94,7 +94,7 @@ def test_a_file_that_cannot_grow(tmp_path):
 
 def hungry(path):
     """The last cells need thousands of times what the first do."""
-    in_small_steps(path, BOTH, grid(n=[64, 1_000_000], shift=[0.0]), trials=512, method="dense")
+    in_small_steps(path, BOTH, grid(n=[64, 1_000_000], shift=[0.0]), trials=512, sampler="dense")
 
 
 def _starved(path):

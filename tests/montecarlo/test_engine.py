@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Claim, Limits, Sampler, cells_of, grid, open_result, positive, real, run, size
+from rmtjax.montecarlo import Claim, Limits, Sampler, grid, open_result, positive, real, run, size, to_records
 from rmtjax.montecarlo.resources import needs
 
 from .helpers import BOTH, MEAN, TWO, mean_draw
@@ -95,7 +95,7 @@ def test_results_do_not_depend_on_the_cut(tmp_path):
 
 
 def test_static_parameters_are_python_numbers_and_agree():
-    dense = run(BOTH, trials=2000, method="dense")
+    dense = run(BOTH, trials=2000, sampler="dense")
     assert float(np.abs(dense["z"]).max()) < 4.5
     assert dense.attrs["method"] == "dense"
 
@@ -135,13 +135,13 @@ def test_provenance():
 
 
 def test_cells_as_plain_values():
-    rows = cells_of(run(MEAN, trials=10))
+    rows = to_records(run(MEAN, trials=10))
     assert len(rows) == 6
     assert set(rows[0]) == {"n", "shift", "trials", "mean", "se", "law", "z"}
     assert isinstance(rows[0]["n"], int)
-    rows = cells_of(run(TWO, trials=10))
+    rows = to_records(run(TWO, trials=10))
     assert set(rows[0]["outputs"]) == {"cosine", "sine"}
-    assert cells_of(run(MEAN, grid(n=1, shift=0.5), trials=10))[0]["shift"] == 0.5
+    assert to_records(run(MEAN, grid(n=1, shift=0.5), trials=10))[0]["shift"] == 0.5
 
 
 def test_double_precision_without_the_global_switch():
@@ -183,7 +183,7 @@ def _claim(**changes):
         (dict(grid=dict(n=1, m=2)), "parameter 'm' is unknown"),
         (dict(grid={}), "parameter n has no value"),
         (dict(within=("x",)), "'x' is unknown"),
-        (dict(samplers=dict(direct=Sampler(lambda key, n: n, static=("k",)))), "'k' is unknown"),
+        (dict(samplers=dict(direct=Sampler(lambda key, n: n, static_argnames=("k",)))), "'k' is unknown"),
     ],
 )
 def test_claims_that_cannot_be(changes, says):
@@ -203,18 +203,18 @@ def test_claims_that_cannot_be(changes, says):
         (dict(seed=-1), "seed = -1"),
         (dict(seed=2**32), "seed = 4294967296"),
         (dict(seed=0.5), "seed = 0.5"),
-        (dict(method="dens"), "method 'dens' is unknown; did you mean 'dense'"),
+        (dict(sampler="dens"), "sampler 'dens' is unknown; did you mean 'dense'"),
         (dict(options={"entries": "gaussian"}), "no such option"),
         (dict(histogram=[1.0]), "histogram = "),
         (dict(histogram=[2.0, 1.0]), "histogram = "),
         (dict(histogram=[0.0, np.nan]), "histogram = "),
         (dict(memory=0), "memory = 0"),
         (dict(devices=[]), "devices = \\[\\]: must be a list of devices of JAX, at least one"),
-        (dict(cells=grid(n=-1, shift=0.0)), "n = -1"),
-        (dict(cells=grid(n=np.nan, shift=0.0)), "n = nan"),
-        (dict(cells=grid(n=1, shift=np.inf)), "shift = inf"),
-        (dict(cells=grid(n=1)), "shift has no value"),
-        (dict(cells=grid(n=1, shift=0.0, shft=1.0)), "'shft' is unknown; did you mean 'shift'"),
+        (dict(grid=grid(n=-1, shift=0.0)), "n = -1"),
+        (dict(grid=grid(n=np.nan, shift=0.0)), "n = nan"),
+        (dict(grid=grid(n=1, shift=np.inf)), "shift = inf"),
+        (dict(grid=grid(n=1)), "shift has no value"),
+        (dict(grid=grid(n=1, shift=0.0, shft=1.0)), "'shft' is unknown; did you mean 'shift'"),
         (dict(keep_samples=True, trials=10**6, memory=1e6), "memory: the results"),
     ],
 )
@@ -224,14 +224,18 @@ def test_runs_that_cannot_be(how, says):
 
 
 def test_more_memory_than_there_is():
-    big = _claim(samplers=dict(direct=Sampler(lambda key, n: jnp.sum(jnp.linalg.inv(jnp.eye(n))), static=("n",))))
+    big = _claim(
+        samplers=dict(direct=Sampler(lambda key, n: jnp.sum(jnp.linalg.inv(jnp.eye(n))), static_argnames=("n",)))
+    )
     with pytest.raises(InputError, match=r"memory: 'c' at n = 1e\+06 needs 8e\+03 GB for one trial"):
         run(big, grid(n=1e6), trials=2)
 
 
 def test_little_memory_is_met_by_drawing_fewer_at_once():
     wide = _claim(
-        samplers=dict(direct=Sampler(lambda key, n: jnp.max(jnp.cumsum(jax.random.normal(key, (n,)))), static=("n",))),
+        samplers=dict(
+            direct=Sampler(lambda key, n: jnp.max(jnp.cumsum(jax.random.normal(key, (n,)))), static_argnames=("n",))
+        ),
         law=lambda n: 0 * n,
     )
     cells = grid(n=100_000)

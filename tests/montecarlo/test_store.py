@@ -136,13 +136,13 @@ def test_a_finished_store_is_read_not_drawn_again(tmp_path, cells):
     [
         (dict(seed=1), "its seed is 0, here it is 1"),
         (dict(trials=501), "its trials is 500, here it is 501"),
-        (dict(cells=grid(n=[1.0, 3.0], x=[0.0, 1.0])), r"its n\[1\] is 2.0, here it is 3.0"),
+        (dict(grid=grid(n=[1.0, 3.0], x=[0.0, 1.0])), r"its n\[1\] is 2.0, here it is 3.0"),
         (dict(histogram=[0.0, 1.0]), "its statistics is"),
-        (dict(claim=MEAN, cells=None), "its claim is 'characteristic-function', here it is 'mean'"),
+        (dict(claim=MEAN, grid=None), "its claim is 'characteristic-function', here it is 'mean'"),
     ],
 )
 def test_a_store_of_another_run_is_refused_and_kept(tmp_path, change, says):
-    base = dict(claim=TWO, cells=grid(n=[1.0, 2.0], x=[0.0, 1.0]), trials=500, seed=0, store=tmp_path / "s")
+    base = dict(claim=TWO, grid=grid(n=[1.0, 2.0], x=[0.0, 1.0]), trials=500, seed=0, store=tmp_path / "s")
     run(**base)
     before = _files(tmp_path / "s")
     with pytest.raises(InputError, match=says):
@@ -229,7 +229,7 @@ def test_a_damaged_chunk_is_drawn_again(tmp_path, monkeypatch, caplog, seven, ho
 
 def test_rounds_go_on_from_a_damaged_chunk(tmp_path, caplog):
     """Which decides on the rounds after it."""
-    chosen = dict(cells=grid(n=[1, 4], shift=[0.0]), until_se=0.02)
+    chosen = dict(grid=grid(n=[1, 4], shift=[0.0]), until_se=0.02)
     whole = run(MEAN, **chosen, store=tmp_path / "s")
     wanted = _files(tmp_path / "s")
     chunks = sorted((tmp_path / "s/tiles/moments").glob("c.*"))

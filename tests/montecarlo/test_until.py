@@ -89,7 +89,7 @@ def test_no_more_than_is_allowed():
 
 
 def test_static_parameters():
-    result = run(BOTH, method="dense", until_se=0.02)
+    result = run(BOTH, sampler="dense", until_se=0.02)
     assert (result["se"] <= 0.02).all() and np.abs(result["z"]).max() < 4.5
     assert (result["trials"].sel(n=1) > 2 * result["trials"].sel(n=16)).all()
 

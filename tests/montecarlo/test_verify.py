@@ -95,9 +95,9 @@ def test_rare_events_refute_what_is_false_and_nothing_else():
 
 
 def test_a_stated_bias_is_allowed_and_no_more():
-    assert verify([_shifted(0.1, bias=lambda n, shift: 0.1 + 0 * n)], trials=4000).holds
-    assert not verify([_shifted(0.1, bias=lambda n, shift: 0.02 + 0 * n)], trials=4000).holds
-    assert not verify([_shifted(-0.1, bias=lambda n, shift: 0.02 + 0 * n)], trials=4000).holds
+    assert verify([_shifted(0.1, bias_bound=lambda n, shift: 0.1 + 0 * n)], trials=4000).holds
+    assert not verify([_shifted(0.1, bias_bound=lambda n, shift: 0.02 + 0 * n)], trials=4000).holds
+    assert not verify([_shifted(-0.1, bias_bound=lambda n, shift: 0.02 + 0 * n)], trials=4000).holds
 
 
 def test_samplers_that_disagree_are_found_out():
@@ -142,14 +142,14 @@ def test_a_known_error_is_to_be_refuted():
     wrong = _shifted(0.1, name="wrong", erratum=True)
     verdict = verify([MEAN, wrong], trials=4000)
     assert verdict.holds
-    assert [(f.erratum, f.holds, f.as_it_should) for f in verdict.findings] == [
+    assert [(f.erratum, f.holds, f.as_expected) for f in verdict.findings] == [
         (False, True, True),
         (True, False, True),
     ]
     right = _shifted(0.0, name="right", erratum=True)
     verdict = verify([MEAN, right], trials=4000)
     assert not verdict.holds
-    assert not verdict.findings[1].as_it_should
+    assert not verdict.findings[1].as_expected
 
 
 def test_what_a_verdict_says_of_known_errors():
@@ -188,7 +188,7 @@ def test_one_cell_of_every_claim_is_judged(share):
         for result, claim in zip(results, CLAIMS.values(), strict=True)
     )
     assert any(
-        result["mean"].dims == ("output",) and claim.bias
+        result["mean"].dims == ("output",) and claim.bias_bound
         for result, claim in zip(results, CLAIMS.values(), strict=True)
     )
     verdict = judge(results, CLAIMS.values())
@@ -197,7 +197,7 @@ def test_one_cell_of_every_claim_is_judged(share):
 
 
 def test_one_cell_with_a_bias_is_verified_and_reported(tmp_path):
-    biased = dataclasses.replace(_shifted(0.01, bias=lambda n, shift: 0.02 + 0 * n), grid=dict(n=4, shift=0.0))
+    biased = dataclasses.replace(_shifted(0.01, bias_bound=lambda n, shift: 0.02 + 0 * n), grid=dict(n=4, shift=0.0))
     verdict = verify([biased], trials=1000)
     assert verdict.holds and [f.tests for f in verdict.findings] == [1]
     run(biased, trials=1000, store=tmp_path / "s")
