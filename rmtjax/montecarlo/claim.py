@@ -40,7 +40,7 @@ OUTPUT = "value"
 
 
 def _accepts(function: Callable, skip: int = 0) -> tuple[str, ...] | None:
-    """Names of the parameters of `function` after the first `skip`; None where it takes any."""
+    """Return the names of a function's parameters after the first `skip`, None where it takes any."""
     parameters = list(inspect.signature(function).parameters.values())[skip:]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
@@ -58,8 +58,8 @@ class Option:
     """A choice that a sampler offers beside the parameters of the law, such as the law of the entries.
 
     Attributes:
-        default: what holds if nothing is said.
-        choices: what to list.
+        default: the value where none is given.
+        choices: the values to list.
         check: a function that raises `InputError` for a text that cannot be used; None admits the choices only.
     """
 
@@ -93,7 +93,7 @@ class Sampler:
     default_trials: int = 10_000
 
     def choose(self, options: Mapping[str, str] | None) -> dict[str, str]:
-        """All options with the given choices, checked."""
+        """Return the value of every option, given some of them."""
         chosen = {name: option.default for name, option in self.options.items()}
         if options is not None and not isinstance(options, Mapping):
             raise InputError(f"options = {shown(options)}: must be a mapping of names to values")
@@ -167,7 +167,7 @@ class Claim:
         self.resolve(self.grid)
 
     def resolve(self, cells: Grid) -> Grid:
-        """The grid with every value checked and its axes in the claim's order, those within a draw last.
+        """Return the grid with every value checked and its axes in the claim's order, those within a draw last.
 
         Raises:
             InputError: for a parameter that is unknown or missing, or a value or combination that is not admissible.
@@ -196,31 +196,31 @@ class Claim:
         return result
 
     def sampler(self, name: str | None = None) -> tuple[str, Sampler]:
-        """The sampler of that name, or the first, with its name."""
+        """Return a name and the sampler of that name, or the first sampler's."""
         name = next(iter(self.samplers)) if name is None else name
         one_of(f"claim {self.name!r}: sampler", name, self.samplers)
         return name, self.samplers[name]
 
     def predict(self, cells: Grid, of: Callable[..., Any] | None = None) -> dict[str, np.ndarray]:
-        """The law (or the function `of`) on every cell: by output name, arrays of the grid's shape."""
+        """Return the law (or the function `of`) on every cell: by output name, arrays of the grid's shape."""
         columns = {name: v.reshape(cells.shape) for name, v in cells.cells().items()}
         with pinned(), double():
             values = call_with(of or self.law, **columns)
         values = values if isinstance(values, Mapping) else {OUTPUT: values}
-        found = {}
+        outputs = {}
         for name, v in values.items():
             v = np.asarray(v, np.float64)
             try:
-                found[name] = np.broadcast_to(v, cells.shape)
+                outputs[name] = np.broadcast_to(v, cells.shape)
             except ValueError:
                 raise InputError(
                     f"claim {self.name!r}: {'the law' if of is None else 'a function'} gives {name} of shape {v.shape} for"
                     f" parameters of shape {cells.shape}: must work elementwise"
                 ) from None
-        return found
+        return outputs
 
 
 def whole_width(block: int, limit: float) -> int:
-    """The largest power of two that divides `block` and is at most `limit`, at least 1."""
+    """Return the largest power of two that divides `block` and is at most `limit`, at least 1."""
     largest = block & -block
     return int(min(largest, 2 ** max(0, math.floor(math.log2(max(limit, 1))))))

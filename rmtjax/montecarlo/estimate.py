@@ -1,4 +1,4 @@
-"""What a run would take, measured on a little of it."""
+"""Estimate what a run would take, from drawing a little of it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rmtjax.montecarlo.store import state
 __all__ = ["Estimate", "estimate"]
 
 _DATASET, _DESCRIBED = 72, 1 << 14
-"""Bytes of a store beside its tiles: of each value of law and dataset, and of what describes them."""
+"""Bytes of a store beside its tiles: for each value of law and dataset, and for their description."""
 _PILOT = 64
-"""Cells whose variance stands for that of all."""
+"""The number of cells whose variance stands for that of all."""
 
 
 @dataclass(frozen=True)

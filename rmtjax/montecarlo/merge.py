@@ -1,4 +1,4 @@
-"""Results of several seeds as one."""
+"""Merge results of several seeds into one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _seeds(result: xr.Dataset) -> list[int]:
 
 
 def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
-    """One result of the trials of several, which must be of the same claim, sampler and grid, and of different seeds.
+    """Return one result of the trials of several, which must be of the same claim, sampler and grid, and of different seeds.
 
     Each result becomes the state of its statistics again, and states are merged as those of blocks are, so that the result is
     that of all trials together; a cell may have any number of trials in each. Samples are put one after another.

@@ -1,4 +1,4 @@
-"""How a run is cut into tiles and chunks, and in which rounds."""
+"""Plans: how a run is cut into tiles and chunks, and in which rounds they are drawn."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ __all__ = ["Plan", "check_results_fit", "make_plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is cut up. Depends on the claim, the grid, the trials and what is kept, on nothing else.
+    """How a run is cut up. A plan depends on the claim, the grid, the trials and the statistics, and on nothing else.
 
-    A *tile* is a block of trials of a cell, or of a few neighbours. A *round* is a list of tiles, and a *chunk* so many of
-    them in order. A run has one round, unless it is to reach a standard error: then each round is decided by the one before.
+    A *cell* is a point of the grid. A *block* is a fixed number of consecutive trials of a cell. A *tile* is one block of a cell,
+    or of a *group* of a few neighbouring cells. A *round* is a list of tiles, and a *chunk* is a fixed number of consecutive
+    tiles of it. A run has one round, unless it is to reach a standard error: then each round follows from those before.
 
     Attributes:
         about: claim, equation, source, and what each parameter means.
@@ -55,21 +56,21 @@ class Plan:
 
     @property
     def groups(self) -> int:
-        """Groups of cells that share tiles."""
+        """The number of groups of cells that share tiles."""
         return -(-self.outer.size // self.cells_per_tile)
 
     @property
     def blocks(self) -> int:
-        """Blocks of a cell, at most."""
+        """The largest number of blocks of a cell."""
         return -(-self.trials // self.block)
 
     def first(self) -> np.ndarray:
-        """The tiles (group, block) of the first round, shape (tiles, 2)."""
+        """Return the tiles (group, block) of the first round, shape (tiles, 2)."""
         blocks = self.blocks if self.until is None else min(self.blocks, -(-self.limits.first_trials // self.block))
         return _tiles(np.zeros(self.groups, int), np.full(self.groups, blocks))
 
     def next(self, done: np.ndarray, count: np.ndarray, m2: np.ndarray) -> np.ndarray:
-        """The tiles of the next round, none if every cell is as precise as it should be or has all its trials.
+        """Return the tiles of the next round, none if every cell is as precise as it should be or has all its trials.
 
         Args:
             done: blocks of each cell so far.
@@ -84,7 +85,7 @@ class Plan:
         return _tiles(done, np.where(needed > count, wanted, done))
 
     def needed(self, count: np.ndarray, m2: np.ndarray) -> np.ndarray:
-        """Trials that each cell needs, to what its draws so far say of its variance (arrays as for `next`).
+        """Return the trials that each cell needs by the variance of its draws so far (arrays as for `next`).
 
         Where all draws are the same the event that makes them differ may be rare rather than impossible. By the rule of three
         its probability is at most 3/N at the level 0.05, so the standard error of an output of deviation d where it varies is
@@ -102,7 +103,7 @@ class Plan:
         return np.where(np.isfinite(needed), needed, 0)  # no number of trials makes a mean of what is no number
 
     def trials_in(self, tiles: np.ndarray) -> np.ndarray:
-        """Trials that count in each tile, over all its cells."""
+        """Return the number of live trials in each tile, over all its cells."""
         group, block = np.asarray(tiles).T
         cells = np.minimum((group + 1) * self.cells_per_tile, self.outer.size) - group * self.cells_per_tile
         return cells * (np.minimum((block + 1) * self.block, self.trials) - block * self.block)
@@ -121,27 +122,27 @@ class Plan:
         }  # fmt: skip
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
         """Return the plan of which `to_dict` has made these values."""
         axes = tuple(
             Axis({name: np.array(v, float) for name, v in axis["values"].items()}, bool(axis["fixed"]))
-            for axis in found["grid"]
+            for axis in values["grid"]
         )
-        outer, within = Grid(axes).split(found["within"])
+        outer, within = Grid(axes).split(values["within"])
         statistics = tuple(
             STATISTICS[name](**{k: tuple(v) for k, v in one.items()})
-            for kept in found["statistics"]
+            for kept in values["statistics"]
             for name, one in kept.items()
         )
-        about = {name: found[name] for name in ("claim", "equation", "source", "meaning")}
-        numbers = {name: int(found[name]) for name in ("trials", "block", "cells_per_tile", "chunk")}
+        about = {name: values[name] for name in ("claim", "equation", "source", "meaning")}
+        numbers = {name: int(values[name]) for name in ("trials", "block", "cells_per_tile", "chunk")}
         return cls(
-            about, Grid(axes), outer, within, tuple(found["outputs"]), statistics=statistics, until=found["until"], **numbers
+            about, Grid(axes), outer, within, tuple(values["outputs"]), statistics=statistics, until=values["until"], **numbers
         )  # fmt: skip
 
 
 def _tiles(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """(i, start[i]) … (i, stop[i] − 1) for all i in turn."""
+    """Return (i, start[i]) … (i, stop[i] − 1) for all i in turn."""
     count = stop - start
     group = np.repeat(np.arange(start.size), count)
     place = np.arange(group.size) - np.repeat(np.cumsum(count) - count, count)
@@ -190,7 +191,7 @@ def result_bytes(plan: Plan, tiles: int | None = None) -> float:
 
 
 def check_results_fit(plan: Plan, budget: float, tiles: int | None = None) -> None:
-    """Raise `InputError` if what a run keeps of so many tiles, by default the first round's, takes more than `budget` bytes."""
+    """Raise `InputError` if the results of `tiles` tiles, by default of the first round, take more than `budget` bytes."""
     need = result_bytes(plan, tiles)
     if need > budget:
         what = (

@@ -1,4 +1,4 @@
-"""The program that computes tiles: the user's function over a block of trials, reduced, compiled for one device."""
+"""Programs: the user's function over blocks of trials, reduced to statistics and compiled for one device."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ COMPILER = Compiler({"cpu": {"xla_cpu_use_fusion_emitters": False}})
 up to a half off their running."""
 
 Inputs = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
-"""Of some tiles: parameters (tiles, cells), key data (tiles, cells, 2) and first trials (tiles,)."""
+"""The inputs for some tiles: parameters (tiles, cells), key data (tiles, cells, 2) and first trials (tiles,)."""
 
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """Compile and run programs in this thread as by JAX's defaults, in double precision, whatever flags the user has set."""
+    """Compile and run programs in this thread with JAX's defaults and in double precision, whatever flags the user has set."""
     with pinned(), double(), jax.disable_jit(False):
         yield
 
@@ -42,7 +42,7 @@ def computing() -> Iterator[None]:
 def checked_draw(
     claim: Claim, sampler: Sampler, outputs: Sequence[str], options: Mapping[str, Any], shape: tuple[int, ...]
 ):
-    """``(key, traced params) -> (outputs, points)`` from the user's function, its answer checked."""
+    """Return ``(key, traced params) -> (outputs, points)``, the user's function with a check of what it returns."""
 
     def draw(key: jax.Array, params: Mapping[str, Any]) -> jax.Array:
         answer = call_with(sampler.draw, key, skip=1, **params, **options)
@@ -63,9 +63,9 @@ def checked_draw(
 
 
 def tile_function(draw: Callable, plan: Plan, width: int, together: bool = True) -> Callable:
-    """``(params (G,), within, keys (G, 2), first, trials) -> statistics (G, …)`` of one tile.
+    """Return ``(params (G,), within, keys (G, 2), first, trials) -> statistics (G, …)``, the function of one tile.
 
-    `width` trials of a cell are drawn at once, and where they are `together` those of all its cells.
+    It draws `width` trials of a cell at once; where `together` is true, those of all its cells.
     """
 
     def one_cell(params, within, key, first, trials):

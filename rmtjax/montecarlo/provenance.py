@@ -1,4 +1,4 @@
-"""Where a result comes from."""
+"""Provenance: how a result was made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def provenance(
     wall_s: float,
     compile_s: float,
 ) -> dict[str, Any]:
-    """How a run was made, as plain values for a dataset's attributes."""
+    """Return how a run was made, as plain values for a dataset's attributes."""
     return {
         "seed": seed,
         "method": sampler,

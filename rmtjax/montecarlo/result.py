@@ -1,4 +1,4 @@
-"""From blocks to a labelled result."""
+"""Results: labelled datasets made of the statistics of blocks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["assemble", "result_variables", "rows_of", "same_law", "to_records", 
 
 
 def z_score(excess: np.ndarray, se: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """excess/se; where nothing varies, 0 if the excess is rounding and ±∞ if not."""
+    """Return excess/se; where nothing varies, 0 if the excess is rounding and ±∞ if not."""
     rounding = np.abs(excess) <= 1e-12 * np.maximum(np.abs(scale), 1e-300)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((se == 0) & rounding, 0.0, excess / se)
 
 
 def rows_of(plan: Plan, tiles: np.ndarray, values: State) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """The statistics of tiles as rows of one cell and block each, cell after cell: (cell, block, arrays)."""
+    """Return the statistics of tiles as rows of one cell and block each, cell after cell: (cell, block, arrays)."""
     cell = tiles[:, :1] * plan.cells_per_tile + np.arange(plan.cells_per_tile)
     block = np.broadcast_to(tiles[:, 1:], cell.shape)
     order = np.lexsort((block.ravel(), cell.ravel()))
@@ -38,7 +38,7 @@ def rows_of(plan: Plan, tiles: np.ndarray, values: State) -> tuple[np.ndarray, n
 
 
 def assemble(plan: Plan, law: Mapping[str, np.ndarray], tiles: np.ndarray, values: State) -> xr.Dataset:
-    """The dataset of a run, or of what there is of it.
+    """Return the dataset of a run, or of the part of it that is done.
 
     Args:
         plan: of the run.
@@ -105,12 +105,12 @@ def _labelled(variable: Variable, dims: Sequence[str], shape: tuple[int, ...]) -
 
 
 def same_law(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two laws are one up to rounding, which may differ between machines."""
+    """Return whether two laws are equal up to rounding, which may differ between machines."""
     return one.shape == other.shape and np.allclose(one, other, rtol=1e-9, atol=1e-300, equal_nan=True)
 
 
 def to_records(result: xr.Dataset) -> list[dict]:
-    """The cells of a result as plain dicts: parameters, trials, and mean, se, law and z (by output where several)."""
+    """Return the cells of a result as plain dicts: parameters, trials, and mean, se, law and z (by output where several)."""
     outputs = [str(name) for name in result["output"].values]
     table = result[["mean", "se", "law", "z", "trials"]]
     dims = [d for d in table.dims if d != "output"]

@@ -61,13 +61,13 @@ class Finding:
 
     @property
     def as_expected(self) -> bool:
-        """Whether a law holds, or a known error is refuted."""
+        """Whether the law holds, or the known error is refuted."""
         return self.holds != self.erratum
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found.
+    """The outcome of `verify` or `judge`.
 
     Attributes:
         findings: one for each claim, output and comparison.
@@ -117,7 +117,7 @@ class _Tests:
 
 
 def grid_of(result: xr.Dataset) -> Grid:
-    """The grid that a result is of, from its coordinates."""
+    """Return the grid of a result, from its coordinates."""
     numbers = {str(n): c for n, c in result.coords.items() if c.dtype.kind in "fiu"}
     axes = []
     for dim in (str(d) for d in result["mean"].dims if d != "output"):
@@ -128,7 +128,7 @@ def grid_of(result: xr.Dataset) -> Grid:
 
 
 def allowance(claim: Claim | None, result: xr.Dataset) -> np.ndarray:
-    """How far the law may be from the mean in every cell because it is a limit, of the shape of ``mean``: the claim's bias.
+    """Return how far the law may be from the mean in every cell, in the shape of ``mean``: the claim's bias bound.
 
     Without a claim, or for one whose law is exact, 0.
     """
@@ -312,7 +312,7 @@ def judge(results: Sequence[xr.Dataset], claims: Iterable[Claim] = (), *, level:
 
 
 def claim_of(result: xr.Dataset, known: Mapping[str, Claim]) -> Claim | None:
-    """The claim that a result is of, if it is among those known by name."""
+    """Return the claim of a result, if it is among those known by name."""
     claim = known.get(str(result.attrs.get("claim", "")))
     if claim is None or claim.equation != result.attrs.get("equation"):
         return None
