@@ -3,9 +3,11 @@
 - the compressed sweep of `alpha-ftc` by one process that may use one core, and by two that share it, each on a core of its own;
 - a sweep of a minute with and without a store;
 - how soon a run on a store of 10⁵ chunks, of which one is missing, is ready to draw; and what reading them all takes at its end;
+- how soon a command answers: its first start, with an empty cache of programs, and later ones;
+- how soon a sweep is drawn on 1 to 64 devices, simulated on the processor, with an empty cache;
 - the HTML page of all claims: its size and the time to write it, neither of which depends on the number of trials.
 
-Compilation is apart everywhere.
+Compilation is apart everywhere but in the two about starts and devices, whose subject it is.
 """
 
 from __future__ import annotations
@@ -26,8 +28,7 @@ import jax
 from benchmarks._common import alternate, ratio, save, summary
 from rmtjax.claims import find_claims
 from rmtjax.claims.alpha_lora import alpha_ftc
-from rmtjax.montecarlo import Claim, Run, Sampler, grid, open_result, real, verify
-from rmtjax.montecarlo import plan as plan_module
+from rmtjax.montecarlo import Claim, Limits, Run, Sampler, grid, open_result, real, verify
 from rmtjax.report.page import write_page
 
 FIXED = dict(
@@ -93,11 +94,11 @@ MEAN = Claim(
 
 def resuming(chunks, repeats, folder):
     """A store of so many chunks: links to the first one, since their content does not matter here."""
-    plan_module._CHUNKS = plan_module._SHORT = 10**9  # a chunk a tile
     trials, path = 16 * chunks, folder / "many"
-    begun = Run(MEAN, trials=trials, store=path)
+    how = dict(trials=trials, store=path, limits=Limits(chunks=10**9, short=10**9))  # a chunk a tile
+    begun = Run(MEAN, **how)
     begun.compile()
-    begun.engine.run({0: begun.missing[0]}, begun.store.write, lambda _: None)
+    begun.scheduler.run({0: begun.rounds.missing[0]}, begun.store.write, lambda _: None)
     begun.store.close()
     for name in ("count", "moments"):
         (first,) = (path / "tiles" / name).glob("c.0.*")
@@ -111,19 +112,86 @@ def resuming(chunks, repeats, folder):
     ready, compiled = [], []
     for _ in range(repeats):
         began = time.perf_counter()
-        planned = Run(MEAN, trials=trials, store=path)
+        planned = Run(MEAN, **how)
         ready.append(time.perf_counter() - began)
         planned.compile()
         compiled.append(time.perf_counter() - began)
-        assert len(planned.missing) == 1
+        assert len(planned.rounds.missing) == 1
         planned.store.close()
     began = time.perf_counter()
-    planned = Run(MEAN, trials=trials, store=path)
+    planned = Run(MEAN, **how)
     planned.compile()
     planned.execute(False)
     end = time.perf_counter() - began
     assert "unfinished" not in open_result(path).attrs
     return {"chunks": chunks, "ready": summary(ready), "ready_to_draw": summary(compiled), "to_the_end_s": end}
+
+
+ALPHA_SWEEP = "sweep alpha-ftc --set p=1e9 --set n=5e8 --set N=2e9 --set beta=0.8 --set alpha=-3:6:41 --trials 10000"
+
+
+def started(command, cache):
+    """Seconds that a Python process takes, with a folder for compiled programs."""
+    began = time.perf_counter()
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    subprocess.run([sys.executable, *command], check=True, env=environment, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def starting(arguments, repeats, folder):
+    """Seconds from a command to its answer, first and later, beside those of importing JAX."""
+    cache, command = folder / "cache", ["-m", "rmtjax", *arguments.split()]
+    first = started(command, cache)
+    times = alternate(
+        repeats,
+        again=lambda: started(command, cache),
+        import_jax=lambda: started(["-c", "import jax"], cache),
+        imports=lambda: started(["-c", "import rmtjax.cli, rmtjax.claims, rmtjax.report.sweep"], cache),
+    )
+    return {
+        "command": arguments, "first_s": first, **times, "again_over_import_jax": ratio(times["again"], times["import_jax"])
+    }  # fmt: skip
+
+
+DEVICES = """
+import json, sys, time
+import jax
+import numpy as np
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+from rmtjax.claims.alpha_lora import alpha_ftc
+from rmtjax.montecarlo import Run
+cells = alpha_ftc.grid.override(p=1e9, n=5e8, N=2e9, beta=0.8, alpha=np.linspace(-3, 6, 40))
+began = time.perf_counter()
+planned = Run(alpha_ftc, cells, trials=int(sys.argv[2]))
+planned.compile()
+compiled = time.perf_counter()
+result = planned.execute(False)
+assert len(jax.devices()) == int(sys.argv[1])
+print(json.dumps({
+    "total_s": time.perf_counter() - began, "compile_s": result.attrs["compile_s"], "to_draw_s": compiled - began,
+    "mean": [value.hex() for value in result["mean"].values.ravel()],
+}))
+"""
+
+
+def devices(counts, trials, repeats):
+    """Seconds to a sweep's result with some numbers of simulated devices, and to the start of its drawing."""
+    runs = {count: [] for count in counts}
+    for _ in range(repeats):
+        for count in counts:
+            command = [sys.executable, "-c", DEVICES, str(count), str(trials)]
+            environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}
+            text = subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stdout
+            runs[count].append(json.loads(text.splitlines()[-1]))
+    (means,) = {tuple(run.pop("mean")) for several in runs.values() for run in several}  # the same bits
+    table = {
+        count: {name: summary([run[name] for run in several]) for name in several[0]} for count, several in runs.items()
+    }
+    first = table[counts[0]]["total_s"]
+    return {
+        "cells": len(means), "trials_per_cell": trials, "devices": table,
+        "over_one_device": {count: ratio(row["total_s"], first) for count, row in table.items()},
+    }  # fmt: skip
 
 
 def reporting(names, trials, repeats, folder):
@@ -165,6 +233,18 @@ def main() -> None:
             f"{chunks:,} chunks: ready to draw after {found['resuming']['ready_to_draw']['median_s']:.1f} s,"
             f" {found['resuming']['to_the_end_s']:.0f} s to the end"
         )
+        found["starting"] = starting(ALPHA_SWEEP, repeats, Path(folder))
+        print(
+            f"a sweep: {found['starting']['first_s']:.1f} s at its first start, then"
+            f" {found['starting']['again']['median_s']:.2f} s, of which imports"
+            f" {found['starting']['imports']['median_s']:.2f} s;"
+            f" {found['starting']['again_over_import_jax']:.2f} × import jax"
+        )
+        found["devices"] = devices(
+            [1, 8] if asked.quick else [1, 2, 4, 8, 16, 64], trials // 8 if asked.quick else 20_000, min(repeats, 3)
+        )
+        for count, over in found["devices"]["over_one_device"].items():
+            print(f"{count} devices: {over:.2f} × the time of one")
         found["reporting"] = reporting(["bbp-wigner"] if asked.quick else [], 100, repeats, Path(folder))
         print(
             f"a page of {found['reporting']['claims']} claims: {found['reporting']['median_s']:.2f} s,"

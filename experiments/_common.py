@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from rmtjax.montecarlo import cells_of
+from rmtjax.montecarlo import to_records
 from rmtjax.montecarlo.provenance import provenance
 from rmtjax.report.figures import save
 
@@ -61,7 +61,7 @@ def record(
         "reproduces": args.about,
         "provenance": provenance(args.seed, "experiment", {}, args.trials, jax.local_devices(), wall_s, compile_s),
         "numbers": numbers,
-        "runs": {name: {"provenance": dict(run.attrs), "cells": cells_of(run)} for name, run in results.items()},
+        "runs": {name: {"provenance": dict(run.attrs), "cells": to_records(run)} for name, run in results.items()},
     }
     table = args.out / "results" / f"{args.name}.json"
     table.parent.mkdir(parents=True, exist_ok=True)

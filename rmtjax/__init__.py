@@ -20,7 +20,7 @@ _EXPORTS = {
             "Sampler",
             "Verdict",
             "between",
-            "cells_of",
+            "to_records",
             "grid",
             "nonnegative",
             "open_result",

@@ -8,7 +8,7 @@ import sys
 import zlib
 
 from rmtjax._errors import InputError
-from rmtjax._machine import cores
+from rmtjax._machine import cores, processor_features
 
 __all__ = [
     "cache_folder",
@@ -39,17 +39,15 @@ def cache_folder() -> str:
     """Where compiled programs are kept. They are good for one kind of processor, and a home folder may be shared by several."""
     from platformdirs import user_cache_dir
 
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
-            features = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        features = platform.processor()
-    return os.path.join(user_cache_dir("rmtjax"), "xla", f"{platform.machine()}-{zlib.crc32(features.encode()):08x}")
+    features = zlib.crc32(processor_features().encode())
+    return os.path.join(user_cache_dir("rmtjax"), "xla", f"{platform.machine()}-{features:08x}")
 
 
 def keep_programs() -> None:
     """Let JAX keep what it compiles for the next command, unless the user has said where it should."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
+    # A law is many small programs, each of which takes longer to compile than to load.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 _PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")

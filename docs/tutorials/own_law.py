@@ -16,6 +16,6 @@ fourth = Claim(
     source="Wigner's moments, exact for the GOE",
     params=dict(N=size("dimension")),
     law=lambda N: 2 + 5 / N + 5 / N**2,
-    samplers=dict(dense=Sampler(moment, static=("N",))),
+    samplers=dict(dense=Sampler(moment, static_argnames=("N",))),
     grid=dict(N=[2, 10, 50]),
 )

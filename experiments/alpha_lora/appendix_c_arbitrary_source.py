@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         grid(p=200, n=100, **FIXED, cosine=COSINE, alpha=alphas[::4]),
         trials=max(2, args.trials // 40),
         seed=args.seed,
-        method="dense",
+        sampler="dense",
     )
     source = law.SourceStatistics(FIXED["norm"] ** 2, FIXED["norm"] * COSINE * FIXED["mu_beta"])
     limit = law.scalars(FIXED["gamma"], 2.0, FIXED["mu_beta"], source)

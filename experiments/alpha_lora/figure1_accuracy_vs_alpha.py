@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     few, alphas = max(2, min(args.trials // 100, 16)), [-3.5, 0.0, 1.0, 5.5]
     shown = zipped(beta=BETA[1::2], mu_perp=orthogonal_norm(BETA[1::2], MU, MU_BETA))
-    dense = run(alpha_ftc, grid(shown, **fixed, alpha=alphas), trials=few, seed=args.seed, method="dense")
+    dense = run(alpha_ftc, grid(shown, **fixed, alpha=alphas), trials=few, seed=args.seed, sampler="dense")
 
     source = law.ridge_source(RIDGE["gamma_source"], SIZES["p"] / SIZES["N"], MU, BETA)
     limit = law.scalars(RIDGE["gamma"], SIZES["p"] / SIZES["n"], MU_BETA, source)

@@ -22,13 +22,15 @@ def check_above(name, value, threshold):
         raise InputError(f"{name} = {value:g}: must be above the threshold {threshold:g}, there is no outlier at it")
 
 
-def _width(N=1, c=1.0, **_):
+def _batch_size(N=1, c=1.0, **_):
     """Matrices drawn at once."""
     return max(1, int(2**20 // (N * N * max(c, 1.0))))
 
 
-def dense(draw, *static, trials=2_000, **options):
-    return Sampler(draw, static=static, options=options, block=8, width=_width, trials=trials)
+def dense(draw, *static, default_trials=2_000, **options):
+    return Sampler(
+        draw, static_argnames=static, options=options, block=8, batch_size=_batch_size, default_trials=default_trials
+    )
 
 
 def window(size_, distance):

@@ -76,13 +76,20 @@ _ENTRIES = Option("gaussian", tuple(ENTRIES), parse_entries)
 _DENSE_OPTIONS = dict(entries=_ENTRIES, dtype=Option("float64", ("float64", "float32")))
 
 
-def _width(p=1, n=1, N=1):
+def _batch_size(p=1, n=1, N=1):
     """Matrices drawn at once: enough to fill the machine's vectors, few enough to stay in its caches."""
     return max(1, int(2**20 // (p * (n + N))))
 
 
-def _dense(draw, static=("p", "n", "N"), **options):
-    return Sampler(draw, static=static, options={**_DENSE_OPTIONS, **options}, block=8, width=_width, trials=2_000)
+def _dense(draw, static_argnames=("p", "n", "N"), **options):
+    return Sampler(
+        draw,
+        static_argnames=static_argnames,
+        options={**_DENSE_OPTIONS, **options},
+        block=8,
+        batch_size=_batch_size,
+        default_trials=2_000,
+    )
 
 
 def _limit(constant):
@@ -158,7 +165,7 @@ alpha_ftc = Claim(
     grid=grid(_LARGE, beta=[0.2, 0.5, 0.8], mu_perp=0.6, **_ONE, alpha=_ALPHAS),
     within=("alpha",),
     check=_check_means,
-    bias=_limit(0.1),
+    bias_bound=_limit(0.1),
 )
 
 scalars = Claim(
@@ -180,8 +187,8 @@ scalars = Claim(
     ),
     grid=grid(_LARGE, beta=0.8, mu_perp=0.6, mu=1.0, gamma=[0.1, 1.0], gamma_source=[0.1, 10.0]),
     check=_check_means,
-    bias=_limit(0.6),
-    compare=grid(_SMALL, beta=0.8, mu_perp=0.6, mu=1.0, gamma=[0.1, 1.0], gamma_source=1.0),
+    bias_bound=_limit(0.6),
+    comparison_grid=grid(_SMALL, beta=0.8, mu_perp=0.6, mu=1.0, gamma=[0.1, 1.0], gamma_source=1.0),
 )
 
 
@@ -211,7 +218,7 @@ optimum = Claim(
     ),
     grid=grid(zipped(p=[1e6, 1e9], n=[5e5, 5e8], N=[2e6, 2e9]), beta=[0.0, 0.25, 0.5, 0.75, 1.0], mu_beta=1.0, **_ONE),
     check=lambda beta, mu, mu_beta: orthogonal_norm(beta, mu, mu_beta) and None,
-    bias=_limit(8.0),
+    bias_bound=_limit(8.0),
 )
 
 
@@ -247,7 +254,7 @@ arbitrary = Claim(
                 compressed.target_scalars(key, p, n, gamma, mu_beta, _arbitrary_source(norm, cosine, mu_beta)), alpha
             )
         },
-        dense=_dense(_dense_arbitrary, static=("p", "n")),
+        dense=_dense(_dense_arbitrary, static_argnames=("p", "n")),
     ),
     grid=grid(
         zipped(p=[1e4, 1e6, 1e9], n=[5e3, 5e5, 5e8]),
@@ -259,8 +266,8 @@ arbitrary = Claim(
     ),
     within=("alpha",),
     check=_check_cosine,
-    bias=_limit(0.1),
-    compare=grid(
+    bias_bound=_limit(0.1),
+    comparison_grid=grid(
         zipped(p=[30, 12], n=[15, 40]),
         norm=0.5,
         cosine=[0.0, 0.7],
@@ -325,7 +332,7 @@ several = Claim(
     ),
     within=("alpha",),
     check=lambda p: _check_room(p, 4),
-    bias=_limit(0.1),
+    bias_bound=_limit(0.1),
 )
 
 
@@ -349,7 +356,7 @@ decision = Claim(
     grid=grid(_LARGE, beta=0.8, mu_perp=0.6, **_ONE, alpha=[0.0, 1.0], x=np.linspace(-1, 1.5, 11)),
     within=("x",),
     check=_check_means,
-    bias=_limit(0.1),
+    bias_bound=_limit(0.1),
 )
 
 
@@ -372,12 +379,12 @@ equivalent = Claim(
         compressed=lambda key, p, n, gamma, mu_beta: compressed.resolvent_forms(key, p, n, gamma, mu_beta),
         dense=_dense(
             lambda key, p, n, gamma, mu_beta, entries, dtype: _dense_forms(key, p, n, gamma, mu_beta, entries, dtype),
-            static=("p", "n"),
+            static_argnames=("p", "n"),
         ),
     ),
     grid=grid(zipped(p=[1e4, 1e6, 1e9], n=[5e3, 1e6, 2e9]), gamma=[0.1, 1.0], mu_beta=1.0),
-    bias=_limit(3.0),
-    compare=grid(zipped(p=[30, 12], n=[15, 40]), gamma=[0.1, 1.0], mu_beta=1.0),
+    bias_bound=_limit(3.0),
+    comparison_grid=grid(zipped(p=[30, 12], n=[15, 40]), gamma=[0.1, 1.0], mu_beta=1.0),
 )
 
 margin = Claim(
@@ -390,7 +397,7 @@ margin = Claim(
         compressed=lambda key, p, n, gamma, mu_beta: {"margin": compressed.training_margin(key, p, n, gamma, mu_beta)}
     ),
     grid=grid(zipped(p=[1e4, 1e6, 1e9], n=[5e3, 1e6, 2e9]), gamma=[0.1, 1.0], mu_beta=1.0),
-    bias=_limit(0.25),
+    bias_bound=_limit(0.25),
 )
 
 CLAIMS = (alpha_ftc, scalars, optimum, arbitrary, several, decision, equivalent, margin)

@@ -88,10 +88,10 @@ sherman_morrison = _pair(
     ),
     printed=_one(lambda theta, **_: theta),
     holds=_one(lambda theta, **_: theta),
-    samplers=dict(dense=Sampler(_sherman_morrison(-1), static=("N",), block=8, trials=200)),
-    corrected_samplers=dict(dense=Sampler(_sherman_morrison(1), static=("N",), block=8, trials=200)),
+    samplers=dict(dense=Sampler(_sherman_morrison(-1), static_argnames=("N",), block=8, default_trials=200)),
+    corrected_samplers=dict(dense=Sampler(_sherman_morrison(1), static_argnames=("N",), block=8, default_trials=200)),
     grid=grid(N=[40], theta=[0.5, 1.0], at=4.0),
-    bias=lambda theta: 1e-9 + 0 * theta,
+    bias_bound=lambda theta: 1e-9 + 0 * theta,
 )
 
 _outlier_only = dict(
@@ -103,7 +103,7 @@ _rectangular = dict(
     params=bbp_rectangular.params,
     samplers=_outlier_only,
     check=bbp_rectangular.check,
-    bias=lambda N, c, theta: bbp_rectangular.bias(N, c, theta)["outlier"],
+    bias_bound=lambda N, c, theta: bbp_rectangular.bias_bound(N, c, theta)["outlier"],
 )
 
 threshold = _pair(
@@ -150,17 +150,17 @@ stieltjes = _pair(
     params=dict(N=wishart_bulk.params["N"], c=wishart_bulk.params["c"], at=positive("place z, right of the bulk")),
     printed=lambda c, at: {"m": semicircle.stieltjes(at) + 0 * c},
     holds=lambda c, at: {"m": marchenko_pastur.stieltjes(at, c)},
-    samplers=dict(dense=Sampler(_transform, static=("N", "c"), block=8, trials=400)),
+    samplers=dict(dense=Sampler(_transform, static_argnames=("N", "c"), block=8, default_trials=400)),
     grid=grid(N=[80], c=[0.5, 1.0], at=[5.0, 8.0]),
     check=wishart_bulk.check,
-    bias=lambda N, c, at: 2 / (c * N * at),
+    bias_bound=lambda N, c, at: 2 / (c * N * at),
 )
 
 _shares = dict(
     params=wishart_bulk.params,
     within=("x",),
     check=wishart_bulk.check,
-    bias=wishart_bulk.bias,
+    bias_bound=wishart_bulk.bias_bound,
 )
 
 singular_values = _pair(
@@ -174,7 +174,9 @@ singular_values = _pair(
     holds=lambda c, x: {"cdf": marchenko_pastur.cdf(x**2, c)},
     samplers=dict(
         compressed=Sampler(
-            lambda key, N, c, x: {"cdf": density.laguerre_cdf(key, jnp.round(c * N), N, x**2)}, block=64, trials=200
+            lambda key, N, c, x: {"cdf": density.laguerre_cdf(key, jnp.round(c * N), N, x**2)},
+            block=64,
+            default_trials=200,
         )
     ),
     grid=grid(N=[1e3], c=[0.5, 1.0], x=[0.3, 0.6, 1.0, 1.4, 1.8]),
@@ -192,7 +194,9 @@ density_c = _pair(
     holds=lambda c, x: {"cdf": marchenko_pastur.cdf(x, c)},
     samplers=dict(
         compressed=Sampler(
-            lambda key, N, c, x: {"cdf": density.laguerre_cdf(key, jnp.round(c * N), N, x)}, block=64, trials=200
+            lambda key, N, c, x: {"cdf": density.laguerre_cdf(key, jnp.round(c * N), N, x)},
+            block=64,
+            default_trials=200,
         )
     ),
     grid=grid(N=[1e3], c=[0.25, 0.5], x=[0.3, 0.6, 1.0, 1.4, 1.8]),
@@ -225,9 +229,9 @@ eigenvalue = _pair(
     ),
     printed=lambda theta, cosine: {"modulus": theta + 1 / theta + 0 * cosine},
     holds=lambda theta, cosine: {"modulus": spikes.iid_eigenvalue_outlier(theta, cosine)},
-    samplers=dict(dense=Sampler(_eigenvalue, static=("N",), block=8, trials=400)),
+    samplers=dict(dense=Sampler(_eigenvalue, static_argnames=("N",), block=8, default_trials=400)),
     grid=grid(N=[100], theta=[3.0], cosine=[0.7, 1.0]),
-    bias=lambda N, theta, cosine: 3 / (N * (theta * cosine - 1)),
+    bias_bound=lambda N, theta, cosine: 3 / (N * (theta * cosine - 1)),
 )
 
 
@@ -252,8 +256,10 @@ rank_stabilised = _pair(
     params=dict(width=size("width of the layer"), rank=size("rank r")),
     printed=lambda width, rank: {"square": 1.0 + 0 * rank},
     holds=lambda width, rank: {"square": 1.0 + 0 * rank},
-    samplers=dict(dense=Sampler(_forward(1.0), static=("width", "rank"), block=64, trials=2_000)),
-    corrected_samplers=dict(dense=Sampler(_forward(0.5), static=("width", "rank"), block=64, trials=2_000)),
+    samplers=dict(dense=Sampler(_forward(1.0), static_argnames=("width", "rank"), block=64, default_trials=2_000)),
+    corrected_samplers=dict(
+        dense=Sampler(_forward(0.5), static_argnames=("width", "rank"), block=64, default_trials=2_000)
+    ),
     grid=grid(width=[64], rank=[4, 16]),
 )
 
@@ -295,8 +301,8 @@ monotone = _pair(
     ),
     printed=lambda p: {"rises": 1.0 + 0 * p},
     holds=lambda p: {"rises": 1.0 + 0 * p},
-    samplers=dict(compressed=Sampler(_rises(False), trials=1_000)),
-    corrected_samplers=dict(compressed=Sampler(_rises(True), trials=1_000)),
+    samplers=dict(compressed=Sampler(_rises(False), default_trials=1_000)),
+    corrected_samplers=dict(compressed=Sampler(_rises(True), default_trials=1_000)),
     grid=grid(p=1e8, n=5e7, N=2e8, low=0.6, high=1.0, mu=2.0, rest=0.3, gamma=1.0, gamma_source=1.0),
 )
 

@@ -173,11 +173,9 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take, measured on a little of it, and stop.")
     ] = False,
-    method: Annotated[
+    sampler: Annotated[
         str | None,
-        typer.Option(
-            help="Sampler, such as compressed or dense (`rmtjax claims` lists them); the claim's first by default."
-        ),
+        typer.Option(help="Such as compressed or dense (`rmtjax claims` lists them); the claim's first by default."),
     ] = None,
     entries: Annotated[
         str | None, typer.Option(help="Entries of dense matrices: gaussian, rademacher, uniform, student-t, sparse.")
@@ -199,7 +197,7 @@ def sweep(
     """Draw a claim's sampler over a grid and set the result beside the law."""
     from rmtjax._files import prepare_file, write_json
     from rmtjax.claims import find_claims
-    from rmtjax.montecarlo import Run, cells_of, estimate, run
+    from rmtjax.montecarlo import Run, estimate, run, to_records
     from rmtjax.report import sweep as report
 
     choose_platform(platform, devices)
@@ -212,26 +210,26 @@ def sweep(
     options = _pairs("option", option or [])
     if entries is not None:
         options["entries"] = entries
-    if method is None and options:
-        fitting = [name for name, sampler in one.samplers.items() if set(options) <= set(sampler.options)]
-        method = fitting[0] if fitting else None
+    if sampler is None and options:
+        fitting = [name for name, other in one.samplers.items() if set(options) <= set(other.options)]
+        sampler = fitting[0] if fitting else None
     cells = one.grid.override(**_values(one, _pairs("set", set_ or [])))
     target = None if json is None or not first else prepare_file("json", json)
     console = _console(quiet=target == "-" or not first)
     until = _targets(until_se or [])
     how = dict(
-        trials=trials, until_se=until, seed=seed, method=method, options=options, store=out, devices=crew
+        trials=trials, until_se=until, seed=seed, sampler=sampler, options=options, store=out, devices=crew
     )  # fmt: skip
     if dry_run:
         planned = Run(one, cells, **{**how, "store": out if out is not None and os.path.exists(out) else None})
         found_out = estimate(planned)
         planned.discard()
         if target is not None:
-            write_json(target, found_out._asdict())
+            write_json(target, found_out.to_dict())
         console.print(report.plan(planned, found_out))
         return
     result = run(one, cells, progress=None if first else False, **how)
-    rows = cells_of(result)
+    rows = to_records(result)
     if target is not None:
         made = {k: v for k, v in result.attrs.items() if k not in ("claim", "wall_s", "compile_s")}
         write_json(
@@ -256,14 +254,14 @@ def merge(
 ) -> None:
     """Put runs of the same sweep with different seeds together."""
     from rmtjax._files import prepare_file, write_json
-    from rmtjax.montecarlo import cells_of, merge_results, open_result, write_result
+    from rmtjax.montecarlo import merge_results, open_result, to_records, write_result
     from rmtjax.report import sweep as report
 
     target = None if json is None else prepare_file("json", json)
     console = _console(quiet=target == "-")
     result = merge_results([open_result(store) for store in stores])
     write_result(out, result)
-    rows = cells_of(result)
+    rows = to_records(result)
     if target is not None:
         write_json(target, {"claim": result.attrs["claim"], "seeds": result.attrs["seed"], "cells": rows})
     console.print(report.table(rows))

@@ -1,27 +1,31 @@
 """The Monte Carlo engine: claims, grids, runs, verdicts. It knows nothing of the science that it checks."""
 
 from rmtjax.montecarlo.claim import Claim, Option, Sampler
-from rmtjax.montecarlo.engine import Run, run
+from rmtjax.montecarlo.config import RunConfig
 from rmtjax.montecarlo.estimate import Estimate, estimate
 from rmtjax.montecarlo.grid import Grid, grid, zipped
+from rmtjax.montecarlo.hypothesis_tests import holm
+from rmtjax.montecarlo.limits import Limits
 from rmtjax.montecarlo.merge import merge_results
 from rmtjax.montecarlo.parameter import Parameter, between, nonnegative, positive, real, size
-from rmtjax.montecarlo.result import cells_of
+from rmtjax.montecarlo.result import to_records
+from rmtjax.montecarlo.run import Run, run
 from rmtjax.montecarlo.store import open_result, write_result
-from rmtjax.montecarlo.verdict import Finding, Verdict, holm, judge, verify
+from rmtjax.montecarlo.verify import Finding, Verdict, judge, verify
 
 __all__ = [
     "Claim",
     "Estimate",
     "Finding",
     "Grid",
+    "Limits",
     "Option",
     "Parameter",
     "Run",
+    "RunConfig",
     "Sampler",
     "Verdict",
     "between",
-    "cells_of",
     "estimate",
     "grid",
     "holm",
@@ -33,6 +37,7 @@ __all__ = [
     "real",
     "run",
     "size",
+    "to_records",
     "verify",
     "write_result",
     "zipped",

@@ -40,7 +40,7 @@ OUTPUT = "value"
 
 
 def _accepts(function: Callable, skip: int = 0) -> tuple[str, ...] | None:
-    """Names of the parameters of `function` after the first `skip`; None where it takes any."""
+    """Return the names of a function's parameters after the first `skip`, None where it takes any."""
     parameters = list(inspect.signature(function).parameters.values())[skip:]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
@@ -58,8 +58,8 @@ class Option:
     """A choice that a sampler offers beside the parameters of the law, such as the law of the entries.
 
     Attributes:
-        default: what holds if nothing is said.
-        choices: what to list.
+        default: the value where none is given.
+        choices: the values to list.
         check: a function that raises `InputError` for a text that cannot be used; None admits the choices only.
     """
 
@@ -76,24 +76,24 @@ class Sampler:
         draw: ``draw(key, **params) -> outputs``, for one trial: a scalar array, or a dict of them by name. The
             parameters it names are passed as float64 scalars. Parameters that the claim evaluates ``within`` a draw come
             as one-dimensional arrays, and every output then has one axis for each, in the claim's order.
-        static: parameters that shape arrays; they come as Python numbers and each combination is compiled once.
+        static_argnames: parameters that shape arrays; they come as Python numbers and each combination is compiled once.
         options: further keywords of `draw`, texts that are not parameters of the law.
         block: trials per block, the unit of work and of summation. Whatever the chunk size, device count or history
             of a run, a block is computed by the same program on the same inputs.
-        width: trials of a block that are drawn at once, or a function of the static parameters that returns it. None
+        batch_size: trials of a block that are drawn at once, or a function of the static parameters that returns it. None
             means the whole block; less saves memory.
-        trials: how many trials `verify` draws in each cell.
+        default_trials: how many trials `verify` draws in each cell.
     """
 
     draw: Callable[..., Any]
-    static: tuple[str, ...] = ()
+    static_argnames: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
     block: int = 1024
-    width: int | Callable[..., int] | None = None
-    trials: int = 10_000
+    batch_size: int | Callable[..., int] | None = None
+    default_trials: int = 10_000
 
     def choose(self, options: Mapping[str, str] | None) -> dict[str, str]:
-        """All options with the given choices, checked."""
+        """Return the value of every option, given some of them."""
         chosen = {name: option.default for name, option in self.options.items()}
         if options is not None and not isinstance(options, Mapping):
             raise InputError(f"options = {shown(options)}: must be a mapping of names to values")
@@ -123,9 +123,9 @@ class Claim:
         grid: the default grid, all parameters.
         within: parameters that do not enter the randomness and are evaluated all at once from one draw.
         check: ``check(**params)`` on one value each; raises `InputError` for combinations that are not admissible.
-        bias: ``bias(**params)``: how far the law may be from the exact mean because it is a limit, an array or a dict
+        bias_bound: ``bias_bound(**params)``: how far the law may be from the exact mean because it is a limit, an array or a dict
             by output name. A verdict counts only what exceeds it. None: the law is exact.
-        compare: a grid on which `verify` compares the samplers with each other, where there are several.
+        comparison_grid: a grid on which `verify` compares the samplers with each other, where there are several.
         erratum: whether the law is a known error, such as a misprint, that the data are to refute.
     """
 
@@ -138,8 +138,8 @@ class Claim:
     grid: Grid | Mapping[str, Any]
     within: tuple[str, ...] = ()
     check: Callable[..., None] | None = None
-    bias: Callable[..., Any] | None = None
-    compare: Grid | None = None
+    bias_bound: Callable[..., Any] | None = None
+    comparison_grid: Grid | None = None
     erratum: bool = False
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ class Claim:
         object.__setattr__(self, "samplers", samplers)
         if not isinstance(self.grid, Grid):
             object.__setattr__(self, "grid", grid(**self.grid))
-        roles = [("law", self.law, 0), ("check", self.check, 0), ("bias", self.bias, 0)]
+        roles = [("law", self.law, 0), ("check", self.check, 0), ("bias_bound", self.bias_bound, 0)]
         roles += [(f"sampler {n!r}", s.draw, 1) for n, s in samplers.items()]
         options = {o for s in samplers.values() for o in s.options}
         for role, function, skip in roles:
@@ -161,19 +161,19 @@ class Claim:
                     required = inspect.signature(function).parameters[name].default is inspect.Parameter.empty
                     if required:
                         raise unknown(f"claim {self.name!r}: {role} asks for parameter", name, self.params)
-        for name in (*self.within, *(n for s in samplers.values() for n in s.static)):
+        for name in (*self.within, *(n for s in samplers.values() for n in s.static_argnames)):
             if name not in self.params:
                 raise unknown(f"claim {self.name!r}: parameter", name, self.params)
         self.resolve(self.grid)
 
     def resolve(self, cells: Grid) -> Grid:
-        """The grid with every value checked and its axes in the claim's order, those within a draw last.
+        """Return the grid with every value checked and its axes in the claim's order, those within a draw last.
 
         Raises:
             InputError: for a parameter that is unknown or missing, or a value or combination that is not admissible.
         """
         if not isinstance(cells, Grid):
-            raise InputError(f"cells = {shown(cells)}: must be a grid, from rmtjax.grid(name=values, …)")
+            raise InputError(f"grid = {shown(cells)}: must be a grid, from rmtjax.grid(name=values, …)")
         for name in cells.names:
             if name not in self.params:
                 raise unknown(f"claim {self.name!r}: parameter", name, self.params)
@@ -195,32 +195,32 @@ class Claim:
                     raise InputError(f"claim {self.name!r}: {at}: too large to compute with") from None
         return result
 
-    def sampler(self, method: str | None = None) -> tuple[str, Sampler]:
-        """The sampler of that name, or the first, with its name."""
-        method = next(iter(self.samplers)) if method is None else method
-        one_of(f"claim {self.name!r}: method", method, self.samplers)
-        return method, self.samplers[method]
+    def sampler(self, name: str | None = None) -> tuple[str, Sampler]:
+        """Return a name and the sampler of that name, or the first sampler's."""
+        name = next(iter(self.samplers)) if name is None else name
+        one_of(f"claim {self.name!r}: sampler", name, self.samplers)
+        return name, self.samplers[name]
 
     def predict(self, cells: Grid, of: Callable[..., Any] | None = None) -> dict[str, np.ndarray]:
-        """The law (or the function `of`) on every cell: by output name, arrays of the grid's shape."""
+        """Return the law (or the function `of`) on every cell: by output name, arrays of the grid's shape."""
         columns = {name: v.reshape(cells.shape) for name, v in cells.cells().items()}
         with pinned(), double():
             values = call_with(of or self.law, **columns)
         values = values if isinstance(values, Mapping) else {OUTPUT: values}
-        found = {}
+        outputs = {}
         for name, v in values.items():
             v = np.asarray(v, np.float64)
             try:
-                found[name] = np.broadcast_to(v, cells.shape)
+                outputs[name] = np.broadcast_to(v, cells.shape)
             except ValueError:
                 raise InputError(
                     f"claim {self.name!r}: {'the law' if of is None else 'a function'} gives {name} of shape {v.shape} for"
                     f" parameters of shape {cells.shape}: must work elementwise"
                 ) from None
-        return found
+        return outputs
 
 
 def whole_width(block: int, limit: float) -> int:
-    """The largest power of two that divides `block` and is at most `limit`, at least 1."""
+    """Return the largest power of two that divides `block` and is at most `limit`, at least 1."""
     largest = block & -block
     return int(min(largest, 2 ** max(0, math.floor(math.log2(max(limit, 1))))))

@@ -1,28 +1,29 @@
-"""What a run would take, measured on a little of it."""
+"""Estimate what a run would take, from drawing a little of it."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from rmtjax.montecarlo.engine import Run
 from rmtjax.montecarlo.plan import result_bytes
 from rmtjax.montecarlo.program import computing
+from rmtjax.montecarlo.run import Run
 from rmtjax.montecarlo.store import state
 
 __all__ = ["Estimate", "estimate"]
 
 _DATASET, _DESCRIBED = 72, 1 << 14
-"""Bytes of a store beside its tiles: of each value of law and dataset, and of what describes them."""
+"""Bytes of a store beside its tiles: for each value of law and dataset, and for their description."""
 _PILOT = 64
-"""Cells whose variance stands for that of all."""
+"""The number of cells whose variance stands for that of all."""
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True)
+class Estimate:
     """What a run would take.
 
     Attributes:
@@ -47,6 +48,10 @@ class Estimate(NamedTuple):
     stored: float
     workers: int
 
+    def to_dict(self) -> dict[str, float]:
+        """Return the fields by name."""
+        return asdict(self)
+
 
 def estimate(run: Run, seconds: float = 3.0) -> Estimate:
     """Compile a run's programs, draw a little with each, and extrapolate. Nothing is stored.
@@ -56,17 +61,17 @@ def estimate(run: Run, seconds: float = 3.0) -> Estimate:
         seconds: to spend on drawing.
     """
     run.compile()
-    engine, plan = run.engine, run.plan
+    programs, plan = run.programs, run.plan
     random = np.random.default_rng(0)
-    missing = np.concatenate([run.tiles[:0], *run.missing.values()])
+    missing = run.rounds.missing_tiles
     kinds: dict[tuple, list[int]] = {}
     for i, group in enumerate(missing[:, 0].tolist()):
-        kinds.setdefault(engine.static_of(group * plan.cells_per_tile), []).append(i)
+        kinds.setdefault(programs.static_of(group * plan.cells_per_tile), []).append(i)
 
     def draw(tiles: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         found: dict[str, np.ndarray] = {}
         began = time.perf_counter()
-        engine.run({0: tiles}, lambda _, values: found.update(values), lambda _: None)
+        run.scheduler.run({0: tiles}, lambda _, values: found.update(values), lambda _: None)
         return time.perf_counter() - began, {name: v[: len(tiles)] for name, v in found.items()}
 
     with computing(), threadpool_limits(1, user_api="blas"):
@@ -75,7 +80,7 @@ def estimate(run: Run, seconds: float = 3.0) -> Estimate:
             cells = np.sort(random.permutation(plan.outer.size)[:_PILOT])
             first = plan.first()
             tiles = first[np.isin(first[:, 0], cells)]
-            engine.compile(tiles)
+            programs.compile(tiles)
             _, values = draw(tiles)
             _, *found = state(plan, tiles, [values])
             enough = np.clip(1.02 * plan.needed(*found), found[0], plan.trials)
@@ -90,14 +95,20 @@ def estimate(run: Run, seconds: float = 3.0) -> Estimate:
                     break
                 count = max(2 * count, int(count * seconds / len(kinds) / max(spent, 1e-3)))
             left += spent * len(members) / len(tiles)
-    known = sum(int(plan.trials_in(tiles).sum()) for tiles in (*run.past, run.tiles))
-    open_ = int(plan.trials_in(missing).sum())
+    known, open_ = run.rounds.trials, run.rounds.missing_trials
     done, trials = known - open_, max(trials, known)
     left *= (trials - done) / max(open_, 1)
     kept = result_bytes(plan) / plan.trials_in(plan.first()).sum() * trials
-    programs = sum(p.memory(engine.workers[0]) for p in engine.programs.values())
+    threads = len(programs.devices)
     values = plan.outer.size * len(plan.outputs) * math.prod(plan.within.shape)
     return Estimate(
-        plan.outer.size, trials, done, len(engine.programs), engine.compile_s, left, kept + programs * len(engine.workers),
-        kept + _DATASET * values + _DESCRIBED, len(engine.workers),
-    )  # fmt: skip
+        cells=plan.outer.size,
+        trials=trials,
+        done=done,
+        programs=len(programs),
+        compile_s=programs.compile_s,
+        seconds=left,
+        memory=kept + programs.working_memory * threads,
+        stored=kept + _DATASET * values + _DESCRIBED,
+        workers=threads,
+    )

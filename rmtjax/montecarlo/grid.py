@@ -28,12 +28,12 @@ class Axis:
 
     @property
     def dim(self) -> str:
-        """The dimension's name: its first parameter."""
+        """The name of the dimension, which is that of its first parameter."""
         return next(iter(self.values))
 
     @property
     def length(self) -> int:
-        """How many points it has."""
+        """The number of points."""
         return next(iter(self.values.values())).size
 
 
@@ -45,31 +45,31 @@ class Grid:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All parameters."""
+        """The names of all parameters."""
         return tuple(name for axis in self.axes for name in axis.values)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes that are dimensions."""
+        """The lengths of the axes that are dimensions."""
         return tuple(axis.length for axis in self.axes if not axis.fixed)
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """Names of the axes that are dimensions."""
+        """The names of the axes that are dimensions."""
         return tuple(axis.dim for axis in self.axes if not axis.fixed)
 
     @property
     def size(self) -> int:
-        """How many cells."""
+        """The number of cells."""
         return math.prod(self.shape)
 
     def cells(self) -> dict[str, np.ndarray]:
-        """For each parameter its value in every cell, shape (size,)."""
+        """Return the value of each parameter in every cell, shape (size,)."""
         index = np.indices([axis.length for axis in self.axes]).reshape(len(self.axes), -1)
         return {name: v[i] for axis, i in zip(self.axes, index, strict=True) for name, v in axis.values.items()}
 
     def override(self, **values: Values) -> Grid:
-        """The grid with other values for some parameters.
+        """Return the grid with other values for some parameters.
 
         Where a parameter moved together with others, those stay at their first value: there is nothing to move with.
         """
@@ -83,7 +83,7 @@ class Grid:
         return Grid((*kept, *grid(**values).axes))
 
     def split(self, names: Sequence[str]) -> tuple[Grid, Grid]:
-        """The grid without and the grid with the axes of the given parameters."""
+        """Return the grid without the axes of the given parameters, and the grid of these axes."""
         inside = [axis for axis in self.axes if set(axis.values) & set(names)]
         mixed = [axis for axis in inside if not set(axis.values) <= set(names)]
         if mixed:
@@ -106,7 +106,7 @@ def _array(name: str, values: Any) -> np.ndarray:
 
 
 def zipped(**values: Sequence[float]) -> Axis:
-    """One axis along which several parameters move together, such as p, n and N at fixed aspect ratios."""
+    """Return one axis along which several parameters move together, such as p, n and N at fixed aspect ratios."""
     arrays = {name: _array(name, v) for name, v in values.items()}
     lengths = {name: a.size for name, a in arrays.items()}
     if len(set(lengths.values())) != 1:
@@ -115,7 +115,7 @@ def zipped(**values: Sequence[float]) -> Axis:
 
 
 def grid(*together: Axis, **axes: Values) -> Grid:
-    """The product of axes.
+    """Return the product of axes.
 
     Args:
         together: axes of several parameters, from `zipped`.
@@ -131,7 +131,7 @@ def grid(*together: Axis, **axes: Values) -> Grid:
 
 
 def _range(start: str, stop: str, count: int) -> np.ndarray:
-    """Equidistant values between two decimal numbers, each computed exactly and rounded once."""
+    """Return equidistant values between two decimal numbers, each computed exactly and rounded once."""
     for end in (start, stop):
         if not math.isfinite(float(end)):
             raise ValueError(end)
@@ -142,7 +142,7 @@ def _range(start: str, stop: str, count: int) -> np.ndarray:
 
 
 def parse_values(name: str, text: str) -> float | np.ndarray:
-    """Values from the command line: a number, ``a,b,c`` or ``start:stop:count`` (both ends included).
+    """Return the values of a text: a number, ``a,b,c`` or ``start:stop:count`` (both ends included).
 
     A value of a range is the float nearest to the exact decimal value, so that 0:1:11 holds 0.3 and not 0.30000000000000004.
 

@@ -1,18 +1,25 @@
-"""Results of several seeds as one."""
+"""Merge results of several seeds into one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from rmtjax._errors import InputError, shown
-from rmtjax.montecarlo.result import same_law, z_score
+from rmtjax.montecarlo.result import result_variables, same_law
+from rmtjax.montecarlo.statistics import STATISTICS, Statistic
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["merge_results"]
 
 _SAME = ("claim", "equation", "source", "method")
+_OUTPUTS, _REST = ("output", "other"), ("bin", "trial")
+"""Names of the axes before and after those of the grid."""
+
 _SINGLE = ("seed", "wall_s", "compile_s", "trials_per_cell", "finished", "unfinished")
 
 
@@ -21,10 +28,10 @@ def _seeds(result: xr.Dataset) -> list[int]:
 
 
 def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
-    """One result of the trials of several, which must be of the same claim, sampler and grid, and of different seeds.
+    """Return one result of the trials of several, which must be of the same claim, sampler and grid, and of different seeds.
 
-    Means and sums of squares are added as Chan, Golub & LeVeque (1979) do, so that the result is that of all trials together;
-    a cell may have any number of trials in each. Samples are put one after another.
+    Each result becomes the state of its statistics again, and states are merged as those of blocks are, so that the result is
+    that of all trials together; a cell may have any number of trials in each. Samples are put one after another.
 
     Args:
         results: from `run` or `open_result`, at least two; those that are not finished count with what they have.
@@ -35,6 +42,8 @@ def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
     Raises:
         InputError: for results that do not belong together.
     """
+    import xarray as xr
+
     if len(results) < 2:
         raise InputError(f"results has {len(results)} entries: give at least two")
     first, *others = results
@@ -57,11 +66,21 @@ def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
     for seed in seeds:
         if seeds.count(seed) > 1:
             raise InputError(f"seed = {seed} is in two results: their trials are the same draws and count once")
-    merged = first
+    kinds = [statistic for kind in STATISTICS.values() if (statistic := kind.of_result(first)) is not None]
+    state = _state(first, kinds)
     for other in others:
-        merged = _two(merged, other)
-    excess = (merged["mean"] - merged["law"]).values
-    merged["z"] = merged["z"].copy(data=z_score(excess, merged["se"].values, merged["law"].values))
+        state = {name: v for s in kinds if s.is_reduced for name, v in s.merge(state, _state(other, kinds)).items()}
+    is_drawn = (state["count"] > 0)[:, None, None]
+    state |= {name: np.where(is_drawn, state[name], np.nan) for name in ("mean", "min", "max")}
+    variables = result_variables(kinds, state, _by_cell(first["law"]))
+    merged = first.copy()
+    for name, variable in variables.items():
+        merged[name] = first[name].copy(data=_like_result(variable.values, first[name]))
+    if "samples" in first:
+        merged = merged.drop_dims("trial")
+        merged["samples"] = xr.concat([result["samples"] for result in results], "trial").assign_attrs(
+            first["samples"].attrs
+        )
     attrs = {k: v for k, v in first.attrs.items() if k not in _SINGLE and all(r.attrs.get(k) == v for r in results)}
     summed = {
         k: sum(r.attrs[k] for r in results) for k in ("wall_s", "compile_s") if all(k in r.attrs for r in results)
@@ -71,33 +90,24 @@ def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
     return merged
 
 
-def _two(a: xr.Dataset, b: xr.Dataset) -> xr.Dataset:
-    """The statistics of both; z is left as it is."""
-    na, nb = a["trials"], b["trials"]
-    total = na + nb
-    here, there = na > 0, nb > 0
-    share = xr.where(total > 0, nb / total.where(total > 0), 0.0)
-    step = xr.where(here & there, b["mean"] - a["mean"], 0.0)
+def _by_cell(values: xr.DataArray) -> np.ndarray:
+    """Return a variable with all cells of the grid first and one point a cell: (cells, outputs…, 1, rest…)."""
+    lead = [dim for dim in values.dims if dim in _OUTPUTS]
+    rest = [dim for dim in values.dims if dim in _REST]
+    grid = [dim for dim in values.dims if dim not in (*lead, *rest)]
+    array = values.transpose(*grid, *lead, *rest).values
+    shape = array.shape[len(grid) :]
+    return array.reshape((-1, *shape[: len(lead)], *(1,) * bool(lead), *shape[len(lead) :]))
 
-    def chosen(both, name):  # a cell without a trial is NaN
-        return xr.where(here & there, both, xr.where(here, a[name], b[name]))
 
-    def squares(result, count, name):  # of a single trial nothing is known of the variance, and nothing deviates
-        return xr.where(count > 1, result[name] * (count - 1), 0.0)
+def _like_result(values: np.ndarray, template: xr.DataArray) -> np.ndarray:
+    """Return the inverse of `_by_cell`, with the axes of a variable of the result."""
+    outputs = sum(dim in _OUTPUTS for dim in template.dims)
+    return np.moveaxis(values, 0, outputs).reshape(template.shape)
 
-    found = {"mean": chosen(a["mean"] + step * share, "mean"), "trials": total, "law": a["law"], "z": a["z"]}
-    m2 = squares(a, na, "variance") + squares(b, nb, "variance") + step**2 * (na * share)
-    found["variance"] = m2 / (total - 1).where(total > 1)
-    found["se"] = np.sqrt(found["variance"] / total)
-    found["min"], found["max"] = np.fmin(a["min"], b["min"]), np.fmax(a["max"], b["max"])
-    if "covariance" in a:
-        outer = step * step.rename(output="other")
-        both = squares(a, na, "covariance") + squares(b, nb, "covariance") + outer * (na * share)
-        found["covariance"] = both / (total - 1).where(total > 1)
-    if "histogram" in a:
-        found["histogram"] = a["histogram"] + b["histogram"]
-    if "samples" in a:
-        found["samples"] = xr.concat([a["samples"], b["samples"]], "trial")
-    for name, v in found.items():
-        found[name] = v.transpose(*a[name].dims).assign_attrs(a[name].attrs)
-    return xr.Dataset(found, {name: c for name, c in a.coords.items()})
+
+def _state(result: xr.Dataset, statistics: Sequence[Statistic]) -> dict[str, np.ndarray]:
+    """Return the state of which the statistics of a result were made."""
+    values = {str(name): _by_cell(v) for name, v in result.data_vars.items() if "trial" not in v.dims}
+    count = values.pop("trials").astype(np.float64)
+    return {name: v for s in statistics for name, v in s.from_result(values, count).items()}

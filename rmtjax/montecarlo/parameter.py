@@ -1,4 +1,4 @@
-"""What a claim's parameter may be."""
+"""Parameters of claims: the values that each may have."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Parameter:
         return f"a {kind} in {left}{self.low:g}, {self.high:g}{right}"
 
     def check(self, name: str, values: Any) -> np.ndarray:
-        """`values` as a float64 array of one or no dimension.
+        """Return `values` as a float64 array of one or no dimension.
 
         Raises:
             InputError: naming the parameter and the first value that is not admissible.
@@ -71,27 +71,27 @@ class Parameter:
 
 
 def real(meaning: str = "") -> Parameter:
-    """Any finite number."""
+    """Return a parameter that may be any finite number."""
     return Parameter(meaning=meaning)
 
 
 def positive(meaning: str = "") -> Parameter:
-    """A finite number > 0."""
+    """Return a parameter that may be any finite number > 0."""
     return Parameter(low=0.0, open_low=True, meaning=meaning)
 
 
 def nonnegative(meaning: str = "") -> Parameter:
-    """A finite number ≥ 0."""
+    """Return a parameter that may be any finite number ≥ 0."""
     return Parameter(low=0.0, meaning=meaning)
 
 
 def between(
     low: float, high: float, meaning: str = "", *, open_low: bool = False, open_high: bool = False
 ) -> Parameter:
-    """A number between two others."""
+    """Return a parameter that may be any number between two others."""
     return Parameter(low=low, high=high, open_low=open_low, open_high=open_high, meaning=meaning)
 
 
 def size(meaning: str = "", *, at_least: int = 1) -> Parameter:
-    """A whole number ≥ `at_least`, up to 2⁵³."""
+    """Return a parameter that may be any whole number from `at_least` to 2⁵³."""
     return Parameter(low=float(at_least), whole=True, meaning=meaning)

@@ -1,4 +1,4 @@
-"""Where a result comes from."""
+"""Provenance: how a result was made."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["provenance"]
 
 def provenance(
     seed: int,
-    method: str,
+    sampler: str,
     options: Mapping[str, str],
     trials: int,
     workers: Sequence[jax.Device],
     wall_s: float,
     compile_s: float,
 ) -> dict[str, Any]:
-    """How a run was made, as plain values for a dataset's attributes."""
+    """Return how a run was made, as plain values for a dataset's attributes."""
     return {
         "seed": seed,
-        "method": method,
+        "method": sampler,
         **{f"option_{name}": value for name, value in options.items()},
         "trials_per_cell": trials,
         "device": hardware(workers),

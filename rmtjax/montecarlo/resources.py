@@ -1,4 +1,4 @@
-"""What there is, memory and workers, and what a trial needs of it."""
+"""Memory and devices: what there is, and what a trial needs of it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _chosen(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
 
 
 def available_memory(devices: Sequence[jax.Device] | None = None) -> float:
-    """Free bytes on the devices together: the host's where they are processor cores."""
+    """Return the free bytes of all devices together; those of the host where they are processor cores."""
     devices = _chosen(devices)
     if devices[0].platform == "cpu":
         return _host_memory()
@@ -71,7 +71,7 @@ def available_memory(devices: Sequence[jax.Device] | None = None) -> float:
 
 
 class Needs(NamedTuple):
-    """What tracing tells of a function.
+    """What tracing tells about a function.
 
     Attributes:
         bytes: of the largest array that it makes on the way: a lower bound of the memory it needs.
@@ -86,7 +86,7 @@ class Needs(NamedTuple):
 
     @property
     def at_once(self) -> float:
-        """How many of it may be one batch on processors, at least 1."""
+        """The largest batch of such functions on processors, at least 1."""
         return max(1.0, _ONE_THREAD / self.products) if self.products else math.inf
 
     def __or__(self, other: Needs) -> Needs:
@@ -117,13 +117,15 @@ def _needs(jaxpr) -> Needs:
 
 
 def needs(function: Callable, *args) -> Needs:
-    """Trace a function and say what it needs, without compiling it."""
+    """Trace a function and return what it needs, without compiling it."""
     return _needs(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def workers(devices: Sequence[jax.Device] | None, tiles: int) -> list[jax.Device]:
-    """Devices, one entry for each thread that feeds it: each of those given, or all, with a thread for each processor core,
-    since a program mostly uses one.
+    """Return the devices to use, an entry for each thread that calls programs on it.
+
+    Those given have one thread each. By default all devices are used, and processors have a thread for each core, since a
+    program mostly uses one core.
     """
     found = _chosen(devices)
     if devices is None and found[0].platform == "cpu":

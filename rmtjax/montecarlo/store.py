@@ -24,12 +24,9 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
-import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from rmtjax._errors import InputError, shown
 from rmtjax._files import LOCK, lock_folder, settle, sync
@@ -38,6 +35,10 @@ from rmtjax.montecarlo.plan import Plan
 from rmtjax.montecarlo.result import assemble, rows_of, same_law
 from rmtjax.montecarlo.statistics import Moments, merge_tiles
 
+if TYPE_CHECKING:
+    import xarray as xr
+    import zarr
+
 __all__ = ["Store", "intact", "joined", "open_result", "state", "write_result"]
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ _LOGGER = logging.getLogger(__name__)
 _FORMAT = "rmtjax run 3"
 _MOMENTS = ("mean", "m2", "min", "max")
 _MOST = 1 << 40
-"""Tiles that there is room for where only the draws tell their number."""
+"""Capacity of a store, in tiles, where the number of tiles depends on the draws."""
 
 
 class Store:
@@ -62,7 +63,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike, plan: Plan, made: Mapping[str, Any], law: Mapping[str, np.ndarray]) -> Store:
-        """Open the store of this very run, or make it where there is nothing.
+        """Open the store of this very run, or make it where nothing exists.
 
         Args:
             path: a folder.
@@ -74,9 +75,12 @@ class Store:
             InputError: where something else is there, which is left as it was; where another process is writing; where nothing
                 can be written.
         """
+        import zarr
+        from zarr.codecs import ZstdCodec
+
         path = _path("store", path)
         new, empty = _is_free(path), path.is_dir()
-        wanted = {"format": _FORMAT, "claim": plan.about["claim"], **made, **plan.as_dict()}
+        wanted = {"format": _FORMAT, "claim": plan.about["claim"], **made, **plan.to_dict()}
         if new:
             with _writing(f"store {path}"), _appearing(path) as unfinished:
                 root = zarr.create_group(unfinished, zarr_format=3)
@@ -119,12 +123,12 @@ class Store:
         except BaseException:
             release()
             raise
-        store._release = weakref.finalize(store, release)  # at the latest when nobody knows the store any more
+        store._release = weakref.finalize(store, release)  # released at the latest when the store is garbage-collected
         store._new, store._folder_was_there = new, empty
         return store
 
     def discard(self) -> None:
-        """Let go, and remove a store that this process made and that holds no chunk: a mended run can take its place."""
+        """Close the store; remove it if this process made it and it holds no chunk, so that another run can take its place."""
         unused = self._new and not self._done
         if unused:
             for entry in self.path.iterdir():
@@ -137,12 +141,12 @@ class Store:
                 self.path.rmdir()
 
     def close(self) -> None:
-        """Let another process write."""
+        """Release the lock, so that another process may write."""
         if self._release is not None:
             self._release()
 
     def _stored(self) -> tuple[set[int], set[int]]:
-        """Which chunks are complete, and which were and have lost a file since: `count` is written last."""
+        """Return the chunks that are complete, and those that have lost a file since they were; `count` is written last."""
         kept = {name for statistic in self.plan.statistics for name in statistic.names} - set(_MOMENTS)
         stored = {name: set() for name in sorted(kept | {"moments", "count"})}
         for name in stored:
@@ -164,11 +168,11 @@ class Store:
 
     @property
     def finished(self) -> bool:
-        """Whether a run has come to its end here."""
+        """Whether the run is finished."""
         return "provenance" in self._root and bool(dict(self._root["provenance"].attrs))
 
     def forget_damaged(self, chunks: Iterable[int]) -> set[int]:
-        """Take those of some chunks that cannot be read for missing, and say so; they are to be drawn again.
+        """Mark the damaged ones of some chunks as missing, with a warning, so that they are drawn again.
 
         Returns:
             Which they are; one that was drawn again already is not among them, or a bad disk would keep a run for ever.
@@ -187,17 +191,20 @@ class Store:
         return damaged
 
     def say_if_lost(self, missing: Iterable[int]) -> None:
-        """Say that chunks are missing, if the run was finished and it is not known yet."""
+        """Warn that chunks are missing, if the run was finished and no warning has said so yet."""
         lost = set(missing) - self._redrawn - self._lost
         if lost and self.finished:
             self._say_redrawn(lost, "a file is missing")
 
     def has(self, chunk: int) -> bool:
-        """Whether a chunk is stored."""
+        """Return whether a chunk is stored."""
         return chunk in self._done
 
     def write(self, chunk: int, values: Mapping[str, np.ndarray]) -> None:
-        """Store a chunk, arrays (tiles of a chunk, …): all of it, `count` last."""
+        """Write a chunk, arrays (tiles of a chunk, …), `count` last."""
+        import zarr
+        from zarr.codecs import Crc32cCodec, ZstdCodec
+
         size = self.plan.chunk
         most = _MOST if self.plan.until else self.plan.groups * self.plan.blocks
         values = {
@@ -225,7 +232,7 @@ class Store:
         self._done.add(chunk)
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """The statistics of tiles start … stop − 1, zero where they are not stored.
+        """Return the statistics of tiles start … stop − 1, zero where they are not stored.
 
         Raises:
             InputError: if a chunk is damaged.
@@ -236,7 +243,7 @@ class Store:
         return {**{name: moments[:, i] for i, name in enumerate(_MOMENTS)}, **found}
 
     def so_far(self) -> xr.Dataset:
-        """The dataset of the chunks that are there."""
+        """Return the dataset of the chunks that are stored."""
         size, tiles = self.plan.chunk, self.plan.first()
         chosen, parts, start = [], [], 0
         while len(tiles):
@@ -259,7 +266,7 @@ class Store:
         return assemble(self.plan, law, np.concatenate(chosen), joined(parts))
 
     def finish(self, result: xr.Dataset, made: Mapping[str, Any]) -> None:
-        """Add the finished dataset, and how the session went that finished it.
+        """Add the finished dataset, and the provenance of the session that finished it.
 
         In a store that is finished already they stay what they are, or what they were if the dataset is damaged.
         """
@@ -279,14 +286,14 @@ class Store:
 
 
 def _tell(path: Path, root: zarr.Group, sessions: Sequence[Mapping[str, Any]]) -> None:
-    """Write down the sessions and what the result's files are, last of all."""
+    """Write the provenance of all sessions and the digest of the result's files, last of all."""
     told = _signed({"sessions": list(sessions), "result": _folder_digest(path / "result")})
     root.require_group("provenance").attrs.put(told)
     settle(path / "provenance")
 
 
 def _sessions(path: Path, root: zarr.Group) -> tuple[list[dict[str, Any]], str] | None:
-    """The sessions of a run that is finished, and its result's digest; None if it is not finished."""
+    """Return the provenance of the sessions of a finished run and its result's digest; None if it is not finished."""
     told = dict(root["provenance"].attrs) if "provenance" in root else {}
     if not told:
         return None
@@ -301,31 +308,40 @@ def _compare(path: Path, name: str, digest: str, cure: str = "") -> None:
 
 
 def _path(name: str, path: Any) -> Path:
-    """A folder's path, which an empty text is not."""
+    """Return the path of a folder.
+
+    Raises:
+        InputError: for an empty text, or anything that is no path.
+    """
     if not isinstance(path, (str, os.PathLike)) or str(path) in ("", ".") or "\0" in str(path):
         raise InputError(f"{name} = {shown(path)}: must be the path of a folder")
     return Path(path)
 
 
 def _difference(key: str, stored: Any, given: Any) -> tuple[str, Any, Any]:
-    """What differs between an entry of two runs' descriptions: of grids that differ in values alone, the first such value."""
-    if key == "grid" and stored is not None and [list(axis) for axis in stored] == [list(axis) for axis in given]:
+    """Return what differs in an entry of two specifications, and both values; of two grids, the first value that differs."""
+    if (
+        key == "grid"
+        and stored is not None
+        and [list(a["values"]) for a in stored] == [list(a["values"]) for a in given]
+    ):
         for axis, other in zip(stored, given, strict=True):
-            for name in axis:
-                if name and len(axis[name]) == len(other[name]) and axis[name] != other[name]:
-                    i = next(i for i, (x, y) in enumerate(zip(axis[name], other[name], strict=True)) if x != y)
-                    return f"{name}[{i}]", axis[name][i], other[name][i]
+            for name, values in axis["values"].items():
+                other_values = other["values"][name]
+                if len(values) == len(other_values) and values != other_values:
+                    i = next(i for i, (x, y) in enumerate(zip(values, other_values, strict=True)) if x != y)
+                    return f"{name}[{i}]", values[i], other_values[i]
     return key, stored, given
 
 
 def _is_free(path: Path) -> bool:
-    """Whether there is nothing, or an empty folder."""
+    """Return whether a path does not exist, or is an empty folder."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 @contextlib.contextmanager
 def _writing(what: str) -> Iterator[None]:
-    """Say which argument it was that cannot be written."""
+    """Translate errors of the file system into an InputError that names the argument."""
     try:
         yield
     except OSError as error:
@@ -334,7 +350,7 @@ def _writing(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def intact(path: Path, cure: str = "remove it and run again") -> Iterator[None]:
-    """What a file that is not as it was written makes of its reader is the store's fault."""
+    """Translate reader errors that corrupted files cause into InputError."""
     try:
         yield
     except (InputError, MemoryError):
@@ -350,7 +366,7 @@ def intact(path: Path, cure: str = "remove it and run again") -> Iterator[None]:
 
 @contextlib.contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
-    """A folder to fill. It takes its name when it is complete, so that no kill leaves half of one."""
+    """Yield a folder to fill; it takes its name when it is complete, so that no kill leaves half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         unfinished = Path(folder) / path.name
@@ -361,7 +377,7 @@ def _appearing(path: Path) -> Iterator[Path]:
 
 
 def _folder_digest(folder: Path) -> str:
-    """Of the files in a folder and their names: Zarr gives zeros or NaN for a chunk whose file is lost, and says nothing."""
+    """Return a digest of the files in a folder and their names; Zarr reads zeros or NaN for a lost file, without a word."""
     found = hashlib.blake2b(digest_size=16)
     for file in sorted(folder.rglob("*")):
         if file.is_file() and not file.name.startswith("."):
@@ -372,13 +388,13 @@ def _folder_digest(folder: Path) -> str:
 
 
 def _layout_digest(content: bytes) -> str:
-    """Of an array's zarr.json without its attributes: what makes numbers of its bytes."""
+    """Return a digest of an array's zarr.json without its attributes, which says how bytes become numbers."""
     about = {key: value for key, value in json.loads(content).items() if key != "attributes"}
     return _signed(about)["digest"]
 
 
 def _signed(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """What a store says of itself, and a digest by which it is known to be what was said."""
+    """Return a description with a digest of it, which tells later whether it is still what was written."""
     text = json.dumps(attributes, sort_keys=True)
     return {**attributes, "digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
 
@@ -388,12 +404,12 @@ def _is_signed(attributes: Mapping[str, Any]) -> bool:
 
 
 def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Statistics of several lists of tiles as those of one."""
+    """Return the statistics of several lists of tiles as those of one list."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def state(plan: Plan, tiles: np.ndarray, parts: Sequence[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, ...]:
-    """What a plan decides its next round by: blocks, trials and sums of squares of each cell."""
+    """Return what a plan decides its next round by: blocks, trials and sums of squares of each cell."""
     cell, _, rows = rows_of(plan, tiles, joined([{n: p[n] for n in ("count", *_MOMENTS)} for p in parts]))
     merged = merge_tiles((Moments(),), rows, cell)
     return np.bincount(cell, minlength=plan.outer.size), merged["count"], merged["m2"]
@@ -405,11 +421,13 @@ def _write_dataset(result: xr.Dataset, path: Path) -> None:
 
 
 def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
-    """Keep a result that is of no single run, such as several merged, where `open_result` finds it.
+    """Write a result that is of no single run, such as several merged, so that `open_result` reads it.
 
     Raises:
         InputError: if there is something already, or the place cannot be written.
     """
+    import zarr
+
     path = _path("out", path)
     if not _is_free(path):
         raise InputError(f"out = {path}: exists already; give a folder that does not")
@@ -421,6 +439,8 @@ def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
 
 
 def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
+    import zarr
+
     refusal = f"store {path} is not a run of rmtjax"
     if not path.is_dir():
         raise InputError(f"{refusal}: it is a file; give a folder that does not exist yet or that holds a run")
@@ -435,11 +455,16 @@ def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         raise InputError(f"{refusal}: its format is {shown(found.get('format'))}, here it is {_FORMAT!r}")
     if not _is_signed(found):
         raise InputError(f"store {path} is damaged: its zarr.json is not what was written")
+    # Stores of before 0.1.0 have each axis as values by name, and by an empty name whether it is fixed.
+    for i, axis in enumerate(found.get("grid", ())):
+        if "" in axis:
+            values = {name: v for name, v in axis.items() if name}
+            found["grid"][i] = {"values": values, "fixed": axis[""]}
     return root, found
 
 
 def open_result(path: str | os.PathLike) -> xr.Dataset:
-    """The dataset of a store, or of several that were merged, with the provenance of the session that finished it.
+    """Return the dataset of a store, or of several that were merged, with the provenance of the session that finished it.
 
     A run that is not finished, which may be writing just now, gives what it has: cells without a trial are NaN, and the
     attribute ``unfinished`` is 1.
@@ -447,6 +472,8 @@ def open_result(path: str | os.PathLike) -> xr.Dataset:
     Raises:
         InputError: if the folder is not a store of ours, is damaged or holds no chunk yet.
     """
+    import xarray as xr
+
     path = _path("store", path)
     if not path.exists():
         raise InputError(f"store {path} does not exist")

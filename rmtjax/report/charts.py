@@ -13,8 +13,9 @@ import xarray as xr
 from scipy import stats
 
 from rmtjax.montecarlo.claim import Claim
+from rmtjax.montecarlo.hypothesis_tests import beyond
 from rmtjax.montecarlo.result import z_score
-from rmtjax.montecarlo.verdict import allowance, beyond
+from rmtjax.montecarlo.verify import allowance
 from rmtjax.report.format import number
 from rmtjax.report.labels import evenly_spread, is_logarithmic, output_name, plain_symbol
 from rmtjax.report.svg import SHAPES, Axes, Chart, Scale, width_of

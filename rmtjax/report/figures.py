@@ -22,8 +22,9 @@ from rmtjax._errors import InputError, unknown
 from rmtjax._text import visible
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.grid import grid, zipped
+from rmtjax.montecarlo.hypothesis_tests import beyond
 from rmtjax.montecarlo.result import z_score
-from rmtjax.montecarlo.verdict import allowance, beyond
+from rmtjax.montecarlo.verify import allowance
 from rmtjax.report.format import number
 from rmtjax.report.labels import evenly_spread, greek, is_logarithmic, literal, symbol, with_subscripts
 

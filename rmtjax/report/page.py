@@ -22,7 +22,7 @@ import xarray as xr
 from rmtjax._files import write_text
 from rmtjax._text import visible
 from rmtjax.montecarlo import Claim, Finding, Verdict
-from rmtjax.montecarlo.verdict import claim_of
+from rmtjax.montecarlo.verify import claim_of
 from rmtjax.report.charts import (
     Slope,
     Table,
@@ -187,14 +187,14 @@ def _status(f: Finding) -> tuple[str, str]:
         "an error, refuted": "error, refuted",
         "NOT REFUTED": "error, not refuted",
     }
-    return words[verdict_word(f)], "good" if f.as_it_should else "bad"
+    return words[verdict_word(f)], "good" if f.as_expected else "bad"
 
 
 def _finding(f: Finding, target: str, finished: bool) -> dict[str, Any]:
     words, kind = _status(f)
     words += " so far" * (kind == "good" and not finished)
     return {
-        "claim": f.claim, "target": target, "output": output_name(f.output), "compared": f"{f.method} / {f.against}",
+        "claim": f.claim, "target": target, "output": output_name(f.output), "compared": f"{f.sampler} / {f.against}",
         "cells": f"{f.tests:,}", "trials": f"{f.trials:,}", "z": signed(f.z) if f.tests else "–",
         "p": chance(f.p) if f.tests else "–", "status": words, "kind": kind,
         "cell": _cell(f.cell), "mean": with_error(f.mean, f.se), "expected": number(f.expected, 7),
@@ -405,7 +405,7 @@ def _printed(sections: dict[str, tuple[_Section, Table]], verdict: Verdict) -> l
             "wrong": wrong, "right": right, "output": output_name(f.output), "cell": _cell(f.cell),
             "printed": number(f.expected, 6), "printed_drawn": with_error(f.mean, f.se), "z": signed(f.z),
             "held": number(float(law), 6), "held_drawn": with_error(float(mean), float(se)),
-            "refuted": f.as_it_should, "holds": right.good,
+            "refuted": f.as_expected, "holds": right.good,
         })  # fmt: skip
     return rows
 
@@ -462,9 +462,9 @@ def page(verdict: Verdict, claims: Iterable[Claim] = (), *, title: str = "Laws a
     made: dict[str, tuple[_Section, Table]] = {}
     for label in dict.fromkeys(f.claim for f in verdict.findings):
         findings = [f for f in verdict.findings if f.claim == label]
-        method = next(f.method for f in findings if f.against == "law")
+        method = next(f.sampler for f in findings if f.against == "law")
         result = verdict.results[label, method]
-        others = {f.method: verdict.results[label, f.method] for f in findings if f.against != "law"}
+        others = {f.sampler: verdict.results[label, f.sampler] for f in findings if f.against != "law"}
         claim = claim_of(result, known)
         made[label] = maker.section(
             label, findings, result, others, verdict.references.get(label), claim, claim is None
@@ -509,7 +509,7 @@ def _tests_csv(verdict: Verdict) -> str:
     )
     for f in verdict.findings:
         writer.writerow([
-            *map(_text, (f.claim, f.output, f.method, f.against)), f.tests, f.trials, _exact(f.z), _exact(f.p), f.holds,
+            *map(_text, (f.claim, f.output, f.sampler, f.against)), f.tests, f.trials, _exact(f.z), _exact(f.p), f.holds,
             f.erratum,
         ])  # fmt: skip
     return out.getvalue()

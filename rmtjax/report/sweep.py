@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from rich.text import Text
 
 from rmtjax._console import Table
 from rmtjax.report.format import byte_count, duration, plain_number
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from rmtjax.montecarlo import Estimate, Run
 
 __all__ = ["plan", "summary", "table"]
@@ -71,13 +72,13 @@ def summary(result: xr.Dataset, until: float | Mapping[str, float] | None = None
 
 def plan(run: Run, found: Estimate) -> str:
     """What a run would take, in three lines."""
-    device = run.engine.workers[0]
+    device = run.programs.devices[0]
     crew = f"{found.workers} cores" if device.platform == "cpu" else f"{found.workers} × {device.device_kind}"
     done = f", {found.done:,} of them stored already" if found.done else ""
     programs = f"{found.programs:,} program{'s' * (found.programs != 1)}"
     about = "about " if run.plan.until is not None else ""
     return (
-        f"{run.claim.name} ({run.method}): {found.cells:,} cells, {about}{found.trials:,} trials{done}\n"
+        f"{run.claim.name} ({run.sampler}): {found.cells:,} cells, {about}{found.trials:,} trials{done}\n"
         f"about {duration(found.seconds)} on {crew} after {found.compile_s:.1f} s to compile {programs}\n"
         f"about {byte_count(found.memory)} of memory, {byte_count(found.stored)} in a store"
     )

@@ -30,12 +30,12 @@ def table(verdict: Verdict) -> Table:
         shown.add_row(
             "" if f.claim == last else f.claim,
             f.output,
-            f"{f.method} / {f.against}",
+            f"{f.sampler} / {f.against}",
             f"{f.tests}",
             f"{f.trials:,}",
             f"{f.z:+.2f}",
             probability(f.p),
-            Text(verdict_word(f), "green" if f.as_it_should else "bold red"),
+            Text(verdict_word(f), "green" if f.as_expected else "bold red"),
         )
         last = f.claim
     return shown
@@ -44,18 +44,18 @@ def table(verdict: Verdict) -> Table:
 def summary(verdict: Verdict) -> str:
     """One sentence for each refuted finding, then one for all."""
     lines = []
-    for f in (f for f in verdict.findings if not f.as_it_should):
+    for f in (f for f in verdict.findings if not f.as_expected):
         cell = ", ".join(f"{name} = {plain_number(v)}" for name, v in f.cell.items())
         found = f"the mean of {f.output} is {f.mean:.6g} ± {f.se:.2g}"
         if f.erratum:
             lines.append(f"{f.claim} is an error and is not refuted: at {cell} {found}, it says {f.expected:.6g}")
         else:
             lines.append(
-                f"{f.claim} is refuted ({f.method} / {f.against}): at {cell} {found} where {f.expected:.6g} was expected"
+                f"{f.claim} is refuted ({f.sampler} / {f.against}): at {cell} {found} where {f.expected:.6g} was expected"
                 f" (z = {f.z:+.1f})"
             )
     claims, errata = ({f.claim for f in verdict.findings if f.erratum == kind} for kind in (False, True))
-    amiss = {f.claim for f in verdict.findings if not f.as_it_should}
+    amiss = {f.claim for f in verdict.findings if not f.as_expected}
     tests = sum(f.tests for f in verdict.findings)
     counts = [f"{len(claims - amiss)} of {len(claims)} claims hold"] if claims else []
     counts += [f"{len(errata - amiss)} of {len(errata)} known errors are refuted"] if errata else []

@@ -24,8 +24,8 @@ def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> lis
     header = ["claim", "output", "compared", "cells", "trials", "worst z", "p (Holm)", "verdict"]
     rows = [
         [
-            f.claim, f.output, f"{f.method} / {f.against}", str(f.tests), f"{f.trials:,}", f"{f.z:+.2f}", probability(f.p),
-            verdict_word(f) if f.as_it_should else f"**{verdict_word(f)}**",
+            f.claim, f.output, f"{f.sampler} / {f.against}", str(f.tests), f"{f.trials:,}", f"{f.z:+.2f}", probability(f.p),
+            verdict_word(f) if f.as_expected else f"**{verdict_word(f)}**",
         ]
         for f in verdict.findings
     ]  # fmt: skip

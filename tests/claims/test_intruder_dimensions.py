@@ -78,7 +78,9 @@ def test_errata_are_refuted_and_their_corrections_hold(pair):
 def test_the_samplers_agree_where_the_transition_is():
     """Dense and compressed on both sides of the threshold, at level 1e-3."""
     cells = grid(N=[30], theta=[0.5, 1.0, 2.0])
-    assert verify([dataclasses.replace(claims.bbp_wigner, grid=cells, compare=cells)], trials=1_000, level=1e-3).holds
+    assert verify(
+        [dataclasses.replace(claims.bbp_wigner, grid=cells, comparison_grid=cells)], trials=1_000, level=1e-3
+    ).holds
 
 
 def test_rows_that_are_no_whole_number_are_refused():

@@ -91,5 +91,5 @@ def test_rows_left_out_do_not_matter(x, y):
 def test_a_share_of_none_is_zero_however_it_is_compiled():
     """1 − count/p is −5.6e-17 for count = p = 10 once a compiler multiplies by the reciprocal and adds in one step."""
     marchenko_pastur = next(claim for claim in SPECTRA if claim.name == "marchenko-pastur")
-    result = run(marchenko_pastur, marchenko_pastur.compare, trials=64)
+    result = run(marchenko_pastur, marchenko_pastur.comparison_grid, trials=64)
     assert result["mean"].sel(x=0, c=[0.5, 1.0]).values.tolist() == [[[0.0, 0.0]]]

@@ -59,7 +59,7 @@ def test_grids(n, shift, together):
 
 ASKED = {
     "trials": JUNK.filter(lambda v: not (isinstance(v, (int, float)) and v == v and v > 10**7)),
-    "until_se": JUNK, "seed": JUNK, "method": JUNK, "options": JUNK, "histogram": JUNK, "memory": JUNK, "cells": JUNK,
+    "until_se": JUNK, "seed": JUNK, "sampler": JUNK, "options": JUNK, "histogram": JUNK, "memory": JUNK, "grid": JUNK,
     "devices": JUNK, "store": st.one_of(st.integers(), st.lists(st.integers(), max_size=2), st.just("")),
 }  # fmt: skip
 
@@ -201,7 +201,7 @@ def test_transfers(data):
 
 
 OPTIONS = [
-    "--set", "--trials", "--until-se", "--method", "--entries", "--option", "--seed", "--dry-run", "--coordinator",
+    "--set", "--trials", "--until-se", "--sampler", "--entries", "--option", "--seed", "--dry-run", "--coordinator",
     "--num-processes", "--process-id", "--json",
 ]  # fmt: skip
 WORDS = st.one_of(

@@ -17,7 +17,7 @@ from rmtjax.finetune.run import _existing, _history
 from rmtjax.intruders import Pairs
 from rmtjax.models import EncoderConfig, load_encoder
 from rmtjax.models.tokenizer import Tokenizer
-from rmtjax.montecarlo import cells_of, grid, merge_results, open_result, run, write_result
+from rmtjax.montecarlo import grid, merge_results, open_result, run, to_records, write_result
 
 from ..finetune.helpers import write_base, write_task
 from ..intruders.helpers import matrix, write_adapter
@@ -84,7 +84,7 @@ def test_stores(stores, reference, data):
         warnings.simplefilter("ignore")
         found = survives(open_result, stores / which)
         if found is not None:
-            survives(cells_of, found)
+            survives(to_records, found)
     if found is not None and which == "whole":
         alike = found.equals if "unfinished" in found.attrs else found.identical  # its last file may be gone
         assert alike(reference)

@@ -1,5 +1,6 @@
 """Sweeps that die at any moment, of anything, go on to the bytes of an undisturbed run."""
 
+import importlib
 import resource
 import threading
 from dataclasses import replace
@@ -7,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rmtjax.montecarlo import engine, grid, open_result, run
-from rmtjax.montecarlo import plan as plan_module
-from rmtjax.montecarlo import program as program_module
+from rmtjax.montecarlo import Limits, grid, open_result, plan, run
+from rmtjax.montecarlo.programs import Programs
 from rmtjax.montecarlo.store import Store
 
 from ..montecarlo.helpers import BOTH, MEAN
@@ -32,23 +32,23 @@ def chunks(path):
     return sum(not f.name.endswith(".partial") for f in (path / "tiles" / "count").glob("c.*"))
 
 
-def _small_steps(path):
+def in_small_steps(path, *arguments, **settings):
+    """Run with hundreds of chunks and one tile a call."""
     keep_programs(path.parent)
-    plan_module._CHUNKS, plan_module._SHORT = 10_000, 10_000
-    program_module._CAPACITY = 1
+    limits = Limits(chunks=10_000, short=10_000, tiles_per_call=1)
+    run(*arguments, store=path, limits=limits, **settings)
 
 
 def fixed(path):
     """Hundreds of chunks, one tile a call."""
-    _small_steps(path)
-    run(MEAN, grid(n=[1, 2, 3], shift=[0.0, 1.0]), trials=40_000, histogram=[-1.0, 0.0, 1.0], store=path)
+    in_small_steps(path, MEAN, grid(n=[1, 2, 3], shift=[0.0, 1.0]), trials=40_000, histogram=[-1.0, 0.0, 1.0])
 
 
 def adaptive(path):
     """Rounds that depend on what was drawn, two tiles a chunk."""
-    _small_steps(path)
-    engine.make_plan = lambda *arguments: replace(plan_module.make_plan(*arguments), chunk=2)
-    run(MEAN, grid(n=[1, 4, 400], shift=[0.0, 1.0]), until_se=0.005, store=path)
+    module, make_plan = importlib.import_module("rmtjax.montecarlo.run"), plan.make_plan
+    module.make_plan = lambda *arguments: replace(make_plan(*arguments), chunk=2)
+    in_small_steps(path, MEAN, grid(n=[1, 4, 400], shift=[0.0, 1.0]), until_se=0.005)
 
 
 @pytest.mark.parametrize(("target", "kills"), [(fixed, KILLS), (adaptive, KILLS // 2)])
@@ -76,8 +76,7 @@ def _full(path, at=4096):
 
 def kept(path):
     """With samples, whose files are long."""
-    _small_steps(path)
-    run(MEAN, grid(n=[1, 2], shift=[0.0]), trials=8192, keep_samples=True, store=path)
+    in_small_steps(path, MEAN, grid(n=[1, 2], shift=[0.0]), trials=8192, keep_samples=True)
 
 
 def test_a_file_that_cannot_grow(tmp_path):
@@ -95,13 +94,12 @@ def test_a_file_that_cannot_grow(tmp_path):
 
 def hungry(path):
     """The last cells need thousands of times what the first do."""
-    _small_steps(path)
-    run(BOTH, grid(n=[64, 1_000_000], shift=[0.0]), trials=512, method="dense", store=path)
+    in_small_steps(path, BOTH, grid(n=[64, 1_000_000], shift=[0.0]), trials=512, sampler="dense")
 
 
 def _starved(path):
     """When the last cells begin, and a chunk is stored, there is hardly any memory left."""
-    stored, write, compute = threading.Event(), Store.write, engine._Engine.compute
+    stored, write, compute = threading.Event(), Store.write, Programs.compute
 
     def told(self, chunk, values):
         write(self, chunk, values)
@@ -114,7 +112,7 @@ def _starved(path):
             resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, resource.RLIM_INFINITY))
         return compute(self, device, static, part)
 
-    Store.write, engine._Engine.compute = told, last
+    Store.write, Programs.compute = told, last
     hungry(path)
 
 

@@ -51,7 +51,7 @@ BOTH = Claim(
     source="any textbook",
     params=MEAN.params,
     law=MEAN.law,
-    samplers=dict(direct=mean_draw, dense=Sampler(dense_draw, static=("n",), block=256, trials=2000)),
+    samplers=dict(direct=mean_draw, dense=Sampler(dense_draw, static_argnames=("n",), block=256, default_trials=2000)),
     grid=MEAN.grid,
-    compare=MEAN.grid,
+    comparison_grid=MEAN.grid,
 )

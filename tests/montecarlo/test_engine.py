@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Claim, Sampler, cells_of, grid, open_result, positive, real, run, size
-from rmtjax.montecarlo import plan as plan_module
+from rmtjax.montecarlo import Claim, Limits, Sampler, grid, open_result, positive, real, run, size, to_records
 from rmtjax.montecarlo.resources import needs
 
 from .helpers import BOTH, MEAN, TWO, mean_draw
@@ -86,18 +85,17 @@ def test_any_number_of_trials(trials):
     np.testing.assert_allclose(result["mean"].squeeze(), samples.mean("trial"), rtol=1e-12, atol=1e-14)
 
 
-def test_results_do_not_depend_on_the_cut(monkeypatch, tmp_path):
+def test_results_do_not_depend_on_the_cut(tmp_path):
     """Chunks of any size, stored or not, give the same bits."""
     reference = run(TWO, trials=9000)
     for chunks in (1, 3, 10_000):
-        monkeypatch.setattr(plan_module, "_CHUNKS", chunks)
-        again = run(TWO, trials=9000, store=tmp_path / str(chunks))
+        again = run(TWO, trials=9000, store=tmp_path / str(chunks), limits=Limits(chunks=chunks))
         assert reference.equals(again)
         assert reference.equals(open_result(tmp_path / str(chunks)))
 
 
 def test_static_parameters_are_python_numbers_and_agree():
-    dense = run(BOTH, trials=2000, method="dense")
+    dense = run(BOTH, trials=2000, sampler="dense")
     assert float(np.abs(dense["z"]).max()) < 4.5
     assert dense.attrs["method"] == "dense"
 
@@ -137,13 +135,13 @@ def test_provenance():
 
 
 def test_cells_as_plain_values():
-    rows = cells_of(run(MEAN, trials=10))
+    rows = to_records(run(MEAN, trials=10))
     assert len(rows) == 6
     assert set(rows[0]) == {"n", "shift", "trials", "mean", "se", "law", "z"}
     assert isinstance(rows[0]["n"], int)
-    rows = cells_of(run(TWO, trials=10))
+    rows = to_records(run(TWO, trials=10))
     assert set(rows[0]["outputs"]) == {"cosine", "sine"}
-    assert cells_of(run(MEAN, grid(n=1, shift=0.5), trials=10))[0]["shift"] == 0.5
+    assert to_records(run(MEAN, grid(n=1, shift=0.5), trials=10))[0]["shift"] == 0.5
 
 
 def test_double_precision_without_the_global_switch():
@@ -185,7 +183,7 @@ def _claim(**changes):
         (dict(grid=dict(n=1, m=2)), "parameter 'm' is unknown"),
         (dict(grid={}), "parameter n has no value"),
         (dict(within=("x",)), "'x' is unknown"),
-        (dict(samplers=dict(direct=Sampler(lambda key, n: n, static=("k",)))), "'k' is unknown"),
+        (dict(samplers=dict(direct=Sampler(lambda key, n: n, static_argnames=("k",)))), "'k' is unknown"),
     ],
 )
 def test_claims_that_cannot_be(changes, says):
@@ -205,18 +203,18 @@ def test_claims_that_cannot_be(changes, says):
         (dict(seed=-1), "seed = -1"),
         (dict(seed=2**32), "seed = 4294967296"),
         (dict(seed=0.5), "seed = 0.5"),
-        (dict(method="dens"), "method 'dens' is unknown; did you mean 'dense'"),
+        (dict(sampler="dens"), "sampler 'dens' is unknown; did you mean 'dense'"),
         (dict(options={"entries": "gaussian"}), "no such option"),
         (dict(histogram=[1.0]), "histogram = "),
         (dict(histogram=[2.0, 1.0]), "histogram = "),
         (dict(histogram=[0.0, np.nan]), "histogram = "),
         (dict(memory=0), "memory = 0"),
         (dict(devices=[]), "devices = \\[\\]: must be a list of devices of JAX, at least one"),
-        (dict(cells=grid(n=-1, shift=0.0)), "n = -1"),
-        (dict(cells=grid(n=np.nan, shift=0.0)), "n = nan"),
-        (dict(cells=grid(n=1, shift=np.inf)), "shift = inf"),
-        (dict(cells=grid(n=1)), "shift has no value"),
-        (dict(cells=grid(n=1, shift=0.0, shft=1.0)), "'shft' is unknown; did you mean 'shift'"),
+        (dict(grid=grid(n=-1, shift=0.0)), "n = -1"),
+        (dict(grid=grid(n=np.nan, shift=0.0)), "n = nan"),
+        (dict(grid=grid(n=1, shift=np.inf)), "shift = inf"),
+        (dict(grid=grid(n=1)), "shift has no value"),
+        (dict(grid=grid(n=1, shift=0.0, shft=1.0)), "'shft' is unknown; did you mean 'shift'"),
         (dict(keep_samples=True, trials=10**6, memory=1e6), "memory: the results"),
     ],
 )
@@ -226,14 +224,18 @@ def test_runs_that_cannot_be(how, says):
 
 
 def test_more_memory_than_there_is():
-    big = _claim(samplers=dict(direct=Sampler(lambda key, n: jnp.sum(jnp.linalg.inv(jnp.eye(n))), static=("n",))))
+    big = _claim(
+        samplers=dict(direct=Sampler(lambda key, n: jnp.sum(jnp.linalg.inv(jnp.eye(n))), static_argnames=("n",)))
+    )
     with pytest.raises(InputError, match=r"memory: 'c' at n = 1e\+06 needs 8e\+03 GB for one trial"):
         run(big, grid(n=1e6), trials=2)
 
 
 def test_little_memory_is_met_by_drawing_fewer_at_once():
     wide = _claim(
-        samplers=dict(direct=Sampler(lambda key, n: jnp.max(jnp.cumsum(jax.random.normal(key, (n,)))), static=("n",))),
+        samplers=dict(
+            direct=Sampler(lambda key, n: jnp.max(jnp.cumsum(jax.random.normal(key, (n,)))), static_argnames=("n",))
+        ),
         law=lambda n: 0 * n,
     )
     cells = grid(n=100_000)
@@ -318,10 +320,10 @@ def test_a_compiler_without_the_option_is_asked_again(monkeypatch):
     """What is only a matter of speed may be unknown to another version of XLA; any other refusal is an error."""
     from rmtjax.montecarlo import program
 
-    monkeypatch.setattr(program, "_OPTIONS", {"cpu": {"xla_cpu_no_such_option": True}})
+    monkeypatch.setattr(program.COMPILER, "options", {"cpu": {"xla_cpu_no_such_option": True}})
     lowered = jax.jit(lambda x: 2 * x).lower(1.0)
-    assert program._compiled(lowered, "cpu")(1.0) == 2
-    assert program._OPTIONS == {}
-    monkeypatch.setattr(program, "_OPTIONS", {"cpu": {"xla_cpu_enable_fast_min_max": False}})
-    assert program._compiled(lowered, "cpu")(3.0) == 6
-    assert "cpu" in program._OPTIONS
+    assert program.COMPILER.compile(lowered, "cpu")(1.0) == 2
+    assert program.COMPILER.options == {}
+    monkeypatch.setattr(program.COMPILER, "options", {"cpu": {"xla_cpu_enable_fast_min_max": False}})
+    assert program.COMPILER.compile(lowered, "cpu")(3.0) == 6
+    assert "cpu" in program.COMPILER.options

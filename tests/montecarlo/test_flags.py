@@ -47,7 +47,7 @@ def _claim():
 
 
 def _product():
-    return run(_claim(), trials=40, method="product")["mean"].values
+    return run(_claim(), trials=40, sampler="product")["mean"].values
 
 
 def test_the_bits_are_those_that_were_recorded():
@@ -71,8 +71,8 @@ def test_a_flag_changes_no_draw(name):
 def test_numbers_do_not_depend_on_memory(monkeypatch):
     """That is, on how many trials are drawn at once, which changes what the generator rbg draws."""
     with flags(HOSTILE):
-        wanted = run(BOTH, grid(n=[512], shift=[0.0]), trials=512, method="dense")["mean"]
-        assert run(BOTH, grid(n=[512], shift=[0.0]), trials=512, method="dense", memory=2e5)["mean"].equals(wanted)
+        wanted = run(BOTH, grid(n=[512], shift=[0.0]), trials=512, sampler="dense")["mean"]
+        assert run(BOTH, grid(n=[512], shift=[0.0]), trials=512, sampler="dense", memory=2e5)["mean"].equals(wanted)
 
 
 def test_a_run_goes_on_under_other_flags(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Run, estimate, grid, merge_results, open_result, run, write_result
+from rmtjax.montecarlo import Limits, Run, estimate, grid, merge_results, open_result, run, write_result
 from rmtjax.montecarlo.store import Store
 
 from .helpers import BOTH, MEAN, TWO
@@ -55,10 +55,9 @@ def test_unfinished_ones_count_with_what_they_have(tmp_path, monkeypatch):
         left[0] -= 1
         write(self, chunk, values)
 
-    monkeypatch.setattr("rmtjax.montecarlo.plan._SHORT", 10_000)
     monkeypatch.setattr(Store, "write", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run(MEAN, trials=3000, seed=1, store=tmp_path / "s")
+        run(MEAN, trials=3000, seed=1, store=tmp_path / "s", limits=Limits(short=10_000))
     part, whole = open_result(tmp_path / "s"), run(MEAN, trials=3000, seed=2)
     merged = merge_results([part, whole])
     assert merged["trials"].equals((part["trials"] + whole["trials"]).assign_attrs(whole["trials"].attrs))
@@ -97,11 +96,11 @@ def test_what_does_not_belong_together(parts):
     with pytest.raises(InputError, match="covariance, histogram, samples is not in all results"):
         merge_results([parts[0], run(TWO, CELLS, trials=10, seed=3)])
     with pytest.raises(InputError, match="of method 'dense', results"):
-        merge_results([run(BOTH, trials=10, seed=3), run(BOTH, trials=10, seed=4, method="dense")])
+        merge_results([run(BOTH, trials=10, seed=3), run(BOTH, trials=10, seed=4, sampler="dense")])
 
 
 def test_an_estimate_is_of_the_run_and_leaves_nothing(tmp_path):
-    planned = Run(BOTH, method="dense", trials=5_000, store=tmp_path / "s")
+    planned = Run(BOTH, sampler="dense", trials=5_000, store=tmp_path / "s")
     found = estimate(planned, seconds=0.2)
     assert (found.cells, found.trials, found.done, found.programs) == (6, 30_000, 0, 3)
     assert found.seconds > 0 and found.compile_s >= 0 and found.workers >= 1
@@ -109,12 +108,12 @@ def test_an_estimate_is_of_the_run_and_leaves_nothing(tmp_path):
     assert 8 * 5 * blocks <= min(found.memory, found.stored)
     planned.discard()
     assert not (tmp_path / "s").exists()
-    run(BOTH, method="dense", trials=5_000, store=tmp_path / "real")
+    run(BOTH, sampler="dense", trials=5_000, store=tmp_path / "real")
     real = sum(file.stat().st_size for file in (tmp_path / "real").rglob("*") if file.is_file())
     assert 0.5 < found.stored / real < 2
-    again = Run(BOTH, method="dense", trials=5_000)
+    again = Run(BOTH, sampler="dense", trials=5_000)
     estimate(again, seconds=0.1)
-    assert again.execute().equals(run(BOTH, method="dense", trials=5_000))
+    assert again.execute().equals(run(BOTH, sampler="dense", trials=5_000))
 
 
 def test_an_estimate_of_what_is_left(tmp_path):

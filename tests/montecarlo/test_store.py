@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Claim, Run, grid, merge_results, open_result, run, write_result
-from rmtjax.montecarlo import plan as plan_module
-from rmtjax.montecarlo import program as program_module
+from rmtjax.montecarlo import Claim, Limits, Run, grid, merge_results, open_result, run, write_result
 from rmtjax.montecarlo import store as store_module
 from rmtjax.montecarlo.grid import parse_values
 from rmtjax.montecarlo.store import Store
@@ -35,9 +33,7 @@ def _files(store):
 
 def _slow_run(path):
     """Hundreds of chunks, one tile a call, so that a kill lands between them."""
-    plan_module._CHUNKS, plan_module._SHORT = 10_000, 10_000
-    program_module._CAPACITY = 1
-    run(MEAN, grid(**CELLS), trials=40_000, store=path)
+    run(MEAN, grid(**CELLS), trials=40_000, store=path, limits=Limits(chunks=10_000, short=10_000, tiles_per_call=1))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +84,6 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, undisturbed):
 
 def test_a_store_can_be_read_while_it_is_written(tmp_path, monkeypatch):
     """What is there is right; cells without a trial are no numbers."""
-    monkeypatch.setattr(plan_module, "_SHORT", 10_000)
     seen = []
     write = Store.write
 
@@ -97,7 +92,7 @@ def test_a_store_can_be_read_while_it_is_written(tmp_path, monkeypatch):
         seen.append((chunk, open_result(tmp_path / "s")))
 
     monkeypatch.setattr(Store, "write", watched)
-    whole = run(MEAN, grid(**CELLS), trials=3000, store=tmp_path / "s")
+    whole = run(MEAN, grid(**CELLS), trials=3000, store=tmp_path / "s", limits=Limits(short=10_000))
     assert len(seen) == 18
     blocks = np.zeros(6)
     for chunk, found in seen:
@@ -141,13 +136,13 @@ def test_a_finished_store_is_read_not_drawn_again(tmp_path, cells):
     [
         (dict(seed=1), "its seed is 0, here it is 1"),
         (dict(trials=501), "its trials is 500, here it is 501"),
-        (dict(cells=grid(n=[1.0, 3.0], x=[0.0, 1.0])), r"its n\[1\] is 2.0, here it is 3.0"),
+        (dict(grid=grid(n=[1.0, 3.0], x=[0.0, 1.0])), r"its n\[1\] is 2.0, here it is 3.0"),
         (dict(histogram=[0.0, 1.0]), "its statistics is"),
-        (dict(claim=MEAN, cells=None), "its claim is 'characteristic-function', here it is 'mean'"),
+        (dict(claim=MEAN, grid=None), "its claim is 'characteristic-function', here it is 'mean'"),
     ],
 )
 def test_a_store_of_another_run_is_refused_and_kept(tmp_path, change, says):
-    base = dict(claim=TWO, cells=grid(n=[1.0, 2.0], x=[0.0, 1.0]), trials=500, seed=0, store=tmp_path / "s")
+    base = dict(claim=TWO, grid=grid(n=[1.0, 2.0], x=[0.0, 1.0]), trials=500, seed=0, store=tmp_path / "s")
     run(**base)
     before = _files(tmp_path / "s")
     with pytest.raises(InputError, match=says):
@@ -234,7 +229,7 @@ def test_a_damaged_chunk_is_drawn_again(tmp_path, monkeypatch, caplog, seven, ho
 
 def test_rounds_go_on_from_a_damaged_chunk(tmp_path, caplog):
     """Which decides on the rounds after it."""
-    chosen = dict(cells=grid(n=[1, 4], shift=[0.0]), until_se=0.02)
+    chosen = dict(grid=grid(n=[1, 4], shift=[0.0]), until_se=0.02)
     whole = run(MEAN, **chosen, store=tmp_path / "s")
     wanted = _files(tmp_path / "s")
     chunks = sorted((tmp_path / "s/tiles/moments").glob("c.*"))

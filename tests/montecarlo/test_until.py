@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax.montecarlo import Claim, Sampler, grid, open_result, positive, real, run
+from rmtjax.montecarlo import Claim, Limits, Sampler, grid, open_result, positive, real, run
 from rmtjax.montecarlo import plan as plan_module
 from rmtjax.montecarlo.store import Store
 
@@ -89,7 +89,7 @@ def test_no_more_than_is_allowed():
 
 
 def test_static_parameters():
-    result = run(BOTH, method="dense", until_se=0.02)
+    result = run(BOTH, sampler="dense", until_se=0.02)
     assert (result["se"] <= 0.02).all() and np.abs(result["z"]).max() < 4.5
     assert (result["trials"].sel(n=1) > 2 * result["trials"].sel(n=16)).all()
 
@@ -153,8 +153,7 @@ def test_little_growth_means_more_rounds_and_the_same_draws(monkeypatch):
     monkeypatch.setattr(plan_module.Plan, "next", lambda *a: rounds.append(decided(*a)) or rounds[-1])
     once = run(_waiting(), until_se=0.01, keep_samples=True)
     quick, rounds[:] = len(rounds), []
-    monkeypatch.setattr(plan_module, "_GROWTH", 2)
-    again = run(_waiting(), until_se=0.01, keep_samples=True)
+    again = run(_waiting(), until_se=0.01, keep_samples=True, limits=Limits(growth=2))
     assert len(rounds) >= 6 and quick <= len(rounds) - 2  # 2⁵ < 40 ≤ 2⁶, 4² < 40 ≤ 4³
     assert (again["se"] <= 0.01).all()
     both = min(once.sizes["trial"], again.sizes["trial"])
@@ -172,8 +171,8 @@ def test_what_grows_beyond_the_memory_says_what_grew():
 @pytest.mark.parametrize(
     ("until", "says"),
     [
-        (0.0, r"until_se = 0\.0: must be a number > 0"),
-        (-1, "until_se = -1: must be a number > 0"),
+        (0.0, r"until_se = 0\.0: must be a finite number > 0"),
+        (-1, "until_se = -1: must be a finite number > 0"),
         (np.nan, "until_se = nan: must be"),
         (True, "until_se = True"),
         ("much", "until_se = 'much'"),

@@ -55,8 +55,11 @@ def _hexadecimal(values: Any) -> list[str]:
 def of_sampler(claim: str, sampler: str) -> dict[str, list[str]]:
     """Return the law, means and standard errors of a small run of one sampler, over the corners of a grid of its claim."""
     chosen = CLAIMS[claim]
-    cells = _ends(chosen.grid if chosen.compare is None else chosen.compare, chosen.samplers[sampler].static)
-    result = run(chosen, cells, method=sampler, trials=TRIALS, seed=11, progress=False)
+    cells = _ends(
+        chosen.grid if chosen.comparison_grid is None else chosen.comparison_grid,
+        chosen.samplers[sampler].static_argnames,
+    )
+    result = run(chosen, cells, sampler=sampler, trials=TRIALS, seed=11, progress=False)
     return {name: _hexadecimal(result[name].values) for name in ("law", "mean", "se")}
 
 

@@ -14,7 +14,7 @@ import xarray as xr
 
 from rmtjax import CLAIMS, InputError
 from rmtjax.montecarlo import judge
-from rmtjax.montecarlo.verdict import Verdict, verify
+from rmtjax.montecarlo.verify import Verdict, verify
 from rmtjax.report.charts import Table, slope_of
 from rmtjax.report.format import number
 from rmtjax.report.mathml import mathml, spoken

@@ -36,12 +36,16 @@ wigner = Claim(
     params=dict(N=size("order of the matrix", at_least=intruders.SMALLEST), theta=_THETA, eps=_EPS),
     law=lambda N, theta, eps: {"intruder": intruders.wigner_intruder_probability(N, theta, eps)},
     samplers=dict(
-        secular=Sampler(_wigner(intruder.wigner_intruder), static=("N",), block=256, width=64, trials=2_000),
-        dense=Sampler(_wigner(intruder.dense_wigner_intruder), static=("N",), block=64, width=8, trials=500),
+        secular=Sampler(
+            _wigner(intruder.wigner_intruder), static_argnames=("N",), block=256, batch_size=64, default_trials=2_000
+        ),
+        dense=Sampler(
+            _wigner(intruder.dense_wigner_intruder), static_argnames=("N",), block=64, batch_size=8, default_trials=500
+        ),
     ),
     grid=grid(N=[128], theta=[0.95, 1.1, 1.25, 1.5, 2.0], eps=[0.3, 0.5, 0.7]),
     within=("theta", "eps"),
-    bias=lambda N, theta, eps: {"intruder": _bias(eps) + 0 * N * theta},
+    bias_bound=lambda N, theta, eps: {"intruder": _bias(eps) + 0 * N * theta},
 )
 
 
@@ -80,16 +84,24 @@ rectangular = Claim(
     law=_rectangular_law,
     samplers=dict(
         secular=Sampler(
-            _rectangular(intruder.rectangular_intruder), static=("N", "c"), block=256, width=64, trials=2_000
+            _rectangular(intruder.rectangular_intruder),
+            static_argnames=("N", "c"),
+            block=256,
+            batch_size=64,
+            default_trials=2_000,
         ),
         dense=Sampler(
-            _rectangular(intruder.dense_rectangular_intruder), static=("N", "c"), block=64, width=8, trials=500
+            _rectangular(intruder.dense_rectangular_intruder),
+            static_argnames=("N", "c"),
+            block=64,
+            batch_size=8,
+            default_trials=500,
         ),
     ),
     grid=grid(N=[256], c=[0.25], theta=[0.7, 0.85, 1.1], eps=[0.5, 0.7]),
     within=("theta", "eps"),
     check=lambda N, c: check_rows(N, c, intruders.SMALLEST),
-    bias=_rectangular_bias,
+    bias_bound=_rectangular_bias,
 )
 
 CLAIMS = (wigner, rectangular)

@@ -52,8 +52,8 @@ bbp_wigner = Claim(
         dense=dense(_dense_wigner, "N", entries=_ENTRIES),
     ),
     grid=_SUPERCRITICAL,
-    bias=_wigner_bias,
-    compare=grid(N=[20, 60], theta=[0.5, 1.0, 2.0]),
+    bias_bound=_wigner_bias,
+    comparison_grid=grid(N=[20, 60], theta=[0.5, 1.0, 2.0]),
 )
 
 bbp_transition = Claim(
@@ -64,7 +64,7 @@ bbp_transition = Claim(
     law=bbp_wigner.law,
     samplers=dict(compressed=bbp_wigner.samplers["compressed"]),
     grid=grid(N=[1e4], theta=[0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5]),
-    bias=_wigner_bias,
+    bias_bound=_wigner_bias,
 )
 
 
@@ -82,7 +82,7 @@ fluctuation = Claim(
     samplers=dict(compressed=_fluctuation),
     grid=grid(N=[1e5, 1e9], theta=[1.5, 3.0], beta=[1, 2, 4]),
     check=lambda theta: check_above("theta", theta, 1.0),
-    bias=lambda N, theta, beta: 20 / (N * beta * (theta - 1) ** 3),
+    bias_bound=lambda N, theta, beta: 20 / (N * beta * (theta - 1) ** 3),
 )
 
 
@@ -122,8 +122,8 @@ bbp_rectangular = Claim(
     ),
     grid=grid(N=[1e3, 1e6, 1e9], c=[0.25, 1.0, 4.0], theta=[1.6, 2.0, 3.0]),
     check=check_rows,
-    bias=_rectangular_bias,
-    compare=grid(N=[20], c=[0.5, 1.0, 2.0], theta=[0.5, 2.0]),
+    bias_bound=_rectangular_bias,
+    comparison_grid=grid(N=[20], c=[0.5, 1.0, 2.0], theta=[0.5, 2.0]),
 )
 
 rectangular_fluctuation = Claim(
@@ -144,7 +144,7 @@ rectangular_fluctuation = Claim(
     ),
     grid=grid(N=[1e6], c=[0.25, 1.0, 4.0], theta=[1.6, 3.0]),
     check=lambda N, c, theta: (check_rows(N, c), check_above("theta", theta, c**0.25))[0],
-    bias=lambda N, c, theta: 50 * (1 + c) / (N * np.minimum(c, 1) * (theta / c**0.25 - 1) ** 3),
+    bias_bound=lambda N, c, theta: 50 * (1 + c) / (N * np.minimum(c, 1) * (theta / c**0.25 - 1) ** 3),
 )
 
 
@@ -183,8 +183,8 @@ bbp_covariance = Claim(
     ),
     grid=grid(N=[1e3, 1e6, 1e9], c=[0.25, 1.0, 4.0], theta=[4.0, 6.0]),
     check=check_rows,
-    bias=_covariance_bias,
-    compare=grid(N=[20], c=[0.5, 1.0, 2.0], theta=[0.5, 4.0]),
+    bias_bound=_covariance_bias,
+    comparison_grid=grid(N=[20], c=[0.5, 1.0, 2.0], theta=[0.5, 4.0]),
 )
 
 covariance_fluctuation = Claim(
@@ -205,7 +205,7 @@ covariance_fluctuation = Claim(
     ),
     grid=grid(N=[1e6], c=[0.25, 1.0, 4.0], theta=[4.0, 6.0], beta=[1, 2]),
     check=lambda N, c, theta: (check_rows(N, c), check_above("theta", theta, 1 + c**0.5))[0],
-    bias=lambda N, c, theta: 50 * (1 + c) * theta**2 / (N * np.minimum(c, 1) * ((theta - 1) / c**0.5 - 1) ** 3),
+    bias_bound=lambda N, c, theta: 50 * (1 + c) * theta**2 / (N * np.minimum(c, 1) * ((theta - 1) / c**0.5 - 1) ** 3),
 )
 
 
@@ -229,7 +229,7 @@ measure = Claim(
         )
     ),
     grid=grid(N=[1e4, 1e9], theta=[-0.5, 0.8, 1.5, 3.0], x=[-1.5, 0.0, 1.5, 2.5], y=0.25),
-    bias=lambda N, theta, x, y: 4 / (N * y**3),
+    bias_bound=lambda N, theta, x, y: 4 / (N * y**3),
 )
 
 
@@ -245,13 +245,13 @@ bulk = Claim(
     params=dict(N=_N, x=real("where the distribution function is taken")),
     law=lambda x: {"cdf": semicircle.cdf(x)},
     samplers=dict(
-        compressed=Sampler(lambda key, N, x: {"cdf": density.hermite_cdf(key, N, x)}, block=128, trials=1_000),
+        compressed=Sampler(lambda key, N, x: {"cdf": density.hermite_cdf(key, N, x)}, block=128, default_trials=1_000),
         dense=dense(_dense_share, "N", entries=_ENTRIES),
     ),
     grid=grid(N=[1e3, 1e4], x=np.linspace(-2.1, 2.1, 13)),
     within=("x",),
-    bias=lambda N, x: 0.3 / N + 0 * x,
-    compare=grid(N=[20, 60], x=[-1.9, -1.0, 0.0, 1.5]),
+    bias_bound=lambda N, x: 0.3 / N + 0 * x,
+    comparison_grid=grid(N=[20, 60], x=[-1.9, -1.0, 0.0, 1.5]),
 )
 
 
@@ -271,15 +271,17 @@ wishart_bulk = Claim(
     law=lambda c, x: {"cdf": marchenko_pastur.cdf(x, c)},
     samplers=dict(
         compressed=Sampler(
-            lambda key, N, c, x: {"cdf": density.laguerre_cdf(key, jnp.round(c * N), N, x)}, block=128, trials=1_000
+            lambda key, N, c, x: {"cdf": density.laguerre_cdf(key, jnp.round(c * N), N, x)},
+            block=128,
+            default_trials=1_000,
         ),
         dense=dense(lambda key, N, c, x, entries: _dense_sample(key, N, c, x, entries), "N", "c", entries=_ENTRIES),
     ),
     grid=grid(N=[1e3, 1e4], c=[0.25, 1.0, 4.0], x=[0.0, 0.1, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0, 9.5]),
     within=("x",),
     check=check_rows,
-    bias=lambda N, c, x: 0.5 / (c * N) + 0 * x,
-    compare=grid(N=[20], c=[0.5, 1.0, 2.0], x=[0.0, 0.2, 1.0, 3.0]),
+    bias_bound=lambda N, c, x: 0.5 / (c * N) + 0 * x,
+    comparison_grid=grid(N=[20], c=[0.5, 1.0, 2.0], x=[0.0, 0.2, 1.0, 3.0]),
 )
 
 
@@ -323,12 +325,15 @@ edge = Claim(
     law=_tracy_widom_law,
     samplers=dict(
         compressed=Sampler(
-            _scaled_edge, static=("N", "beta"), width=lambda N, beta: max(8, int(2**20 / N ** (1 / 3) / 16)), block=256
+            _scaled_edge,
+            static_argnames=("N", "beta"),
+            batch_size=lambda N, beta: max(8, int(2**20 / N ** (1 / 3) / 16)),
+            block=256,
         )
     ),
     grid=grid(N=[1e6], beta=[1, 2, 4]),
     check=_check_beta,
-    bias=lambda N, beta: {
+    bias_bound=lambda N, beta: {
         "mean": 1.5 * N ** (-1 / 3),
         "square": 5 * N ** (-1 / 3),
         **{name: 0.3 * N ** (-1 / 3) for name in _QUARTILES},
@@ -354,7 +359,7 @@ def _universal(law: str, kurtosis: float) -> Claim:
         law=bbp_wigner.law,
         samplers=dict(dense=dense(lambda key, N, theta: _dense_wigner(key, N, theta, law), "N")),
         grid=grid(N=[100], theta=[1.5, 2.5]),
-        bias=bias,
+        bias_bound=bias,
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from rmtjax._errors import InputError
 from rmtjax.claims._shared import ASPECT, COLUMNS, check_above, check_rows, dense, overlap_window, window
@@ -86,10 +85,10 @@ rank_two = Claim(
         cosine=between(-1, 1, "inner product of u₁ and u₂; v₁ and v₂ are orthogonal", open_low=True, open_high=True),
     ),
     law=_rank_two_law,
-    samplers=dict(compressed=Sampler(_draw_rank_two, trials=4_000)),
+    samplers=dict(compressed=Sampler(_draw_rank_two, default_trials=4_000)),
     grid=grid(zipped(theta=[3.0, 4.0, 3.0], theta2=[2.0, 2.5, 3.0], cosine=[0.0, 0.5, -0.3]), N=[1e3, 1e9], c=[0.5]),
     check=check_rows,
-    bias=_rank_two_bias,
+    bias_bound=_rank_two_bias,
 )
 
 
@@ -109,10 +108,10 @@ def _orthogonal(rank: int) -> Claim:
         source=f"Intruder Dimensions, §V-B, for r = {rank}",
         params=dict(N=COLUMNS, c=ASPECT, scale=positive("scale a of the update")),
         law=lambda c, scale: {"outlier": spikes.rectangular_outlier(np.asarray(scale) / rank, c)},
-        samplers=dict(compressed=Sampler(draw, block=256, trials=1_000)),
+        samplers=dict(compressed=Sampler(draw, block=256, default_trials=1_000)),
         grid=grid(zipped(scale=[1.2 * rank, 2.0 * rank, 0.5 * rank], N=[1e6, 1e6, 2e3]), c=[1.0]),
         check=check_rows,
-        bias=bias,
+        bias_bound=bias,
     )
 
 
@@ -182,10 +181,10 @@ perturbative = Claim(
         delta=positive("size δ of the update, entries of variance δ²/N"),
     ),
     law=_perturbation_law,
-    samplers=dict(dense=dense(_perturbed, "N", "i", trials=20_000)),
+    samplers=dict(dense=dense(_perturbed, "N", "i", default_trials=20_000)),
     grid=grid(N=[20], i=[1, 2, 10], delta=[0.01]),
     check=_check_index,
-    bias=_perturbation_bias,
+    bias_bound=_perturbation_bias,
 )
 
 
@@ -240,10 +239,10 @@ full = Claim(
             ),
         )
     },
-    samplers=dict(dense=dense(_rotated, "N", trials=_VECTORS)),
+    samplers=dict(dense=dense(_rotated, "N", default_trials=_VECTORS)),
     grid=grid(N=[201], delta=[0.3, 0.6], x=np.linspace(-1.5, 1.5, 7)),
     within=("x",),
-    bias=lambda N, delta, x: 0.2 / (N * delta**2) + 0 * x,
+    bias_bound=lambda N, delta, x: 0.2 / (N * delta**2) + 0 * x,
 )
 
 planted = Claim(
@@ -264,11 +263,11 @@ planted = Claim(
             ),
         )
     },
-    samplers=dict(dense=dense(_planted, "N", trials=_VECTORS)),
+    samplers=dict(dense=dense(_planted, "N", default_trials=_VECTORS)),
     grid=grid(N=[200], theta=[1.5, 3.0], x=np.linspace(-1.5, 1.5, 7)),
     within=("x",),
     check=lambda theta: check_above("theta", theta, 1.0),
-    bias=lambda N, theta, x: 0.5 / (N * (theta - 1) ** 2) + 0 * x,
+    bias_bound=lambda N, theta, x: 0.5 / (N * (theta - 1) ** 2) + 0 * x,
 )
 
 
@@ -276,6 +275,8 @@ planted = Claim(
 
 
 def _heavy_law(N, nu, x):
+    from scipy import stats
+
     scale = np.sqrt((nu - 2) / (nu * N))
     strength = (x + np.sqrt(np.maximum(x**2 - 4, 0))) / 2
     expected = N * (N - 1) * stats.t.sf(strength / scale, nu) + N * stats.t.sf(strength / np.sqrt(2) / scale, nu)
@@ -298,12 +299,12 @@ heavy = Claim(
             lambda key, N, nu, x: {"above": jnp.linalg.eigvalsh(wigner(key, N, f"student-t:{nu:g}"))[-1] > x},
             "N",
             "nu",
-            trials=4_000,
+            default_trials=4_000,
         )
     ),
     grid=grid(N=[60], nu=[3.0], x=[2.6, 3.5, 6.0]),
     within=("x",),
-    bias=lambda N, nu, x: 0.2 / N + 0 * x,
+    bias_bound=lambda N, nu, x: 0.2 / N + 0 * x,
 )
 
 CLAIMS = (rank_two, *ORTHOGONAL, perturbative, full, planted, heavy)

@@ -1,4 +1,4 @@
-"""Verdicts: which laws do the data refute, when many cells of many claims are tested at once?"""
+"""Verify claims: which laws do the data refute, when many cells of many claims are tested at once?"""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
-from scipy import stats
 
-from rmtjax._errors import InputError, shown
+from rmtjax._checks import number
+from rmtjax._errors import InputError
 from rmtjax._progress import Report, Reporter
 from rmtjax.montecarlo.claim import Claim
-from rmtjax.montecarlo.engine import Run
+from rmtjax.montecarlo.config import RunConfig
 from rmtjax.montecarlo.grid import Axis, Grid
+from rmtjax.montecarlo.hypothesis_tests import are_events, binomial, holm, t_with_allowance, welch
 from rmtjax.montecarlo.resources import workers
-from rmtjax.montecarlo.result import z_score
+from rmtjax.montecarlo.run import Run
 
-__all__ = ["Finding", "Verdict", "allowance", "beyond", "claim_of", "grid_of", "holm", "judge", "verify"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Finding", "Verdict", "allowance", "claim_of", "grid_of", "judge", "verify"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Finding:
     Attributes:
         claim, output: what was tested.
         against: ``"law"``, or the name of the sampler that the first one was compared with.
-        method: the sampler.
+        sampler: its name.
         tests: how many cells.
         trials: per cell.
         z: the largest |z| beyond the claim's stated bias, with its sign; of shares of events the normal deviate of their p.
@@ -44,7 +47,7 @@ class Finding:
     claim: str
     output: str
     against: str
-    method: str
+    sampler: str
     tests: int
     trials: int
     z: float
@@ -57,18 +60,18 @@ class Finding:
     erratum: bool
 
     @property
-    def as_it_should(self) -> bool:
-        """Whether a law holds, or a known error is refuted."""
+    def as_expected(self) -> bool:
+        """Whether the law holds, or the known error is refuted."""
         return self.holds != self.erratum
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found.
+    """The outcome of `verify` or `judge`.
 
     Attributes:
         findings: one for each claim, output and comparison.
-        results: the datasets, by claim and method.
+        results: the datasets, by claim and sampler.
         references: the first sampler's dataset on the grid of comparison, by claim, where samplers were compared.
         level: the family-wise error: the probability that anything true is refuted.
         wall_s: seconds in all.
@@ -83,19 +86,7 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """Whether no claim was refuted, and every known error was."""
-        return all(finding.as_it_should for finding in self.findings)
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p-values (Scand. J. Statist. 6, 1979): rejecting those ≤ a errs with probability ≤ a, whatever the
-    dependence between the tests.
-    """
-    p = np.asarray(p, np.float64)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
-    out = np.empty_like(p)
-    out[order] = np.minimum(adjusted, 1.0)
-    return out
+        return all(finding.as_expected for finding in self.findings)
 
 
 @dataclass
@@ -104,7 +95,7 @@ class _Tests:
     erratum: bool
     output: str
     against: str
-    method: str
+    sampler: str
     tests: int
     trials: int
     mean: xr.DataArray
@@ -119,43 +110,14 @@ class _Tests:
         here = self.mean.isel(place)
         cell = {str(n): float(v) for n, v in here.coords.items() if n != "output"}
         return Finding(
-            self.claim, self.output, self.against, self.method, self.tests, self.trials, float(self.z[at]),
+            self.claim, self.output, self.against, self.sampler, self.tests, self.trials, float(self.z[at]),
             float(adjusted.min()), cell, float(here), float(self.se.isel(place)), float(self.expected.isel(place)),
             bool((adjusted > level).all()), self.erratum,
         )  # fmt: skip
 
 
-def _p_values(excess: np.ndarray, se: np.ndarray, freedom: np.ndarray | float, scale: np.ndarray):
-    z = z_score(excess, se, scale)
-    p = 2 * stats.t.sf(np.abs(z), freedom)
-    return z, np.where(np.isfinite(p), p, 0.0)  # a mean that is not a number refutes the law
-
-
-def _are_events(one: xr.Dataset, drawn: np.ndarray) -> np.ndarray:
-    """Where every trial gave 0 or 1: values between those bounds never vary as much."""
-    if not {"min", "max", "variance"} <= set(one):  # a dataset that is not of `run`
-        return np.zeros(drawn.shape, bool)
-    mean, least, most = (one[name].values for name in ("mean", "min", "max"))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        variance = mean * (1 - mean) * drawn / (drawn - 1)
-        whole = np.isin(least, (0, 1)) & np.isin(most, (0, 1)) & (drawn >= 2)
-        return whole & (np.abs(one["variance"].values - variance) <= 1e-6 * variance)
-
-
-def _binomial(mean: np.ndarray, law: np.ndarray, allowed: np.ndarray, drawn: np.ndarray):
-    """What shares of events say, z and p, by their exact distribution under the nearest probability that the allowance leaves.
-
-    A t-test would take a few events, or none, for a small variance.
-    """
-    nearest = np.clip(mean, np.clip(law - allowed, 0, 1), np.clip(law + allowed, 0, 1))
-    seen = np.rint(mean * drawn)
-    below, above = stats.binom.cdf(seen, drawn, nearest), stats.binom.sf(seen - 1, drawn, nearest)
-    p = np.where(nearest == mean, 1.0, np.minimum(2 * np.minimum(below, above), 1.0))
-    return np.sign(mean - nearest) * stats.norm.isf(p / 2), p
-
-
 def grid_of(result: xr.Dataset) -> Grid:
-    """The grid that a result is of, from its coordinates."""
+    """Return the grid of a result, from its coordinates."""
     numbers = {str(n): c for n, c in result.coords.items() if c.dtype.kind in "fiu"}
     axes = []
     for dim in (str(d) for d in result["mean"].dims if d != "output"):
@@ -166,14 +128,14 @@ def grid_of(result: xr.Dataset) -> Grid:
 
 
 def allowance(claim: Claim | None, result: xr.Dataset) -> np.ndarray:
-    """How far the law may be from the mean in every cell because it is a limit, of the shape of ``mean``: the claim's bias.
+    """Return how far the law may be from the mean in every cell, in the shape of ``mean``: the claim's bias bound.
 
     Without a claim, or for one whose law is exact, 0.
     """
     outputs = [str(name) for name in result["output"].values]
     allowed = np.zeros(result["mean"].transpose("output", ...).shape)
-    if claim is not None and claim.bias is not None:
-        bias = claim.predict(grid_of(result), claim.bias)
+    if claim is not None and claim.bias_bound is not None:
+        bias = claim.predict(grid_of(result), claim.bias_bound)
         if not set(bias) & set(outputs):
             bias = dict.fromkeys(outputs, next(iter(bias.values())))
         for i, name in enumerate(outputs):
@@ -181,31 +143,27 @@ def allowance(claim: Claim | None, result: xr.Dataset) -> np.ndarray:
     return allowed
 
 
-def beyond(gap: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """What of a gap exceeds the allowance, with its sign."""
-    excess = np.sign(gap) * np.maximum(np.abs(gap) - allowed, 0.0)
-    return np.where(np.isfinite(gap), excess, gap)
-
-
 def _against_law(label: str, claim: Claim | None, result: xr.Dataset) -> list[_Tests]:
     tests = []
     for name, allowed in zip(result["output"].values, allowance(claim, result), strict=True):
         one = result.sel(output=name)
-        mean, se, law = one["mean"].values, one["se"].values, one["law"].values
+        mean, se, law = (one[kind].values for kind in ("mean", "se", "law"))
         drawn = np.broadcast_to(result["trials"].values, mean.shape)
-        z, p = _p_values(beyond(mean - law, allowed), se, drawn - 1, law)
-        events = _are_events(one, drawn) & (law >= 0) & (law <= 1)
-        if events.any():
-            exact = _binomial(*(x[events] for x in (mean, law, np.broadcast_to(allowed, mean.shape), drawn)))
-            z, p = z.copy(), p.copy()
-            z[events], p[events] = exact
+        z, p = t_with_allowance(mean, se, drawn, law, allowed)
+        if {"min", "max", "variance"} <= set(one):  # as in every dataset of `run`
+            events = are_events(mean, *(one[kind].values for kind in ("variance", "min", "max")), drawn)
+            events &= (law >= 0) & (law <= 1)
+            if events.any():
+                allowed_there = np.broadcast_to(allowed, mean.shape)[events]
+                z, p = z.copy(), p.copy()
+                z[events], p[events] = binomial(mean[events], law[events], allowed_there, drawn[events])
         tests.append(
             _Tests(
                 claim=label,
                 erratum=claim is not None and claim.erratum,
                 output=str(name),
                 against="law",
-                method=str(result.attrs.get("method", "")),
+                sampler=str(result.attrs.get("method", "")),
                 tests=int((drawn >= 2).sum()),
                 trials=int(result.attrs.get("trials_per_cell", drawn.max(initial=0))),
                 mean=one["mean"],
@@ -222,18 +180,15 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
     tests = []
     for name in first["output"].values:
         a, b = first.sel(output=name), other.sel(output=name)
-        se2a, se2b = a["se"].values ** 2, b["se"].values ** 2
-        se = np.sqrt(se2a + se2b)
-        with np.errstate(divide="ignore", invalid="ignore"):  # Welch and Satterthwaite
-            freedom = se**4 / (se2a**2 / (a["trials"].values - 1) + se2b**2 / (b["trials"].values - 1))
-        z, p = _p_values((b["mean"] - a["mean"]).values, se, np.nan_to_num(freedom, nan=1.0), a["mean"].values)
+        samples = [one[kind].values for one in (a, b) for kind in ("mean", "se", "trials")]
+        z, p, se = welch(*samples)
         tests.append(
             _Tests(
                 claim=claim.name,
                 erratum=claim.erratum,
                 output=str(name),
                 against=first.attrs["method"],
-                method=other.attrs["method"],
+                sampler=other.attrs["method"],
                 tests=z.size,
                 trials=other.attrs["trials_per_cell"],
                 mean=b["mean"],
@@ -246,28 +201,29 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
     return tests
 
 
-def _runs(claim: Claim, trials: int | None, seed: int, how: dict[str, Any]) -> list[Run]:
-    """The run of a claim's first sampler on its grid; on the grid of comparison, if there is one; and those of the others."""
-    method, sampler = claim.sampler()
-    count = sampler.trials if trials is None else trials
-    first = Run(claim, trials=count, seed=seed, method=method, **how)
-    if claim.compare is None or len(claim.samplers) == 1:
+def _runs(claim: Claim, config: RunConfig) -> list[Run]:
+    """Return the run of a claim's first sampler on its grid; on the grid of comparison, if there is one; and the others'."""
+    name, sampler = claim.sampler()
+    trials = sampler.default_trials if config.trials is None else config.trials
+    first = Run(claim, None, config, trials=trials, sampler=name)
+    if claim.comparison_grid is None or len(claim.samplers) == 1:
         return [first]
-    runs = [first, Run(claim, claim.compare, trials=count, seed=seed, method=method, **how)]
-    for name, other in list(claim.samplers.items())[1:]:
-        runs.append(Run(claim, claim.compare, trials=min(count, other.trials), seed=seed, method=name, **how))
+    runs = [first, Run(claim, claim.comparison_grid, config, trials=trials, sampler=name)]
+    for other_name, other in list(claim.samplers.items())[1:]:
+        runs.append(
+            Run(claim, claim.comparison_grid, config, trials=min(trials, other.default_trials), sampler=other_name)
+        )
     return runs
 
 
 def verify(
     claims: Sequence[Claim],
+    config: RunConfig | None = None,
     *,
-    trials: int | None = None,
-    seed: int = 0,
     level: float = 0.01,
     progress: Report = None,
     done: Callable[[Claim], None] | None = None,
-    **how: Any,
+    **settings: Any,
 ) -> Verdict:
     """Test claims on their default grids: each law against its first sampler, and the samplers against each other.
 
@@ -277,39 +233,42 @@ def verify(
 
     Args:
         claims: what to test.
-        trials: per cell; by default what each sampler says. A sampler that is only compared with draws no more than it
-            says.
-        seed: as in `run`.
+        config: the settings of all runs. Without a number of trials each sampler has its own; a sampler that is only compared
+            with draws no more than that.
         level: the family-wise error, in (0, 1).
         progress: as in `run`.
         done: called after each claim.
-        how: further arguments of `run`: ``memory``, ``devices``.
+        settings: fields of `RunConfig` that differ from `config`, such as ``trials`` and ``seed``.
 
     Returns:
         A `Verdict`.
+
+    Raises:
+        InputError: for settings that no run can have, before anything is compiled.
     """
-    _check_level(level)
+    config = (config or RunConfig()).replace(**settings)
+    number("level", level, 0, 1, open_low=True, open_high=True)
     if not claims:
         raise InputError("claims is empty: give at least one")
     began = time.perf_counter()
     tests: list[_Tests] = []
     results: dict[tuple[str, str], xr.Dataset] = {}
     references: dict[str, xr.Dataset] = {}
-    plans = [_runs(claim, trials, seed, how) for claim in claims]
+    plans = [_runs(claim, config) for claim in claims]
     # One claim's programs compile on one core; several claims fill the others, and the bars show which is awaited.
-    with ThreadPoolExecutor(len(workers(how.get("devices"), len(claims)))) as pool:
+    with ThreadPoolExecutor(len(workers(config.devices, len(claims)))) as pool:
         compiled = [pool.submit(lambda runs: [one.compile() for one in runs], runs) for runs in plans]
         try:
             for claim, (first, *compared), ready in zip(claims, plans, compiled, strict=True):
                 with Reporter(1, f"{claim.name}: compiling", progress):
                     ready.result()
                 result = first.execute(progress)
-                results[claim.name, first.method] = result
+                results[claim.name, first.sampler] = result
                 tests += _against_law(claim.name, claim, result)
                 if compared:
                     references[claim.name] = reference = compared[0].execute(progress)
                     for other in compared[1:]:
-                        results[claim.name, other.method] = drawn = other.execute(progress)
+                        results[claim.name, other.sampler] = drawn = other.execute(progress)
                         tests += _against_each_other(claim, reference, drawn)
                 if done is not None:
                     done(claim)
@@ -330,7 +289,7 @@ def judge(results: Sequence[xr.Dataset], claims: Iterable[Claim] = (), *, level:
     Returns:
         A `Verdict`. A claim that several results are of is there under one name for each.
     """
-    _check_level(level)
+    number("level", level, 0, 1, open_low=True, open_high=True)
     if not results:
         raise InputError("results is empty: give at least one")
     known = {claim.name: claim for claim in claims}
@@ -342,27 +301,22 @@ def judge(results: Sequence[xr.Dataset], claims: Iterable[Claim] = (), *, level:
             raise InputError(
                 f"results[{i}] has no {' and no '.join(missing or ['output'])}: must come from run or open_result"
             )
-        name, method = (str(result.attrs.get(key, "")) for key in ("claim", "method"))
-        labels = itertools.chain([name, f"{name} ({method})"], (f"{name} ({k})" for k in itertools.count(2)))
+        name, sampler = (str(result.attrs.get(key, "")) for key in ("claim", "method"))
+        labels = itertools.chain([name, f"{name} ({sampler})"], (f"{name} ({k})" for k in itertools.count(2)))
         taken = {label for label, _ in kept}
         label = next(label for label in labels if label not in taken)
-        kept[label, method] = result
+        kept[label, sampler] = result
         tests += _against_law(label, claim_of(result, known), result)
     wall = sum(float(result.attrs.get("wall_s", 0.0)) for result in results)
     return Verdict(_findings(tests, level), kept, level, wall)
 
 
 def claim_of(result: xr.Dataset, known: Mapping[str, Claim]) -> Claim | None:
-    """The claim that a result is of, if it is among those known by name."""
+    """Return the claim of a result, if it is among those known by name."""
     claim = known.get(str(result.attrs.get("claim", "")))
     if claim is None or claim.equation != result.attrs.get("equation"):
         return None
     return claim if set(grid_of(result).names) == set(claim.params) else None
-
-
-def _check_level(level: float) -> None:
-    if not isinstance(level, (int, float)) or not 0 < level < 1:
-        raise InputError(f"level = {shown(level)}: must be a number in (0, 1)")
 
 
 def _findings(tests: Sequence[_Tests], level: float) -> tuple[Finding, ...]:

@@ -8,12 +8,11 @@ from scipy import stats
 
 from rmtjax import InputError
 from rmtjax.claims import CLAIMS
-from rmtjax.montecarlo import Claim, holm, judge, open_result, real, run, verify
+from rmtjax.montecarlo import Claim, RunConfig, holm, judge, open_result, real, run, verify
 from rmtjax.montecarlo.grid import Axis, Grid
+from rmtjax.montecarlo.hypothesis_tests import binomial, t_with_allowance, welch
 from rmtjax.montecarlo.plan import make_plan
 from rmtjax.montecarlo.result import assemble
-from rmtjax.montecarlo.statistics import Moments
-from rmtjax.montecarlo.verdict import _binomial
 from rmtjax.report.page import write_page
 
 from .helpers import BOTH, MEAN, TWO
@@ -30,6 +29,29 @@ def test_holm_against_its_definition():
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
     assert holm(np.array([0.5])).tolist() == [0.5]
+
+
+def test_welch_against_its_formula():
+    """Welch and Satterthwaite; SciPy has it from standard deviations."""
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 5, 30))
+    b = b[:, :12] * 3 + 0.5
+    sample = [(x.mean(1), x.std(1, ddof=1) / np.sqrt(x.shape[1]), np.full(5, x.shape[1])) for x in (a, b)]
+    z, p, se = welch(*sample[0], *sample[1])
+    variances = [se**2 for _, se, _ in sample]
+    np.testing.assert_allclose(se**2, sum(variances), rtol=1e-14)
+    freedom = se**4 / sum(v**2 / (n - 1) for v, (_, _, n) in zip(variances, sample, strict=True))
+    np.testing.assert_allclose(z, (b.mean(1) - a.mean(1)) / se, rtol=1e-13)
+    np.testing.assert_allclose(p, 2 * stats.t.sf(np.abs(z), freedom), rtol=1e-12)
+    np.testing.assert_allclose(p, stats.ttest_ind(b, a, axis=1, equal_var=False).pvalue, rtol=1e-12)
+
+
+def test_samples_that_do_not_vary():
+    zero, trials = np.zeros(3), np.full(3, 10)
+    z, p, _ = welch(np.ones(3), zero, trials, np.array([1.0, 1 + 1e-15, 2.0]), zero, trials)
+    assert z.tolist() == [0, 0, np.inf] and p.tolist() == [1, 1, 0]
+    z, p = t_with_allowance(np.array([1.0, 2.0, np.nan]), zero, trials, np.ones(3), np.full(3, 0.5))
+    assert z[0] == 0 and z[1] == np.inf and p.tolist() == [1, 0, 0]
 
 
 def test_true_laws_hold_and_false_ones_do_not():
@@ -57,7 +79,7 @@ def test_shares_of_events_are_tested_exactly(q, drawn):
     seen = np.arange(drawn + 1.0)
     chance = stats.binom.pmf(seen, drawn, q)
     for allowed in (0.0, 0.05):
-        z, p = _binomial(seen / drawn, np.full(drawn + 1, q), np.full(drawn + 1, allowed), np.full(drawn + 1, drawn))
+        z, p = binomial(seen / drawn, np.full(drawn + 1, q), np.full(drawn + 1, allowed), np.full(drawn + 1, drawn))
         for level in (0.3, 0.1, 0.01, 1e-4):
             assert chance[p <= level].sum() <= level * (1 + 1e-9)
         assert (np.sign(z) == np.sign(np.where(p < 1, seen / drawn - q, 0))).all()
@@ -73,9 +95,9 @@ def test_rare_events_refute_what_is_false_and_nothing_else():
 
 
 def test_a_stated_bias_is_allowed_and_no_more():
-    assert verify([_shifted(0.1, bias=lambda n, shift: 0.1 + 0 * n)], trials=4000).holds
-    assert not verify([_shifted(0.1, bias=lambda n, shift: 0.02 + 0 * n)], trials=4000).holds
-    assert not verify([_shifted(-0.1, bias=lambda n, shift: 0.02 + 0 * n)], trials=4000).holds
+    assert verify([_shifted(0.1, bias_bound=lambda n, shift: 0.1 + 0 * n)], trials=4000).holds
+    assert not verify([_shifted(0.1, bias_bound=lambda n, shift: 0.02 + 0 * n)], trials=4000).holds
+    assert not verify([_shifted(-0.1, bias_bound=lambda n, shift: 0.02 + 0 * n)], trials=4000).holds
 
 
 def test_samplers_that_disagree_are_found_out():
@@ -120,14 +142,14 @@ def test_a_known_error_is_to_be_refuted():
     wrong = _shifted(0.1, name="wrong", erratum=True)
     verdict = verify([MEAN, wrong], trials=4000)
     assert verdict.holds
-    assert [(f.erratum, f.holds, f.as_it_should) for f in verdict.findings] == [
+    assert [(f.erratum, f.holds, f.as_expected) for f in verdict.findings] == [
         (False, True, True),
         (True, False, True),
     ]
     right = _shifted(0.0, name="right", erratum=True)
     verdict = verify([MEAN, right], trials=4000)
     assert not verdict.holds
-    assert not verdict.findings[1].as_it_should
+    assert not verdict.findings[1].as_expected
 
 
 def test_what_a_verdict_says_of_known_errors():
@@ -147,7 +169,7 @@ def _one_cell(claim, share=None):
     )
     law = claim.predict(cells)
     method, sampler = claim.sampler()
-    plan = make_plan(claim, sampler, cells, tuple(law), 64, (Moments(),))
+    plan = make_plan(claim, sampler, cells, tuple(law), RunConfig(trials=64))
     tiles = plan.first()
     mean = np.stack([v.reshape(1, -1) for v in law.values()], 1)[None].repeat(len(tiles), 0)
     mean = mean if share is None else np.full_like(mean, share)
@@ -166,7 +188,7 @@ def test_one_cell_of_every_claim_is_judged(share):
         for result, claim in zip(results, CLAIMS.values(), strict=True)
     )
     assert any(
-        result["mean"].dims == ("output",) and claim.bias
+        result["mean"].dims == ("output",) and claim.bias_bound
         for result, claim in zip(results, CLAIMS.values(), strict=True)
     )
     verdict = judge(results, CLAIMS.values())
@@ -175,7 +197,7 @@ def test_one_cell_of_every_claim_is_judged(share):
 
 
 def test_one_cell_with_a_bias_is_verified_and_reported(tmp_path):
-    biased = dataclasses.replace(_shifted(0.01, bias=lambda n, shift: 0.02 + 0 * n), grid=dict(n=4, shift=0.0))
+    biased = dataclasses.replace(_shifted(0.01, bias_bound=lambda n, shift: 0.02 + 0 * n), grid=dict(n=4, shift=0.0))
     verdict = verify([biased], trials=1000)
     assert verdict.holds and [f.tests for f in verdict.findings] == [1]
     run(biased, trials=1000, store=tmp_path / "s")

@@ -26,11 +26,11 @@ mean = Claim(
 )
 """
 COMMAND = """
-import sys
-from rmtjax.montecarlo import plan, program
+import functools, sys
+from rmtjax import montecarlo
 if {slow}:
-    plan._CHUNKS = plan._SHORT = 100_000
-    program._CAPACITY = 1
+    limits = montecarlo.Limits(chunks=100_000, short=100_000, tiles_per_call=1)
+    montecarlo.run = functools.partial(montecarlo.run, limits=limits)
 from rmtjax.cli import main
 main()
 """

@@ -27,12 +27,12 @@ Finished = Callable[[int, Arrays], None]
 
 
 def count() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return jax.process_count()
 
 
 def index() -> int:
-    """Which one this is."""
+    """Return the index of this process."""
     return jax.process_index()
 
 
@@ -47,49 +47,54 @@ def _unpacked(data: np.ndarray) -> dict[str, np.ndarray]:
         return dict(found)
 
 
-_met = False
+class _Banner:
+    """Keeps Gloo's banner off standard output, which carries results: Gloo prints it there at its first use."""
+
+    def __init__(self) -> None:
+        self._is_printed = False
+
+    @contextlib.contextmanager
+    def redirected(self) -> Iterator[None]:
+        """Redirect standard output to standard error in a `with` block, the first time that one succeeds."""
+        if self._is_printed:
+            yield
+            return
+        sys.stdout.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+        self._is_printed = True
 
 
-@contextlib.contextmanager
-def _meeting() -> Iterator[None]:
-    """The first time processes meet, Gloo greets on standard output, which is for results; it then goes to standard error."""
-    global _met
-    if _met:
-        yield
-        return
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-    _met = True
+_BANNER = _Banner()
 
 
 def _exchanged(data: np.ndarray) -> np.ndarray:
-    """An array of every process, stacked."""
+    """Return an array of every process, stacked."""
     from jax.experimental.multihost_utils import process_allgather
 
     try:
-        with _meeting():
+        with _BANNER.redirected():
             return np.asarray(process_allgather(data))
     except (ValueError, RuntimeError) as error:  # of which JAX's own errors are kinds
         raise HostError(str(error).splitlines()[0]) from None
 
 
 _PIECE = 2**26
-"""Bytes that process 0 sends at a time."""
+"""The number of bytes that process 0 sends at a time."""
 
 
 def _sizes(mine: np.ndarray) -> list[int]:
-    """Bytes of every process, in two numbers each, since JAX's have 32 bits."""
+    """Return the number of bytes of every process, sent as two numbers each, since JAX's have 32 bits."""
     return [(high << 30) + low for high, low in _exchanged(np.array(divmod(mine.size, 1 << 30), np.int32)).tolist()]
 
 
 def gather(arrays: Arrays) -> list[dict[str, np.ndarray]]:
-    """The arrays of every process, by any names and of any shapes, in the order of the processes."""
+    """Return the arrays of every process, by any names and of any shapes, in the order of the processes."""
     mine = _packed(arrays)
     sizes = _sizes(mine)
     every = _exchanged(np.pad(mine, (0, max(sizes) - mine.size)))
@@ -97,7 +102,7 @@ def gather(arrays: Arrays) -> list[dict[str, np.ndarray]]:
 
 
 def broadcast(arrays: Arrays | None) -> dict[str, np.ndarray]:
-    """The arrays of process 0, on all; the others give None. However large, in pieces."""
+    """Return the arrays of process 0 on all processes, sent in pieces; the others give None."""
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     mine = _packed({} if arrays is None else arrays)
@@ -115,7 +120,7 @@ def broadcast(arrays: Arrays | None) -> dict[str, np.ndarray]:
 
 
 def agree(error: Exception | None) -> None:
-    """Raise an error of this process, or say whose it is: no process goes on without the others."""
+    """Raise the error of this process, or name the process that has one, so that none continues without the others."""
     failed = np.flatnonzero(_exchanged(np.array([error is not None], np.int32)).ravel())
     if error is not None:
         raise error
