@@ -41,6 +41,7 @@ from rmtjax.adapters.layers import AdaptedLinear, adapted_layers, check_dense, m
 from rmtjax.adapters.methods import Dense, DoRA, LoRA
 from rmtjax.adapters.params import AdapterParam, AlphaParam, TrainedParam
 from rmtjax.checkpoints.folders import open_weights
+from rmtjax.checkpoints.names import weight_name
 from rmtjax.checkpoints.peft import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -52,8 +53,6 @@ from rmtjax.checkpoints.peft import (
     read_peft,
 )
 from rmtjax.checkpoints.tensors import FLOATS
-from rmtjax.models import SequenceClassifier, save_model
-from rmtjax.models.checkpoint import weight_name
 
 __all__ = ["load_peft", "save_peft"]
 
@@ -202,8 +201,9 @@ def save_peft(
     folder: str | os.PathLike,
     *,
     base: str | os.PathLike = "",
-    merge_alpha: bool = False,
     names: Names | None = None,
+    task_type: str | None = None,
+    save_base: Callable[[nnx.Module, Path], Any] | None = None,
 ) -> Path:
     """Write the adapters of a model, and its own weights that trained along, as PEFT does.
 
@@ -217,10 +217,12 @@ def save_peft(
         model: with adapters.
         folder: to write into.
         base: what PEFT shall load the base from, a folder or hub id.
-        merge_alpha: for a sequence classifier with α, also write a copy of the base with α merged into it, in single
-            precision, and name that, by its whole path, as the base.
         names: from the dotted path of a module here to that in the PyTorch model: a function, or a mapping of beginnings
             of paths, of which the longest counts, such as {"": "model", "head": "lm_head"}.
+        task_type: PEFT's, such as "SEQ_CLS", by which its `AutoPeftModel…` classes know the model.
+        save_base: a function of a model and a folder that writes the model there so that PyTorch loads it, such as
+            `rmtjax.models.save_model`. For a model with α it is called with the base into which α is merged, in single
+            precision, and the folder `base` below `folder`, whose whole path then is the base of the adapter.
 
     Raises:
         InputError: if the model holds no low-rank adapters, or updates of several kinds; if `names` lacks a path or gives
@@ -243,6 +245,8 @@ def save_peft(
     """
     from safetensors.numpy import save
 
+    if not (save_base is None or callable(save_base)):
+        raise InputError(f"save_base = {shown(save_base)}: must be a function of a model and a folder")
     layers, renamed = adapted_layers(model), _required(names)
     updated = {path: layer.update for path, layer in layers.items() if layer.update is not None}
     if not updated or any(isinstance(u, Dense) for u in updated.values()):
@@ -280,7 +284,7 @@ def save_peft(
         )
     config = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if isinstance(model, SequenceClassifier) else None,
+        "task_type": task_type,
         "base_model_name_or_path": str(base),
         "r": rank,
         "rank_pattern": {f"^{re.escape(path)}": r for path, r in ranks.items() if r != rank},
@@ -298,10 +302,6 @@ def save_peft(
         "inference_mode": True,
         "init_lora_weights": True,
     }
-    if merge_alpha and not isinstance(model, SequenceClassifier):
-        raise InputError(
-            "merge_alpha: writes the base of a SequenceClassifier only; save `merged` of other models yourself"
-        )
     target = prepare_folder("folder", folder)
     (target / ALPHA).unlink(missing_ok=True)  # of what was here before
     alphas = {f"{theirs[p]}.alpha": _host(layer.alpha[...]) for p, layer in layers.items() if layer.alpha is not None}
@@ -313,8 +313,9 @@ def save_peft(
         shared = [paths for paths in owners.values() if len(paths) > 1]
         file = save(alphas, metadata={SHARED: json.dumps(shared)})
         write_bytes(target / ALPHA, file)
-        if merge_alpha:
-            scaled = save_model(_scaled_base(model), target / "base", tokenizer=base or None)
+        if save_base is not None:
+            scaled = prepare_folder("folder", target / "base")
+            save_base(_scaled_base(model), scaled)
             write_bytes(scaled / MERGED_ALPHA, file)
             config["base_model_name_or_path"] = str(scaled.resolve())
     write_bytes(target / ADAPTER_WEIGHTS, save(tensors, metadata={"format": "pt"}))
@@ -346,8 +347,8 @@ def _whole(model: nnx.Module, renamed: Callable[[str], str] | None) -> list[str]
     return sorted(whole)
 
 
-def _scaled_base(model: SequenceClassifier) -> SequenceClassifier:
-    """The model with α merged, in single precision, and every update left out."""
+def _scaled_base(model: nnx.Module) -> nnx.Module:
+    """Return the model with α merged, in single precision, and every update left out."""
     model = nnx.clone(model)
     for layer in adapted_layers(model).values():
         layer.update = nnx.data(None)

@@ -403,7 +403,7 @@ def finetune(
         resume=resume,
         save_every=save_every,
         devices=crew,
-        announce=lambda r: console.print(report.heading(r) + "\n"),
+        announce=lambda r: console.print(f"{r}\n"),
     )
     if file is not None:
         write_json(file, result)

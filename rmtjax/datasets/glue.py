@@ -19,7 +19,6 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from rmtjax._errors import InputError, shown, unknown
-from rmtjax.datasets import amazon
 
 __all__ = ["GLUE", "Examples", "Task", "find_glue", "load_glue", "score", "task"]
 
@@ -124,7 +123,7 @@ def find_glue() -> Path | None:
 
     `../shared/data` is seen from the current directory and from the repository's root.
     """
-    return amazon._search("glue")
+    return data_folder("glue")
 
 
 def load_glue(name: str, data: str | os.PathLike[str], split: str = "train") -> Examples:

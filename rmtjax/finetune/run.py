@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -42,6 +43,7 @@ from rmtjax.finetune.step import Parts, Trainer, TrainState, data_mesh, loss_of
 from rmtjax.intruders import intruder_limits
 from rmtjax.models import EncoderConfig, load_classifier, save_model
 from rmtjax.models.tokenizer import Tokenizer
+from rmtjax.report.finetune import curves
 
 __all__ = ["Checkpoints", "Run", "finetune", "optimizer_of", "predict"]
 
@@ -196,6 +198,19 @@ class Run:
         self.trainer = Trainer(
             model, optimizer, updater, loss_of(self.task.regression), self.layout, mesh, settings.seed, settings.dropout
         )  # fmt: skip
+
+    def __str__(self) -> str:
+        """What is about to be trained, on what, and how, in three lines."""
+        settings, batches = self.settings, self.batches
+        sizes = [f"{len(self.train):,} to train on", *(f"{len(data):,} in {name}" for name, data in self.dev.items())]
+        lengths = ", ".join(map(str, self.layout.lengths))
+        new = f"; new: {', '.join(self.loaded.new)}" if self.loaded.new else ""
+        devices = f"{len(self.devices)} {self.devices[0].device_kind} device{'s' * (len(self.devices) > 1)}"
+        return (
+            f"{self.task.name} in {self.data}: {', '.join(sizes)}; lengths {lengths}\n"
+            f"{settings.model or 'all-MiniLM-L6-v2 (packaged)'}: {self.count}{new}\n"
+            f"{settings.epochs} epochs of {batches.steps_per_epoch:,} steps of {settings.batch_size} on {devices}"
+        )
 
     def identity(self) -> dict[str, Any]:
         """What must agree for a run to go on where another stopped."""
@@ -503,13 +518,13 @@ def _history(folder: Path, step: int, per_epoch: int) -> list[dict[str, Any]]:
 
 
 def _write(run: Run, state: TrainState, folder: Path, result: dict[str, Any], base_copy: bool) -> None:
-    from rmtjax.report.finetune import curves
-
     model = run.trainer.model(state)
     if run.settings.method == "full":
         save_model(merged(model), folder / "model", labels=run.task.labels, tokenizer=run.folder)
     else:
-        save_peft(model, folder / "adapter", base=run.folder.resolve(), merge_alpha=run.settings.alpha and base_copy)
+        base = run.folder.resolve()
+        save_base = functools.partial(save_model, tokenizer=base) if base_copy else None
+        save_peft(model, folder / "adapter", base=base, task_type="SEQ_CLS", save_base=save_base)
     curves(result, folder / "curves.png")
     settle(folder)
     write_json(folder / _RESULT, result)  # last: with it the run is finished

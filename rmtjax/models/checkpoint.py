@@ -8,7 +8,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,14 @@ from flax import nnx
 from rmtjax._errors import InputError, listed, shown
 from rmtjax._random import key_of, pinned
 from rmtjax.checkpoints.folders import TOKENIZER_FILES, model_folder, weights_folder
+from rmtjax.checkpoints.names import TORCH_LEAVES, weight_name
 from rmtjax.checkpoints.tensors import WEIGHTS, TensorFile
 from rmtjax.models.classifier import SequenceClassifier
 from rmtjax.models.config import ARCHITECTURES, EncoderConfig
 from rmtjax.models.encoder import Encoder
 
-__all__ = ["LoadReport", "load_classifier", "load_encoder", "save_model", "weight_name"]
+__all__ = ["LoadReport", "load_classifier", "load_encoder", "save_model"]
 
-_LEAF = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 _OLD = {"gamma": "weight", "beta": "bias"}  # names of layer norms in files of TensorFlow's time
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -43,12 +43,6 @@ class LoadReport:
     loaded: int
     new: tuple[str, ...]
     unused: tuple[str, ...]
-
-
-def weight_name(path: Sequence[Any]) -> str:
-    """The name of a variable in a checkpoint, from its path in the module."""
-    *modules, leaf = map(str, path)
-    return ".".join([*modules, _LEAF.get(leaf, leaf)])
 
 
 def _modern(name: str) -> str:
@@ -192,7 +186,7 @@ def save_model(
 
     tensors = {}
     for path, variable in nnx.to_flat_state(nnx.state(model)):
-        if path[-1] not in _LEAF or type(variable) is not nnx.Param:
+        if path[-1] not in TORCH_LEAVES or type(variable) is not nnx.Param:
             raise InputError(f"model: {'.'.join(map(str, path))} is no weight of a plain encoder; merge adapters first")
         value = np.asarray(variable[...])
         tensors[weight_name(path)] = np.ascontiguousarray(value.T if path[-1] == "kernel" else value)

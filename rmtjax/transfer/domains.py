@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from rmtjax._checks import one_of
+from rmtjax._checks import number, one_of
 from rmtjax._errors import InputError, shown, unknown
 from rmtjax._progress import Report, Reporter
 from rmtjax.datasets import amazon
 from rmtjax.datasets.digits import load_default
-from rmtjax.transfer import moments as _moments
-from rmtjax.transfer.estimator import ALPHAS, _grid, _positive, _ridge, _transfer_fit, loo_alpha
+from rmtjax.transfer import moments
+from rmtjax.transfer.estimator import ALPHAS, checked_grid, fit_ridge, fit_transfer, loo_alpha
 from rmtjax.transfer.moments import TargetMoments
 
 __all__ = ["PAPER_TABLE_1", "RULES", "SENSITIVITY", "PaperRow", "run_transfer", "sensitivity"]
@@ -98,7 +98,7 @@ class _Problem:
 
     @cached_property
     def gram(self) -> np.ndarray:
-        return _moments._small_gram(self.X)
+        return moments.small_gram(self.X)
 
     @cached_property
     def mean(self) -> np.ndarray:
@@ -107,10 +107,10 @@ class _Problem:
     @cached_property
     def own_moments(self) -> TargetMoments:
         """Of the whole train split, with no source."""
-        return _moments._target_moments(self.X, self.y, np.empty((0, self.X.shape[1])), self.gram)
+        return moments.unchecked_moments(self.X, self.y, np.empty((0, self.X.shape[1])), self.gram)
 
     def classifier(self, gamma: float) -> np.ndarray:
-        return _ridge(self.X, self.y, gamma, self.gram)
+        return fit_ridge(self.X, self.y, gamma, self.gram)
 
 
 def run_transfer(
@@ -166,8 +166,9 @@ def run_transfer(
         α-LoRA, §5.1, Table 1 and Figure 3.
     """
     started = time.perf_counter()
-    gamma, source_gamma = _positive("gamma", gamma), _positive("source_gamma", source_gamma)
-    grid = np.unique(_grid("alphas", ALPHAS if alphas is None else alphas))
+    gamma = number("gamma", gamma, 0, open_low=True)
+    source_gamma = number("source_gamma", source_gamma, 0, open_low=True)
+    grid = np.unique(checked_grid("alphas", ALPHAS if alphas is None else alphas))
     seeds = _checked_seeds(seeds)
     folder = amazon.find_data(data)
     if folder is None:
@@ -272,8 +273,8 @@ def sensitivity(
     for _, _, setting in settings:
         _check_features(setting["features"], setting["words"])
         _check_n(setting["n"])
-        _positive("gamma", setting["gamma"])
-        _positive("source_gamma", setting["source_gamma"])
+        number("gamma", setting["gamma"], 0, open_low=True)
+        number("source_gamma", setting["source_gamma"], 0, open_low=True)
     folder = amazon.find_data(data)
     if folder is None:
         raise InputError("data = None and no Amazon folder is found; allowed: the path of one, or RMTJAX_DATA")
@@ -379,7 +380,7 @@ def _check_n(n: int) -> None:
 def _domains(folder, pairs, features: str, words: int, reporter: Reporter) -> dict[str, _Problem]:
     domains = {}
     for domain in dict.fromkeys(itertools.chain(*pairs)):
-        (X, test_X), (y, test_y) = amazon._scaled(folder, domain, amazon.SPLITS, features, words)
+        (X, test_X), (y, test_y) = amazon.scaled_splits(folder, domain, amazon.SPLITS, features, words)
         domains[domain] = _Problem(X, y, test_X, test_y)
         reporter.advance(1, f"read {domain}")
     return domains
@@ -430,10 +431,10 @@ def _measure(
         for j, seed in enumerate(seeds):
             rows = np.random.default_rng(seed).permutation(len(target.y))[:n]
             X, y = target.X[rows], target.y[rows]
-            small = _moments._small_gram(X)
-            fit = _transfer_fit(X, y, W, gamma)
+            small = moments.small_gram(X)
+            fit = fit_transfer(X, y, W, gamma)
             for i, k in enumerate(members):
-                sampled[k, j] = _moments._target_moments(X, y, W[i : i + 1], small)
+                sampled[k, j] = moments.unchecked_moments(X, y, W[i : i + 1], small)
                 chosen[k, j, 3] = loo_alpha(fit.loo[[0, 1 + i]])[0]
             parts.append(np.vstack([fit.target, fit.transferred]))
         # One product scores the test split for every seed and source.
@@ -455,7 +456,7 @@ def _measure(
     order = [(k, j) for k in range(shape[0]) for j in range(shape[1])]
     stacked = _stack([sampled[key] for key in order])
     chosen[..., 0], chosen[..., 1] = 0, 1
-    chosen[..., 2] = _moments.law_alpha(stacked, gamma)[:, 0].reshape(shape)
+    chosen[..., 2] = moments.law_alpha(stacked, gamma)[:, 0].reshape(shape)
     for k, j in order:
         curve[k, j] = _margins_won(*scores[k, j], grid)
         best = np.flatnonzero(curve[k, j] == curve[k, j].max())
@@ -469,7 +470,7 @@ def _measure(
         "curve": (("pair", "seed", "alpha"), curve),
         "predicted": (("pair", "seed", "alpha"), 100 * _law_curve(stacked, gamma, grid).reshape(*shape, -1)),
         "law": (("pair", "alpha"), 100 * _law_curve(pool, gamma, grid)),
-        "law_alpha": (("pair",), _moments.law_alpha(pool, gamma)[:, 0]),
+        "law_alpha": (("pair",), moments.law_alpha(pool, gamma)[:, 0]),
         "beta": (("pair",), betas[0]),
         "beta_naive": (("pair",), betas[1]),
     }
@@ -494,7 +495,7 @@ def _stack(many: Sequence[TargetMoments]) -> TargetMoments:
 
 
 def _law_curve(stacked: TargetMoments, gamma: float, grid: np.ndarray) -> np.ndarray:
-    return _moments.law_accuracy(TargetMoments(*(field[:, None] for field in stacked)), gamma, grid[:, None])
+    return moments.law_accuracy(TargetMoments(*(field[:, None] for field in stacked)), gamma, grid[:, None])
 
 
 def _margins_won(own: np.ndarray, pulled: np.ndarray, alphas: np.ndarray) -> np.ndarray:

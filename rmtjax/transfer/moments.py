@@ -80,7 +80,7 @@ def mean_norm2(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     Raises:
         InputError: shapes disagree, n < 2, or an entry is not finite or not ±1.
     """
-    X, y = _checked(X, y)
+    X, y = checked_sample(X, y)
     return _mean_norm2(X, y)
 
 
@@ -114,9 +114,9 @@ def mean_norm2_error(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     Raises:
         InputError: as `mean_norm2`.
     """
-    X, y = _checked(X, y)
+    X, y = checked_sample(X, y)
     s = max(_mean_norm2(X, y), 0.0)
-    return _error(X, s, _noise(X, s), _small_gram(X))
+    return _error(X, s, _noise(X, s), small_gram(X))
 
 
 def noise_variance(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
@@ -132,7 +132,7 @@ def noise_variance(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     Raises:
         InputError: as `mean_norm2`.
     """
-    X, y = _checked(X, y)
+    X, y = checked_sample(X, y)
     return ((X**2).sum() / len(y) - _mean_norm2(X, y)) / X.shape[1]
 
 
@@ -150,8 +150,8 @@ def alignment(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p
     Raises:
         InputError: as `mean_norm2`, or the rows of W are not p finite numbers.
     """
-    X, y = _checked(X, y)
-    return _weights(W, X.shape[1]) @ (X.T @ y) / len(y)
+    X, y = checked_sample(X, y)
+    return checked_weights(W, X.shape[1]) @ (X.T @ y) / len(y)
 
 
 def mean_product(
@@ -168,7 +168,7 @@ def mean_product(
     Raises:
         InputError: as `mean_norm2`, or the problems differ in p.
     """
-    (X, y), (other_X, other_y) = _checked(X, y), _checked(other_X, other_y, "other_X", "other_y")
+    (X, y), (other_X, other_y) = checked_sample(X, y), checked_sample(other_X, other_y, "other_X", "other_y")
     if X.shape[1] != other_X.shape[1]:
         raise InputError(f"other_X has {other_X.shape[1]} features; allowed: {X.shape[1]}, as X")
     return float((X.T @ y) @ (other_X.T @ other_y)) / (len(y) * len(other_y))
@@ -228,8 +228,8 @@ def target_moments(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array,
     Raises:
         InputError: as `mean_norm2`, or the rows of W are not p finite numbers.
     """
-    X, y = _checked(X, y)
-    return _target_moments(X, y, _weights(W, X.shape[1]), _small_gram(X))
+    X, y = checked_sample(X, y)
+    return unchecked_moments(X, y, checked_weights(W, X.shape[1]), small_gram(X))
 
 
 def law_scalars(moments: TargetMoments, gamma: float) -> Scalars:
@@ -297,7 +297,12 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 _scalars, _optimal_alpha, _accuracy = map(_compiled, (alpha_ftc.scalars, alpha_ftc.optimal_alpha, alpha_ftc.accuracy))
 
 
-def _checked(X, y, X_name="X", y_name="y") -> tuple[np.ndarray, np.ndarray]:
+def checked_sample(X, y, X_name="X", y_name="y") -> tuple[np.ndarray, np.ndarray]:
+    """Return samples and labels in double precision.
+
+    Raises:
+        InputError: if shapes disagree, there is one sample only, or an entry is not finite or a label not ±1.
+    """
     X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
     if X.ndim != 2 or y.shape != X.shape[:1] or len(y) < 2:
         raise InputError(
@@ -310,7 +315,12 @@ def _checked(X, y, X_name="X", y_name="y") -> tuple[np.ndarray, np.ndarray]:
     return X, y
 
 
-def _weights(W, p: int, name: str = "W") -> np.ndarray:
+def checked_weights(W, p: int, name: str = "W") -> np.ndarray:
+    """Return source classifiers as rows, shape (K, p).
+
+    Raises:
+        InputError: if they have another shape or are not finite.
+    """
     try:
         W = np.asarray(W, np.float64)
     except (TypeError, ValueError):
@@ -322,8 +332,8 @@ def _weights(W, p: int, name: str = "W") -> np.ndarray:
     return W.reshape(-1, p)
 
 
-def _small_gram(X):
-    """X Xᵀ or XᵀX, whichever is smaller; they share their trace and their Frobenius norm."""
+def small_gram(X):
+    """Return X Xᵀ or XᵀX, whichever is smaller; they share their trace and their Frobenius norm."""
     return X @ X.T if len(X) <= X.shape[1] else X.T @ X
 
 
@@ -343,7 +353,8 @@ def _error(X, s, noise, small):
     return max(4 * noise * s / n + 2 * trace2 / n**2, np.finfo(float).tiny) ** 0.5
 
 
-def _target_moments(X, y, W, small):
+def unchecked_moments(X, y, W, small) -> TargetMoments:
+    """Return `target_moments` of arguments that are checked already, given their `small_gram`."""
     n, p = X.shape
     b, gram = W @ (X.T @ y) / n, W @ W.T
     unbiased = _mean_norm2(X, y)

@@ -37,7 +37,10 @@ def moved(model):
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return save_peft(
-        moved(adapt(plain(), rank=3, scale=6.0, train=["classifier"])), tmp_path / "adapter", base="some/base"
+        moved(adapt(plain(), rank=3, scale=6.0, train=["classifier"])),
+        tmp_path / "adapter",
+        base="some/base",
+        task_type="SEQ_CLS",
     )
 
 
@@ -260,13 +263,25 @@ def test_a_stack_of_layers_takes_no_adapter(tmp_path):
     load_peft(nnx.Dict(here=nnx.Linear(6, 6, rngs=nnx.Rngs(0))), tmp_path)
 
 
-def test_alpha_of_any_model_is_not_merged_into_a_base(tmp_path):
+def test_the_base_of_any_model_is_written_by_a_function(tmp_path):
     model = adapt(nnx.Dict(here=nnx.Linear(6, 6, rngs=nnx.Rngs(0))), target=["here"], rank=2, alpha=True)
-    with refused("merge_alpha", "SequenceClassifier"):
-        save_peft(model, tmp_path / "out", merge_alpha=True)
+    for layer in adapted_layers(model).values():
+        layer.alpha[...] = jnp.full(6, 3.0)
+        kernel = layer.base.kernel[...]
+    with refused("save_base", "a function"):
+        save_peft(model, tmp_path / "out", save_base=True)
     assert not (tmp_path / "out").exists()
     save_peft(model, tmp_path / "out")
-    assert (tmp_path / "out" / ALPHA).exists()
+    assert (tmp_path / "out" / ALPHA).exists() and not (tmp_path / "out" / "base").exists()
+
+    def save(base, folder):
+        save_file({"here.weight": np.ascontiguousarray(base["here"].kernel[...].T)}, folder / "model.safetensors")
+
+    save_peft(model, tmp_path / "out", save_base=save)
+    written = load_file(tmp_path / "out" / "base" / "model.safetensors")["here.weight"]
+    np.testing.assert_allclose(written, 3 * np.asarray(kernel).T, rtol=1e-6)
+    config = json.loads((tmp_path / "out" / CONFIG).read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "out" / "base") and config["task_type"] is None
 
 
 def test_what_cannot_be_written(tmp_path):

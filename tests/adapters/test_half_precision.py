@@ -167,7 +167,7 @@ def test_files_are_in_single_precision(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save_model(merged(model), tmp_path / "model")
-        save_peft(model, tmp_path / "adapter", merge_alpha=True)
+        save_peft(model, tmp_path / "adapter", save_base=save_model)
     name = "bert.encoder.layer.0.attention.self.value.weight"
     file = load_file(tmp_path / "model" / "model.safetensors")
     assert {t.dtype for t in file.values()} == {np.dtype("float32")}
@@ -181,7 +181,7 @@ def test_files_are_in_single_precision(tmp_path):
         layer.alpha[...] = jnp.full(16, 1.001)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        save_peft(half, tmp_path / "half", merge_alpha=True)
+        save_peft(half, tmp_path / "half", save_base=save_model)
     base = load_file(tmp_path / "half" / "base" / "model.safetensors")[name]
     np.testing.assert_allclose(base, 1.001 * np.asarray(layer.base.kernel[...], np.float32).T, rtol=1e-6)
 

@@ -221,7 +221,7 @@ def test_trained_here(method, options, tmp_path):
     wanted = logits(model, *data)
     assert np.abs(wanted - start).max() > 0.05
     folder, alpha = tmp_path / "adapter", "alpha" in options
-    save_peft(model, folder, base=tmp_path / "base", merge_alpha=alpha)
+    save_peft(model, folder, base=tmp_path / "base", task_type="SEQ_CLS", save_base=save_model)
     config = json.loads((folder / "adapter_config.json").read_text())
     base = folder / "base" if alpha else tmp_path / "base"
     assert config["base_model_name_or_path"] == str(base) and (folder / "alpha.safetensors").exists() == alpha

@@ -161,7 +161,7 @@ def test_peft_reads_the_adapter(learned):
 
 def test_how_a_run_is_shown(learned, capsys):
     run, result, alpha = learned.run, learned.result, learned.run.settings.alpha
-    heading = report.heading(run).splitlines()
+    heading = str(run).splitlines()
     assert (
         heading[0]
         == f"mrpc in {run.settings.data}: 120 to train on, 60 in dev; lengths {', '.join(map(str, run.layout.lengths))}"

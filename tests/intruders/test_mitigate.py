@@ -123,7 +123,7 @@ def test_an_adapter_with_alpha_takes_its_base_along(tmp_path, monkeypatch):
         layer.update.B = AdapterParam(jnp.asarray(rng.normal(size=layer.update.B.shape), jnp.float32))
         layer.alpha = AlphaParam(jnp.asarray(rng.uniform(0.9, 1.1, 64), jnp.float32))
     monkeypatch.chdir(tmp_path)
-    save_peft(model, "adapter", base="base", merge_alpha=True)
+    save_peft(model, "adapter", base="base", save_base=save_model)
     found = mend("base", "adapter", "out", scale=0.4)
     assert found.intruders
     wanted = {p.name: p.tuned.dense() for p in Pairs("base", "out")}

@@ -291,7 +291,7 @@ def test_alpha_is_what_merging_makes_of_it(method, tmp_path):
     whole = dense(Pairs(tmp_path / "base", tmp_path / "whole", "query|key|value"))
     assert_close(whole, wanted)
     # α is not taken twice where the base has it, wherever the two lie; another α is refused.
-    save_peft(model, tmp_path / "both", base=tmp_path / "base", merge_alpha=True)
+    save_peft(model, tmp_path / "both", base=tmp_path / "base", save_base=save_model)
     shutil.copytree(tmp_path / "both", tmp_path / "copy")
     shutil.move(tmp_path / "copy/base", tmp_path / "scaled")
     for folder in (tmp_path / "both", tmp_path / "copy"):
