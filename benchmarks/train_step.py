@@ -74,13 +74,13 @@ def ours(method: str, batch: int, length: int, dtype: str, every: int = 20, whol
     """
     import optax
 
-    from rmtjax.adapters import adapt, alpha_updater
+    from rmtjax.adapters import alpha_updater, apply_adapters
     from rmtjax.finetune.data import Layout, Sequences
     from rmtjax.finetune.step import Trainer, data_mesh, loss_of
     from rmtjax.models import load_classifier
 
-    model, _ = load_classifier(None, 2, dtype=dtype)
-    adapt(model, method, rank=RANK, train=["classifier"])
+    model, _ = load_classifier("minilm", 2, dtype=dtype)
+    apply_adapters(model, method, rank=RANK, train=["classifier"])
     mesh = data_mesh(jax.devices()[:1] if whole else None)
     devices = mesh.devices.size
     small = jax.devices()[0].platform == "cpu" and not whole
@@ -119,7 +119,7 @@ def peft(batch: int, length: int, dtype: str):
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     device = "cuda" if cuda else "cpu"
-    model = AutoModelForSequenceClassification.from_pretrained(model_folder(None), num_labels=2)
+    model = AutoModelForSequenceClassification.from_pretrained(model_folder(), num_labels=2)
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["query", "value"], task_type="SEQ_CLS")
     model = get_peft_model(model, config).to(device).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)

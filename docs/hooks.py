@@ -36,8 +36,8 @@ def _claims() -> str:
 
 
 def _help() -> str:
-    commands = ["", "verify", "sweep", "report", "merge", "transfer", "finetune", "intruders scan", "intruders mend",
-                "bench svd", "claims", "doctor"]  # fmt: skip
+    commands = ["", "verify", "sweep", "report", "merge", "transfer", "finetune", "intruders scan", "intruders mitigate",
+                "claims", "doctor"]  # fmt: skip
     parts = []
     for command in commands:
         code = f"import sys; sys.argv = ['rmtjax', *{command.split()}, '--help']; from rmtjax.cli import main; main()"

@@ -16,7 +16,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError, shown
-from rmtjax.adapters.methods import Dense, Update, scaled_by
+from rmtjax.adapters.methods import FullUpdate, Update
+from rmtjax.adapters.methods.base import scaled_by
 from rmtjax.adapters.params import AdapterConstant, AlphaParam
 
 __all__ = ["AdaptedLinear"]
@@ -111,7 +112,12 @@ class AdaptedLinear(nnx.Module):
         self.base = base
         self.update = nnx.data(update)
         self.alpha = nnx.data(alpha)
-        self.merged = nnx.data(None)
+        self.merged_kernel = nnx.data(None)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the layer computes with one kernel (see `merge_weights`)."""
+        return self.merged_kernel is not None
 
     def _scaled(self, kernel: Array) -> Array:
         return scaled_by(kernel, None if self.alpha is None else self.alpha[...])
@@ -141,21 +147,21 @@ class AdaptedLinear(nnx.Module):
         effect = np.linalg.norm(exact - np.asarray(base, np.float64))
         return float(np.linalg.norm(rounded - exact) / effect) if effect else 0.0
 
-    def merge(self) -> None:
-        """Compute with one kernel from now on. The base stays as it is, so `unmerge` restores it exactly.
+    def merge_weights(self) -> None:
+        """Compute with one kernel from now on. The base stays as it is, so `unmerge_weights` restores it exactly.
 
         Warns:
             UserWarning: if the kernel's dtype, or that in which the layer computes, rounds more than 1 % of the update away.
         """
-        warn_of_loss({"": self}, "merge", computing=True)
+        warn_of_loss({"": self}, "merge_weights", computing=True)
         self._merge()
 
     def _merge(self) -> None:
-        self.merged = nnx.data(sharded_like(self.base, AdapterConstant(self.kernel()), ("inputs", "outputs")))
+        self.merged_kernel = nnx.data(sharded_like(self.base, AdapterConstant(self.kernel()), ("inputs", "outputs")))
 
-    def unmerge(self) -> None:
+    def unmerge_weights(self) -> None:
         """Compute with base and update again."""
-        self.merged = nnx.data(None)
+        self.merged_kernel = nnx.data(None)
 
     def plain(self, dtype: jax.typing.DTypeLike | None = None) -> DenseLayer:
         """A copy of the base with the merged kernel in the base's dtype or in another.
@@ -199,8 +205,8 @@ class AdaptedLinear(nnx.Module):
         general = isinstance(base, nnx.LinearGeneral)
         if general:
             x = x.reshape(*x.shape[: x.ndim - len(base.axis)], len(own))
-        if self.merged is not None or self.update is None:
-            kernel = self._scaled(own) if self.merged is None else self.merged[...]
+        if self.is_merged or self.update is None:
+            kernel = self.merged_kernel[...] if self.is_merged else self._scaled(own)
             y = x @ kernel.astype(x.dtype)
         else:
             # α meets the weights in their own precision: in half of it, most of its steps from 1 would be rounded away.
@@ -212,8 +218,8 @@ class AdaptedLinear(nnx.Module):
     def _through_base(self, inputs: Array, *args: Any, **options: Any) -> Any:
         """What the layer itself gives with the new kernel in the place of its own."""
         base, shape = self.base, self.base.kernel.shape
-        merged = self.merged is not None
-        kernel = nnx.Param((self.merged[...] if merged else self.kernel()).reshape(shape))
+        merged = self.is_merged
+        kernel = nnx.Param((self.merged_kernel[...] if merged else self.kernel()).reshape(shape))
         new, multiplied = kernel[...], []
         exchanged: dict[str, Any] = {"kernel": kernel}
         if not merged:
@@ -261,10 +267,10 @@ class AdaptedLinear(nnx.Module):
                 if rhs.dtype.name not in _FLOATS:  # a type of its own, such as of eight bits
                     return dot(lhs, rhs, dimension_numbers, *args, **options)
                 frozen = self._scaled(matrix_of(base))
-                if isinstance(self.update, Dense):
+                if isinstance(self.update, FullUpdate):
                     frozen = self.update.kernel(frozen)
                 y = dot(lhs, frozen.reshape(new.shape).astype(rhs.dtype), dimension_numbers, *args, **options)
-                if self.update is None or isinstance(self.update, Dense):
+                if self.update is None or isinstance(self.update, FullUpdate):
                     return y
                 a, b = (factor.astype(rhs.dtype) for factor in self.update.factors())
                 inner_options = {k: v for k, v in options.items() if k == "precision"}
@@ -380,24 +386,24 @@ def warn_of_loss(
         others = f" ({len(lost)} layers lose more than {_LOST:.0%})" if len(lost) > 1 else ""
         warnings.warn(
             f"{argument}: rounding to {kind} loses {share:.0%} of what the adapter does{where}{others};"
-            " dtype=jnp.float32 of `merged` keeps it, or leave the adapter beside the kernel",
+            " dtype=jnp.float32 of `merged_copy` keeps it, or leave the adapter beside the kernel",
             stacklevel=3,
         )
 
 
-def merge(model: nnx.Module) -> None:
-    """Fold every adapter into one kernel, in place; `unmerge` takes it back to the bit.
+def merge_weights(model: nnx.Module) -> None:
+    """Fold every adapter into one kernel, in place; `unmerge_weights` takes it back to the bit.
 
     Warns:
         UserWarning: if half precision, of a kernel or of the layer's computing, rounds more than 1 % of an update away.
     """
     layers = adapted_layers(model)
-    warn_of_loss(layers, "merge", computing=True)
+    warn_of_loss(layers, "merge_weights", computing=True)
     for layer in layers.values():
         layer._merge()
 
 
-def unmerge(model: nnx.Module) -> None:
-    """Undo `merge`."""
+def unmerge_weights(model: nnx.Module) -> None:
+    """Restore the unmerged weights of every adapter, in place."""
     for layer in adapted_layers(model).values():
-        layer.unmerge()
+        layer.unmerge_weights()

@@ -16,7 +16,7 @@ from rmtjax._errors import InputError, shown
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.adapters.methods import OrthogonalLoRA
 
-__all__ = ["AlphaUpdaterState", "alpha_updater", "keep_below", "stiefel"]
+__all__ = ["AlphaUpdaterState", "alpha_updater", "project_spectral_norm", "stiefel"]
 
 
 class AlphaUpdaterState(NamedTuple):
@@ -176,7 +176,7 @@ def _leaf_name(path: tuple) -> str:
     return ".".join(parts[:-1] if parts[-1] in ("value", "raw_value") and len(parts) > 1 else parts)
 
 
-def keep_below(model: nnx.Module, limits: Mapping[str, float]) -> optax.GradientTransformation:
+def project_spectral_norm(model: nnx.Module, limits: Mapping[str, float]) -> optax.GradientTransformation:
     r"""Keep what adapters add below a limit for each layer, :math:`\|\Delta W\|_2 \le \ell`, whatever an optimiser wants.
 
     Goes last in a chain: the step is changed so that after it the bound holds. Of LoRA's and DoRA's update the singular
@@ -219,7 +219,7 @@ def keep_below(model: nnx.Module, limits: Mapping[str, float]) -> optax.Gradient
 
     def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None):
         if params is None:
-            raise ValueError("keep_below: update needs the parameters; pass params to it")
+            raise ValueError("project_spectral_norm: update needs the parameters; pass params to it")
         flat, tree = jax.tree_util.tree_flatten_with_path(params)
         where = {_leaf_name(path): i for i, (path, _) in enumerate(flat)}
         steps = jax.tree.leaves(updates)

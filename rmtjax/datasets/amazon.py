@@ -117,7 +117,7 @@ def load_pair(
     if features not in FEATURES:
         raise unknown("features", features, FEATURES)
     if not isinstance(words, int) or not 1 <= words <= WORDS:
-        raise InputError(f"words = {shown(words)} cannot be used; allowed: an integer from 1 to {WORDS}")
+        raise InputError(f"words = {shown(words)}: must be an integer from 1 to {WORDS}")
     for domain in (source, target):
         if domain not in DOMAINS:
             raise unknown("domain", domain, DOMAINS)

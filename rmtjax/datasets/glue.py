@@ -19,6 +19,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from rmtjax._errors import InputError, shown, unknown
+from rmtjax.datasets._folders import data_folder
 
 __all__ = ["GLUE", "Examples", "Task", "find_glue", "load_glue", "score", "task"]
 
@@ -213,7 +214,7 @@ def _checked(chosen: Task, what: str, values: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(values, float)
     except (TypeError, ValueError):
-        raise InputError(f"{what} = {shown(values)} cannot be used; allowed: {allowed}") from None
+        raise InputError(f"{what} = {shown(values)}: must be {allowed}") from None
     if array.ndim != 1 or not array.size:
         raise InputError(f"{what} has the shape {array.shape}; allowed: (n,), one entry an example, n at least 1")
     odd = array[~(np.isfinite(array) if chosen.regression else np.isin(array, range(chosen.num_labels)))]

@@ -22,9 +22,9 @@ from jaxtyping import Array, Float, Int
 
 from rmtjax._random import key_of, pinned
 from rmtjax.adapters import AlphaParam
-from rmtjax.adapters.apply import TRAINABLE
+from rmtjax.adapters.params import TRAINABLE
 from rmtjax.finetune.data import Batch, Layout
-from rmtjax.models import Noise
+from rmtjax.models import DropoutKey
 
 __all__ = ["Parts", "TrainState", "Trainer", "loss_of"]
 
@@ -164,8 +164,8 @@ class Trainer:
 
         def local(trained, others, batch, key):
             def loss(trained, piece):
-                noise = None if key is None else Noise.of(key, piece.number)
-                logits = function(trained, others)(piece.ids, piece.mask, piece.types, noise=noise)
+                dropout_key = None if key is None else DropoutKey.of(key, piece.number)
+                logits = function(trained, others)(piece.ids, piece.mask, piece.types, dropout_key=dropout_key)
                 return (self._loss(logits, piece.labels) * piece.weight).sum()
 
             def add(total, piece):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from rmtjax._errors import unknown
 from rmtjax._threefry import threefry2x32
 
-__all__ = ["ACTIVATIONS", "Noise", "activation", "attention", "dropout", "gelu", "layer_norm"]
+__all__ = ["ACTIVATIONS", "DropoutKey", "activation", "attention", "dropout", "gelu", "layer_norm"]
 
 
 def _apart(function: Callable, *args: Array) -> Array:
@@ -124,7 +124,7 @@ def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return x ^ (x >> np.uint32(16))
 
 
-class Noise(NamedTuple):
+class DropoutKey(NamedTuple):
     """What dropout masks are drawn from: a random word for each example of the batch.
 
     A mask depends on the step's key, the example's number and the place in the model, so that an example meets the same
@@ -137,48 +137,51 @@ class Noise(NamedTuple):
     word: UInt32[Array, " batch"]
 
     @classmethod
-    def of(cls, key: Array, example: Int[Array, " batch"]) -> Noise:
-        """Noise from a key of `jax.random` (threefry, the default) and the numbers of the examples within the step."""
+    def of(cls, key: Array, example: Int[Array, " batch"]) -> DropoutKey:
+        """Return the words of examples, from a key of `jax.random` and the numbers of the examples within the step."""
         data, example = jax.random.key_data(key), example.astype(jnp.uint32)
         return cls(threefry2x32((data[..., 0], data[..., 1]), (example, jnp.zeros_like(example)))[0])
 
-    def at(self, place: int) -> Noise:
-        """The noise of a place within the model."""
-        return Noise(_mixed(self.word + _mixed(jnp.uint32(place + 1))))
+    def at(self, place: int) -> DropoutKey:
+        """Return the key of a place within the model."""
+        return DropoutKey(_mixed(self.word + _mixed(jnp.uint32(place + 1))))
 
 
-def _kept(noise: Noise, shape: tuple[int, ...], rate: float) -> Bool[Array, "batch ..."]:
+def _kept(dropout_key: DropoutKey, shape: tuple[int, ...], rate: float) -> Bool[Array, "batch ..."]:
     # The stride is odd and no length, so that padding leaves the mask of what it follows alone; two entries of up to
     # 64 heads of 512 × 512 tokens, or 32 of 2048 × 2048, never share a number.
     index = jnp.zeros(shape, jnp.uint32)
     for axis in range(1, len(shape)):
         index = index * np.uint32(0x9E3779B1) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    word = jnp.broadcast_to(noise.word.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+    word = jnp.broadcast_to(dropout_key.word.reshape(-1, *(1,) * (len(shape) - 1)), shape)
     # Mixed twice: two examples whose words differ in a few bits would otherwise read one mask in another order.
     return _mixed(word + _mixed(index)) >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _drop(x, noise, rate):
-    return jnp.where(_kept(noise, x.shape, rate), x * np.asarray(1 / (1 - rate), x.dtype), 0)
+def _drop(x, dropout_key, rate):
+    return jnp.where(_kept(dropout_key, x.shape, rate), x * np.asarray(1 / (1 - rate), x.dtype), 0)
 
 
 # The mask is drawn again for the gradient, which costs less than to write it to memory and read it back.
 _drop.defvjp(
-    lambda x, noise, rate: (_drop(x, noise, rate), noise), lambda rate, noise, g: (_drop(g, noise, rate), None)
+    lambda x, dropout_key, rate: (_drop(x, dropout_key, rate), dropout_key),
+    lambda rate, dropout_key, g: (_drop(g, dropout_key, rate), None),
 )
 
 
-def dropout(x: Float[Array, "batch ..."], rate: float, noise: Noise | None, place: int) -> Float[Array, "batch ..."]:
-    """Inverted dropout: zero with probability `rate`, x/(1 − rate) otherwise; x itself without noise.
+def dropout(
+    x: Float[Array, "batch ..."], rate: float, dropout_key: DropoutKey | None, place: int
+) -> Float[Array, "batch ..."]:
+    """Inverted dropout: zero with probability `rate`, x/(1 − rate) otherwise; x itself without a key.
 
     Args:
         x: an example in each row.
         rate: in [0, 1).
-        noise: where the masks come from; None is no dropout.
-        place: a number of this call's own among all those that share the noise.
+        dropout_key: where the masks come from; None is no dropout.
+        place: a number of this call's own among all those that share the key.
     """
-    return x if noise is None or rate == 0 else _drop(x, noise.at(place), rate)
+    return x if dropout_key is None or rate == 0 else _drop(x, dropout_key.at(place), rate)
 
 
 def attention(
@@ -187,7 +190,7 @@ def attention(
     value: Float[Array, "batch heads k d"],
     bias: Float[Array, "batch 1 1 k"] | None,
     rate: float = 0.0,
-    noise: Noise | None = None,
+    dropout_key: DropoutKey | None = None,
     place: int = 0,
 ) -> Float[Array, "batch heads q d"]:
     """softmax(Q Kᵀ/√d + bias) V, the softmax in float32, its probabilities dropped with probability `rate`."""
@@ -195,5 +198,5 @@ def attention(
     scores = scores.astype(jnp.float32)
     if bias is not None:
         scores = scores + bias
-    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(query.dtype), rate, noise, place)
+    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(query.dtype), rate, dropout_key, place)
     return jnp.einsum("bhqk,bhkd->bhqd", weights, value)

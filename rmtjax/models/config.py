@@ -146,7 +146,7 @@ class EncoderConfig:
         except InputError as error:
             raise InputError(f"model = {folder}: config.json: {error}") from None
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What belongs into `config.json`."""
         values = dataclasses.asdict(self)
         return {**values.pop("others"), **values}

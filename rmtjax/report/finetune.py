@@ -89,6 +89,6 @@ def curves(result: Mapping[str, Any], path: str | os.PathLike) -> Path:
             axis.xaxis.get_major_locator().set_params(integer=True)
             if len(epochs) == 1:
                 axis.set_xticks(epochs)
-        name = f"{'α-' if settings['alpha'] else ''}{settings['method']}"
+        name = f"{'α-' if settings['alpha'] else ''}{settings['adapter']}"
         figure.suptitle(f"{settings['task']}, {name}, seed {settings['seed']}", fontsize=10)
         return save(figure, path)

@@ -401,14 +401,12 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         """The α of the best cross-validated accuracy; the middle one where several are equally good."""
         smallest = int(min((y > 0).sum(), (y < 0).sum()))
         if isinstance(self.cv, Integral) and not 2 <= self.cv <= smallest:
-            raise InputError(
-                f"cv = {shown(self.cv)} cannot be used; allowed: 2 to {smallest}, the smaller class's size"
-            )
+            raise InputError(f"cv = {shown(self.cv)}: must be 2 to {smallest}, the smaller class's size")
         try:
             splits = list(check_cv(self.cv, y, classifier=True).split(X, y))
         except (TypeError, ValueError) as error:
             allowed = "an integer from 2, a splitter or an iterable of splits"
-            raise InputError(f"cv = {shown(self.cv)} cannot be used; allowed: {allowed}") from error
+            raise InputError(f"cv = {shown(self.cv)}: must be {allowed}") from error
         right = np.zeros(len(grid))
         for train, test in splits:
             fit = fit_transfer(X[train], y[train], W, gamma)
@@ -457,7 +455,7 @@ def _numbers(name: str, value: Any, allowed: str) -> np.ndarray:
         if numbers.dtype.kind not in "iuf":
             raise TypeError
     except (TypeError, ValueError):
-        raise InputError(f"{name} = {shown(value)} cannot be used; allowed: {allowed}") from None
+        raise InputError(f"{name} = {shown(value)}: must be {allowed}") from None
     if not np.isfinite(numbers).all():
         raise InputError(f"{name} = {shown(value)} holds a NaN or infinite number; allowed: {allowed}")
     return numbers.astype(np.float64)
@@ -471,7 +469,5 @@ def checked_grid(name: str, value: Any) -> np.ndarray:
     """
     grid = _numbers(name, value, "finite numbers, at least one")
     if grid.ndim != 1 or not grid.size:
-        raise InputError(
-            f"{name} = {shown(value)} cannot be used; allowed: a flat sequence of finite numbers, at least one"
-        )
+        raise InputError(f"{name} = {shown(value)}: must be a flat sequence of finite numbers, at least one")
     return grid

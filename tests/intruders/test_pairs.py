@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from rmtjax.adapters import adapt, merged, save_peft
+from rmtjax.adapters import merged_copy, save_peft
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.adapters.methods import DoRA
 from rmtjax.adapters.params import AdapterParam, AlphaParam
 from rmtjax.checkpoints import read_peft
 from rmtjax.intruders import Pairs, Skipped, scan
 from rmtjax.models import save_model
+from tests.adapters.helpers import with_adapters
 from tests.models.helpers import classifier, config_of, refused, torch_classifier
 
 from .helpers import matrix, planted, write, write_adapter, write_shards
@@ -266,9 +267,9 @@ def test_adapters_are_what_peft_merges(kind, tmp_path):
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "orthogonal"])
 def test_alpha_is_what_merging_makes_of_it(method, tmp_path):
     """Layers with an update and α, with an update alone and with α alone."""
-    model = adapt(
-        classifier(num_hidden_layers=1), method, target=["query", "value"], rank=3, scale=5.0, alpha=True,
-        alpha_target=["value", "key"],
+    model = with_adapters(
+        classifier(num_hidden_layers=1), method, target_modules=["query", "value"], rank=3, lora_alpha=5.0, alpha=True,
+        alpha_modules=["value", "key"],
     )  # fmt: skip
     save_model(classifier(num_hidden_layers=1), tmp_path / "base")
     rng = np.random.default_rng(5)
@@ -287,7 +288,7 @@ def test_alpha_is_what_merging_makes_of_it(method, tmp_path):
     plain = {pair.name.split(".")[-2] for pair in pairs if pair.factors is not None}
     assert plain == (set() if method == "dora" else {"query"})
     # Merged, it is a checkpoint like any other.
-    save_model(merged(model), tmp_path / "whole")
+    save_model(merged_copy(model), tmp_path / "whole")
     whole = dense(Pairs(tmp_path / "base", tmp_path / "whole", "query|key|value"))
     assert_close(whole, wanted)
     # α is not taken twice where the base has it, wherever the two lie; another α is refused.
@@ -667,7 +668,7 @@ def test_factors_of_very_different_size_are_one_product(tmp_path):
 
 def test_as_many_vectors_as_the_layer_has(base, adapter):
     """One less than refused."""
-    assert len(scan(base, adapter, top=10).layers[0].verdicts) == 10
+    assert len(scan(base, adapter, top_k=10).layers[0].verdicts) == 10
 
 
 def test_nothing_in_common(base, tmp_path):

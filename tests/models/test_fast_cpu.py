@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy import special, stats
 
-from rmtjax.models import Noise
+from rmtjax.models import DropoutKey
 from rmtjax.models import _fast_cpu as functional
 from rmtjax.models._fast_cpu import ACTIVATIONS, _apart, activation, attention, dropout, gelu, layer_norm
 from tests.models.helpers import refused
@@ -29,8 +29,8 @@ def layer_norm_of(x, scale, bias, eps):
     return (x - mean) / jnp.sqrt(variance + eps) * scale + bias
 
 
-def noise(*examples: int, step: int = 0) -> Noise:
-    return Noise.of(jax.random.fold_in(jax.random.key(7), step), jnp.array(examples))
+def noise(*examples: int, step: int = 0) -> DropoutKey:
+    return DropoutKey.of(jax.random.fold_in(jax.random.key(7), step), jnp.array(examples))
 
 
 # -- layer norm and GELU -----------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_rate_and_scale(rate):
 def test_expectation():
     """Over 400 steps each of 512 numbers keeps its mean: the sum of squared z-scores is χ², false alarm 1e-5."""
     x, rate = jnp.abs(normal(4, 128)) + 0.5, 0.3
-    draws = jax.jit(jax.vmap(lambda key: dropout(x, rate, Noise.of(key, jnp.arange(4)), 5)))(
+    draws = jax.jit(jax.vmap(lambda key: dropout(x, rate, DropoutKey.of(key, jnp.arange(4)), 5)))(
         jax.random.split(jax.random.key(3), 400)
     )
     z = (np.mean(draws, 0) / x - 1) / np.sqrt(rate / (1 - rate) / 400)
@@ -233,7 +233,9 @@ def test_a_mask_belongs_to_its_example():
         part = tuple(slice(n) for n in (4, *shorter))
         np.testing.assert_array_equal(kept(shorter, examples=(5, 8, 300, 2)), whole[part])
     each = jax.vmap(
-        lambda i: dropout(jnp.ones((1, *shape)), 0.5, Noise.of(jax.random.fold_in(jax.random.key(7), 0), i[None]), 0)
+        lambda i: dropout(
+            jnp.ones((1, *shape)), 0.5, DropoutKey.of(jax.random.fold_in(jax.random.key(7), 0), i[None]), 0
+        )
     )
     np.testing.assert_array_equal(each(jnp.array([5, 8]))[:, 0] > 0, whole[:2])
 
@@ -290,5 +292,5 @@ def test_no_two_entries_share_a_number(monkeypatch):
     """Heads, queries and keys of a mask are all counted differently; a stride of 2⁷, for one, would repeat rows of 256."""
     seen = []
     monkeypatch.setattr(functional, "_mixed", lambda x: seen.append(x) or x)
-    functional._kept(Noise(jnp.zeros(1, jnp.uint32)), (1, 12, 256, 256), 0.5)
+    functional._kept(DropoutKey(jnp.zeros(1, jnp.uint32)), (1, 12, 256, 256), 0.5)
     assert len(np.unique(seen[0])) == 12 * 256 * 256
