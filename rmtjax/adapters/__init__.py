@@ -4,7 +4,7 @@ from rmtjax.adapters.apply import apply_adapters
 from rmtjax.adapters.count import Count, count_parameters
 from rmtjax.adapters.layers import AdaptedLinear, merge_weights, unmerge_weights
 from rmtjax.adapters.merging import merged_copy
-from rmtjax.adapters.optimizers import AlphaUpdaterState, alpha_updater, project_spectral_norm, stiefel
+from rmtjax.adapters.optimizers import alpha_updater, project_spectral_norm, stiefel
 from rmtjax.adapters.params import TRAINABLE, AdapterConstant, AdapterParam, AlphaParam, OrthogonalParam, TrainedParam
 from rmtjax.adapters.peft_io.read import load_peft
 from rmtjax.adapters.peft_io.write import save_peft
@@ -16,7 +16,6 @@ __all__ = [
     "AdapterConstant",
     "AdapterParam",
     "AlphaParam",
-    "AlphaUpdaterState",
     "Count",
     "OrthogonalParam",
     "TrainedParam",

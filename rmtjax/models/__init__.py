@@ -6,6 +6,7 @@ from rmtjax.models.checkpoint import LoadReport, load_classifier, load_encoder, 
 from rmtjax.models.classifier import SequenceClassifier
 from rmtjax.models.config import EncoderConfig
 from rmtjax.models.encoder import Encoder
+from rmtjax.models.functions import plain_functions
 
 __all__ = [
     "DropoutKey",
@@ -16,5 +17,6 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "model_folder",
+    "plain_functions",
     "save_model",
 ]

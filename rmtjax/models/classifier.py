@@ -8,9 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rmtjax._checks import whole
-from rmtjax.models._fast_cpu import DropoutKey, dropout
+from rmtjax.models._fast_cpu import DropoutKey
 from rmtjax.models.config import EncoderConfig
 from rmtjax.models.encoder import Encoder, linear
+from rmtjax.models.functions import dropout
 
 __all__ = ["SequenceClassifier"]
 

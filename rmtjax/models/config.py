@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtjax._errors import InputError, shown
-from rmtjax.models._fast_cpu import activation
+from rmtjax.models.functions import activation
 
 __all__ = ["ARCHITECTURES", "EncoderConfig"]
 

@@ -15,8 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rmtjax._errors import InputError
-from rmtjax.models._fast_cpu import DropoutKey, activation, attention, dropout, layer_norm
+from rmtjax.models._fast_cpu import DropoutKey
 from rmtjax.models.config import EncoderConfig
+from rmtjax.models.functions import activation, attention, dropout, layer_norm
 
 __all__ = ["Encoder", "LayerNorm"]
 

@@ -78,11 +78,11 @@ def test_steps(every, given):
             updates, new = tx.update(jnp.full(4, jnp.nan), state, alpha, alpha_gradient=lambda g=g: jnp.asarray(g))
         else:
             updates, new = tx.update(jnp.asarray(g), state, alpha)
-        assert int(new.count) == step
+        assert int(new.step) == step
         if step % every:
-            assert identical(new.inner, state.inner) and np.all(np.asarray(updates) == 0)
+            assert identical(new.inner_state, state.inner_state) and np.all(np.asarray(updates) == 0)
         else:
-            assert not identical(new.inner, state.inner)
+            assert not identical(new.inner_state, state.inner_state)
             moves.append(step)
         alpha, state = optax.apply_updates(alpha, updates), new
         if moves and moves[-1] == step:
@@ -233,7 +233,7 @@ def test_any_optimiser_and_precision(name, of_alpha, of_gradient, given):
             assert all(np.all(np.asarray(u, float) == 0) for u in jax.tree.leaves(updates))
         now = optax.apply_updates(now, updates)
         if i % 2:
-            one, other = (now, state.inner, updates), wanted[i // 2]
+            one, other = (now, state.inner_state, updates), wanted[i // 2]
             for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
                 assert mine.dtype == theirs.dtype
                 if not jnp.issubdtype(mine.dtype, jax.dtypes.prng_key):
@@ -243,7 +243,7 @@ def test_any_optimiser_and_precision(name, of_alpha, of_gradient, given):
 
 @pytest.mark.parametrize("every", [0, -1, 2.0, True, "20", None])
 def test_every_is_a_count(every):
-    with refused(f"every = {every!r}", "whole number, 1 or more"):
+    with refused(f"every = {every!r}", "whole number ≥ 1"):
         alpha_updater(optax.sgd(0.1), every)
 
 

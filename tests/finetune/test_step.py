@@ -186,7 +186,7 @@ def test_adapters_never_see_the_batch_of_alpha():
         assert equal(a.alpha, b.alpha) == equal(a.alpha_optimizer, b.alpha_optimizer) == (step < 3)
         before = one[step - 2][0] if step > 1 else start
         assert equal(a.alpha, before.alpha) == (step not in (3, 6))  # α moves at T, 2T, … and nothing of it in between
-        assert equal(a.alpha_optimizer.inner, before.alpha_optimizer.inner) == (step not in (3, 6))
+        assert equal(a.alpha_optimizer.inner_state, before.alpha_optimizer.inner_state) == (step not in (3, 6))
         assert not equal(a.weights, before.weights)
     assert float(one[-1][0].loss) == pytest.approx(sum(loss for _, loss in one), rel=1e-6)
     assert all(x.tobytes() == frozen[name].tobytes() for name, x in jax.tree.map(np.array, trainer.frozen).items())

@@ -111,7 +111,9 @@ def test_a_base_of_small_rank_has_room_for_none():
     assert strength_limit(s, (40, 50), top_k=4) > 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("top", 0), ("top", 2.5), ("threshold", 0), ("threshold", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("top_k", 0), ("top_k", 2.5), ("threshold_epsilon", 0), ("threshold_epsilon", 1.5)]
+)
 def test_what_is_looked_at_must_make_sense(name, value):
     with pytest.raises(InputError, match=rf"{name} = {value}"):
         strength_limit(np.ones(10), (10, 10), **{name: value})
@@ -119,7 +121,7 @@ def test_what_is_looked_at_must_make_sense(name, value):
 
 @pytest.mark.parametrize("probability", [0, 1, -0.1, "a"])
 def test_a_probability_that_is_none(probability):
-    with pytest.raises(InputError, match=r"probability = .*: must be between 0 and 1"):
+    with pytest.raises(InputError, match=r"probability = .*: must be a finite number in \(0, 1\)"):
         strength_limit(np.ones(10), (10, 10), probability=probability)
 
 

@@ -434,7 +434,7 @@ def test_what_a_layer_alone_is_asked_must_make_sense():
     w = base("gaussian", (30, 20), random)
     pair = Pair("w", w, Operator(w + 1), None)
     assert scanned(pair, top_k=np.int64(3), threshold_epsilon=np.float32(0.5)).values.shape == (3,)
-    for question in ({"threshold": 2.0}, {"top": 0}, {"top": 21}):
+    for question in ({"threshold_epsilon": 2.0}, {"top_k": 0}, {"top_k": 21}):
         name = next(iter(question))
         with pytest.raises(InputError, match=f"{name} = {question[name]}: must be"):
             scanned(pair, **question)

@@ -1,5 +1,6 @@
 """Layer norm, GELU, attention and dropout against the obvious versions."""
 
+import contextlib
 import functools
 
 import jax
@@ -11,8 +12,11 @@ from scipy import special, stats
 
 from rmtjax.models import DropoutKey
 from rmtjax.models import _fast_cpu as functional
-from rmtjax.models._fast_cpu import ACTIVATIONS, _apart, activation, attention, dropout, gelu, layer_norm
-from tests.models.helpers import refused
+from rmtjax.models import _plain as plain
+from rmtjax.models import functions as chosen
+from rmtjax.models._fast_cpu import _apart, attention, dropout, gelu, layer_norm
+from rmtjax.models.functions import ACTIVATIONS, activation, plain_functions
+from tests.models.helpers import batch, classifier, refused
 
 EPS = 1e-5
 norm = functools.partial(layer_norm, eps=EPS)
@@ -294,3 +298,45 @@ def test_no_two_entries_share_a_number(monkeypatch):
     monkeypatch.setattr(functional, "_mixed", lambda x: seen.append(x) or x)
     functional._kept(DropoutKey(jnp.zeros(1, jnp.uint32)), (1, 12, 256, 256), 0.5)
     assert len(np.unique(seen[0])) == 12 * 256 * 256
+
+
+# -- the plain functions -------------------------------------------------------------------------------------------------
+
+
+def test_the_plain_functions_are_equal():
+    """Values and gradients, to the rounding of single precision; of dropout, whose masks are others, share and mean."""
+    x, scale, bias = 3 * normal(4, 24), 1 + normal(24, seed=2), normal(24, seed=3)
+    q, k, v = (normal(2, 3, 5, 8, seed=s) for s in range(3))
+    mask = jnp.where(jnp.arange(5) < 4, 0.0, -jnp.inf)[None, None, None].repeat(2, 0)
+    cases = {
+        "layer_norm": (lambda f: functools.partial(f, eps=EPS), (x, scale, bias)),
+        "gelu": (lambda f: f, (x,)),
+        "attention": (lambda f: lambda q, k, v: f(q, k, v, mask), (q, k, v)),
+    }
+    for name, (bind, arguments) in cases.items():
+        results = []
+        for module in (functional, plain):
+            out, back = jax.vjp(bind(getattr(module, name)), *arguments)
+            results.append((out, *back(normal(*out.shape, seed=9))))
+        for fast, slow in zip(*results, strict=True):
+            np.testing.assert_allclose(fast, slow, atol=2e-6 * np.abs(slow).max(), rtol=2e-6, err_msg=name)
+    kept = [np.asarray(module.dropout(jnp.ones((8, 5000)), 0.3, noise(*range(8)), 2)) for module in (functional, plain)]
+    for mask in kept:
+        assert set(np.unique(mask)) == {0, np.float32(1 / 0.7)} and abs((mask > 0).mean() - 0.7) < 0.015  # 6.5 sd
+    assert np.any(kept[0] != kept[1])
+    assert plain.dropout(x, 0.3, None, 0) is x
+
+
+def test_one_switch_chooses_the_plain_functions(monkeypatch):
+    """Where a model is traced, and only within the context; its logits are the same."""
+    model = classifier()
+    data = batch(model.config)
+    fast = model(*data)
+    for name in ("layer_norm", "gelu", "dropout", "attention"):
+        for module, other in ((functional, plain), (plain, functional)):
+            with monkeypatch.context() as patch, plain_functions() if module is plain else contextlib.nullcontext():
+                patch.setattr(module, name, lambda *_, **__: "called")
+                patch.setattr(other, name, None)
+                assert getattr(chosen, name)(1) == "called"
+    with plain_functions():
+        np.testing.assert_allclose(model(*data), fast, atol=1e-5)
