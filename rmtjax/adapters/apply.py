@@ -12,12 +12,7 @@ from flax import nnx
 from rmtjax._checks import one_of
 from rmtjax._errors import InputError, shown
 from rmtjax._random import key_of, pinned
-from rmtjax.adapters.layers import (
-    AdaptedLinear,
-    matrix_of,
-    shard_update,
-    sharded_like,
-)
+from rmtjax.adapters.layers import AdaptedLinear, matrix_of, shard_update, sharded_like
 from rmtjax.adapters.methods import METHODS, FullUpdate, make_update
 from rmtjax.adapters.modules import dotted, exchange, retype
 from rmtjax.adapters.params import TRAINABLE, AlphaParam, TrainedParam

@@ -23,7 +23,7 @@ class Count(NamedTuple):
 
 
 def count_parameters(model: nnx.Module) -> Count:
-    """How many numbers of a model train, and how many there are; shared ones count once, constants not at all."""
+    """Return how many numbers of a model train, and how many there are; shared ones count once, constants not at all."""
 
     def size(state) -> int:
         return sum(x.size for x in jax.tree.leaves(state))

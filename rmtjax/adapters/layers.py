@@ -29,13 +29,13 @@ _LOST = 0.01
 
 
 def matrix_of(layer: DenseLayer) -> Float[Array, "inputs outputs"]:
-    """The kernel of a dense layer; those of an `nnx.LinearGeneral` flattened on both sides."""
+    """Return the kernel of a dense layer; those of an `nnx.LinearGeneral` flattened on both sides."""
     kernel = layer.kernel[...]
     return kernel.reshape(math.prod(layer.in_features), -1) if isinstance(layer, nnx.LinearGeneral) else kernel
 
 
 def _features(layer: DenseLayer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Sizes of the input and output axes of a layer's kernel."""
+    """Return sizes of the input and output axes of a layer's kernel."""
     if isinstance(layer, nnx.LinearGeneral):
         return tuple(layer.in_features), tuple(layer.out_features)
     return (layer.in_features,), (layer.out_features,)
@@ -60,7 +60,7 @@ def check_dense(layer: DenseLayer, where: str) -> None:
 
 
 def _is_plain(layer: DenseLayer) -> bool:
-    """Whether a layer multiplies by its kernel in the ordinary way and does nothing else."""
+    """Return whether a layer multiplies by its kernel in the ordinary way and does nothing else."""
     if type(layer) is nnx.LinearGeneral:
         ordinary = layer.dot_general in (None, jax.lax.dot_general) and layer.dot_general_cls is None
     else:
@@ -82,12 +82,12 @@ def _is_concrete(x: Any) -> bool:
 
 
 def _is_placed(x: Any) -> bool:
-    """Whether an array has numbers, and lies on a mesh."""
+    """Return whether an array has numbers, and lies on a mesh."""
     return _is_concrete(x) and isinstance(x.sharding, NamedSharding)
 
 
 def _inner_sharding(sharding: Any, outputs: int) -> Any:
-    """The sharding of an intermediate (*batch, r), from that of an output (*batch, *outputs)."""
+    """Return the sharding of an intermediate (*batch, r), from that of an output (*batch, *outputs)."""
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, _inner_sharding(sharding.spec, outputs))
     return PartitionSpec(*tuple(sharding)[:-outputs], None)
@@ -123,17 +123,17 @@ class AdaptedLinear(nnx.Module):
         return scaled_by(kernel, None if self.alpha is None else self.alpha[...])
 
     def _wide_kernel(self) -> Float[Array, "inputs outputs"]:
-        """The kernel that the layer stands for, in single precision or more."""
+        """Return the kernel that the layer stands for, in single precision or more."""
         kernel = matrix_of(self.base)
         kernel = self._scaled(kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)))
         return kernel if self.update is None else self.update.kernel(kernel)
 
     def kernel(self, dtype: jax.typing.DTypeLike | None = None) -> Float[Array, "inputs outputs"]:
-        """The kernel that the layer stands for, as a matrix in the base's dtype or in another."""
+        """Return the kernel that the layer stands for, as a matrix in the base's dtype or in another."""
         return self._wide_kernel().astype(self.base.kernel.dtype if dtype is None else dtype)
 
     def loss_of(self, dtype: jax.typing.DTypeLike) -> float:
-        r"""How much of what the adapter does a dtype rounds away, :math:`\|K - \mathrm{round}(K)\|/\|K - W\|`.
+        r"""Return how much of what the adapter does a dtype rounds away, :math:`\|K - \mathrm{round}(K)\|/\|K - W\|`.
 
         It is infinite where K is too large for the dtype, and 0 where the adapter does nothing or where the values are not
         known because a function is traced.
@@ -164,7 +164,7 @@ class AdaptedLinear(nnx.Module):
         self.merged_kernel = nnx.data(None)
 
     def plain(self, dtype: jax.typing.DTypeLike | None = None) -> DenseLayer:
-        """A copy of the base with the merged kernel in the base's dtype or in another.
+        """Return a copy of the base with the merged kernel in the base's dtype or in another.
 
         Warns:
             UserWarning: if that dtype rounds more than 1 % of the update away.
@@ -173,7 +173,7 @@ class AdaptedLinear(nnx.Module):
         return nnx.clone(self)._plain(dtype)
 
     def _plain(self, dtype: jax.typing.DTypeLike | None) -> DenseLayer:
-        """The base itself, its kernel exchanged for the merged one; other variables stay those that they are."""
+        """Return the base itself, its kernel exchanged for the merged one; other variables stay those that they are."""
         layer, kernel = self.base, self.kernel(dtype)
         old, value = layer.kernel, kernel.reshape(layer.kernel.shape)
         if _is_placed(old[...]) and _is_concrete(value):
@@ -184,7 +184,7 @@ class AdaptedLinear(nnx.Module):
         return layer
 
     def __getattr__(self, name: str) -> Any:
-        """Plain attributes of the base, such as `out_features`; not its methods, which know of no adapter."""
+        """Return a plain attribute of the base, such as `out_features`; not its methods, which know of no adapter."""
         base = vars(self).get("base")
         value = None if base is None else vars(base).get(name)
         if value is None or name.startswith("_") or callable(value):
@@ -216,7 +216,7 @@ class AdaptedLinear(nnx.Module):
         return y if bias is None else y + bias
 
     def _through_base(self, inputs: Array, *args: Any, **options: Any) -> Any:
-        """What the layer itself gives with the new kernel in the place of its own."""
+        """Return what the layer itself gives with the new kernel in the place of its own."""
         base, shape = self.base, self.base.kernel.shape
         merged = self.is_merged
         kernel = nnx.Param((self.merged_kernel[...] if merged else self.kernel()).reshape(shape))
@@ -247,7 +247,7 @@ class AdaptedLinear(nnx.Module):
         return outputs
 
     def _products(self, new: Array, multiplied: list[Array]) -> dict[str, Any]:
-        """Attributes of a layer that let it multiply by W and ΔW apart; products by anything else are its own."""
+        """Return attributes of a layer that let it multiply by W and ΔW apart; products by anything else are its own."""
         base, (inputs, outputs) = self.base, _features(self.base)
         promoted: list[Array] = []
         after = tuple(range(len(inputs)))
@@ -295,7 +295,7 @@ class AdaptedLinear(nnx.Module):
 
 
 def adapted_layers(model: nnx.Module) -> dict[str, AdaptedLinear]:
-    """The adapted layers of a model by their dotted paths."""
+    """Return the adapted layers of a model by their dotted paths."""
     return {
         ".".join(map(str, path)): module
         for path, module in nnx.iter_modules(model)
@@ -304,7 +304,7 @@ def adapted_layers(model: nnx.Module) -> dict[str, AdaptedLinear]:
 
 
 def _flattened(names: Any, layer: DenseLayer) -> dict[str | None, Any]:
-    """What shards the sides of a layer's matrix, from what shards the axes of its kernel."""
+    """Return what shards the sides of a layer's matrix, from what shards the axes of its kernel."""
     inputs, outputs = _features(layer)
     names = (*names, *[None] * (len(inputs) + len(outputs) - len(names)))
 
@@ -315,7 +315,7 @@ def _flattened(names: Any, layer: DenseLayer) -> dict[str | None, Any]:
 
 
 def sharded_like(layer: DenseLayer, variable: nnx.Variable, sides: tuple[str | None, ...]) -> nnx.Variable:
-    """A variable sharded as the kernel of a layer is, in its metadata and where its array lies.
+    """Return a variable sharded as the kernel of a layer is, in its metadata and where its array lies.
 
     Args:
         layer: a dense layer.
@@ -345,7 +345,11 @@ def shard_update(layer: DenseLayer, update: Update) -> Update:
 
 
 def checked_dtype(dtype: Any) -> jax.typing.DTypeLike | None:
-    """A dtype for kernels; InputError if it is none of real numbers."""
+    """Return a dtype for kernels.
+
+    Raises:
+        InputError: if it is none of real numbers.
+    """
     if dtype is None:
         return None
     try:

@@ -7,11 +7,7 @@ from typing import TypeVar
 import jax
 from flax import nnx
 
-from rmtjax.adapters.layers import (
-    AdaptedLinear,
-    checked_dtype,
-    warn_of_loss,
-)
+from rmtjax.adapters.layers import AdaptedLinear, checked_dtype, warn_of_loss
 from rmtjax.adapters.modules import dotted, exchange, retype, variable_places
 from rmtjax.adapters.params import TrainedParam
 
@@ -21,7 +17,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def merged_copy(model: Model, *, dtype: jax.typing.DTypeLike | None = None) -> Model:
-    """A copy of a model with every adapter folded into its dense layer and no weight marked as training.
+    """Return a copy of a model with every adapter folded into its dense layer and no weight marked as training.
 
     Layers stay of the type that they are, and tied weights stay tied, but for a kernel that an adapter changes in one place
     alone: that is a matrix of its own from then on.

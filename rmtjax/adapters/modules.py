@@ -9,20 +9,18 @@ import jax
 from flax import nnx
 
 from rmtjax._errors import InputError, shown
-from rmtjax.adapters.layers import (
-    DenseLayer,
-)
+from rmtjax.adapters.layers import DenseLayer
 
 __all__ = ["Place", "dense_layers", "dotted", "exchange", "module_paths", "own_weights", "retype", "variable_places"]
 
 
 def dotted(path: Sequence) -> str:
-    """A path as one text."""
+    """Return a path as one text."""
     return ".".join(map(str, path))
 
 
 def _held(value: Any) -> Iterator[tuple[tuple, Any]]:
-    """The modules and variables in the value of an attribute, with their paths within it."""
+    """Return the modules and variables in the value of an attribute, with their paths within it."""
     leaves = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda x: isinstance(x, (nnx.Module, nnx.Variable)))[0]
     for keys, leaf in leaves:
         if isinstance(leaf, (nnx.Module, nnx.Variable)):
@@ -30,7 +28,7 @@ def _held(value: Any) -> Iterator[tuple[tuple, Any]]:
 
 
 def _contents(module: nnx.Module) -> Iterator[tuple[str | int, tuple, Any]]:
-    """The modules and variables that a module holds: attribute, path within its value, and what is there."""
+    """Return the modules and variables that a module holds: attribute, path within its value, and what is there."""
     for name, value in vars(module).items():
         if not name.startswith("_pytree__"):
             step = int(name) if isinstance(module, nnx.List) and name.isdigit() else name
@@ -39,7 +37,7 @@ def _contents(module: nnx.Module) -> Iterator[tuple[str | int, tuple, Any]]:
 
 
 def module_paths(model: nnx.Module) -> dict[int, list[tuple]]:
-    """All paths of each module by its id: one that is held in several places has several."""
+    """Return all paths of each module by its id: one that is held in several places has several."""
     paths: dict[int, list[tuple]] = {}
 
     def walk(module: nnx.Module, path: tuple, above: frozenset[int]) -> None:
@@ -65,7 +63,7 @@ class Place(NamedTuple):
 
 
 def variable_places(model: nnx.Module) -> dict[int, tuple[nnx.Variable, list[Place]]]:
-    """Every variable by its id, with all places that hold it: a tied weight has several."""
+    """Return every variable by its id, with all places that hold it: a tied weight has several."""
     places: dict[int, tuple[nnx.Variable, list[Place]]] = {}
     for path, module in sorted(nnx.iter_modules(model), key=lambda item: [(isinstance(p, str), p) for p in item[0]]):
         for name, inner, held in _contents(module):
@@ -75,14 +73,14 @@ def variable_places(model: nnx.Module) -> dict[int, tuple[nnx.Variable, list[Pla
 
 
 def dense_layers(model: nnx.Module) -> dict[tuple, DenseLayer]:
-    """The dense layers of a model by path, in the order of its attributes."""
+    """Return the dense layers of a model by path, in the order of its attributes."""
     kinds = (nnx.Linear, nnx.LinearGeneral)
     layers = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, kinds)}
     return dict(sorted(layers.items(), key=lambda item: [(isinstance(p, str), p) for p in item[0]]))
 
 
 def own_weights(module: nnx.Module) -> list[nnx.Variable]:
-    """The parameters that a module holds itself."""
+    """Return the parameters that a module holds itself."""
     return [held for _, _, held in _contents(module) if isinstance(held, nnx.Param)]
 
 

@@ -110,7 +110,7 @@ def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> o
 
 
 def orthonormal(x: Float[Array, "n r"], turns: int = 12) -> Float[Array, "n r"]:
-    """The nearest matrix with orthonormal columns, x (xᵀx)^(−1/2), by Newton–Schulz steps on the r × r matrix.
+    """Return the nearest matrix with orthonormal columns, x (xᵀx)^(−1/2), by Newton–Schulz steps on the r × r matrix.
 
     Only products, so it costs nothing beside a step of training and runs alike everywhere. Exact to rounding if the
     condition number of x is below 30, which a step from an orthonormal matrix that is not wild never exceeds.
@@ -163,7 +163,7 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _leaf_name(path: tuple) -> str:
-    """Dotted name of a leaf, whatever the tree is made of."""
+    """Return the dotted name of a leaf, whatever the tree is made of."""
     parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
     return ".".join(parts[:-1] if parts[-1] in ("value", "raw_value") and len(parts) > 1 else parts)
 

@@ -9,10 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from flax import nnx
 
 from rmtjax._errors import InputError, shown
-from rmtjax.adapters.layers import (
-    DenseLayer,
-    check_dense,
-)
+from rmtjax.adapters.layers import DenseLayer, check_dense
 from rmtjax.adapters.modules import Place, dense_layers, dotted, module_paths, own_weights, variable_places
 
 __all__ = ["Pattern", "check_tied", "check_tied_kernels", "select_layers", "trained_modules"]
@@ -21,7 +18,7 @@ Pattern = str | Sequence[str]
 
 
 def _matcher(pattern: Pattern) -> Callable[[str], bool]:
-    """As PEFT's `target_modules`: a string is a regular expression for the whole path, a list are ends of paths."""
+    """Return a function that says of a path whether PEFT's `target_modules` would: a regular expression, or a list of ends."""
     if isinstance(pattern, str):
         try:
             compiled = re.compile(pattern)
@@ -86,7 +83,7 @@ def select_layers(model: nnx.Module, pattern: Pattern, argument: str) -> dict[tu
 def check_tied(
     model: nnx.Module, frozen: Iterable[tuple], trains: Callable[[Place], bool], unfrozen: Callable[[Place], bool]
 ) -> list[tuple[nnx.Variable, list[Place]]]:
-    """The weights that are to train, wherever they are held.
+    """Return the weights that are to train, wherever they are held.
 
     Args:
         model: before anything of it is changed.
@@ -123,7 +120,7 @@ def check_tied(
 
 
 def trained_modules(model: nnx.Module, train: Pattern | None, everything: bool) -> set[int]:
-    """The ids of the modules whose own weights are asked to train: those that match, and all below one that does."""
+    """Return the ids of the modules whose own weights are asked to train: those that match, and all below one that does."""
     if train is None and not everything:
         return set()
     matches = (lambda path: path == "") if everything else _matcher(train)

@@ -112,7 +112,7 @@ def model_folder(model: str | os.PathLike = PACKAGED, *, adapter: bool = False) 
 
 @contextlib.contextmanager
 def called(argument: str) -> Iterator[None]:
-    """Errors of other readers name the argument as it is called here."""
+    """Let errors of other readers name the argument as it is called here."""
     try:
         yield
     except InputError as error:
@@ -120,7 +120,11 @@ def called(argument: str) -> Iterator[None]:
 
 
 def exists(path: str | os.PathLike, argument: str) -> bool:
-    """Whether there is something under a path; InputError if it is no path, or one that cannot be."""
+    """Return whether there is something under a path.
+
+    Raises:
+        InputError: if it is no path, or one that cannot be.
+    """
     try:
         return Path(path).exists()
     except (TypeError, ValueError, OSError) as error:

@@ -22,7 +22,7 @@ def _end(name: str) -> str:
 
 
 def _same_end(one: str, other: str) -> bool:
-    """Whether two dotted names are one, up to leading parts that one of them lacks (`bert.encoder…`, `encoder…`).
+    """Return whether two dotted names are one, up to leading parts that one of them lacks (`bert.encoder…`, `encoder…`).
 
     Parts that say another tower are not lacking: they are another layer.
     """

@@ -261,7 +261,7 @@ class Conversion:
 
 
 def _is_part(class_name: str | None, base_class: str) -> bool:
-    """Whether a class is that of a tower, such as CLIPTextModel beside CLIPModel, to which the whole's rules do not apply."""
+    """Return whether a class is a tower's, such as CLIPTextModel beside CLIPModel, to which the whole's rules do not apply."""
     if class_name is None or class_name.startswith(f"{base_class.removesuffix('Model')}For"):
         return False
     return re.search(r"(Vision|Text|Audio)", class_name) is not None and base_class not in class_name

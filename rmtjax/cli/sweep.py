@@ -9,17 +9,7 @@ import typer
 
 from rmtjax._errors import InputError
 from rmtjax._startup import choose_platform, chosen_devices, join_hosts
-from rmtjax.cli._app import (
-    Coordinator,
-    Devices,
-    Json,
-    Platform,
-    Process,
-    Processes,
-    Seed,
-    console_for,
-    named_values,
-)
+from rmtjax.cli._app import Coordinator, Devices, Json, Platform, Process, Processes, Seed, console_for, named_values
 
 if TYPE_CHECKING:
     from rmtjax.montecarlo import Claim

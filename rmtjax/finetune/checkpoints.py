@@ -24,7 +24,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def latest(self, state: TrainState) -> TrainState | None:
-        """The newest state, laid out as `state` is; None if there is none.
+        """Return the newest state, laid out as `state` is; None if there is none.
 
         Raises:
             InputError: if it cannot be read.
@@ -54,5 +54,5 @@ class Checkpoints:
 
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and place of an array."""
+    """Return the shape, dtype and place of an array."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

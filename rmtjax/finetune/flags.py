@@ -13,6 +13,6 @@ __all__ = ["default_flags"]
 
 @contextlib.contextmanager
 def default_flags() -> Iterator[None]:
-    """JAX's flags at their defaults, single precision among them: a run follows from its settings and files alone."""
+    """Set JAX's flags to their defaults, single precision among them: a run follows from its settings and files alone."""
     with pinned(), single():
         yield

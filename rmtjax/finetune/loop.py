@@ -20,10 +20,7 @@ from rmtjax._errors import InputError, shown, stopping
 from rmtjax._files import lock_folder, prepare_folder, settle, write_json, write_text
 from rmtjax._progress import Report, Reporter
 from rmtjax._provenance import commit, hardware, versions
-from rmtjax.adapters import (
-    merged_copy,
-    save_peft,
-)
+from rmtjax.adapters import merged_copy, save_peft
 from rmtjax.finetune.checkpoints import Checkpoints
 from rmtjax.finetune.flags import default_flags
 from rmtjax.finetune.records import METRICS, RESULT, RUN, check_existing, read_history
@@ -105,7 +102,7 @@ def _train(
     progress: Report,
     announce: Callable[[Run], None] | None,
 ) -> dict[str, Any]:
-    """The run itself, which nothing stands in the way of."""
+    """Run the steps from where the state stands to the end, and return the result."""
     if announce is not None:
         announce(run)
     identity, history = run.identity(), []

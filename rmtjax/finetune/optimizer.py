@@ -6,10 +6,7 @@ from collections.abc import Sequence
 
 import optax
 
-from rmtjax.adapters import (
-    OrthogonalParam,
-    stiefel,
-)
+from rmtjax.adapters import OrthogonalParam, stiefel
 from rmtjax.finetune.settings import Settings
 from rmtjax.finetune.step import Parts
 
@@ -17,7 +14,7 @@ __all__ = ["optimizer_of"]
 
 
 def optimizer_of(settings: Settings, parts: Parts, names: Sequence[str], steps: int) -> optax.GradientTransformation:
-    """AdamW with a linear schedule and warm-up for adapters and head; on the Stiefel manifold where they are orthogonal."""
+    """Return AdamW with linear warm-up and decay for adapters and head, on the Stiefel manifold where they are orthogonal."""
     rising = round(settings.warmup_ratio * steps)
     schedule = optax.join_schedules(
         [

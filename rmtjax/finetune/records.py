@@ -45,7 +45,7 @@ def check_existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
 
 
 def read_history(folder: Path, step: int, per_epoch: int) -> list[dict[str, Any]]:
-    """What was measured up to a step.
+    """Return what was measured up to a step.
 
     Raises:
         InputError: if it is not all there.

@@ -14,12 +14,7 @@ import optax
 
 from rmtjax._errors import InputError
 from rmtjax._random import GENERATOR
-from rmtjax.adapters import (
-    alpha_updater,
-    apply_adapters,
-    count_parameters,
-    project_spectral_norm,
-)
+from rmtjax.adapters import alpha_updater, apply_adapters, count_parameters, project_spectral_norm
 from rmtjax.checkpoints.folders import model_folder, weights_folder
 from rmtjax.datasets import glue
 from rmtjax.finetune.data import Batches, Layout, Sequences, choose_lengths
@@ -36,7 +31,7 @@ __all__ = ["Run", "predict"]
 
 @default_flags()
 def predict(trainer: Trainer, state: TrainState, layout: Layout, data: Sequences, batch: int = 64) -> np.ndarray:
-    """Logits of all examples, (n, outputs), computed in batches of like length."""
+    """Return logits of all examples, (n, outputs), computed in batches of like length."""
     order = np.argsort(data.lengths(), kind="stable")
     pieces = layout.pieces(min(batch, len(order)))
     out: np.ndarray | None = None
@@ -52,7 +47,7 @@ def predict(trainer: Trainer, state: TrainState, layout: Layout, data: Sequences
 
 
 def _digest(folder: Path) -> str:
-    """What identifies a base model: a hash of its configuration and weights."""
+    """Return a hash of a base model's configuration and weights."""
     total = hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.glob("model*.safetensors")]):
         total.update(path.name.encode())
@@ -62,7 +57,7 @@ def _digest(folder: Path) -> str:
 
 
 def _digest_of(parts: Mapping[str, Sequences]) -> str:
-    """What identifies data: a hash of their tokens and labels."""
+    """Return a hash of the tokens and labels of data."""
     total = hashlib.sha256()
     for name, data in parts.items():
         total.update(f"{name} {len(data.labels)} ".encode())
@@ -77,7 +72,7 @@ def _encode(examples: glue.Examples, tokenizer: Tokenizer, max_length: int) -> S
 
 
 def _some(examples: glue.Examples, settings: Settings) -> glue.Examples:
-    """As many as the settings' limit allows, in the order of the file."""
+    """Return at most as many examples as `max_samples` allows, in the order of the file."""
     if settings.max_samples is None or len(examples) <= settings.max_samples:
         return examples
     kept = np.sort(np.random.default_rng(settings.seed).permutation(len(examples))[: settings.max_samples])
@@ -160,7 +155,7 @@ class Run:
         )  # fmt: skip
 
     def __str__(self) -> str:
-        """What is about to be trained, on what, and how, in three lines."""
+        """Return what is about to be trained, on what, and how, in three lines."""
         settings, batches = self.settings, self.batches
         sizes = [f"{len(self.train):,} to train on", *(f"{len(data):,} in {name}" for name, data in self.dev.items())]
         lengths = ", ".join(map(str, self.layout.lengths))
@@ -173,7 +168,7 @@ class Run:
         )
 
     def identity(self) -> dict[str, Any]:
-        """What must agree for a run to go on where another stopped."""
+        """Return what must agree for a run to be resumed."""
         if self._identity is None:
             self._identity = {
                 "settings": self.settings.to_dict(),
@@ -185,7 +180,7 @@ class Run:
         return self._identity
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """GLUE's metrics on the development set."""
+        """Return GLUE's metrics on the development set."""
         found: dict[str, float] = {}
         for name, data in self.dev.items():
             logits = predict(self.trainer, state, self.layout, data)
@@ -197,5 +192,5 @@ class Run:
         return found
 
     def alphas(self, state: TrainState) -> dict[str, np.ndarray]:
-        """The vectors α by the paths of their layers."""
+        """Return the vectors α by the paths of their layers."""
         return {name.removesuffix(".alpha"): np.asarray(x) for name, x in state.alpha.items()}

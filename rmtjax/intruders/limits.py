@@ -30,7 +30,7 @@ def strength_limit(
     threshold_epsilon: float = 0.5,
     top_k: int = 10,
 ) -> float:
-    r"""The strength up to which an update in one direction plants, in the mean, no more intruders than this.
+    r"""Return the strength up to which an update in one direction plants, in the mean, no more intruders than this.
 
     The largest θ such that, for no smaller one, :math:`W + \theta ab^\top` with Haar a and b has more than `probability`
     intruders among its `top_k` leading vectors in the mean. That is the first crossing of
@@ -78,7 +78,7 @@ def intruder_limits(
     top_k: int = 10,
     layers: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """`strength_limit` of every adapted layer of a model, by dotted path: what `rmtjax.adapters.project_spectral_norm` takes.
+    """Return `strength_limit` of every adapted layer of a model, by dotted path: what `project_spectral_norm` takes.
 
     Args:
         model: with adapters.

@@ -50,7 +50,7 @@ class Factors(NamedTuple):
 
 
 def correction(pair: Pair, found: LayerScan, scale: float) -> Factors:
-    r""":math:`(\lambda - 1)\sum_{i\in I}\sigma_iu_iv_i^\top` of the intruders that a scan found."""
+    r"""Return :math:`(\lambda - 1)\sum_{i\in I}\sigma_iu_iv_i^\top` of the intruders that a scan found."""
     which = [i for i, verdict in enumerate(found.verdicts) if verdict == "intruder"]
     vectors = found.vectors
     if found.algorithm == "bounds":  # whose vectors are good enough for a verdict
@@ -60,7 +60,7 @@ def correction(pair: Pair, found: LayerScan, scale: float) -> Factors:
 
 
 def truncated(left: np.ndarray, right: np.ndarray, rank: int) -> Factors:
-    """The best approximation of a product by one of that rank, its singular values shared between the factors."""
+    """Return the best approximation of a product by one of that rank, its singular values shared between the factors."""
     ql, rl = np.linalg.qr(left)
     qr, rr = np.linalg.qr(right.T)
     u, s, vt = np.linalg.svd(rl @ rr.T, full_matrices=False)
@@ -239,7 +239,7 @@ def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
             of_layer.setdefault(share.layer, []).append(name)
 
     def pieces(shard: str) -> Iterator[tuple[Tensor, int | None, np.ndarray]]:
-        """The new numbers for one file: where they belong, a layer or a matrix in memory at a time."""
+        """Yield the new numbers for one file with where they belong, a layer or a matrix in memory at a time."""
         for name in whole:
             tensor, index = pairs.place(name)
             if tensor.file == pairs.tuned.folder / shard:
@@ -284,7 +284,7 @@ def _patched(file: Path, new: Iterator[tuple[Tensor, int | None, np.ndarray]]) -
 
 
 def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
-    """The base with α in it that lies beside an adapter and that PEFT is to load it on."""
+    """Copy the base with α in it that lies beside an adapter and that PEFT is to load it on."""
     base = folder / "base"
     if (base / MERGED_ALPHA).is_file():
         shutil.copytree(base, target / "base")
@@ -294,7 +294,7 @@ def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
 
 
 def _copy_beside(folder: Path, target: Path, *, whole: bool = True) -> None:
-    """What belongs to an adapter or a model besides its weights; where the folder may hold other things, by name."""
+    """Copy what belongs to an adapter or a model besides its weights; where the folder may hold other things, by name."""
     named = ("config.json", "generation_config.json", *TOKENIZER_FILES)
     pickled = pickled_modules(folder) if whole else []
     for file in sorted(folder.rglob("*") if whole else folder.iterdir()):

@@ -46,14 +46,14 @@ class Pair(NamedTuple):
         return self.base.shape
 
     def update(self) -> Matrix:
-        """What was added, formed: tuned − base."""
+        """Return what was added, formed: tuned − base."""
         if self.factors is not None:
             with jax.default_matmul_precision("highest"):
                 return self.factors[0] @ self.factors[1]
         return self.tuned.dense() - self.base
 
     def plain(self) -> tuple[Pair, float]:
-        """The pair in units in which single precision holds the squares of its numbers, and that unit, a power of two."""
+        """Return the pair in units in which single precision holds the squares of its numbers, and that unit, a power of two."""
         tuned = self.tuned
         weights = (self.base,) if tuned.weight is self.base else (self.base, tuned.weight)
         exponent = math.frexp(max(map(largest, weights)))[1]
@@ -68,7 +68,7 @@ class Pair(NamedTuple):
         return pair, math.ldexp(1.0, exponent)
 
     def on_device(self, device: jax.Device | None = None) -> Pair:
-        """The same in the memory of one of JAX's devices, the first by default."""
+        """Return the pair in the memory of one of JAX's devices, the first by default."""
         device = jax.devices()[0] if device is None else device
         base, tuned = jax.device_put((self.base, self.tuned), device)
         # An update beside the base shares its array, there as here.

@@ -21,7 +21,7 @@ def _host(value) -> np.ndarray:
 
 
 def _balanced(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same product, of factors whose largest numbers are alike up to 4."""
+    """Return the same product, of factors whose largest numbers are alike up to 4."""
     sizes = [math.frexp(float(np.max(np.abs(x), initial=0)))[1] for x in (left, right)]
     shift = (sizes[1] - sizes[0]) // 2 if left.any() and right.any() else 0
     return np.ldexp(left, shift), np.ldexp(right, -shift)

@@ -107,7 +107,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """A bijection of 32-bit words in which each bit of x changes about half of the result's (MurmurHash3's finaliser).
+    """Return a bijection of 32-bit words in which each bit of x changes about half of the result's (MurmurHash3's finaliser).
 
     Eight operations a word, against threefry's eighty, which in dropout cost as much to compile as the rest of a model.
     """

@@ -109,7 +109,7 @@ def load_classifier(
     remat: bool = False,
     seed: int = 0,
 ) -> tuple[SequenceClassifier, LoadReport]:
-    """A sequence classifier from a checkpoint.
+    """Return a sequence classifier with the weights of a checkpoint.
 
     Args:
         model: folder or hub id of a BERT or RoBERTa (`config.json` and `model.safetensors`, or shards with their index);
@@ -143,7 +143,7 @@ def load_encoder(
     dtype: jax.typing.DTypeLike = jnp.float32,
     remat: bool = False,
 ) -> tuple[Encoder, LoadReport]:
-    """An encoder without a head. Arguments, result and errors as for `load_classifier`; the pooler must be in the file."""
+    """Return an encoder without a head. Arguments, result and errors as for `load_classifier`; the pooler must be in the file."""
     folder = weights_folder(model_folder(model))
     config = EncoderConfig.read(folder)
 

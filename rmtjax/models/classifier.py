@@ -77,7 +77,7 @@ class SequenceClassifier(nnx.Module):
         *,
         dropout_key: DropoutKey | None = None,
     ) -> Float[Array, "batch outputs"]:
-        """Logits in float32 (for a regression, the value). Arguments as for `Encoder`."""
+        """Return logits in float32 (for a regression, the value). Arguments as for `Encoder`."""
         first = self.backbone(ids, mask, token_types, dropout_key=dropout_key, first_only=True)[:, 0]
         if self.config.architecture == "bert":
             first = self.backbone.pooler(first)

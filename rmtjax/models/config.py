@@ -147,6 +147,6 @@ class EncoderConfig:
             raise InputError(f"model = {folder}: config.json: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """What belongs into `config.json`."""
+        """Return what belongs into `config.json`."""
         values = dataclasses.asdict(self)
         return {**values.pop("others"), **values}

@@ -23,7 +23,7 @@ __all__ = ["Encoder", "LayerNorm"]
 
 
 def linear(inputs: int, outputs: int, config: EncoderConfig, dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """A dense layer that starts as Hugging Face's do: normal weights, zero bias."""
+    """Return a dense layer that starts as Hugging Face's do: normal weights, zero bias."""
     start = nnx.initializers.normal(config.initializer_range)
     return nnx.Linear(inputs, outputs, kernel_init=start, dtype=dtype, rngs=rngs)
 
@@ -186,7 +186,7 @@ class Encoder(nnx.Module):
         dropout_key: DropoutKey | None = None,
         first_only: bool = False,
     ) -> Float[Array, "batch length d"]:
-        """The last layer's states.
+        """Return the states of the last layer.
 
         Args:
             ids: tokens.

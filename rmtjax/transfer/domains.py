@@ -345,7 +345,7 @@ def measure(
 
 
 def _pool_moments(target: Problem, w: np.ndarray, n: int) -> TargetMoments:
-    """Moments of the whole labelled pool, where they are sharp and need no shrinkage, for a fit on n of its samples."""
+    """Return moments of the whole labelled pool, where they are sharp and need no shrinkage, for a fit on n of its samples."""
     own = target.own_moments
     b, q = w @ target.mean, w @ w
     floor = b**2 / q

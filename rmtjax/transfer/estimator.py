@@ -76,7 +76,7 @@ def transfer_fit(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "
 
 
 def ridge_classifier(X: Float[Array, "n p"], y: Float[Array, "n"], gamma: float) -> Float[Array, "p"]:
-    r"""The ridge classifier :math:`\frac1n(\frac1nX^\top X+\gamma)^{-1}X^\top y`, by one factorisation of order min(p, n).
+    r"""Return the ridge classifier :math:`\frac1n(\frac1nX^\top X+\gamma)^{-1}X^\top y`, by one factorisation of order min(p, n).
 
     Args:
         X: samples as rows, finite, n ≥ 2.
@@ -94,7 +94,7 @@ def ridge_classifier(X: Float[Array, "n p"], y: Float[Array, "n"], gamma: float)
 
 
 def loo_alpha(loo: Float[Array, "1+K n"]) -> Float[Array, "K"]:
-    r"""The α whose leave-one-out margins have the largest ratio of mean to standard deviation.
+    r"""Return the α whose leave-one-out margins have the largest ratio of mean to standard deviation.
 
     .. math::
         \alpha = a_{1\dots K}/a_0, \qquad a = \operatorname{cov}(\ell)^+\operatorname{mean}(\ell)
@@ -245,7 +245,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X) -> Float[Array, "m"]:
-        """Scores, (m,); positive for the second class.
+        """Return scores, (m,); positive for the second class.
 
         Args:
             X: samples, (m, p).
@@ -254,7 +254,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return validate_data(self, X, dtype=np.float64, reset=False) @ self.coef_[0]
 
     def predict(self, X) -> np.ndarray:
-        """Classes, (m,).
+        """Return classes, (m,).
 
         Args:
             X: samples, (m, p).
@@ -263,7 +263,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[positive.astype(int)]
 
     def path(self, alphas) -> Float[Array, "m p"]:
-        r"""The classifiers :math:`w_\alpha` of many α at once, without fitting again.
+        r"""Return the classifiers :math:`w_\alpha` of many α at once, without fitting again.
 
         Args:
             alphas: (m,), each for all sources; or (m, K).
@@ -278,7 +278,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return self.target_coef_ + self._alphas(alphas) @ self.transferred_coef_
 
     def predicted_accuracy(self, alphas=None) -> Float[Array, "m"]:
-        r"""The law's accuracy on fresh target points at the estimated moments, :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`.
+        r"""Return the law's accuracy on fresh target points at the estimated moments, :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`.
 
         It trusts the model: Gaussian classes of one isotropic covariance. On other data it orders the α better than it
         foretells the accuracy.
@@ -297,7 +297,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return moments.law_accuracy(self._moments, self._gamma, alphas)
 
     def _checked_method(self) -> str | None:
-        """The name in `alpha`, or None where it holds numbers."""
+        """Return the name in `alpha`, or None where it holds numbers."""
         if isinstance(self.alpha, str):
             if self.alpha not in _METHODS:
                 raise unknown("alpha", self.alpha, _METHODS)
@@ -398,7 +398,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
             warnings.warn(f"X has feature names, but {where} has none to compare with", stacklevel=4)
 
     def _cross_validated(self, X, y, W, gamma: float, grid: np.ndarray) -> float:
-        """The α of the best cross-validated accuracy; the middle one where several are equally good."""
+        """Return the α of the best cross-validated accuracy; the middle one where several are equally good."""
         smallest = int(min((y > 0).sum(), (y < 0).sum()))
         if isinstance(self.cv, Integral) and not 2 <= self.cv <= smallest:
             raise InputError(f"cv = {shown(self.cv)}: must be 2 to {smallest}, the smaller class's size")

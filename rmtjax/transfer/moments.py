@@ -66,7 +66,7 @@ class TargetMoments(NamedTuple):
 
 
 def mean_norm2(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
-    r"""Squared norm of the mean, unbiased.
+    r"""Return the squared norm of the mean, unbiased.
 
     .. math::
         \widehat{\|\mu\|^2} = \frac1{n(n-1)}\sum_{i\ne j}y_iy_jx_i^\top x_j = \frac{\|X^\top y\|^2-\sum_i\|x_i\|^2}{n(n-1)}
@@ -85,7 +85,7 @@ def mean_norm2(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
 
 
 def mean_norm(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
-    r""":math:`\|\mu\|`, the root of `mean_norm2`, 0 where that is negative. Consistent, though a root is never unbiased.
+    r"""Return :math:`\|\mu\|`, the root of `mean_norm2`, 0 where that is negative. Consistent, though a root is never unbiased.
 
     Args:
         X: samples, finite, n ≥ 2.
@@ -98,7 +98,7 @@ def mean_norm(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
 
 
 def mean_norm2_error(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
-    r"""Standard error of `mean_norm2`.
+    r"""Return the standard error of `mean_norm2`.
 
     .. math::
         \epsilon^2 = \frac{4\sigma^2\|\mu\|^2}n + \frac{2\operatorname{tr}S^2}{n^2}, \qquad S = \Sigma + \mu\mu^\top, \qquad
@@ -120,7 +120,7 @@ def mean_norm2_error(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
 
 
 def noise_variance(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
-    r"""Noise variance per feature, :math:`\sigma^2 = \operatorname{tr}\Sigma/p`, unbiased.
+    r"""Return the noise variance per feature, :math:`\sigma^2 = \operatorname{tr}\Sigma/p`, unbiased.
 
     .. math::
         \widehat{\sigma^2} = \frac1p\Big(\frac1n\sum_i\|x_i\|^2 - \widehat{\|\mu\|^2}\Big)
@@ -137,7 +137,7 @@ def noise_variance(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
 
 
 def alignment(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p"]) -> Float[Array, "K"]:
-    r"""Mean margins of source classifiers, :math:`b_k = \tilde w_k^\top\mu_\beta`; unbiased where they have not seen X.
+    r"""Return the mean margins of source classifiers, :math:`b_k = \tilde w_k^\top\mu_\beta`; unbiased where they have not seen X.
 
     .. math::
         \hat b_k = \frac1n\sum_iy_i\tilde w_k^\top x_i
@@ -177,7 +177,7 @@ def mean_product(
 def beta(
     source_X: Float[Array, "N p"], source_y: Float[Array, "N"], X: Float[Array, "n p"], y: Float[Array, "n"]
 ) -> float:
-    r"""Alignment :math:`\beta = \mu^\top\mu_\beta/\|\mu\|^2` of the target's mean with the source's, both parts unbiased.
+    r"""Return the alignment :math:`\beta = \mu^\top\mu_\beta/\|\mu\|^2` of the target's mean with the source's, both parts unbiased.
 
     The ratio is consistent; with the sample mean's own norm below the line it would be too small by the share
     :math:`\operatorname{tr}\Sigma/N\|\mu\|^2`. It is ±∞ or NaN where the source's mean is estimated as exactly 0.
@@ -199,7 +199,7 @@ def beta(
 
 
 def shrunk_mean_norm2(unbiased: float, error: float, floor: float) -> float:
-    r"""The unbiased :math:`\|\mu_\beta\|^2` drawn towards what a source classifier says of it.
+    r"""Return the unbiased :math:`\|\mu_\beta\|^2` drawn towards what a source classifier says of it.
 
     The precision-weighted mean of the estimate :math:`s_u\pm\epsilon` and the guess :math:`s_0\pm\max(s_0,\epsilon)`,
     never below the floor :math:`s_{min}`. The guess :math:`s_0 = 2.5\,s_{min}` supposes a cosine of 0.63 between source
@@ -218,7 +218,7 @@ def shrunk_mean_norm2(unbiased: float, error: float, floor: float) -> float:
 
 
 def target_moments(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p"]) -> TargetMoments:
-    r"""Everything that the laws need of a target sample and K ≥ 0 source classifiers, from the sample alone.
+    r"""Return everything that the laws need of a target sample and K ≥ 0 source classifiers, from the sample alone.
 
     Args:
         X: target samples, finite, n ≥ 2.
@@ -233,7 +233,7 @@ def target_moments(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array,
 
 
 def law_scalars(moments: TargetMoments, gamma: float) -> Scalars:
-    r"""The five scalars of the law at the estimated moments, in units where the noise has variance 1.
+    r"""Return the five scalars of the law at the estimated moments, in units where the noise has variance 1.
 
     Dividing the data by σ turns γ into :math:`\gamma/\sigma^2`, :math:`\|\mu_\beta\|` and b into :math:`\|\mu_\beta\|/\sigma` and
     :math:`b/\sigma`, and α into ασ; the classifier's decisions stay.
@@ -253,7 +253,7 @@ def law_scalars(moments: TargetMoments, gamma: float) -> Scalars:
 
 
 def law_alpha(moments: TargetMoments, gamma: float) -> Float[Array, "... K"]:
-    r"""The law's :math:`\alpha^\star` at the estimated moments, in the units of the data; 0 where the sources are 0.
+    r"""Return the law's :math:`\alpha^\star` at the estimated moments, in the units of the data; 0 where the sources are 0.
 
     Args:
         moments: as `target_moments` returns them; batch axes broadcast.
@@ -269,7 +269,7 @@ def law_alpha(moments: TargetMoments, gamma: float) -> Float[Array, "... K"]:
 
 
 def law_accuracy(moments: TargetMoments, gamma: float, alphas: Float[Array, "... K"]) -> Float[Array, "..."]:
-    r"""The law's accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})` at the estimated moments.
+    r"""Return the law's accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})` at the estimated moments.
 
     Args:
         moments: as `target_moments` returns them.
@@ -283,7 +283,7 @@ def law_accuracy(moments: TargetMoments, gamma: float, alphas: Float[Array, "...
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The law as one program from NumPy to NumPy; step by step, its first call would compile every operation alone."""
+    """Return the law as one program from NumPy to NumPy; step by step, its first call would compile every operation alone."""
     program = jax.jit(function)
 
     def run(*arguments):
@@ -371,7 +371,7 @@ def _scale(gram):
 
 
 def _regular(gram):
-    """The Gram matrix with a trace of ridge, so that equal or zero sources share α instead of dividing by 0."""
+    """Return the Gram matrix with a trace of ridge, so that equal or zero sources share α instead of dividing by 0."""
     k = gram.shape[-1]
     if k == 0:
         return gram

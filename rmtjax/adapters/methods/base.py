@@ -14,7 +14,7 @@ __all__ = ["Update", "norm_of_product", "scaled_by"]
 
 @jax.custom_vjp
 def _low_rank_linear(x, kernel, alpha, a, b):
-    """X (K diag(α) + A B), the sum formed first: it is small beside the product with X. α may be None."""
+    """Return X (K diag(α) + A B), the sum formed first: it is small beside the product with X. α may be None."""
     return x @ (scaled_by(kernel, alpha) + a @ b)
 
 
@@ -50,7 +50,7 @@ _low_rank_linear.defvjp(_low_rank_forward, _low_rank_backward, symbolic_zeros=Tr
 
 
 def norm_of_product(a: Float[Array, "inputs k"], b: Float[Array, "k outputs"]) -> Float[Array, ""]:
-    """The largest singular value of A B."""
+    """Return the largest singular value of A B."""
     right_a, right_b = jnp.linalg.qr(a, mode="r"), jnp.linalg.qr(b.T, mode="r")
     return jnp.linalg.norm(right_a @ right_b.T, 2)
 
@@ -65,24 +65,24 @@ class Update(nnx.Module):
     """Which axis of each variable is one of the kernel's: "inputs", "outputs" or None."""
 
     def factors(self) -> tuple[Float[Array, "inputs k"], Float[Array, "k outputs"]]:
-        """A and B of the new kernel K + A B."""
+        """Return A and B of the new kernel K + A B."""
         raise NotImplementedError
 
     def kernel(self, kernel: Float[Array, "inputs outputs"]) -> Float[Array, "inputs outputs"]:
-        """The new kernel, α already applied to the old one."""
+        """Return the new kernel, α already applied to the old one."""
         a, b = self.factors()
         return kernel + a @ b
 
     def rates(self, kernel: Float[Array, "inputs outputs"]) -> Float[Array, " outputs"] | None:
-        """What the columns of kernel + A B are multiplied by, α already applied to the kernel; None leaves them alone."""
+        """Return what the columns of kernel + A B are multiplied by, α already applied to the kernel; None leaves them alone."""
         return None
 
     def norm(self) -> Float[Array, ""]:
-        """The largest singular value of what is added, before a DoRA rescales it."""
+        """Return the largest singular value of what is added, before a DoRA rescales it."""
         return norm_of_product(*self.factors())
 
     def bounded(self, limit: float) -> dict[str, Array]:
-        """Values of parameters at which `norm` is at most `limit`: the ones that there are, where they fulfil it."""
+        """Return values of parameters at which `norm` is at most `limit`: the present ones, where they fulfil it."""
         own = {name: getattr(self, name)[...] for name in self.shrinks}
 
         def scaled(share):
@@ -106,7 +106,7 @@ class Update(nnx.Module):
         kernel: Float[Array, "inputs outputs"],
         alpha: Float[Array, " outputs"] | None = None,
     ) -> Float[Array, "*batch outputs"]:
-        """`x @ self.kernel(kernel * alpha)`, computed in the dtype of x."""
+        """Return `x @ self.kernel(kernel * alpha)`, computed in the dtype of x."""
         a, b = (f.astype(x.dtype) for f in self.factors())
         if x.dtype == jnp.float32:
             return _low_rank_linear(x, kernel.astype(x.dtype), alpha, a, b)

@@ -16,14 +16,14 @@ __all__ = ["DoRA", "column_norms"]
 
 
 def _exponents(x: Float[Array, "inputs outputs"]) -> Float[Array, " outputs"]:
-    """A power of two near the largest entry of each column, 1 for a column of zeros; no derivative passes through it."""
+    """Return a power of two near the largest entry of each column, 1 for a column of zeros; no derivative passes through it."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=0))
     power = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
     return jnp.where((largest > 0) & jnp.isfinite(largest), power, 1)
 
 
 def column_norms(x: Float[Array, "inputs outputs"]) -> tuple[Float[Array, " outputs"], Float[Array, " outputs"]]:
-    """The norms of columns as (power of two, norm over that power), whose squares neither vanish nor overflow.
+    """Return the norms of columns as (power of two, norm over that power), whose squares neither vanish nor overflow.
 
     Scaling by a power of two is exact. The second factor is 0 for a column of zeros, and its derivative is 0 there.
     """

@@ -16,7 +16,7 @@ __all__ = ["SpectralAdditive", "SpectralRotational", "cayley"]
 
 
 def _whole(x: Array) -> Array:
-    """An array with its axes no longer split over a mesh, as decompositions ask for."""
+    """Return an array with its axes no longer split over a mesh, as decompositions ask for."""
     sharding = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
     if isinstance(sharding, NamedSharding):
         return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))
@@ -53,7 +53,7 @@ class SpectralAdditive(_Spectral):
 
 
 def cayley(entries: Float[Array, " k"], rank: int) -> Float[Array, "rank rank"]:
-    """The rotation (I − Q)(I + Q)⁻¹ of a skew Q, given by its r(r−1)/2 entries below the diagonal."""
+    """Return the rotation (I − Q)(I + Q)⁻¹ of a skew Q, given by its r(r−1)/2 entries below the diagonal."""
     below = jnp.zeros((rank, rank), entries.dtype).at[jnp.tril_indices(rank, -1)].set(entries)
     skew, eye = below - below.T, jnp.eye(rank, dtype=entries.dtype)
     return jnp.linalg.solve(eye + skew, eye - skew)

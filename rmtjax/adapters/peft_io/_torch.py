@@ -27,7 +27,7 @@ Names = Mapping[str, str] | Callable[[str], str]
 
 
 def path_renaming(names: Names | None) -> Callable[[str], str | None]:
-    """A function from a path here to the path in the PyTorch model; None for one that a mapping says nothing of."""
+    """Return a function from a path here to the path in the PyTorch model; None for one that a mapping says nothing of."""
     if names is None:
         return lambda path: path
     if isinstance(names, Mapping):
@@ -74,12 +74,12 @@ def required_renaming(names: Names | None) -> Callable[[str], str]:
 
 
 def torch_weight(place: Place, module: str) -> str:
-    """The name in the PyTorch model of a variable, from that of its module."""
+    """Return the name in the PyTorch model of a variable, from that of its module."""
     return ".".join(filter(None, [module, weight_name((place.name, *place.inner))]))
 
 
 def _torch_axes(place: Place, array: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shape in which PyTorch keeps a variable with its axes in the order given by what is returned beside it.
+    """Return the shape in which PyTorch keeps a variable with its axes in the order given by what is returned beside it.
 
     Raises:
         InputError: for a kernel whose order of axes in PyTorch is not known.
@@ -106,7 +106,7 @@ def to_torch(place: Place, array: Array) -> np.ndarray:
 
 
 def from_torch(place: Place, array: Array, value: Array) -> Array | None:
-    """A variable's value from PyTorch's; None if the shapes do not fit."""
+    """Return a variable's value from PyTorch's; None if the shapes do not fit."""
     flat, order = _torch_axes(place, array)
     if value.shape != tuple(flat[i] for i in order):
         return None

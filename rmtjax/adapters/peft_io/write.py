@@ -202,14 +202,14 @@ def save_peft(
 
 
 def _ambiguous(model: nnx.Module, updated: Mapping[str, Any]) -> bool:
-    """Whether the last names of the updated layers also belong to layers that are not updated."""
+    """Return whether the last names of the updated layers also belong to layers that are not updated."""
     ends = {path.split(".")[-1] for path in updated}
     others = [".".join(map(str, path)).removesuffix(".base") for path in dense_layers(model)]
     return any(path.split(".")[-1] in ends and path not in updated for path in others)
 
 
 def _whole(model: nnx.Module, renamed: Callable[[str], str] | None) -> list[str]:
-    """The topmost modules all of whose weights trained; with other names than here, those that hold such weights."""
+    """Return the topmost modules all of whose weights trained; with other names than here, those that hold such weights."""
     every = [
         (v, place) for v, places in variable_places(model).values() for place in places if isinstance(v, nnx.Param)
     ]

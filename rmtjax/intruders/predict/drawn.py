@@ -22,7 +22,7 @@ def drawn_intruders(
     draws: int = 16,
     seed: int = 0,
 ) -> float:
-    r"""Mean number of intruders among the leading vectors after an update in Haar directions, all of them together.
+    r"""Return the mean number of intruders among the leading vectors after an update in Haar directions, all of them together.
 
     In the base's singular vectors the sum is :math:`\mathrm{diag}(s) + A\Theta B^\top`. Where k of the :math:`s_j` share a pole,
     the r columns of A and of B there span 2r dimensions at most, and nothing is changed in the others; so a matrix of the

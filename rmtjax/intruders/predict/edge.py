@@ -24,7 +24,7 @@ def intruders_at_the_edge(
     draws: int,
     seed: int,
 ) -> np.ndarray:
-    """`lone_intruders` at some of the strengths, at most 1, and what lies between; room is each one's own `top_k`."""
+    """Return `lone_intruders` at some of the strengths, at most 1, and interpolate between; `room` is each one's own `top_k`."""
     chances = np.zeros_like(theta)
     which = np.flatnonzero(theta > limit / 2)  # far below there is none
     if room is not None:
@@ -51,7 +51,7 @@ def lone_intruders(
     draws: int = 64,
     seed: int = 0,
 ) -> np.ndarray:
-    """Mean number of intruders among the leading vectors after an update in one Haar direction (the module's last formula).
+    """Return the mean number of intruders among the leading vectors after an update in one Haar direction.
 
     Args:
         strengths: of the update, one at a time, with the same draws, shape (t,).
@@ -75,7 +75,7 @@ def _by_rank(
     draws: int,
     seed: int,
 ) -> np.ndarray:
-    """How often the vector of each leading singular value is an intruder, shape (t, ranks)."""
+    """Return how often the vector of each leading singular value is an intruder, shape (t, ranks)."""
     theta, s = np.asarray(strengths, float), np.asarray(singular_values, float)
     random = np.random.default_rng(seed)
     single = min(s.size, SINGLE_POLES + (0 if top_k is None else top_k))
@@ -88,7 +88,7 @@ def _by_rank(
 
 
 def shared_poles(s: np.ndarray) -> list[np.ndarray]:
-    """Values that may share a pole: two of one, then two of twice that, and so on."""
+    """Return values that may share a pole: two of one, then two of twice that, and so on."""
     ends: list[int] = []
     while sum(ends) < s.size:
         ends.append(min(2 ** (len(ends) // 2), s.size - sum(ends)))
@@ -126,7 +126,7 @@ def _direction(
 def _count(
     theta: np.ndarray, ranks: np.ndarray, poles: np.ndarray, single: int, weights: _Weights, threshold_epsilon: float
 ) -> np.ndarray:
-    """How often, for strengths (t,), the singular values of these ranks, 0 being the largest, have intruders, (t, ranks)."""
+    """Return how often the singular values of these ranks, 0 being the largest, have intruders, shape (t, ranks)."""
     square = poles**2
     stacked = np.stack([weights.left, weights.right, weights.both * poles], axis=2)
     strength = theta[:, None, None]

@@ -36,13 +36,13 @@ class _Bulk(NamedTuple):
         return left, right, to_left, to_right
 
     def transform(self, z: np.ndarray) -> np.ndarray:
-        """D."""
+        """Return the D-transform D(z) = φ(z) φ̃(z)."""
         left, right, *_ = self.sums(z)
         return left * right
 
 
 def _outliers(bulk: _Bulk, theta: np.ndarray, edge: float) -> np.ndarray:
-    """Where D^{-1/2} = θ: Newton's method, which comes from the left since D^{-1/2} is concave, within a bracket."""
+    """Return where D^{-1/2} = θ, by Newton's method, which comes from the left since D^{-1/2} is concave, within a bracket."""
     low, high = np.full_like(theta, edge), edge + theta  # Weyl: at most the sum of the norms
     z = low
     for _ in range(100):
@@ -58,7 +58,7 @@ def _outliers(bulk: _Bulk, theta: np.ndarray, edge: float) -> np.ndarray:
 
 
 def _states(bulk: _Bulk, theta: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outliers and their squared overlaps, of the left vectors and of the right ones."""
+    """Return outliers and their squared overlaps, of the left vectors and of the right ones."""
     z = _outliers(bulk, theta, edge)
     left, right, to_left, to_right = bulk.sums(z)
     slope = to_left * right + left * to_right

@@ -25,7 +25,7 @@ def check_question(top_k: Any, threshold_epsilon: Any) -> None:
 
 
 def bulk_edge(singular_values: np.ndarray, fit: BulkFit) -> float:
-    """Where the bulk ends, one spacing beyond its last value, which is a pole of the sums over it."""
+    """Return where the bulk ends, one spacing beyond its last value, which is a pole of the sums over it."""
     last = singular_values[fit.count : fit.count + 9]
     return max(fit.threshold, float(last[0] + (last[0] - last[-1]) / 8))
 

@@ -70,7 +70,7 @@ class LayerScan:
     seconds: float
 
     def scaled(self, by: float) -> LayerScan:
-        """What it would be of a layer that is so much larger."""
+        """Return the scan of `by` times this layer."""
         update, bulk, prediction = self.update, self.bulk, self.prediction
         return dataclasses.replace(
             self,
@@ -100,7 +100,7 @@ class LayerScan:
         return self.prediction.intruders
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the scan as plain values."""
         return {
             "name": self.name,
             "shape": list(self.shape),
@@ -147,7 +147,7 @@ class Scan:
         return sum(layer.intruders for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: `layers`, `total`, `skipped`, and how it was made."""
+        """Return the scan as plain values."""
         total = {
             "layers": len(self.layers),
             "intruders": self.intruders,

@@ -20,7 +20,7 @@ _DENSE = 1024
 
 
 def gram_values(matrix: Matrix, dtype: type = np.float32) -> np.ndarray:
-    """All singular values, descending, by the Gram matrix: below the root of the dtype's precision they are rounding.
+    """Return all singular values, descending, by the Gram matrix: below the root of the dtype's precision they are rounding.
 
     That is enough for a bulk and its spikes; the ranks of an update want more.
     """
@@ -40,7 +40,7 @@ def gram_values(matrix: Matrix, dtype: type = np.float32) -> np.ndarray:
 
 
 def stand_in_values(ritz: Ritz, columns: np.ndarray, matrix: Matrix, noise: float = 1e-3) -> np.ndarray:
-    """min(n, m) numbers distributed as the singular values, from the measures of random columns of a Krylov space.
+    """Return min(n, m) numbers distributed as the singular values, from the measures of random columns of a Krylov space.
 
     The space is that of the shorter side. The largest Ritz values that have converged are themselves; the others follow the
     distribution function that the Gauss quadrature of the columns, averaged, gives; together they have the matrix's energy.
