@@ -137,7 +137,7 @@ def noise_variance(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
 
 
 def alignment(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p"]) -> Float[Array, "K"]:
-    r"""Return the mean margins of source classifiers, :math:`b_k = \tilde w_k^\top\mu_\beta`; unbiased where they have not seen X.
+    r"""Return the mean margins of source classifiers, :math:`b_k = \tilde w_k^\top\mu_\beta`; unbiased if they have not seen X.
 
     .. math::
         \hat b_k = \frac1n\sum_iy_i\tilde w_k^\top x_i
@@ -177,7 +177,7 @@ def mean_product(
 def beta(
     source_X: Float[Array, "N p"], source_y: Float[Array, "N"], X: Float[Array, "n p"], y: Float[Array, "n"]
 ) -> float:
-    r"""Return the alignment :math:`\beta = \mu^\top\mu_\beta/\|\mu\|^2` of the target's mean with the source's, both parts unbiased.
+    r"""Return the alignment :math:`\beta = \mu^\top\mu_\beta/\|\mu\|^2` of the target's mean with the source's, unbiased parts.
 
     The ratio is consistent; with the sample mean's own norm below the line it would be too small by the share
     :math:`\operatorname{tr}\Sigma/N\|\mu\|^2`. It is ±∞ or NaN where the source's mean is estimated as exactly 0.

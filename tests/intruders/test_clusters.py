@@ -10,6 +10,7 @@ import pytest
 from rmtjax.intruders import clusters, scan, scan_layer
 from rmtjax.intruders.clusters import close_values, cosine_range
 from rmtjax.intruders.pair import Pair
+from rmtjax.intruders.scan import exact
 from rmtjax.linalg.krylov import Operator
 from rmtjax.report.intruders import table
 
@@ -117,16 +118,14 @@ def test_fewer_values_than_lapack_was_asked_for(monkeypatch):
 
 
 def test_a_layer_that_lapack_does_not_decompose_is_that_layers_fault(tmp_path, monkeypatch):
-    from rmtjax.intruders import scan as module
-
-    decomposed = module.__globals__["_decomposed"]
+    decompose = exact.decompose
 
     def fails(w):
         if w.shape == (14, 12):
             raise np.linalg.LinAlgError("SVD did not converge")
-        return decomposed(w)
+        return decompose(w)
 
-    monkeypatch.setitem(module.__globals__, "_decomposed", fails)
+    monkeypatch.setattr(exact, "decompose", fails)
     weights = {"a.weight": matrix(14, 12), "b.weight": matrix(16, 13), "c.weight": matrix(12, 12)}
     tuned = {name: planted(value, 30.0) for name, value in weights.items()}
     found = scan(write(tmp_path / "b", weights), write(tmp_path / "t", tuned), exact=True)

@@ -161,7 +161,7 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         "gone.weight": "all zero in the tuned model",
         "whole.weight": "of integers (I64), which are no weights",
         "cast.weight": "of integers (I8), which are no weights (in the tuned model)",
-        "small.weight": "smaller than top = 10",
+        "small.weight": "smaller than top_k = 10",
     }
 
 

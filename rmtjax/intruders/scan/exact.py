@@ -11,10 +11,10 @@ from rmtjax.intruders.pair import Pair
 from rmtjax.intruders.scan.verdict import Cosines, is_decided, space_gap
 from rmtjax.linalg.krylov import Matrix
 
-__all__ = ["by_svd"]
+__all__ = ["by_svd", "decompose"]
 
 
-def _decomposed(matrix: Matrix) -> tuple[np.ndarray, np.ndarray]:
+def decompose(matrix: Matrix) -> tuple[np.ndarray, np.ndarray]:
     """Return left singular vectors and singular values.
 
     Raises:
@@ -34,7 +34,7 @@ def by_svd(pair: Pair, top_k: int, threshold_epsilon: float, dtype: type = np.fl
     base, tuned = pair.base, pair.tuned.dense()
     if dtype is np.float64:
         base, tuned = (np.asarray(x).astype(dtype) for x in (base, tuned))
-    (u, s), (tuned_u, tuned_s) = _decomposed(base), _decomposed(tuned)
+    (u, s), (tuned_u, tuned_s) = decompose(base), decompose(tuned)
     precision = float(np.finfo(dtype).eps)
     real = s > s[0] * max(pair.shape) * np.finfo(np.float32).eps  # the null space has no vectors of its own
     groups = close_values(s[real], space_gap(pair, float(s[0]), precision))
