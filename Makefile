@@ -10,8 +10,8 @@ NEWEST ?= $(shell for one in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python
             "$$one" -c '' 2>/dev/null && echo "$$one" && exit; done; echo $(PYTHON))
 # What the jobs with other versions run: every command, and each of the packages that rmtjax needs where most is asked of it.
 VERSIONS_TESTS = tests/test_output.py tests/test_doctor.py tests/report/test_report_command.py tests/transfer/test_estimator.py \
-  tests/montecarlo/test_store.py tests/adapters/test_apply.py tests/adapters/test_files.py tests/adapters/test_optimise.py \
-  tests/finetune/test_command.py tests/finetune/test_data.py tests/finetune/test_resume.py tests/intruders/test_mend.py \
+  tests/montecarlo/test_store.py tests/adapters/test_apply.py tests/adapters/test_files.py tests/adapters/test_optimizers.py \
+  tests/finetune/test_command.py tests/finetune/test_data.py tests/finetune/test_resume.py tests/intruders/test_mitigate.py \
   tests/checkpoints tests/models/test_checkpoint.py tests/models/test_encoder.py tests/models/test_tokenizer.py
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

@@ -61,19 +61,19 @@ def one_layer(n: int, m: int, repeats: int) -> dict:
     there = pair if jax.default_backend() == "cpu" else pair.on_device()
 
     def ours():
-        seen["ours"] = scan_layer(there, top=TOP, threshold=THRESHOLD)
+        seen["ours"] = scan_layer(there, top_k=TOP, threshold_epsilon=THRESHOLD)
 
     def theirs():
         seen["theirs"] = run()
 
     run = two_svds(pair)
     times = alternate(repeats, rmtjax=ours, torch=theirs)
-    verdicts = tuple("intruder" if c < THRESHOLD else "known" for c in seen["theirs"])
+    verdicts = tuple("intruder" if c < THRESHOLD else "matched" for c in seen["theirs"])
     return {
         **times,
         "torch_over_rmtjax": ratio(times["torch"], times["rmtjax"]),
         "intruders": seen["ours"].intruders,
-        "method": seen["ours"].method,
+        "method": seen["ours"].algorithm,
         "same_verdicts": seen["ours"].verdicts == verdicts,
     }
 
@@ -84,25 +84,25 @@ def checkpoint(repeats: int) -> dict:
     from flax import nnx
     from safetensors.torch import load_file
 
-    from rmtjax.adapters import adapt, save_peft
+    from rmtjax.adapters import apply_adapters, save_peft
     from rmtjax.intruders import scan
     from rmtjax.models import load_classifier, model_folder
 
     random = np.random.default_rng(0)
-    model, _ = load_classifier(None, 2)
+    model, _ = load_classifier("minilm", 2)
     names = ["query", "key", "value", "dense"]
-    adapt(model, "lora", rank=8, target=names)
+    apply_adapters(model, "lora", rank=8, target_modules=names)
     from rmtjax.adapters import AdapterParam
 
     state = nnx.state(model, AdapterParam)
     nnx.update(model, nnx.map_state(lambda _, v: v.replace(0.1 * random.standard_normal(v.shape).astype("f")), state))
     with tempfile.TemporaryDirectory() as folder:
         save_peft(model, folder)
-        base_file, file = Path(model_folder(None)) / "model.safetensors", Path(folder) / "adapter_model.safetensors"
+        base_file, file = Path(model_folder()) / "model.safetensors", Path(folder) / "adapter_model.safetensors"
         seen = {}
 
         def ours():
-            seen["ours"] = scan(None, folder, top=TOP, threshold=THRESHOLD)
+            seen["ours"] = scan("minilm", folder, top_k=TOP, threshold_epsilon=THRESHOLD)
 
         def theirs():
             base, adapter = load_file(base_file), load_file(file)
@@ -122,7 +122,7 @@ def checkpoint(repeats: int) -> dict:
         **times,
         "torch_over_rmtjax": ratio(times["torch"], times["rmtjax"]),
         "layers": len(found.layers),
-        "without_svd": sum(one.method != "svd" for one in found.layers),
+        "without_svd": sum(one.algorithm != "svd" for one in found.layers),
         "intruders": [found.intruders, seen["theirs"]],
     }
 
@@ -164,9 +164,9 @@ def agreement(cases: int) -> dict:
             cosines = scan_layer(pair, exact=True).cosines
             beside = cosines[random.choice(TOP, 3, replace=False)] + random.choice([-1e-3, -1e-5, 1e-6, 1e-4], 3)
             for threshold in (*random.uniform(0.15, 0.95, 7), *np.clip(beside, 0.05, 0.98)):
-                found = scan_layer(pair, top=TOP, threshold=float(threshold))
-                same += found.verdicts == tuple("intruder" if c < threshold else "known" for c in cosines)
-                methods[found.method] += 1
+                found = scan_layer(pair, top_k=TOP, threshold_epsilon=float(threshold))
+                same += found.verdicts == tuple("intruder" if c < threshold else "matched" for c in cosines)
+                methods[found.algorithm] += 1
                 done += 1
             near += 3
     return {"cases": done, "same": same, "by": methods, "just_beside_a_cosine": near}

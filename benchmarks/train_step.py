@@ -11,6 +11,7 @@ process of its own for each, which loads the model and takes four steps, two of 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -67,20 +68,21 @@ def _batch(batch: int, length: int):
     return ids, random.integers(0, 2, batch).astype(np.int32)
 
 
-def ours(method: str, batch: int, length: int, dtype: str, every: int = 20, whole: bool = False):
+def ours(method: str, batch: int, length: int, dtype: str, every: int = 20, whole: bool = False, plain: bool = False):
     """A function that takes a step and waits for it, and how long it took to compile.
 
-    `whole` computes the batch in one piece on one device, as a program without pieces would.
+    `whole` computes the batch in one piece on one device, as a program without pieces would; `plain` uses the functions of JAX
+    and Flax in the place of those written for processors.
     """
     import optax
 
-    from rmtjax.adapters import adapt, alpha_updater
+    from rmtjax.adapters import alpha_updater, apply_adapters
     from rmtjax.finetune.data import Layout, Sequences
     from rmtjax.finetune.step import Trainer, data_mesh, loss_of
-    from rmtjax.models import load_classifier
+    from rmtjax.models import load_classifier, plain_functions
 
-    model, _ = load_classifier(None, 2, dtype=dtype)
-    adapt(model, method, rank=RANK, train=["classifier"])
+    model, _ = load_classifier("minilm", 2, dtype=dtype)
+    apply_adapters(model, method, rank=RANK, train=["classifier"])
     mesh = data_mesh(jax.devices()[:1] if whole else None)
     devices = mesh.devices.size
     small = jax.devices()[0].platform == "cpu" and not whole
@@ -92,7 +94,9 @@ def ours(method: str, batch: int, length: int, dtype: str, every: int = 20, whol
     arranged = trainer.put(layout.arrange(data, np.arange(batch)))
     fresh = None if updater is None else arranged
     began = time.perf_counter()
-    compiled = trainer.step.lower(trainer.start, trainer.frozen, arranged, fresh).compile()
+    with plain_functions() if plain else contextlib.nullcontext():
+        lowered = trainer.step.lower(trainer.start, trainer.frozen, arranged, fresh)
+    compiled = lowered.compile()
     compile_s = time.perf_counter() - began
     state = trainer.start
 
@@ -119,7 +123,7 @@ def peft(batch: int, length: int, dtype: str):
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     device = "cuda" if cuda else "cpu"
-    model = AutoModelForSequenceClassification.from_pretrained(model_folder(None), num_labels=2)
+    model = AutoModelForSequenceClassification.from_pretrained(model_folder(), num_labels=2)
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["query", "value"], task_type="SEQ_CLS")
     model = get_peft_model(model, config).to(device).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
@@ -188,16 +192,17 @@ def _cycle(every: int, stays: list[float], moves: list[float]) -> dict:
 def measure(clock: Clock, batch: int, length: int, dtype: str, repeats: int, cycles: int, every: int) -> dict:
     """All timings, and the peaks of memory."""
     tokens = batch * length
-    clock.say("compiling a step of LoRA, in pieces and in one piece")
+    clock.say("compiling a step of LoRA, in pieces, in one piece and with plain functions")
     mine, compile_s = ours("lora", batch, length, dtype)
     whole, _ = ours("lora", batch, length, dtype, whole=True)
+    plain, plain_compile_s = ours("lora", batch, length, dtype, plain=True)
     if find_spec("peft") is None:
         clock.say("PEFT is not installed: there is nothing to compare with")
         peers = {}
     else:
         clock.say("loading PyTorch, transformers and PEFT")
         peers = {"peft": peft(batch, length, dtype)}
-    times = rounds(clock, 0.4, repeats, rmtjax=mine, rmtjax_in_one_piece=whole, **peers)
+    times = rounds(clock, 0.4, repeats, rmtjax=mine, rmtjax_in_one_piece=whole, rmtjax_plain=plain, **peers)
     clock.say("compiling a step of α-LoRA")
     with_alpha, _ = ours("alpha-lora", batch, length, dtype, every)
 
@@ -213,10 +218,12 @@ def measure(clock: Clock, batch: int, length: int, dtype: str, repeats: int, cyc
         "length": length,
         "dtype": dtype,
         "compile_s": compile_s,
+        "plain_compile_s": plain_compile_s,
         "steps": times,
         "tokens_per_s": {name: tokens / t["median_s"] for name, t in times.items()},
         "peft_over_rmtjax": ratio(times["peft"], times["rmtjax"]) if peers else None,
         "one_piece_over_rmtjax": ratio(times["rmtjax_in_one_piece"], times["rmtjax"]),
+        "plain_over_rmtjax": ratio(times["rmtjax_plain"], times["rmtjax"]),
         "cycles_of_T": cycled,
         "T": every,
         "alpha_lora_over_lora": cycled["alpha_lora"]["median_s"] / cycled["lora"]["median_s"],
@@ -252,6 +259,7 @@ def main(argv: list[str] | None = None) -> None:
         "tokens_per_s",
         "peft_over_rmtjax",
         "one_piece_over_rmtjax",
+        "plain_over_rmtjax",
         "alpha_lora_over_lora",
         "peak_bytes",
         "compile_s",

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks._common import alternate, ratio, save
 from rmtjax._machine import cores
 from rmtjax.claims.alpha_lora import alpha_ftc
-from rmtjax.ensembles._rng.chi import chi
+from rmtjax.ensembles.chi import chi
 from rmtjax.montecarlo import grid, run
 
 FIXED = dict(beta=0.8, mu=1.0, mu_perp=0.6, gamma=1.0, gamma_source=1.0)

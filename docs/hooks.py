@@ -44,7 +44,7 @@ def _readme() -> str:
 
 
 def _help() -> str:
-    commands = ["", "verify", "sweep", "report", "merge", "transfer", "finetune", "intruders scan", "intruders mend",
+    commands = ["", "verify", "sweep", "report", "merge", "transfer", "finetune", "intruders scan", "intruders mitigate",
                 "claims", "doctor"]  # fmt: skip
     parts = []
     for command in commands:

@@ -1,4 +1,4 @@
-"""What rmtjax finds on a machine, what is wrong with it, and the cure."""
+"""Report devices, memory and versions, diagnose problems and suggest fixes."""
 
 from __future__ import annotations
 
@@ -7,41 +7,48 @@ import platform
 import shutil
 import sys
 import tempfile
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rmtjax._machine import cores, processor
 
-__all__ = ["Problem", "Report", "examine"]
+__all__ = ["Diagnosis", "Problem", "examine"]
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "xarray", "zarr", "tokenizers")
 _SMALL_MEMORY, _SMALL_DISK = 2e9, 1e9
 """Bytes of memory and of disk below which a warning is due."""
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True)
+class Problem:
     """Something that is wrong.
 
     Attributes:
-        what: it is.
-        cure: what to do.
+        what: what is wrong.
+        cure: what to do about it.
     """
 
     what: str
     cure: str
 
 
-class Report(NamedTuple):
-    """What was found.
+@dataclass(frozen=True)
+class Diagnosis:
+    """What there is to compute with, and what is wrong with it.
 
     Attributes:
-        found: by name, as texts.
+        facts: texts about the machine, the packages and the devices, by name.
         problems: what is wrong.
     """
 
-    found: dict[str, str]
-    problems: list[Problem]
+    facts: dict[str, str]
+    problems: tuple[Problem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the diagnosis as plain values."""
+        return asdict(self)
 
 
 def _version(package: str) -> str | None:
@@ -52,7 +59,7 @@ def _version(package: str) -> str | None:
 
 
 def _outdated() -> list[Problem]:
-    """Packages of another version than rmtjax needs."""
+    """Return a problem for each package of another version than rmtjax needs."""
     from packaging.requirements import Requirement
 
     try:
@@ -68,7 +75,7 @@ def _outdated() -> list[Problem]:
 
 
 def _hardware(kinds: list[str], root: Path) -> list[Problem]:
-    """Accelerators that the machine shows and JAX does not use."""
+    """Return a problem for each accelerator that the machine shows and JAX does not use."""
     problems = []
     nvidia = any((root / name).exists() for name in ("proc/driver/nvidia/version", "dev/nvidia0"))
     if nvidia and not {"gpu", "cuda"} & set(kinds):
@@ -89,7 +96,7 @@ def _amount(count: float) -> str:
 
 
 def _precision() -> Problem | None:
-    """Whether double precision, scoped, is what it should be."""
+    """Return a problem if products in scoped double precision are not exact to it."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -104,8 +111,8 @@ def _precision() -> Problem | None:
     return None
 
 
-def examine(root: str | os.PathLike = "/") -> Report:
-    """Look at the machine, the packages and the devices, and try a small product.
+def examine(root: str | os.PathLike = "/") -> Diagnosis:
+    """Return what is found of the machine, the packages and the devices, after a small product to try them.
 
     Args:
         root: where /proc and /dev are.
@@ -115,10 +122,10 @@ def examine(root: str | os.PathLike = "/") -> Report:
     from rmtjax._startup import cache_folder
     from rmtjax.montecarlo.resources import available_memory
 
-    root, problems, found = Path(root), [], {}
-    found["rmtjax"] = _version("rmtjax") or "not installed, run from its folder"
-    found["Python"] = f"{platform.python_version()} at {sys.executable}"
-    found["packages"] = ", ".join(f"{p} {_version(p) or '—'}" for p in _PACKAGES)
+    root, problems, facts = Path(root), [], {}
+    facts["rmtjax"] = _version("rmtjax") or "not installed, run from its folder"
+    facts["Python"] = f"{platform.python_version()} at {sys.executable}"
+    facts["packages"] = ", ".join(f"{p} {_version(p) or '—'}" for p in _PACKAGES)
     ours, lib = _version("jax"), _version("jaxlib")
     if ours and lib and ours.split(".")[:2] != lib.split(".")[:2]:
         problems.append(
@@ -136,7 +143,7 @@ def examine(root: str | os.PathLike = "/") -> Report:
         if name in os.environ
     }
     threads = "".join(f", {name}={value}" for name, value in limits.items())
-    found["processor"] = f"{processor()}, {cores()} of {total} cores{threads}"
+    facts["processor"] = f"{processor()}, {cores()} of {total} cores{threads}"
 
     try:
         devices = jax.devices()
@@ -145,14 +152,14 @@ def examine(root: str | os.PathLike = "/") -> Report:
         chosen = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms
         cure = f"unset JAX_PLATFORMS, which is {chosen}" if chosen else "pip install --force-reinstall jax jaxlib"
         problems.append(Problem(f"JAX finds no device: {reason}", cure))
-        return Report(found, problems)
+        return Diagnosis(facts, tuple(problems))
     kinds = sorted({d.platform for d in devices})
     local = jax.local_devices()
-    found["devices"] = f"{len(devices)} × {devices[0].device_kind} ({', '.join(kinds)})"
+    facts["devices"] = f"{len(devices)} × {devices[0].device_kind} ({', '.join(kinds)})"
     if jax.process_count() > 1:
-        found["devices"] += f", {len(local)} of them here, process {jax.process_index()} of {jax.process_count()}"
+        facts["devices"] += f", {len(local)} of them here, process {jax.process_index()} of {jax.process_count()}"
     memory = available_memory(local)
-    found["memory"] = f"{_amount(memory)} free" + (
+    facts["memory"] = f"{_amount(memory)} free" + (
         "" if local[0].platform == "cpu" else " on the devices here together"
     )
     if memory < _SMALL_MEMORY:
@@ -165,22 +172,22 @@ def examine(root: str | os.PathLike = "/") -> Report:
     problems += _hardware(kinds, root)
     if (wrong := _precision()) is not None:
         problems.append(wrong)
-    found["precision"] = "float64 in laws and compressions; float32 elsewhere by default" + (
+    facts["precision"] = "float64 in laws and compressions; float32 elsewhere by default" + (
         ", JAX_ENABLE_X64 makes it float64" if jax.config.jax_enable_x64 else ""
     )
 
     cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder())
     there = next(p for p in (cache, *cache.parents) if p.exists())
-    found["compiled programs"] = f"kept in {cache}"
+    facts["compiled programs"] = f"kept in {cache}"
     if not _can_be_written(there):
         problems.append(Problem(f"{cache} cannot be written", "JAX_COMPILATION_CACHE_DIR=FOLDER names another"))
     free = shutil.disk_usage(".").free
-    found["disk"] = f"{_amount(free)} free here"
+    facts["disk"] = f"{_amount(free)} free here"
     if free < _SMALL_DISK:
         problems.append(
             Problem(f"only {_amount(free)} of disk are free here", "stores grow as they are written: make room")
         )
-    return Report(found, problems)
+    return Diagnosis(facts, tuple(problems))
 
 
 def _can_be_written(folder: Path) -> bool:
@@ -189,8 +196,3 @@ def _can_be_written(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def as_dict(report: Report) -> dict[str, Any]:
-    """The report as plain values."""
-    return {"found": report.found, "problems": [problem._asdict() for problem in report.problems]}

@@ -40,10 +40,12 @@ def test_a_sweep_on_many_hosts(tmp_path):
 @pytest.mark.docs
 def test_fine_tune_and_scan(tmp_path):
     said = _run("finetune_and_scan.py", tmp_path)
-    found, mended = (int(re.search(rf"(\d+) {what}", said)[1]) for what in ("intruders in 12 layers", "after mending"))
+    found, mended = (
+        int(re.search(rf"(\d+) {what}", said)[1]) for what in ("intruders in 12 layers", "after mitigation")
+    )
     guarded = int(re.search(r"guarded: accuracy .*, intruders: (\d+)", said)[1])
     assert found >= 4 and mended < found and guarded < found
-    assert (tmp_path / "mended/adapter_model.safetensors").exists()
+    assert (tmp_path / "mitigated/adapter_model.safetensors").exists()
 
 
 @pytest.mark.docs

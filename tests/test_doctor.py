@@ -25,8 +25,8 @@ def test_a_healthy_machine(tmp_path):
     (tmp_path / "dev").mkdir()
     report = examine(tmp_path)
     assert not report.problems
-    assert report.found["packages"].startswith("jax 0.") or report.found["packages"].startswith("jax 1.")
-    assert "cores" in report.found["processor"] and "GB free" in report.found["memory"]
+    assert report.facts["packages"].startswith("jax 0.") or report.facts["packages"].startswith("jax 1.")
+    assert "cores" in report.facts["processor"] and "GB free" in report.facts["memory"]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_command(tmp_path):
     status, out, err = _call("doctor", "--json", tmp_path / "d.json")
     found = json.loads((tmp_path / "d.json").read_text())
     assert status == bool(found["problems"]), err
-    assert set(found["found"]) >= {"Python", "devices", "memory", "precision"} and "packages" in out
+    assert set(found["facts"]) >= {"Python", "devices", "memory", "precision"} and "packages" in out
     status, out, err = _call("doctor", JAX_PLATFORMS="rocm")
     assert status == 1 and "JAX finds no device" in out and "unset JAX_PLATFORMS, which is rocm" in out
     assert "Traceback" not in err

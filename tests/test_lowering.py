@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from rmtjax.ensembles import density, intruder, outlier
-from rmtjax.ensembles._rng.chi import chi
-from rmtjax.ensembles._rng.entries import entries
+from rmtjax.ensembles.chi import chi
+from rmtjax.ensembles.entries import entries
 from rmtjax.ensembles.haar import orthogonal
 from rmtjax.ensembles.wigner import goe, hermite
 from rmtjax.ensembles.wishart import iid, laguerre

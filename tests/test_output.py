@@ -87,7 +87,7 @@ COMMANDS = {
     "doctor --json": ["doctor", "--json", "-"],
     "intruders": ["intruders", "{in}/base", "{in}/adapter", "--out", "out"],
     "intruders --json": ["intruders", "{in}/base", "{in}/adapter", "--json", "-"],
-    "intruders mend": ["intruders", "mend", "{in}/base", "{in}/adapter", "--out", "out"],
+    "intruders mitigate": ["intruders", "mitigate", "{in}/base", "{in}/adapter", "--out", "out"],
     "an error": ["verify", "μ"],
 }  # fmt: skip
 """Each command, and each that writes JSON to standard output, on something small. Of those with `--out` it is the folder out."""
@@ -97,7 +97,7 @@ COMMANDS = {
 def call(monkeypatch, tmp_path, inputs):
     """Run a command of `COMMANDS` in an empty folder into streams of an encoding: status, output, errors as bytes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "device_for_each_core", lambda: None)  # JAX has begun long ago
+    monkeypatch.setattr("rmtjax.cli.finetune.device_for_each_core", lambda: None)  # JAX has begun long ago
 
     def run(name, encoding):
         streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2)]
@@ -421,7 +421,7 @@ def test_a_checkpoint_of_a_stranger(command, tmp_path, monkeypatch, out):
     assert {layer["name"] for layer in layers} == set(names)
     status, text, errors = command("intruders", "base", "other")
     assert status == 2 and not controls(text + errors) and errors.count("\n") == 1
-    status, text, errors = command("intruders", "mend", "base", "tuned", "--out", "mended")
+    status, text, errors = command("intruders", "mitigate", "base", "tuned", "--out", "mended")
     assert status == 0 and not controls(text + errors)
     status, text, _ = command("intruders", "base", "mended", "--json", "-")
     assert {layer["name"] for layer in json.loads(text)["layers"]} == set(names)

@@ -12,7 +12,7 @@ from flax import nnx
 
 import rmtjax
 from rmtjax._random import fixed_normal, key_of, pinned, wrapped
-from rmtjax.adapters import adapt
+from rmtjax.adapters import apply_adapters
 from rmtjax.ensembles.haar import orthogonal
 from rmtjax.linalg.svd import svd
 from rmtjax.models import load_classifier
@@ -60,7 +60,7 @@ def test_flags_change_nothing_that_follows_from_seeds(names, tmp_path):
         weights = {}
         for method in ("lora", "orthogonal"):
             classifier, _ = load_classifier(base, 2, seed=3)
-            adapt(classifier, method, rank=2, seed=2**32 + 5)
+            apply_adapters(classifier, method, rank=2, seed=2**32 + 5)
             leaves = jax.tree.leaves(nnx.state(classifier))
             weights |= {f"{method}: weight {i}": x for i, x in enumerate(leaves)}
         return weights

@@ -39,11 +39,11 @@ from rmtjax.finetune import Settings, finetune
 settings = Settings(
     task="mrpc",
     data=str(data),
-    method="alpha-lora",
+    adapter="alpha-lora",
     rank=8,
     epochs=4,
     batch_size=8,
-    every=4,
+    alpha_every=4,
     learning_rate=1e-2,
     max_length=64,
 )
@@ -57,25 +57,25 @@ print(f"accuracy {result['last']:.1%}, α from {least:.3f} to {most:.3f}")
 # --8<-- [start:scan]
 from rmtjax.intruders import scan
 
-found = scan(None, "run")  # None: the packaged model that was tuned
+found = scan("minilm", "run")  # the packaged model that was tuned
 for layer in found.layers:
     if layer.intruders:
         print(f"{layer.name}: {layer.intruders} found, {layer.predicted:.1f} expected")
 print(f"{found.intruders} intruders in {len(found.layers)} layers")
 # --8<-- [end:scan]
 
-# --8<-- [start:mend]
-from rmtjax.intruders import mend
+# --8<-- [start:mitigate]
+from rmtjax.intruders import mitigate
 
-mend(None, "run", "mended", scale=0.5)
-print(f"{scan(None, 'mended').intruders} after mending")
-# --8<-- [end:mend]
+mitigate("minilm", "run", "mitigated", mitigation_lambda=0.5)
+print(f"{scan('minilm', 'mitigated').intruders} after mitigation")
+# --8<-- [end:mitigate]
 
 # --8<-- [start:guard]
 import dataclasses
 
 careful = dataclasses.replace(settings, guard=0.05)
 guarded = finetune(careful, "guarded", resume=True)
-found = scan(None, "guarded")
+found = scan("minilm", "guarded")
 print(f"guarded: accuracy {guarded['last']:.1%}, intruders: {found.intruders}")
 # --8<-- [end:guard]

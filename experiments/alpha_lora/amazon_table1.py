@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from experiments._common import HERE, plain
+from experiments.alpha_lora.amazon import sensitivity, with_paper
 from rmtjax._errors import InputError
 from rmtjax._machine import processor
 from rmtjax._progress import Progress
 from rmtjax.report.figures import save
 from rmtjax.report.transfer import figure, markdown, summary, table_rows
-from rmtjax.transfer.domains import run_transfer, sensitivity
+from rmtjax.transfer.domains import run_transfer
 from rmtjax.transfer.estimator import ALPHAS
 
 NAME = "amazon_table1"
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         ]
         if results[0].attrs["data"] != "amazon":
             raise InputError("no Amazon folder is found; give --data, or set RMTJAX_DATA")
+        results = [with_paper(result) for result in results]
         table_s, began = time.perf_counter() - began, time.perf_counter()
         effects = [sensitivity(args.data, source_gamma=v, seeds=args.seeds, progress=report) for v in SOURCE_GAMMAS]
     except InputError as error:

@@ -14,8 +14,8 @@ from scipy.stats import kstest, norm
 
 from experiments._common import parse, record
 from rmtjax.claims.alpha_lora import mean_norm
-from rmtjax.ensembles._rng.entries import entries
 from rmtjax.ensembles.alpha_ftc import dense
+from rmtjax.ensembles.entries import entries
 from rmtjax.laws import alpha_ftc as law
 from rmtjax.report.figures import INK, PALETTE, new_figure, style
 

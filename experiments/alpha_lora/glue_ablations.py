@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     with style():
         figure, axes = new_figure(1, 3, size=(9.6, 3.2), sharey=True)
         for axis, key, setting, label in (
-            (axes[0], "T", "every", "T, steps between two moves of α"),
+            (axes[0], "T", "alpha_every", "T, steps between two moves of α"),
             (axes[1], "split", "val_split", "share kept for α"),
         ):
             table = series(found, f"mrpc-alpha-lora-{key}", setting)

@@ -38,9 +38,9 @@ PILOT = 100
 
 
 def _settings(task: str, method: str, seed: int, **more) -> Settings:
-    chosen = {"epochs": EPOCHS[task], "every": EVERY[task], "learning_rate": RATE}
+    chosen = {"epochs": EPOCHS[task], "alpha_every": EVERY[task], "learning_rate": RATE}
     chosen |= {"alpha_learning_rate": ALPHA_RATE, "val_split": SPLIT}
-    return Settings(task, method=method, seed=seed, **{**chosen, **more})
+    return Settings(task, adapter=method, seed=seed, **{**chosen, **more})
 
 
 def table2(seed: int) -> Iterator[tuple[str, Settings]]:
@@ -60,7 +60,7 @@ def relatives(seed: int) -> Iterator[tuple[str, Settings]]:
 def every(seed: int) -> Iterator[tuple[str, Settings]]:
     """T; that of table2 is 5."""
     for steps in (1, 20, 80):
-        yield f"mrpc-alpha-lora-T{steps}", _settings("mrpc", "alpha-lora", seed, every=steps)
+        yield f"mrpc-alpha-lora-T{steps}", _settings("mrpc", "alpha-lora", seed, alpha_every=steps)
 
 
 def split(seed: int) -> Iterator[tuple[str, Settings]]:
@@ -84,7 +84,7 @@ PLANS = {plan.__name__: plan for plan in (table2, relatives, every, split, pilot
 
 def _told(settings: Settings) -> dict:
     """What a file of results says of its settings: all but where things lay."""
-    return {k: v for k, v in settings.checked().as_dict().items() if k not in ("data", "model")}
+    return {k: v for k, v in settings.checked().to_dict().items() if k not in ("data", "model")}
 
 
 def qnli_folder(data: Path, where: Path) -> Path:
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
                 told = _told(settings)
                 if file.exists():
                     before = json.loads(file.read_text(encoding="utf-8"))["settings"]
-                    if _told(Settings(**{**before, "target": tuple(before["target"])})) != told:
+                    if _told(Settings(**{**before, "target_modules": tuple(before["target_modules"])})) != told:
                         parser.error(f"{file} was made with other settings than the plan's: move it away")
                     continue
                 if time.perf_counter() - began > 60 * args.minutes:

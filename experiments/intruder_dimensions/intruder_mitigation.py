@@ -27,7 +27,7 @@ from rmtjax._files import write_json
 from rmtjax._provenance import commit, hardware, versions
 from rmtjax._startup import device_for_each_core, keep_programs
 from rmtjax.datasets.glue import find_glue, load_glue
-from rmtjax.intruders import mend, scan
+from rmtjax.intruders import mitigate, scan
 from rmtjax.models import model_folder
 from rmtjax.report.figures import new_figure, style
 
@@ -47,10 +47,10 @@ def evenly(base: dict[str, np.ndarray], tuned: Path, t: float, out: Path) -> Non
 
 def measure(name: str, seed: int, tuned: Path, data: Path, texts: list[str], work: Path) -> dict[str, Any]:
     """Score, forgetting and intruders at every λ, mended and shrunk."""
-    base = model_folder(None)
+    base = model_folder()
     before, weights = embeddings(base, texts), load_file(base / "model.safetensors")
     chosen = settings(name, "mrpc", seed, 1, data=str(data))
-    found = scan(None, tuned, top=TOP, threshold=THRESHOLD)
+    found = scan("minilm", tuned, top_k=TOP, threshold_epsilon=THRESHOLD)
     planted = [s for one in found.layers for s, v in zip(one.values, one.verdicts, strict=True) if v == "intruder"]
     norm, of_intruders = np.sqrt(sum(one.update.frobenius**2 for one in found.layers)), np.linalg.norm(planted)
 
@@ -58,7 +58,7 @@ def measure(name: str, seed: int, tuned: Path, data: Path, texts: list[str], wor
         return {
             "matthews": 100 * score_with(folder, tuned, chosen, work / "scored"),
             "forgotten": 100 * (1 - drift(before, embeddings(folder, texts))["cosine"]),
-            "intruders": scan(None, folder, top=TOP, threshold=THRESHOLD).intruders,
+            "intruders": scan("minilm", folder, top_k=TOP, threshold_epsilon=THRESHOLD).intruders,
         }
 
     tuned_itself = told(tuned)
@@ -68,7 +68,7 @@ def measure(name: str, seed: int, tuned: Path, data: Path, texts: list[str], wor
         for way in ways:
             folder = work / way
             if way == "mended":
-                mend(None, tuned, folder, scale=scale, top=TOP, threshold=THRESHOLD)
+                mitigate("minilm", tuned, folder, mitigation_lambda=scale, top_k=TOP, threshold_epsilon=THRESHOLD)
             else:
                 evenly(weights, tuned, t, folder)
             ways[way].append(told(folder))

@@ -33,28 +33,29 @@ from experiments._common import HERE
 from experiments.alpha_lora.glue_runs import ALPHA_RATE, PILOT, RATE, SPLIT, qnli_folder
 from rmtjax._files import write_json
 from rmtjax._startup import device_for_each_core, keep_programs
-from rmtjax.adapters import merged
+from rmtjax.adapters import merged_copy
 from rmtjax.datasets.glue import find_glue, load_glue
 from rmtjax.finetune import Settings, finetune
-from rmtjax.finetune.run import Checkpoints, Run, predict
+from rmtjax.finetune.checkpoints import Checkpoints
+from rmtjax.finetune.run import Run, predict
 from rmtjax.finetune.step import TrainState
 from rmtjax.intruders import scan
 from rmtjax.models import EncoderConfig, load_encoder, model_folder, save_model
 from rmtjax.models.tokenizer import Tokenizer
 
 METHODS: dict[str, dict[str, Any]] = {
-    "full": {"method": "full"},
-    "lora-r1": {"method": "lora", "rank": 1},
-    "lora-r8": {"method": "lora"},
-    "lora-r64": {"method": "lora", "rank": 64},
-    "rslora-r8": {"method": "rslora"},
+    "full": {"adapter": "full"},
+    "lora-r1": {"adapter": "lora", "rank": 1},
+    "lora-r8": {"adapter": "lora"},
+    "lora-r64": {"adapter": "lora", "rank": 64},
+    "rslora-r8": {"adapter": "rslora"},
     "alpha-lora-r8": {
-        "method": "lora", "alpha": True, "every": 5, "alpha_learning_rate": ALPHA_RATE, "val_split": SPLIT
+        "adapter": "lora", "alpha": True, "alpha_every": 5, "alpha_learning_rate": ALPHA_RATE, "val_split": SPLIT
     },
-    "orthogonal-r8": {"method": "orthogonal"},
-    "spectral-additive-r8": {"method": "spectral-additive"},
-    "spectral-rotational-r8": {"method": "spectral-rotational"},
-    "guarded-lora-r8": {"method": "lora", "guard": 0.05},
+    "orthogonal-r8": {"adapter": "orthogonal"},
+    "spectral-additive-r8": {"adapter": "spectral-additive"},
+    "spectral-rotational-r8": {"adapter": "spectral-rotational"},
+    "guarded-lora-r8": {"adapter": "lora", "guard": 0.05},
 }  # fmt: skip
 """Ways to fine-tune. LoRA's factor a/r is 1 at every rank; rsLoRA's a/√r with a = 8 is 2.8."""
 RATES: dict[str, float] = {
@@ -86,7 +87,7 @@ def settings(name: str, task: str, seed: int, epochs: int, **more: Any) -> Setti
 
 def spectra(tuned: Path) -> dict[str, Any]:
     """Intruders and updates against the packaged base, in the adapted layers and in the others."""
-    found = scan(None, tuned, top=TOP, threshold=THRESHOLD)
+    found = scan("minilm", tuned, top_k=TOP, threshold_epsilon=THRESHOLD)
     told = {}
     adapted = [layer for layer in found.layers if re.search(ADAPTED, layer.name)]
     for kind, layers in (("adapted", adapted), ("all", found.layers)):
@@ -148,7 +149,7 @@ def trained(run: Run, folder: Path):
     checkpoints = Checkpoints(folder / "checkpoints")
     state = checkpoints.latest(run.trainer.start)
     checkpoints.close()
-    return merged(run.trainer.model(state))
+    return merged_copy(run.trainer.model(state))
 
 
 def split_head(folder: Path) -> None:
@@ -180,20 +181,20 @@ def score_with(encoder: Path, head: Path, of: Settings, where: Path) -> float:
             (where / file.name).write_bytes(file.read_bytes())
     weights = load_file(encoder / "model.safetensors") | load_file(head / "head.safetensors")
     save_file(weights, where / "model.safetensors", metadata={"format": "pt"})
-    plain = Settings(of.task, data=of.data, model=str(where), method="lora", epochs=1, max_length=of.max_length)
+    plain = Settings(of.task, data=of.data, model=str(where), adapter="lora", epochs=1, max_length=of.max_length)
     run = Run(plain)  # a LoRA that has not been trained changes nothing
     return correlation(run, run.trainer.start)
 
 
 def stages(name: str, seed: int, data: Path, runs: Path, sequence: dict[str, int], texts: list[str]) -> dict[str, Any]:
     """Train a way on one task after another and measure after each."""
-    before = embeddings(model_folder(None), texts)
+    before = embeddings(model_folder(), texts)
     base: Path | None = None
     done: list[dict[str, Any]] = []
     earlier: list[tuple[Settings, Path]] = []
     for k, (task, epochs) in enumerate(sequence.items()):
         where = qnli_folder(data, runs.parent) if task == "qnli" else data
-        chosen = settings(name, task, seed, epochs, data=str(where), model=None if base is None else str(base))
+        chosen = settings(name, task, seed, epochs, data=str(where), model="minilm" if base is None else str(base))
         folder = runs / f"{name}-{seed}" / f"{k}-{task}"
         if k == 0:
             folder = _of_table2(name, chosen, runs.parent) or folder
@@ -219,7 +220,7 @@ def stages(name: str, seed: int, data: Path, runs: Path, sequence: dict[str, int
         )
         earlier.append((chosen, encoder))
         base = encoder
-    told = {k: v for k, v in chosen.checked().as_dict().items() if k not in ("data", "model", "task", "epochs")}
+    told = {k: v for k, v in chosen.checked().to_dict().items() if k not in ("data", "model", "task", "epochs")}
     return {
         "name": name,
         "seed": seed,
@@ -238,15 +239,17 @@ def _of_table2(name: str, chosen: Settings, runs: Path) -> Path | None:
         found = json.loads((folder / "result.json").read_text(encoding="utf-8"))["settings"]
     except OSError:
         return None
-    found = Settings(**{**found, "target": tuple(found["target"])}).checked().as_dict()  # with what came later
-    told = chosen.checked().as_dict()
+    found = (
+        Settings(**{**found, "target_modules": tuple(found["target_modules"])}).checked().to_dict()
+    )  # with what came later
+    told = chosen.checked().to_dict()
     return folder if all(found[key] == told[key] for key in told if key not in ("data", "model")) else None
 
 
 def check_same(file: Path, chosen: Settings, sequence: dict[str, int], texts: int) -> None:
     """Stop if what is there is the result of something else."""
     found = json.loads(file.read_text(encoding="utf-8"))
-    told = {k: v for k, v in chosen.checked().as_dict().items() if k in found["settings"]}
+    told = {k: v for k, v in chosen.checked().to_dict().items() if k in found["settings"]}
     wanted = {**told, "sequence": sequence, "texts": texts}
     there = {**found["settings"], "sequence": found["sequence"], "texts": found.get("texts")}
     if list(there["sequence"].items()) != list(sequence.items()) or there != wanted:

@@ -1,10 +1,13 @@
 """Adapters for any NNX model: LoRA and its relatives, α on top of any of them, and the optax transformations they need."""
 
-from rmtjax.adapters.apply import TRAINABLE, Count, adapt, count_parameters, merged
-from rmtjax.adapters.layers import AdaptedLinear, merge, unmerge
-from rmtjax.adapters.optimizers import AlphaUpdaterState, alpha_updater, keep_below, stiefel
-from rmtjax.adapters.params import AdapterConstant, AdapterParam, AlphaParam, OrthogonalParam, TrainedParam
-from rmtjax.adapters.peft_io import load_peft, save_peft
+from rmtjax.adapters.apply import apply_adapters
+from rmtjax.adapters.count import Count, count_parameters
+from rmtjax.adapters.layers import AdaptedLinear, merge_weights, unmerge_weights
+from rmtjax.adapters.merging import merged_copy
+from rmtjax.adapters.optimizers import alpha_updater, project_spectral_norm, stiefel
+from rmtjax.adapters.params import TRAINABLE, AdapterConstant, AdapterParam, AlphaParam, OrthogonalParam, TrainedParam
+from rmtjax.adapters.peft_io.read import load_peft
+from rmtjax.adapters.peft_io.write import save_peft
 from rmtjax.checkpoints import read_peft
 
 __all__ = [
@@ -13,19 +16,18 @@ __all__ = [
     "AdapterConstant",
     "AdapterParam",
     "AlphaParam",
-    "AlphaUpdaterState",
     "Count",
     "OrthogonalParam",
     "TrainedParam",
-    "adapt",
     "alpha_updater",
+    "apply_adapters",
     "count_parameters",
-    "keep_below",
     "load_peft",
-    "merge",
-    "merged",
+    "merge_weights",
+    "merged_copy",
+    "project_spectral_norm",
     "read_peft",
     "save_peft",
     "stiefel",
-    "unmerge",
+    "unmerge_weights",
 ]

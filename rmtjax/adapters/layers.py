@@ -16,7 +16,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError, shown
-from rmtjax.adapters.methods import Dense, Update, scaled_by
+from rmtjax.adapters.methods import FullUpdate, Update
+from rmtjax.adapters.methods.base import scaled_by
 from rmtjax.adapters.params import AdapterConstant, AlphaParam
 
 __all__ = ["AdaptedLinear"]
@@ -28,13 +29,13 @@ _LOST = 0.01
 
 
 def matrix_of(layer: DenseLayer) -> Float[Array, "inputs outputs"]:
-    """The kernel of a dense layer; those of an `nnx.LinearGeneral` flattened on both sides."""
+    """Return the kernel of a dense layer; those of an `nnx.LinearGeneral` flattened on both sides."""
     kernel = layer.kernel[...]
     return kernel.reshape(math.prod(layer.in_features), -1) if isinstance(layer, nnx.LinearGeneral) else kernel
 
 
 def _features(layer: DenseLayer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Sizes of the input and output axes of a layer's kernel."""
+    """Return sizes of the input and output axes of a layer's kernel."""
     if isinstance(layer, nnx.LinearGeneral):
         return tuple(layer.in_features), tuple(layer.out_features)
     return (layer.in_features,), (layer.out_features,)
@@ -59,7 +60,7 @@ def check_dense(layer: DenseLayer, where: str) -> None:
 
 
 def _is_plain(layer: DenseLayer) -> bool:
-    """Whether a layer multiplies by its kernel in the ordinary way and does nothing else."""
+    """Return whether a layer multiplies by its kernel in the ordinary way and does nothing else."""
     if type(layer) is nnx.LinearGeneral:
         ordinary = layer.dot_general in (None, jax.lax.dot_general) and layer.dot_general_cls is None
     else:
@@ -81,12 +82,12 @@ def _is_concrete(x: Any) -> bool:
 
 
 def _is_placed(x: Any) -> bool:
-    """Whether an array has numbers, and lies on a mesh."""
+    """Return whether an array has numbers, and lies on a mesh."""
     return _is_concrete(x) and isinstance(x.sharding, NamedSharding)
 
 
 def _inner_sharding(sharding: Any, outputs: int) -> Any:
-    """The sharding of an intermediate (*batch, r), from that of an output (*batch, *outputs)."""
+    """Return the sharding of an intermediate (*batch, r), from that of an output (*batch, *outputs)."""
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, _inner_sharding(sharding.spec, outputs))
     return PartitionSpec(*tuple(sharding)[:-outputs], None)
@@ -111,23 +112,28 @@ class AdaptedLinear(nnx.Module):
         self.base = base
         self.update = nnx.data(update)
         self.alpha = nnx.data(alpha)
-        self.merged = nnx.data(None)
+        self.merged_kernel = nnx.data(None)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the layer computes with one kernel (see `merge_weights`)."""
+        return self.merged_kernel is not None
 
     def _scaled(self, kernel: Array) -> Array:
         return scaled_by(kernel, None if self.alpha is None else self.alpha[...])
 
     def _wide_kernel(self) -> Float[Array, "inputs outputs"]:
-        """The kernel that the layer stands for, in single precision or more."""
+        """Return the kernel that the layer stands for, in single precision or more."""
         kernel = matrix_of(self.base)
         kernel = self._scaled(kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)))
         return kernel if self.update is None else self.update.kernel(kernel)
 
     def kernel(self, dtype: jax.typing.DTypeLike | None = None) -> Float[Array, "inputs outputs"]:
-        """The kernel that the layer stands for, as a matrix in the base's dtype or in another."""
+        """Return the kernel that the layer stands for, as a matrix in the base's dtype or in another."""
         return self._wide_kernel().astype(self.base.kernel.dtype if dtype is None else dtype)
 
     def loss_of(self, dtype: jax.typing.DTypeLike) -> float:
-        r"""How much of what the adapter does a dtype rounds away, :math:`\|K - \mathrm{round}(K)\|/\|K - W\|`.
+        r"""Return how much of what the adapter does a dtype rounds away, :math:`\|K - \mathrm{round}(K)\|/\|K - W\|`.
 
         It is infinite where K is too large for the dtype, and 0 where the adapter does nothing or where the values are not
         known because a function is traced.
@@ -141,24 +147,24 @@ class AdaptedLinear(nnx.Module):
         effect = np.linalg.norm(exact - np.asarray(base, np.float64))
         return float(np.linalg.norm(rounded - exact) / effect) if effect else 0.0
 
-    def merge(self) -> None:
-        """Compute with one kernel from now on. The base stays as it is, so `unmerge` restores it exactly.
+    def merge_weights(self) -> None:
+        """Compute with one kernel from now on. The base stays as it is, so `unmerge_weights` restores it exactly.
 
         Warns:
             UserWarning: if the kernel's dtype, or that in which the layer computes, rounds more than 1 % of the update away.
         """
-        warn_of_loss({"": self}, "merge", computing=True)
+        warn_of_loss({"": self}, "merge_weights", computing=True)
         self._merge()
 
     def _merge(self) -> None:
-        self.merged = nnx.data(sharded_like(self.base, AdapterConstant(self.kernel()), ("inputs", "outputs")))
+        self.merged_kernel = nnx.data(sharded_like(self.base, AdapterConstant(self.kernel()), ("inputs", "outputs")))
 
-    def unmerge(self) -> None:
+    def unmerge_weights(self) -> None:
         """Compute with base and update again."""
-        self.merged = nnx.data(None)
+        self.merged_kernel = nnx.data(None)
 
     def plain(self, dtype: jax.typing.DTypeLike | None = None) -> DenseLayer:
-        """A copy of the base with the merged kernel in the base's dtype or in another.
+        """Return a copy of the base with the merged kernel in the base's dtype or in another.
 
         Warns:
             UserWarning: if that dtype rounds more than 1 % of the update away.
@@ -167,7 +173,7 @@ class AdaptedLinear(nnx.Module):
         return nnx.clone(self)._plain(dtype)
 
     def _plain(self, dtype: jax.typing.DTypeLike | None) -> DenseLayer:
-        """The base itself, its kernel exchanged for the merged one; other variables stay those that they are."""
+        """Return the base itself, its kernel exchanged for the merged one; other variables stay those that they are."""
         layer, kernel = self.base, self.kernel(dtype)
         old, value = layer.kernel, kernel.reshape(layer.kernel.shape)
         if _is_placed(old[...]) and _is_concrete(value):
@@ -178,7 +184,7 @@ class AdaptedLinear(nnx.Module):
         return layer
 
     def __getattr__(self, name: str) -> Any:
-        """Plain attributes of the base, such as `out_features`; not its methods, which know of no adapter."""
+        """Return a plain attribute of the base, such as `out_features`; not its methods, which know of no adapter."""
         base = vars(self).get("base")
         value = None if base is None else vars(base).get(name)
         if value is None or name.startswith("_") or callable(value):
@@ -199,8 +205,8 @@ class AdaptedLinear(nnx.Module):
         general = isinstance(base, nnx.LinearGeneral)
         if general:
             x = x.reshape(*x.shape[: x.ndim - len(base.axis)], len(own))
-        if self.merged is not None or self.update is None:
-            kernel = self._scaled(own) if self.merged is None else self.merged[...]
+        if self.is_merged or self.update is None:
+            kernel = self.merged_kernel[...] if self.is_merged else self._scaled(own)
             y = x @ kernel.astype(x.dtype)
         else:
             # α meets the weights in their own precision: in half of it, most of its steps from 1 would be rounded away.
@@ -210,10 +216,10 @@ class AdaptedLinear(nnx.Module):
         return y if bias is None else y + bias
 
     def _through_base(self, inputs: Array, *args: Any, **options: Any) -> Any:
-        """What the layer itself gives with the new kernel in the place of its own."""
+        """Return what the layer itself gives with the new kernel in the place of its own."""
         base, shape = self.base, self.base.kernel.shape
-        merged = self.merged is not None
-        kernel = nnx.Param((self.merged[...] if merged else self.kernel()).reshape(shape))
+        merged = self.is_merged
+        kernel = nnx.Param((self.merged_kernel[...] if merged else self.kernel()).reshape(shape))
         new, multiplied = kernel[...], []
         exchanged: dict[str, Any] = {"kernel": kernel}
         if not merged:
@@ -241,7 +247,7 @@ class AdaptedLinear(nnx.Module):
         return outputs
 
     def _products(self, new: Array, multiplied: list[Array]) -> dict[str, Any]:
-        """Attributes of a layer that let it multiply by W and ΔW apart; products by anything else are its own."""
+        """Return attributes of a layer that let it multiply by W and ΔW apart; products by anything else are its own."""
         base, (inputs, outputs) = self.base, _features(self.base)
         promoted: list[Array] = []
         after = tuple(range(len(inputs)))
@@ -261,10 +267,10 @@ class AdaptedLinear(nnx.Module):
                 if rhs.dtype.name not in _FLOATS:  # a type of its own, such as of eight bits
                     return dot(lhs, rhs, dimension_numbers, *args, **options)
                 frozen = self._scaled(matrix_of(base))
-                if isinstance(self.update, Dense):
+                if isinstance(self.update, FullUpdate):
                     frozen = self.update.kernel(frozen)
                 y = dot(lhs, frozen.reshape(new.shape).astype(rhs.dtype), dimension_numbers, *args, **options)
-                if self.update is None or isinstance(self.update, Dense):
+                if self.update is None or isinstance(self.update, FullUpdate):
                     return y
                 a, b = (factor.astype(rhs.dtype) for factor in self.update.factors())
                 inner_options = {k: v for k, v in options.items() if k == "precision"}
@@ -289,7 +295,7 @@ class AdaptedLinear(nnx.Module):
 
 
 def adapted_layers(model: nnx.Module) -> dict[str, AdaptedLinear]:
-    """The adapted layers of a model by their dotted paths."""
+    """Return the adapted layers of a model by their dotted paths."""
     return {
         ".".join(map(str, path)): module
         for path, module in nnx.iter_modules(model)
@@ -298,7 +304,7 @@ def adapted_layers(model: nnx.Module) -> dict[str, AdaptedLinear]:
 
 
 def _flattened(names: Any, layer: DenseLayer) -> dict[str | None, Any]:
-    """What shards the sides of a layer's matrix, from what shards the axes of its kernel."""
+    """Return what shards the sides of a layer's matrix, from what shards the axes of its kernel."""
     inputs, outputs = _features(layer)
     names = (*names, *[None] * (len(inputs) + len(outputs) - len(names)))
 
@@ -309,7 +315,7 @@ def _flattened(names: Any, layer: DenseLayer) -> dict[str | None, Any]:
 
 
 def sharded_like(layer: DenseLayer, variable: nnx.Variable, sides: tuple[str | None, ...]) -> nnx.Variable:
-    """A variable sharded as the kernel of a layer is, in its metadata and where its array lies.
+    """Return a variable sharded as the kernel of a layer is, in its metadata and where its array lies.
 
     Args:
         layer: a dense layer.
@@ -339,7 +345,11 @@ def shard_update(layer: DenseLayer, update: Update) -> Update:
 
 
 def checked_dtype(dtype: Any) -> jax.typing.DTypeLike | None:
-    """A dtype for kernels; InputError if it is none of real numbers."""
+    """Return a dtype for kernels.
+
+    Raises:
+        InputError: if it is none of real numbers.
+    """
     if dtype is None:
         return None
     try:
@@ -380,24 +390,24 @@ def warn_of_loss(
         others = f" ({len(lost)} layers lose more than {_LOST:.0%})" if len(lost) > 1 else ""
         warnings.warn(
             f"{argument}: rounding to {kind} loses {share:.0%} of what the adapter does{where}{others};"
-            " dtype=jnp.float32 of `merged` keeps it, or leave the adapter beside the kernel",
+            " dtype=jnp.float32 of `merged_copy` keeps it, or leave the adapter beside the kernel",
             stacklevel=3,
         )
 
 
-def merge(model: nnx.Module) -> None:
-    """Fold every adapter into one kernel, in place; `unmerge` takes it back to the bit.
+def merge_weights(model: nnx.Module) -> None:
+    """Fold every adapter into one kernel, in place; `unmerge_weights` takes it back to the bit.
 
     Warns:
         UserWarning: if half precision, of a kernel or of the layer's computing, rounds more than 1 % of an update away.
     """
     layers = adapted_layers(model)
-    warn_of_loss(layers, "merge", computing=True)
+    warn_of_loss(layers, "merge_weights", computing=True)
     for layer in layers.values():
         layer._merge()
 
 
-def unmerge(model: nnx.Module) -> None:
-    """Undo `merge`."""
+def unmerge_weights(model: nnx.Module) -> None:
+    """Restore the unmerged weights of every adapter, in place."""
     for layer in adapted_layers(model).values():
-        layer.unmerge()
+        layer.unmerge_weights()

@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from rmtjax._checks import whole
 from rmtjax._errors import InputError, shown
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.adapters.methods import OrthogonalLoRA
 
-__all__ = ["AlphaUpdaterState", "alpha_updater", "keep_below", "stiefel"]
-
-
-class AlphaUpdaterState(NamedTuple):
-    """State of `alpha_updater`.
-
-    Attributes:
-        count: steps of training so far.
-        inner: state of α's own optimiser, which changes only when α does.
-    """
-
-    count: Int[Array, ""]
-    inner: optax.OptState
+__all__ = ["alpha_updater", "project_spectral_norm", "stiefel"]
 
 
 def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> optax.GradientTransformationExtraArgs:
-    r"""Move α once every T steps by its own optimiser (α-LoRA, Algorithm 1), and not at all in between.
+    r"""Update α every `every` steps with its own optimizer (α-LoRA, Algorithm 1); leave it unchanged otherwise.
 
     With :math:`g_t` the gradient with respect to α over a batch that is fresh at step :math:`t`,
 
@@ -40,8 +29,9 @@ def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> o
 
         \alpha_t = \alpha_{t-1} + \begin{cases} \mathrm{optimizer}(g_t) & T \mid t \\ 0 & \text{otherwise.}\end{cases}
 
-    In steps between, neither α nor moments, schedules or weight decay of its optimiser move, and the gradient is not
-    computed where it is given as a function.
+    It is `optax.conditionally_mask` of the optimizer, whose state it has, with a gradient that may be a function and then is
+    evaluated only in the steps that need it. In the steps between, neither α nor moments, schedules or weight decay of its
+    optimizer move.
 
     Args:
         optimizer: α's own, such as `optax.adam(5e-3)`. Its schedules count moves of α, not steps.
@@ -72,53 +62,55 @@ def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> o
     References:
         *α-LoRA: Effective fine-tuning via base model rescaling*, §5.2 and Appendix E.
     """
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise InputError(f"every = {shown(every)}: must be a whole number, 1 or more")
+    whole("every", every)
     inner = optax.with_extra_args_support(optimizer)
 
-    def init(params: optax.Params) -> AlphaUpdaterState:
-        return AlphaUpdaterState(jnp.zeros((), jnp.int32), inner.init(params))
-
-    def update(
+    def move(
         updates: optax.Updates,
-        state: AlphaUpdaterState,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        gradient: Callable[[], optax.Updates],
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        return inner.update(gradient(), state, params, **extra)
+
+    masked = optax.conditionally_mask(
+        optax.GradientTransformationExtraArgs(inner.init, move), lambda step: (step + 1) % every == 0
+    )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.ConditionallyMaskState,
         params: optax.Params | None = None,
         *,
         alpha_gradient: Callable[[], optax.Updates] | None = None,
         **extra: Any,
-    ) -> tuple[optax.Updates, AlphaUpdaterState]:
-        def move():
-            gradient = updates
-            if alpha_gradient is not None:  # in a partition, keep the parts that are ours
-                gradient = jax.tree.map(
-                    lambda ours, g: ours if isinstance(ours, optax.MaskedNode) else g.astype(ours.dtype),
-                    updates,
-                    alpha_gradient(),
-                    is_leaf=lambda x: isinstance(x, optax.MaskedNode),
-                )
-            return inner.update(gradient, state.inner, params, **extra)
-
-        # The optimiser may give other types than it gets, such as steps in the precision of α, or moments in that of the
-        # gradient. Its step decides; the fresh gradient is not traced for it.
-        types, inner_types = jax.eval_shape(lambda: inner.update(updates, state.inner, params, **extra))
-
-        def stay():
-            return (
-                jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), types),
-                jax.tree.map(
-                    lambda x, like: x if x.dtype == like.dtype else x.astype(like.dtype), state.inner, inner_types
-                ),
+    ) -> tuple[optax.Updates, optax.ConditionallyMaskState]:
+        def gradient() -> optax.Updates:
+            if alpha_gradient is None:
+                return updates
+            return jax.tree.map(  # in a partition, keep the parts that are ours
+                lambda ours, g: ours if isinstance(ours, optax.MaskedNode) else g.astype(ours.dtype),
+                updates,
+                alpha_gradient(),
+                is_leaf=lambda x: isinstance(x, optax.MaskedNode),
             )
 
-        count = optax.safe_increment(state.count)
-        moved, inner_state = jax.lax.cond(count % every == 0, move, stay)
-        return moved, AlphaUpdaterState(count, inner_state)
+        # The optimizer may give other types than it gets, such as steps in the precision of α, or moments in that of the
+        # gradient. Its step decides, and both branches must have its types; the fresh gradient is not traced for it.
+        types, inner_types = jax.eval_shape(lambda: inner.update(updates, state.inner_state, params, **extra))
+        zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), types)
+        inner_state = jax.tree.map(
+            lambda x, like: x if x.dtype == like.dtype else x.astype(like.dtype), state.inner_state, inner_types
+        )
+        return masked.update(zeros, state._replace(inner_state=inner_state), params, gradient=gradient, **extra)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(masked.init, update_fn)
 
 
 def orthonormal(x: Float[Array, "n r"], turns: int = 12) -> Float[Array, "n r"]:
-    """The nearest matrix with orthonormal columns, x (xᵀx)^(−1/2), by Newton–Schulz steps on the r × r matrix.
+    """Return the nearest matrix with orthonormal columns, x (xᵀx)^(−1/2), by Newton–Schulz steps on the r × r matrix.
 
     Only products, so it costs nothing beside a step of training and runs alike everywhere. Exact to rounding if the
     condition number of x is below 30, which a step from an orthonormal matrix that is not wild never exceeds.
@@ -151,7 +143,7 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
     """
     inner = optax.with_extra_args_support(optimizer)
 
-    def init(params):
+    def init_fn(params):
         for leaf in jax.tree.leaves(params):
             if leaf.ndim != 2 or leaf.shape[0] < leaf.shape[1]:
                 raise InputError(f"stiefel: a parameter has shape {list(leaf.shape)}, must be (n, r) with r ≤ n")
@@ -161,22 +153,22 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
         along = x.T @ gradient
         return gradient - x @ (along + along.T) / 2
 
-    def update(updates, state, params=None, **extra):
+    def update_fn(updates, state, params=None, **extra):
         if params is None:
             raise ValueError("stiefel: update needs the parameters; pass params to it")
         steps, state = inner.update(jax.tree.map(project, updates, params), state, params, **extra)
         return jax.tree.map(lambda u, x: orthonormal(x + u) - x, steps, params), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _leaf_name(path: tuple) -> str:
-    """Dotted name of a leaf, whatever the tree is made of."""
+    """Return the dotted name of a leaf, whatever the tree is made of."""
     parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
     return ".".join(parts[:-1] if parts[-1] in ("value", "raw_value") and len(parts) > 1 else parts)
 
 
-def keep_below(model: nnx.Module, limits: Mapping[str, float]) -> optax.GradientTransformation:
+def project_spectral_norm(model: nnx.Module, limits: Mapping[str, float]) -> optax.GradientTransformation:
     r"""Keep what adapters add below a limit for each layer, :math:`\|\Delta W\|_2 \le \ell`, whatever an optimiser wants.
 
     Goes last in a chain: the step is changed so that after it the bound holds. Of LoRA's and DoRA's update the singular
@@ -214,12 +206,12 @@ def keep_below(model: nnx.Module, limits: Mapping[str, float]) -> optax.Gradient
         graph, state = nnx.split(own)
         parts[path] = (graph, nnx.to_flat_state(state), float(limit))
 
-    def init(params: optax.Params) -> optax.EmptyState:
+    def init_fn(params: optax.Params) -> optax.EmptyState:
         return optax.EmptyState()
 
-    def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None):
+    def update_fn(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None):
         if params is None:
-            raise ValueError("keep_below: update needs the parameters; pass params to it")
+            raise ValueError("project_spectral_norm: update needs the parameters; pass params to it")
         flat, tree = jax.tree_util.tree_flatten_with_path(params)
         where = {_leaf_name(path): i for i, (path, _) in enumerate(flat)}
         steps = jax.tree.leaves(updates)
@@ -237,4 +229,4 @@ def keep_below(model: nnx.Module, limits: Mapping[str, float]) -> optax.Gradient
                 steps[at[name]] = value - flat[at[name]][1]
         return jax.tree.unflatten(tree, steps), state
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(init_fn, update_fn)

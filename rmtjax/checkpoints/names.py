@@ -11,11 +11,21 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Conversion", "InMemory", "Names", "plain_name", "reduced_names", "tower", "without_wrappers"]
+__all__ = [
+    "TORCH_LEAVES",
+    "Conversion",
+    "InMemory",
+    "Names",
+    "plain_name",
+    "reduced_names",
+    "tower",
+    "weight_name",
+    "without_wrappers",
+]
 
 _LEADING = re.compile(
     r"(_orig_mod\.|module\.|base_model\.model\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.)+"
@@ -29,6 +39,20 @@ _TOWERS = {
 _BACKBONES = ("backbone", "pixel_level_module.encoder")
 """Where a model keeps the backbone that `backbone_config` is of."""
 _TOWER_OF = {component: kind for kind, components in _TOWERS.items() for component in components}
+
+
+TORCH_LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
+"""What PyTorch calls the variables of Flax's layers."""
+
+
+def weight_name(path: Sequence[Any]) -> str:
+    """Return the name that a variable of a Flax module has in a checkpoint of PyTorch, from its path in the module.
+
+    >>> weight_name(["encoder", "layer", 0, "attention", "self", "query", "kernel"])
+    'encoder.layer.0.attention.self.query.weight'
+    """
+    *modules, leaf = map(str, path)
+    return ".".join([*modules, TORCH_LEAVES.get(leaf, leaf)])
 
 
 def without_wrappers(name: str) -> tuple[str, list[str]]:
@@ -237,7 +261,7 @@ class Conversion:
 
 
 def _is_part(class_name: str | None, base_class: str) -> bool:
-    """Whether a class is that of a tower, such as CLIPTextModel beside CLIPModel, to which the whole's rules do not apply."""
+    """Return whether a class is a tower's, such as CLIPTextModel beside CLIPModel, to which the whole's rules do not apply."""
     if class_name is None or class_name.startswith(f"{base_class.removesuffix('Model')}For"):
         return False
     return re.search(r"(Vision|Text|Audio)", class_name) is not None and base_class not in class_name

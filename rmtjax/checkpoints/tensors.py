@@ -111,7 +111,7 @@ def _entry(path: Path, entry: Mapping[str, Any], data: int) -> Tensor:
 
 
 def no_pickles(old: str, name: str) -> str:
-    """The reason to give where there is only a pickle."""
+    """Return the reason to give where there is only a pickle."""
     return (
         f"holds {old} but no {name}; a pickle runs the code inside it when it is read, so it is not: convert it with"
         " save_pretrained of the library that wrote it"

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError
-from rmtjax.ensembles._rng.entries import ENTRIES, entries, parse_entries
 from rmtjax.ensembles.alpha_ftc import compressed, dense
+from rmtjax.ensembles.entries import ENTRIES, entries, parse_entries
 from rmtjax.laws import alpha_ftc as law
 from rmtjax.linalg.ridge import ridge_solve
 from rmtjax.montecarlo import Claim, Sampler, between, grid, nonnegative, positive, real, size, zipped

@@ -15,8 +15,8 @@ import numpy as np
 
 from rmtjax.claims.intruder_dimensions.spikes import bbp_rectangular, wishart_bulk
 from rmtjax.ensembles import density, outlier
-from rmtjax.ensembles._rng.entries import entries
 from rmtjax.ensembles.alpha_ftc import compressed
+from rmtjax.ensembles.entries import entries
 from rmtjax.ensembles.wigner import goe
 from rmtjax.laws import alpha_ftc, marchenko_pastur, semicircle, spikes
 from rmtjax.montecarlo import Claim, Sampler, between, grid, positive, real, size, zipped

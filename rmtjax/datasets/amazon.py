@@ -17,6 +17,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import StandardScaler
 
 from rmtjax._errors import InputError, shown, unknown
+from rmtjax.datasets._folders import data_folder
 from rmtjax.datasets.pair import TransferPair
 
 DOMAINS = ("books", "dvd", "electronics", "kitchen")
@@ -42,16 +43,7 @@ def find_data(path: str | os.PathLike[str] | None = None) -> Path | None:
     Raises:
         InputError: `path` is given and is not a folder.
     """
-    return _folder(path) if path is not None else _search(_FOLDER)
-
-
-def _search(name: str) -> Path | None:
-    """The folder `name` where data are looked for, or None."""
-    shared = Path("..", "shared", "data")
-    roots = [Path.cwd() / shared, Path(__file__).resolve().parents[2] / shared]
-    if os.environ.get("RMTJAX_DATA"):
-        roots.insert(0, Path(os.environ["RMTJAX_DATA"]))
-    return next((root / name for root in roots if (root / name).is_dir()), None)
+    return _folder(path) if path is not None else data_folder(_FOLDER)
 
 
 def load_domain(folder: str | os.PathLike[str], domain: str, split: str) -> tuple[csr_matrix, np.ndarray]:
@@ -125,14 +117,14 @@ def load_pair(
     if features not in FEATURES:
         raise unknown("features", features, FEATURES)
     if not isinstance(words, int) or not 1 <= words <= WORDS:
-        raise InputError(f"words = {shown(words)} cannot be used; allowed: an integer from 1 to {WORDS}")
+        raise InputError(f"words = {shown(words)}: must be an integer from 1 to {WORDS}")
     for domain in (source, target):
         if domain not in DOMAINS:
             raise unknown("domain", domain, DOMAINS)
     if source == target:
         raise InputError(f"source and target are both {source!r}; allowed: two different domains")
-    (source_X,), (source_y,) = _scaled(folder, source, ("train",), features, words)
-    (target_X, test_X), (target_y, test_y) = _scaled(folder, target, ("train", "test"), features, words)
+    (source_X,), (source_y,) = scaled_splits(folder, source, ("train",), features, words)
+    (target_X, test_X), (target_y, test_y) = scaled_splits(folder, target, ("train", "test"), features, words)
     what = f"{features} of the {words} most frequent words"
     return TransferPair(source, target, what, source_X, source_y, target_X, target_y, test_X, test_y)
 
@@ -144,10 +136,10 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _scaled(
+def scaled_splits(
     folder: str | os.PathLike[str], domain: str, splits: tuple[str, ...], features: str, words: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Features and labels of a domain's splits, scaled by the first of them."""
+    """Return features and labels of a domain's splits, scaled by the first of them; arguments as for `load_pair`."""
     raw = [load_domain(folder, domain, split) for split in splits]
     # The columns are sorted by document frequency over all domains, so the first ones are the most frequent words.
     counts = [X[:, :words] for X, _ in raw]

@@ -35,8 +35,8 @@ def load_default(source: tuple[int, int] = (6, 8), target: tuple[int, int] = (5,
     digits = (*source, *target)
     if len(digits) != 4 or set(digits) - set(range(10)) or len(set(digits)) != 4:
         raise InputError(
-            f"source = {shown(source)} and target = {shown(target)} cannot be used; "
-            "allowed: two digits each, four different integers from 0 to 9"
+            f"source = {shown(source)} and target = {shown(target)}: must be "
+            f"two digits each, four different integers from 0 to 9"
         )
     images, names = load_digits(return_X_y=True)
 

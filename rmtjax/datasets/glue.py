@@ -19,7 +19,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from rmtjax._errors import InputError, shown, unknown
-from rmtjax.datasets import amazon
+from rmtjax.datasets._folders import data_folder
 
 __all__ = ["GLUE", "Examples", "Task", "find_glue", "load_glue", "score", "task"]
 
@@ -108,7 +108,7 @@ class Examples:
 
 
 def task(name: str) -> Task:
-    """The task of a name, in any case and with or without its hyphen: `"sst2"`, `"SST-2"`, `"sts-b"`.
+    """Return the task of a name, in any case and with or without its hyphen: `"sst2"`, `"SST-2"`, `"sts-b"`.
 
     Raises:
         InputError: There is no such task.
@@ -120,11 +120,11 @@ def task(name: str) -> Task:
 
 
 def find_glue() -> Path | None:
-    """The folder `glue` in `$RMTJAX_DATA`, else in `../shared/data`; None if there is neither.
+    """Return the folder `glue` in `$RMTJAX_DATA`, else in `../shared/data`; None if there is neither.
 
     `../shared/data` is seen from the current directory and from the repository's root.
     """
-    return amazon._search("glue")
+    return data_folder("glue")
 
 
 def load_glue(name: str, data: str | os.PathLike[str], split: str = "train") -> Examples:
@@ -214,7 +214,7 @@ def _checked(chosen: Task, what: str, values: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(values, float)
     except (TypeError, ValueError):
-        raise InputError(f"{what} = {shown(values)} cannot be used; allowed: {allowed}") from None
+        raise InputError(f"{what} = {shown(values)}: must be {allowed}") from None
     if array.ndim != 1 or not array.size:
         raise InputError(f"{what} has the shape {array.shape}; allowed: (n,), one entry an example, n at least 1")
     odd = array[~(np.isfinite(array) if chosen.regression else np.isin(array, range(chosen.num_labels)))]
@@ -224,7 +224,7 @@ def _checked(chosen: Task, what: str, values: ArrayLike) -> np.ndarray:
 
 
 def _encode(chosen: Task, raw: Sequence[Any], codes: dict[Any, int], where: Callable[[int], str]) -> np.ndarray:
-    """Labels as an array; `where` names the place of the k-th in an error."""
+    """Return labels as an array; `where` names the place of the k-th in an error."""
 
     def code(label: Any) -> float | None:
         try:
@@ -247,7 +247,7 @@ def _missing(file: Path, there: Iterable[str]) -> InputError:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line. Only a line feed ends a line, and a quote is a character like any other."""
+    """Return number and fields of each line. Only a line feed ends a line, and a quote is a character like any other."""
     try:
         with open(file, encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
@@ -258,7 +258,7 @@ def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _mrpc_archive(place: Path, stem: str) -> tuple[Path, set[tuple[str, ...]]] | None:
-    """The archive's train file, which is GLUE's train and dev splits, and the pairs of ids of the dev split."""
+    """Return the archive's train file, which is GLUE's train and dev splits, and the pairs of ids of the dev split."""
     file = place / "msr_paraphrase_train.txt"
     for name, columns in (("dev_ids.tsv", slice(2)), ("mrpc_dev_ids.tsv", slice(2)), ("dev.tsv", slice(1, 3))):
         if file.is_file() and (place / name).is_file():
@@ -302,7 +302,7 @@ def _read_official(chosen: Task, place: Path, stem: str) -> Examples:
 
 
 def _cached(chosen: Task, folder: Path) -> Path | None:
-    """The newest folder of the `datasets` cache beneath that holds the task; those of `glue` win over other sets."""
+    """Return the newest folder of the `datasets` cache beneath that holds the task; those of `glue` win over other sets."""
 
     def holds(info: Path) -> bool:
         try:
@@ -339,7 +339,7 @@ def _read_datasets(chosen: Task, place: Path, stem: str) -> Examples:
 
 
 def _dataset(place: Path, split: str) -> Any:
-    """The split as a `datasets.Dataset`. Parquet goes through pyarrow, since `datasets` would copy it to its cache."""
+    """Return the split as a `datasets.Dataset`. Parquet goes through pyarrow, since `datasets` would copy it to its cache."""
     try:
         import datasets
         from pyarrow import parquet

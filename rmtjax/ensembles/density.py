@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.counter import batch_last
+from rmtjax.ensembles._counter import batch_last
 from rmtjax.ensembles.outlier._recursion import GROUP, TOLERANCE, Number, outlier_depth
 from rmtjax.ensembles.outlier.rank_one import covariance_rows, wigner_rows
 

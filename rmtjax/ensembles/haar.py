@@ -15,7 +15,7 @@ from jaxtyping import Array, Complex, Float, Inexact, Key
 
 from rmtjax._checks import whole
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.entries import entries, floating
+from rmtjax.ensembles.entries import entries, floating
 
 __all__ = ["orthogonal", "special_orthogonal", "unit_vector", "unitary"]
 

@@ -33,7 +33,7 @@ from jaxtyping import Array, Float, Key, Real
 
 from rmtjax._checks import numbers, whole
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.counter import normal
+from rmtjax.ensembles._counter import normal
 from rmtjax.ensembles.haar import unit_vector
 from rmtjax.ensembles.wigner import goe, hermite
 from rmtjax.ensembles.wishart import iid, laguerre

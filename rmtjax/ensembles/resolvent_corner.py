@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.chi import chi
-from rmtjax.ensembles._rng.counter import normal
+from rmtjax.ensembles._counter import normal
+from rmtjax.ensembles.chi import chi
 from rmtjax.linalg import small
 
 __all__ = ["Corner", "depth", "resolvent_corner"]

@@ -25,7 +25,7 @@ from jaxtyping import Array, Inexact, Key
 from rmtjax._checks import finite, is_traced
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.entries import floating
+from rmtjax.ensembles.entries import floating
 from rmtjax.ensembles.haar import orthogonal, unitary
 
 __all__ = ["low_rank_update", "spiked_covariance", "spiked_rectangular", "spiked_wigner"]

@@ -23,9 +23,9 @@ from jaxtyping import Array, Complex, Float, Inexact, Key, Real
 
 from rmtjax._checks import whole
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.chi import chi
-from rmtjax.ensembles._rng.counter import normal
-from rmtjax.ensembles._rng.entries import entries, floating, parse_entries, positive
+from rmtjax.ensembles._counter import normal
+from rmtjax.ensembles.chi import chi
+from rmtjax.ensembles.entries import entries, floating, parse_entries, positive
 
 __all__ = ["Tridiagonal", "goe", "gse", "gue", "hermite", "wigner"]
 
@@ -74,7 +74,7 @@ def wigner(
     Args:
         key: a typed PRNG key.
         N: order of the matrix.
-        law: of the entries, named as in `rmtjax.ensembles._rng.entries`.
+        law: of the entries, named as in `rmtjax.ensembles.entries`.
         sigma: σ > 0.
         dtype: float32 or float64 for a real symmetric, complex64 or complex128 for a complex Hermitian matrix.
         diagonal: :math:`Ex_{ii}^2 \ge 0`. None means 2 for real and 1 for complex matrices, with which Gaussian entries

@@ -19,8 +19,8 @@ from jaxtyping import Array, Complex, Float, Inexact, Key, Num, Real
 from rmtjax._checks import whole
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.chi import chi
-from rmtjax.ensembles._rng.entries import entries, floating, positive
+from rmtjax.ensembles.chi import chi
+from rmtjax.ensembles.entries import entries, floating, positive
 
 __all__ = ["Bidiagonal", "complex_wishart", "iid", "laguerre", "sample_covariance", "wishart"]
 
@@ -53,7 +53,7 @@ def iid(
     Args:
         key: a typed PRNG key.
         n, m: rows and columns.
-        law: of the entries, named as in `rmtjax.ensembles._rng.entries`.
+        law: of the entries, named as in `rmtjax.ensembles.entries`.
         sigma: σ > 0.
         dtype: float32 or float64 for a real, complex64 or complex128 for a complex matrix.
 
@@ -95,7 +95,7 @@ def wishart(
         key: a typed PRNG key.
         p: dimension.
         n: samples.
-        law: of the entries, named as in `rmtjax.ensembles._rng.entries`.
+        law: of the entries, named as in `rmtjax.ensembles.entries`.
         sigma: σ > 0.
         dtype: float32 or float64 for a real, complex64 or complex128 for a complex matrix.
 

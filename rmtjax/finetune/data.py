@@ -59,16 +59,16 @@ class Sequences:
         return len(self.ids)
 
     def lengths(self) -> np.ndarray:
-        """Tokens in each."""
+        """Return the number of tokens of each example."""
         return np.array([len(x) for x in self.ids])
 
     def take(self, which: np.ndarray) -> Sequences:
-        """Some of them."""
+        """Return the examples of these numbers."""
         return Sequences([self.ids[i] for i in which], [self.types[i] for i in which], self.labels[which])
 
 
 def choose_lengths(lengths: np.ndarray, most: int = 4, step: int = 16, longest: int | None = None) -> tuple[int, ...]:
-    """The few lengths that sequences are padded to: those with the least padding in all.
+    """Return the few lengths that sequences are padded to: those with the least padding in all.
 
     Args:
         lengths: of the sequences.
@@ -110,11 +110,11 @@ class Layout:
     pad: int
 
     def pieces(self, count: int) -> int:
-        """Pieces that so many examples need at most, on all devices."""
+        """Return how many pieces a number of examples needs at most, on all devices."""
         return math.ceil(count / (self.size * self.devices)) * self.devices
 
     def arrange(self, data: Sequences, which: np.ndarray, pieces: int | None = None) -> Batch:
-        """The examples `which` as one batch: dealt out to the devices, and there, longest first, put into pieces.
+        """Return the examples `which` as one batch: dealt out to the devices, and there, longest first, put into pieces.
 
         Args:
             data: the examples.
@@ -145,7 +145,7 @@ class Layout:
 
 
 def split_off(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the examples that adapters train on, and those that α moves on (Algorithm 1's `val_split`).
+    """Return numbers of the examples that adapters train on, and those that α moves on (Algorithm 1's `val_split`).
 
     A share of 1 gives all to both; below, the two are disjoint.
 
@@ -197,7 +197,7 @@ class Batches:
         self.steps = self.steps_per_epoch * epochs
 
     def __getitem__(self, step: int) -> tuple[Batch, Batch | None]:
-        """The batch of a step, counted from 0, and the one for α if it moves in that step (zeros if not)."""
+        """Return the batch of a step, counted from 0, and the one for α if it moves in that step (zeros if not)."""
         batch = self._layout.arrange(self._data, np.asarray(self._order[step]), self._pieces)
         if self._alpha is None:
             return batch, None
@@ -208,6 +208,6 @@ class Batches:
         return self._layout.arrange(self._data, np.asarray(self._fresh[turn - 1]))
 
     def iterate(self, start: int, stop: int) -> Iterator[tuple[Batch, Batch | None]]:
-        """The batches of steps start…stop−1, made ahead by a thread of their own."""
+        """Return the batches of steps start…stop−1, made ahead by a thread of their own."""
         ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         return iter(grain.MapDataset.range(start, stop).map(self.__getitem__).to_iter_dataset(ahead))

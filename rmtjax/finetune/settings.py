@@ -1,178 +1,185 @@
-"""What a fine-tuning is told to do."""
+"""What a fine-tuning does. The command line has one option for each of these fields, with the same default."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from rmtjax._checks import one_of
 from rmtjax._errors import InputError, shown
-from rmtjax.adapters.apply import SHARING
-from rmtjax.adapters.methods import METHODS
 
-__all__ = ["ALL_METHODS", "Settings"]
+__all__ = ["ADAPTERS", "Settings"]
 
-ALL_METHODS = ("lora", "rslora", "alpha-lora", "dora", "orthogonal", "spectral-additive", "spectral-rotational", "full")
-assert set(ALL_METHODS) == {*METHODS, "alpha-lora", "full"}
+ADAPTERS = ("lora", "rslora", "alpha-lora", "dora", "orthogonal", "spectral-additive", "spectral-rotational", "full")
+"""Ways to fine-tune; alpha-lora is lora with α."""
 
 _DTYPES = ("float32", "bfloat16")
-_OPTIMISERS = ("adam", "adamw")
+_OPTIMIZERS = ("adam", "adamw")
 _LARGE = ("mnli", "qnli", "qqp", "sst2")
+
+
+def _setting(help: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
+    """Return a field with its help text, and what the command line needs to know beside it."""
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All that a run's result depends on, beside the model's and the data's files.
+    """All that the result of a run depends on, beside the files of the model and of the data.
 
-    Attributes:
-        task: one of GLUE's.
-        data: folder of the data; found by itself if None.
-        model: folder or hub id; the packaged MiniLM if None.
-        method: see `rmtjax.adapters.adapt`.
-        alpha: whether α is on top of the method.
-        rank: r.
-        scale: a, by default r.
-        target: layers that are adapted, as PEFT's `target_modules`.
-        alpha_share: which layers share one α: module, self or attention.
-        epochs: passes over the training set; by default 3 for the four large tasks and 10 for the others.
-        batch_size: examples in a step.
-        learning_rate: at its peak; by default 5e-5 for full fine-tuning and 1e-3 otherwise.
-        warmup: share of the steps in which the rate rises from 0; it falls to 0 in the others, both linearly.
-        weight_decay: of AdamW, for matrices.
-        clip: largest norm of the gradient.
-        max_length: tokens of an example.
-        every: T, steps between two moves of α.
-        val_split: share of the training set kept for α; 1 gives all of it to both.
-        alpha_learning_rate: of α's optimiser, constant.
-        alpha_batch_size: examples in a batch for α; by default `batch_size`.
-        alpha_optimizer: adam or adamw.
-        guard: largest probability of an intruder in a layer that updates may have (`rmtjax.intruders.intruder_limits`);
-            None leaves them free.
-        guard_top: leading singular vectors that count.
-        guard_threshold: cosine below which a vector is an intruder.
-        dropout: whether to use the model's rates, or none.
-        dtype: of activations, float32 or bfloat16.
-        remat: compute activations of a layer again for its gradient, to save memory.
-        limit: examples to keep of the training set and of each development set, drawn by the seed; all if None.
-        seed: of the head, the adapters, the order of the data and the dropout masks.
+    None stands for a default that depends on other settings; `checked` fills it in.
     """
 
-    task: str
-    data: str | None = None
-    model: str | None = None
-    method: str = "lora"
-    alpha: bool = False
-    rank: int = 8
-    scale: float | None = None
-    target: tuple[str, ...] = ("query", "value")
-    alpha_share: str = "module"
-    epochs: int | None = None
-    batch_size: int = 32
-    learning_rate: float | None = None
-    warmup: float = 0.06
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    max_length: int = 128
-    every: int = 20
-    val_split: float = 0.2
-    alpha_learning_rate: float = 5e-3
-    alpha_batch_size: int | None = None
-    alpha_optimizer: str = "adam"
-    guard: float | None = None
-    guard_top: int = 10
-    guard_threshold: float = 0.5
-    dropout: bool = True
-    dtype: str = "float32"
-    remat: bool = False
-    limit: int | None = None
-    seed: int = 0
+    task: str = _setting("Task of GLUE: mnli, qnli, mrpc, rte, sst2, qqp, cola, stsb or wnli.")
+    data: str | None = _setting("Folder of the task (official TSV or datasets); found by default.", None, metavar="DIR")
+    model: str = _setting(
+        "BERT or RoBERTa, a folder or hub id; minilm is the packaged all-MiniLM-L6-v2.", "minilm", metavar="DIR|ID"
+    )
+    adapter: str = _setting(f"Way to fine-tune: {', '.join(ADAPTERS[:-1])} or {ADAPTERS[-1]}.", "lora")
+    alpha: bool = _setting("Put α on top of the adapter.", False)
+    rank: int = _setting("Rank r of the updates.", 8)
+    lora_alpha: float | None = _setting("a of the factor a/r; r by default.", None)
+    target_modules: tuple[str, ...] = _setting("Ends of the names of the adapted layers.", ("query", "value"))
+    alpha_share: str = _setting("Layers that share one α: module (none), self or attention.", "module")
+    epochs: int | None = _setting("Passes over the data; by default 3 for the four large tasks, else 10.", None)
+    batch_size: int = _setting("Examples in a step.", 32)
+    learning_rate: float | None = _setting("Learning rate at its peak; by default 1e-3, or 5e-5 for full.", None)
+    warmup_ratio: float = _setting(
+        "Share of the steps in which the rate rises linearly to its peak; it falls to 0 in the others.", 0.06
+    )
+    weight_decay: float = _setting("Weight decay of AdamW, for matrices.", 0.0)
+    max_grad_norm: float = _setting("Largest norm of the gradient.", 1.0)
+    max_length: int = _setting("Tokens of an example; longer ones are cut.", 128)
+    alpha_every: int = _setting("T, steps between two moves of α.", 20, flags=("-T",))
+    val_split: float = _setting("Share of the training set kept for α; 1 gives all of it to both.", 0.2)
+    alpha_learning_rate: float = _setting("Learning rate of α, constant.", 5e-3)
+    alpha_batch_size: int | None = _setting("Examples in a batch for α; the batch size by default.", None)
+    alpha_optimizer: str = _setting("Optimizer of α: adam or adamw.", "adam")
+    guard: float | None = _setting(
+        "Keep updates so weak that each layer's probability of an intruder is at most P.", None, metavar="P"
+    )
+    guard_top_k: int = _setting("Leading singular vectors that count for the guard.", 10)
+    guard_epsilon: float = _setting("Cosine below which a vector is an intruder for the guard.", 0.5)
+    dropout: bool = _setting("Use the model's dropout rates.", True)
+    dtype: str = _setting("Type of activations: float32 or bfloat16.", "float32")
+    remat: bool = _setting("Compute the activations of a layer again for its gradient: less memory, more time.", False)
+    max_samples: int | None = _setting(
+        "Use only N examples of the training set and of each development set, drawn by the seed.", None, metavar="N"
+    )
+    seed: int = _setting("Seed of the head, the adapters, the order of the data and the dropout masks.", 0)
 
     def checked(self) -> Settings:
-        """These settings with every default filled in.
+        """Return these settings with every default filled in.
 
         Raises:
             InputError: for a value that is not allowed.
         """
         from rmtjax.datasets.glue import task
 
-        self._check_kinds()
-        name = task(self.task).name
-        method, alpha = ("lora", True) if self.method == "alpha-lora" else (self.method, self.alpha)
-        filled = dataclasses.replace(
-            self,
-            task=name,
-            data=None if self.data is None else str(self.data),
-            model=None if self.model is None else str(self.model),
-            method=method,
-            alpha=alpha,
-            scale=float(self.rank) if self.scale is None else float(self.scale),
-            target=tuple(self.target),
-            epochs=(3 if name in _LARGE else 10) if self.epochs is None else self.epochs,
-            learning_rate=(5e-5 if method == "full" else 1e-3) if self.learning_rate is None else self.learning_rate,
-            alpha_batch_size=self.batch_size if self.alpha_batch_size is None else self.alpha_batch_size,
-        )
-        filled._check()
-        return filled
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, check in _checks().items():
+            optional = self.__dataclass_fields__[name].default is None
+            if not (optional and values[name] is None):
+                values[name] = check(name, values[name])
+        values["task"] = task(self.task).name
+        if values["adapter"] == "alpha-lora":
+            values |= {"adapter": "lora", "alpha": True}
+        full = values["adapter"] == "full"
+        defaults = {
+            "lora_alpha": float(values["rank"]),
+            "epochs": 3 if values["task"] in _LARGE else 10,
+            "learning_rate": 5e-5 if full else 1e-3,
+            "alpha_batch_size": values["batch_size"],
+        }
+        for name, default in defaults.items():
+            values[name] = default if values[name] is None else values[name]
+        if full and self.guard is not None:
+            raise InputError(
+                f"guard = {self.guard:g}: needs an adapter; full fine-tuning trains the weights themselves"
+            )
+        return Settings(**values)
 
-    def _check_kinds(self) -> None:
-        for name, field in self.__dataclass_fields__.items():
-            value, kind = getattr(self, name), field.type.split(" | ")[0]
-            if value is None and field.default is None:
-                continue
-            if name in ("data", "model"):
-                kinds, what = (str, os.PathLike), "a path"
-            elif name == "target":
-                if not isinstance(value, (list, tuple)) or not all(isinstance(t, str) for t in value):
-                    raise InputError(f"target = {shown(value)}: must be a list of ends of paths")
-                continue
-            else:
-                kinds, what = {
-                    "str": (str, "a name"), "bool": (bool, "True or False"), "int": (int, "a whole number"),
-                    "float": ((int, float), "a number"),
-                }[kind]  # fmt: skip
-            if not isinstance(value, kinds) or (isinstance(value, bool) and kind != "bool"):
-                raise InputError(f"{name} = {shown(value)}: must be {what}")
+    @property
+    def run_name(self) -> str:
+        """The name of a run with these settings, such as mrpc-alpha-lora-0."""
+        checked = self.checked()
+        return f"{checked.task}-{'alpha-' if checked.alpha else ''}{checked.adapter}-{checked.seed}"
 
-    def _check(self) -> None:
-        choices = {
-            "method": ALL_METHODS, "alpha_share": SHARING, "dtype": _DTYPES, "alpha_optimizer": _OPTIMISERS,
-        }  # fmt: skip
-        for name, known in choices.items():
-            one_of(name, getattr(self, name), known)
-        for name in ("rank", "epochs", "batch_size", "alpha_batch_size", "every", "guard_top", "limit"):
-            value = getattr(self, name)
-            if name == "limit" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
-            raise InputError(f"seed = {shown(self.seed)}: must be a whole number from 0 to {2**31 - 1}")
-        positive = {"scale": math.inf, "learning_rate": 10.0, "alpha_learning_rate": 10.0, "clip": math.inf}
-        for name, most in positive.items():
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and 0 < value <= most):
-                raise InputError(
-                    f"{name} = {shown(value)}: must be above 0" + (f", at most {most:g}" if most < math.inf else "")
-                )
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise InputError(f"weight_decay = {shown(self.weight_decay)}: must be 0 or more")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup = {shown(self.warmup)}: must be in [0, 1)")
-        if not 0 < self.val_split <= 1:
-            raise InputError(f"val_split = {shown(self.val_split)}: must be in (0, 1]")
-        if self.guard is not None:
-            if not (isinstance(self.guard, (int, float)) and 0 < self.guard < 1):
-                raise InputError(f"guard = {shown(self.guard)}: must be between 0 and 1")
-            if self.method == "full":
-                raise InputError(f"guard = {self.guard:g}: needs an adapter; method full trains the weights themselves")
-        if not 0 < self.guard_threshold < 1:
-            raise InputError(f"guard_threshold = {shown(self.guard_threshold)}: must be between 0 and 1")
-        if not self.target:
-            raise InputError("target is empty: must name layers such as query,value")
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return {**dataclasses.asdict(self), "target_modules": list(self.target_modules)}
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        values = dataclasses.asdict(self)
-        return {**values, "target": list(self.target)}
+
+Settings.__doc__ = f"{Settings.__doc__}\n    Attributes:\n" + "\n".join(
+    f"        {field.name}: {field.metadata['help']}" for field in dataclasses.fields(Settings)
+)
+
+
+def _checks() -> dict[str, Callable[[str, Any], Any]]:
+    """Return the check of each setting, a function of its name and value that returns the value to use.
+
+    The imports are here so that the command line lists the settings before JAX is imported.
+    """
+    from rmtjax._checks import number, one_of, whole
+    from rmtjax.adapters.apply import SHARING
+
+    positive = partial(number, low=0, open_low=True)
+    rate = partial(number, low=0, high=10, open_low=True)
+    share = partial(number, low=0, high=1, open_low=True, open_high=True)
+    return {
+        "task": _text,
+        "data": _path,
+        "model": _path,
+        "adapter": lambda name, value: one_of(name, value, ADAPTERS),
+        "alpha": _flag,
+        "rank": whole,
+        "lora_alpha": positive,
+        "target_modules": _ends_of_paths,
+        "alpha_share": lambda name, value: one_of(name, value, SHARING),
+        "epochs": whole,
+        "batch_size": whole,
+        "learning_rate": rate,
+        "warmup_ratio": partial(number, low=0, high=1, open_high=True),
+        "weight_decay": partial(number, low=0),
+        "max_grad_norm": positive,
+        "max_length": whole,
+        "alpha_every": whole,
+        "val_split": partial(number, low=0, high=1, open_low=True),
+        "alpha_learning_rate": rate,
+        "alpha_batch_size": whole,
+        "alpha_optimizer": lambda name, value: one_of(name, value, _OPTIMIZERS),
+        "guard": share,
+        "guard_top_k": whole,
+        "guard_epsilon": share,
+        "dropout": _flag,
+        "dtype": lambda name, value: one_of(name, value, _DTYPES),
+        "remat": _flag,
+        "max_samples": whole,
+        "seed": partial(whole, low=0, high=2**31 - 1),
+    }
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} = {shown(value)}: must be a name")
+    return value
+
+
+def _path(name: str, value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"{name} = {shown(value)}: must be a path")
+    return str(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} = {shown(value)}: must be True or False")
+    return value
+
+
+def _ends_of_paths(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(end, str) for end in value):
+        raise InputError(f"{name} = {shown(value)}: must be a list of ends of paths, such as query and value")
+    return tuple(value)

@@ -22,9 +22,9 @@ from jaxtyping import Array, Float, Int
 
 from rmtjax._random import key_of, pinned
 from rmtjax.adapters import AlphaParam
-from rmtjax.adapters.apply import TRAINABLE
+from rmtjax.adapters.params import TRAINABLE
 from rmtjax.finetune.data import Batch, Layout
-from rmtjax.models import Noise
+from rmtjax.models import DropoutKey
 
 __all__ = ["Parts", "TrainState", "Trainer", "loss_of"]
 
@@ -47,7 +47,7 @@ class Parts:
 
     @classmethod
     def of(cls, model: nnx.Module) -> tuple[Parts, Weights, Weights, Weights]:
-        """The parts of a model, and its weights that train, its α, and the rest."""
+        """Return the parts of a model, and its weights that train, its α, and the rest."""
         graph, *states = nnx.split(model, TRAINABLE, AlphaParam, ...)
         paths, template, groups = {}, {}, []
         for state in states:
@@ -66,7 +66,7 @@ class Parts:
 
 
 def loss_of(regression: bool) -> Callable[[Array, Array], Array]:
-    """The loss of each example: squared error of a regression, cross-entropy of a classification."""
+    """Return the loss of each example: squared error of a regression, cross-entropy of a classification."""
     if regression:
         return lambda logits, labels: jnp.square(logits[:, 0] - labels)
     return optax.softmax_cross_entropy_with_integer_labels
@@ -139,7 +139,7 @@ class Trainer:
         self.logits = jax.jit(self._logits)
 
     def put(self, batch: Batch) -> Batch:
-        """A batch on the devices."""
+        """Put a batch on the devices."""
         return jax.device_put(batch, self.spread)
 
     def model(self, state: TrainState) -> Any:
@@ -147,7 +147,7 @@ class Trainer:
         return self.parts.model(state.weights, state.alpha, self.frozen)
 
     def _at_length(self, function: Callable[[Batch], Any], piece: Batch) -> Any:
-        """`function` of a piece cut to its length; zeros if it is empty."""
+        """Return `function` of a piece cut to its length; zeros if it is empty."""
 
         def cut(length):
             return lambda p: function(
@@ -160,12 +160,12 @@ class Trainer:
         return jax.lax.switch(piece.bucket, [lambda _: empty(), *branches], piece)
 
     def _gradient(self, function: Callable, trained: Weights, others: Any, batch: Batch, key: Array | None):
-        """Mean loss over a batch spread over the mesh, and its gradient with respect to `trained`."""
+        """Return mean loss over a batch spread over the mesh, and its gradient with respect to `trained`."""
 
         def local(trained, others, batch, key):
             def loss(trained, piece):
-                noise = None if key is None else Noise.of(key, piece.number)
-                logits = function(trained, others)(piece.ids, piece.mask, piece.types, noise=noise)
+                dropout_key = None if key is None else DropoutKey.of(key, piece.number)
+                logits = function(trained, others)(piece.ids, piece.mask, piece.types, dropout_key=dropout_key)
                 return (self._loss(logits, piece.labels) * piece.weight).sum()
 
             def add(total, piece):
@@ -194,7 +194,7 @@ class Trainer:
         return mapped(trained, others, batch, key)
 
     def _step(self, state: TrainState, frozen: Weights, batch: Batch, fresh: Batch | None) -> tuple[TrainState, Array]:
-        """One step: the adapters on `batch`, then, every T steps, α on `fresh`. Gives the loss before the step."""
+        """Do one step: the adapters on `batch`, then, every T steps, α on `fresh`. Return the loss before the step, too."""
         with pinned():
             keys = jax.random.split(jax.random.fold_in(self._key, state.step)) if self._dropout else (None, None)
         loss, gradient = self._gradient(
@@ -219,7 +219,7 @@ class Trainer:
         return TrainState(state.step + 1, state.loss + loss, weights, alpha, optimizer, alpha_optimizer), loss
 
     def _logits(self, state: TrainState, frozen: Weights, batch: Batch) -> Float[Array, "pieces size outputs"]:
-        """Logits without dropout."""
+        """Return logits without dropout."""
 
         def local(weights, alpha, frozen, batch):
             model = self.parts.model(weights, alpha, frozen)
@@ -240,5 +240,5 @@ class Trainer:
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices along one axis, "data"."""
+    """Return a mesh of all devices along one axis, "data"."""
     return Mesh(np.asarray(jax.devices() if devices is None else list(devices)), ("data",))

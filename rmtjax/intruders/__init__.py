@@ -1,20 +1,26 @@
-"""Intruder singular vectors in fine-tuned checkpoints: scanned, predicted, mended, and training that makes none."""
+"""Intruder singular vectors in fine-tuned checkpoints: scanned, predicted, mitigated, and training that makes none."""
 
 from rmtjax.intruders.limits import intruder_limits, strength_limit
-from rmtjax.intruders.mitigate import mend
-from rmtjax.intruders.pairs import Pair, Pairs, Skipped
-from rmtjax.intruders.predict import Prediction, predict
-from rmtjax.intruders.scan import LayerScan, Scan, scan, scan_layer
+from rmtjax.intruders.mitigate import Mitigation, mitigate
+from rmtjax.intruders.pair import Pair, Skipped
+from rmtjax.intruders.pairs import Pairs
+from rmtjax.intruders.predict.prediction import Prediction, predict
+from rmtjax.intruders.scan.checkpoint import scan
+from rmtjax.intruders.scan.layer import scan_layer
+from rmtjax.intruders.scan.result import LayerScan, Scan
+from rmtjax.intruders.scan.verdict import ScanLimits
 
 __all__ = [
     "LayerScan",
+    "Mitigation",
     "Pair",
     "Pairs",
     "Prediction",
     "Scan",
+    "ScanLimits",
     "Skipped",
     "intruder_limits",
-    "mend",
+    "mitigate",
     "predict",
     "scan",
     "scan_layer",

@@ -1,15 +1,15 @@
 r"""Scale intruders down in what fine-tuning has made (Shuttleworth et al. 2024, §5; PEFT's `reduce_intruder_dimension`).
 
-With :math:`W' = \sum_i\sigma_iu_iv_i^\top` after tuning and I its intruders, the mended matrix is
+With :math:`W' = \sum_i\sigma_iu_iv_i^\top` after tuning and I its intruders, the mitigated matrix is
 :math:`W' + (\lambda - 1)\sum_{i\in I}\sigma_iu_iv_i^\top`. For an adapter the new update is cut back to the rank of the old one
 by its SVD, which takes only that of a small matrix: the update and its correction are products of thin factors.
 """
 
 from __future__ import annotations
 
-import math
-import numbers
+import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,24 +17,28 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from rmtjax._errors import InputError, listed, shown
+from rmtjax._checks import number
+from rmtjax._errors import InputError, listed
 from rmtjax._files import prepare_folder, write_bytes, write_json, write_with
 from rmtjax._progress import Report
-from rmtjax.checkpoints.folders import TOKENIZER_FILES, exists, pickled_modules
-from rmtjax.checkpoints.matching import Share
-from rmtjax.checkpoints.peft import ALPHA, MERGED_ALPHA
+from rmtjax.checkpoints.folders import PACKAGED, TOKENIZER_FILES, exists, pickled_modules
+from rmtjax.checkpoints.peft.config import ALPHA, MERGED_ALPHA
+from rmtjax.checkpoints.shares import Share
 from rmtjax.checkpoints.tensors import FLOATS, Tensor
-from rmtjax.intruders.pairs import Pair, Pairs
-from rmtjax.intruders.scan import LayerScan, Scan, scan
+from rmtjax.intruders.pair import Pair
+from rmtjax.intruders.pairs import Pairs
+from rmtjax.intruders.scan.checkpoint import scan
+from rmtjax.intruders.scan.result import LayerScan, Scan
+from rmtjax.intruders.scan.verdict import ScanLimits
 from rmtjax.linalg.krylov import top_singular
 
-__all__ = ["correction", "mend", "truncated"]
+__all__ = ["Mitigation", "correction", "mitigate", "truncated"]
 
 _NOT_BESIDE = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".tflite",
     ".part", ".lock", ".log",
 )  # fmt: skip
-"""Files of these kinds in a model's folder are its weights in other forms, not mended, or what a trainer left; all others
+"""Files of these kinds in a model's folder are its weights in other forms, not mitigated, or what a trainer left; all others
 belong to it."""
 
 
@@ -46,17 +50,17 @@ class Factors(NamedTuple):
 
 
 def correction(pair: Pair, found: LayerScan, scale: float) -> Factors:
-    r""":math:`(\lambda - 1)\sum_{i\in I}\sigma_iu_iv_i^\top` of the intruders that a scan found."""
+    r"""Return :math:`(\lambda - 1)\sum_{i\in I}\sigma_iu_iv_i^\top` of the intruders that a scan found."""
     which = [i for i, verdict in enumerate(found.verdicts) if verdict == "intruder"]
     vectors = found.vectors
-    if found.method == "bounds":  # whose vectors are good enough for a verdict
+    if found.algorithm == "bounds":  # whose vectors are good enough for a verdict
         vectors = top_singular(pair.plain()[0].tuned, vectors.shape[1], tolerance=1e-5, max_blocks=150).vectors
     u = vectors[:, which]
     return Factors((scale - 1) * u, pair.tuned.transposed(u).T)  # W'ᵀu = σv
 
 
 def truncated(left: np.ndarray, right: np.ndarray, rank: int) -> Factors:
-    """The best approximation of a product by one of that rank, its singular values shared between the factors."""
+    """Return the best approximation of a product by one of that rank, its singular values shared between the factors."""
     ql, rl = np.linalg.qr(left)
     qr, rr = np.linalg.qr(right.T)
     u, s, vt = np.linalg.svd(rl @ rr.T, full_matrices=False)
@@ -74,7 +78,7 @@ class _Change(NamedTuple):
     factors: Factors
 
 
-def _mended_layer(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str, np.ndarray]:
+def _mitigated_layer(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str, np.ndarray]:
     """Return A, B and magnitude of an adapter's layer whose tuned matrices have changed so.
 
     Raises:
@@ -82,7 +86,7 @@ def _mended_layer(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str, 
     """
     layer = pairs.layer(name)
     if layer.magnitude is not None:
-        return _mended_dora(pairs, name, changes)
+        return _mitigated_dora(pairs, name, changes)
     by_expert: dict[int | None, list[Factors]] = {}
     for change in changes:
         of_layer = pairs.in_layer(change.pair.name, change.share, *change.factors)
@@ -102,12 +106,12 @@ def _mended_layer(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str, 
     return {"lora_A": np.concatenate(new_a), "lora_B": np.stack(new_b, -1).reshape(len(new_b[0]), -1)}
 
 
-def _mended_dora(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str, np.ndarray]:
+def _mitigated_dora(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str, np.ndarray]:
     (pair, share, change), layer = changes[0], pairs.layer(name)
     if len(changes) > 1 or not share.whole:
         raise InputError(
             f"tuned = {pairs.adapter.folder}: {name} is DoRA on a matrix of which the base's file keeps parts elsewhere, which is"
-            " not mended here; merge the adapter into its base and mend the merged model"
+            " not mitigated here; merge the adapter into its base and mitigate the merged model"
         )
     a, b = np.asarray(layer.A, np.float32), np.asarray(layer.B, np.float32)
     # tuned = diag(t)(diag(α)W + sBA), and t is the magnitude over the norms of the rows.
@@ -120,46 +124,76 @@ def _mended_dora(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str, n
     return {"lora_A": new.right, "lora_B": new.left / layer.strength, "lora_magnitude_vector": magnitude}
 
 
-def mend(
-    base: str | os.PathLike | None,
+@dataclasses.dataclass(frozen=True)
+class Mitigation:
+    """What was scaled down, and what that has left.
+
+    Attributes:
+        before: scan of what was given.
+        after: scan of what was written; layers that have not changed are those of before.
+        mitigation_lambda: what the singular values of intruders were multiplied by.
+        folder: what was written.
+    """
+
+    before: Scan
+    after: Scan
+    mitigation_lambda: float
+    folder: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return both scans and the settings as plain values."""
+        return {
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "mitigation_lambda": self.mitigation_lambda,
+            "folder": str(self.folder),
+        }
+
+
+def mitigate(
+    base: str | os.PathLike,
     tuned: str | os.PathLike,
     out: str | os.PathLike,
     *,
-    scale: float = 0.75,
-    top: int = 10,
-    threshold: float = 0.5,
+    mitigation_lambda: float = 0.75,
+    top_k: int = 10,
+    threshold_epsilon: float = 0.5,
     layers: str | None = None,
     exact: bool = False,
     progress: Report = None,
-) -> Scan:
+    limits: ScanLimits = ScanLimits(),  # noqa: B008, it is frozen
+) -> Mitigation:
     """Write a copy of an adapter or a model in which every intruder's singular value is scaled down.
 
     An adapter (LoRA, rsLoRA, DoRA; with α, which stays) is written as one of the same kind and rank that PEFT loads, with the
     base that has α in it where there is one; a model as the same files with the changed weights. An update that is
     cut back to its rank changes all that it adds to, also other matrices that the base's file has of the same layer in
-    memory, such as the two projections of an expert. What is smaller may be an
-    intruder still, and what leaves the leading vectors makes room there for others.
+    memory, such as the two projections of an expert. A smaller vector may still be an intruder, and one that leaves the
+    leading vectors makes room there for others, so the result is scanned again.
 
     Args:
-        base, tuned, top, threshold, layers, exact, progress: see `scan`.
+        base, tuned, top_k, threshold_epsilon, layers, exact, progress, limits: see `scan`.
         out: folder to write, which must not hold anything.
-        scale: λ in [0, 1); 1 would leave the intruder as it is, 0 takes it out.
-
-    Returns:
-        The scan of before.
+        mitigation_lambda: λ in [0, 1); 1 would leave the intruder as it is, 0 takes it out.
 
     Raises:
-        InputError: as `scan`, and for a scale outside [0, 1), a folder that is in use, or an adapter with intruders where it has
+        InputError: as `scan`, and for a λ outside [0, 1), a folder that is in use, or an adapter with intruders where it has
             α and no update.
     """
-    if not (isinstance(scale, numbers.Real) and math.isfinite(scale) and 0 <= scale < 1):
-        raise InputError(f"scale = {shown(scale)}: must be at least 0 and below 1")
+    number("mitigation_lambda", mitigation_lambda, 0, 1, open_high=True)
     there, target = exists(out, "out"), Path(out)
     if there and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"out = {target}: is in use; give a folder that is empty or new")
-    found = scan(base, tuned, top=top, threshold=threshold, layers=layers, exact=exact, progress=progress)
+    how = {
+        "top_k": top_k,
+        "threshold_epsilon": threshold_epsilon,
+        "exact": exact,
+        "progress": progress,
+        "limits": limits,
+    }
+    before = scan(base, tuned, layers=layers, **how)
     pairs = Pairs(base, tuned, layers)
-    planted = [one.name for one in found.layers if one.intruders]
+    planted = [one.name for one in before.layers if one.intruders]
     bare = [
         name
         for name in planted
@@ -168,19 +202,32 @@ def mend(
     ]
     if bare:
         raise InputError(
-            f"tuned = {tuned}: {listed(bare)} has intruders by α alone and no update to mend; choose others by layers"
+            f"tuned = {tuned}: {listed(bare)} has intruders by α alone and no update to scale; choose others by layers"
         )
     new = not target.exists()
     target = prepare_folder("out", target)
     try:
-        _write(pairs, found, target, scale)
+        _write(pairs, before, target, mitigation_lambda)
     except BaseException:  # half of it would look like all
         for made in target.iterdir():
             shutil.rmtree(made) if made.is_dir() else made.unlink()
         if new:
             target.rmdir()
         raise
-    return found
+    written = target / Path(tuned).name if tuned != PACKAGED and Path(tuned).is_file() else target
+    after = dataclasses.replace(before, settings={**before.settings, "tuned": str(written)})
+    if planted:
+        rewritten = {share.layer for name in planted for share in pairs.shares(name)}
+        changed = {name for name in pairs.names if any(share.layer in rewritten for share in pairs.shares(name))}
+        changed = "|".join(f"^{re.escape(name)}$" for name in sorted({*planted, *changed}))
+        again = scan(base, written, layers=changed, **how)
+        renewed = {layer.name: layer for layer in again.layers}
+        after = dataclasses.replace(
+            after,
+            layers=tuple(renewed.get(layer.name, layer) for layer in before.layers),
+            seconds=before.seconds + again.seconds,
+        )
+    return Mitigation(before, after, float(mitigation_lambda), target)
 
 
 def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
@@ -192,14 +239,14 @@ def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
             of_layer.setdefault(share.layer, []).append(name)
 
     def pieces(shard: str) -> Iterator[tuple[Tensor, int | None, np.ndarray]]:
-        """The new numbers for one file: where they belong, a layer or a matrix in memory at a time."""
+        """Yield the new numbers for one file with where they belong, a layer or a matrix in memory at a time."""
         for name in whole:
             tensor, index = pairs.place(name)
             if tensor.file == pairs.tuned.folder / shard:
                 pair = pairs.read(name)
                 change = correction(pair, planted[name], scale)
-                mended = pair.tuned.dense() + change.left @ change.right
-                yield tensor, index, mended.T if pairs.turned(name) else mended
+                mitigated = pair.tuned.dense() + change.left @ change.right
+                yield tensor, index, mitigated.T if pairs.turned(name) else mitigated
         for layer, names in of_layer.items():
             keys = {part: key for part, key in pairs.adapter.keys[layer].items() if key in pairs.tuned.in_file(shard)}
             if keys:
@@ -208,7 +255,7 @@ def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
                     pair = pairs.read(name)
                     change = correction(pair, planted[name], scale)
                     changes += [_Change(pair, share, change) for share in pairs.shares(name) if share.layer == layer]
-                made = _mended_layer(pairs, layer, changes)
+                made = _mitigated_layer(pairs, layer, changes)
                 for part, key in keys.items():
                     yield pairs.tuned.place(key), None, made[part]
 
@@ -237,7 +284,7 @@ def _patched(file: Path, new: Iterator[tuple[Tensor, int | None, np.ndarray]]) -
 
 
 def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
-    """The base with α in it that lies beside an adapter and that PEFT is to load it on."""
+    """Copy the base with α in it that lies beside an adapter and that PEFT is to load it on."""
     base = folder / "base"
     if (base / MERGED_ALPHA).is_file():
         shutil.copytree(base, target / "base")
@@ -247,7 +294,7 @@ def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
 
 
 def _copy_beside(folder: Path, target: Path, *, whole: bool = True) -> None:
-    """What belongs to an adapter or a model besides its weights; where the folder may hold other things, by name."""
+    """Copy what belongs to an adapter or a model besides its weights; where the folder may hold other things, by name."""
     named = ("config.json", "generation_config.json", *TOKENIZER_FILES)
     pickled = pickled_modules(folder) if whole else []
     for file in sorted(folder.rglob("*") if whole else folder.iterdir()):

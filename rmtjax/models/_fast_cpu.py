@@ -1,7 +1,9 @@
-"""The functions between the matrix products of an encoder, with derivatives written by hand where that is faster.
+"""The functions between the matrix products of an encoder, with derivatives written by hand where that is faster on processors.
 
-On processors, XLA fuses a layer norm's result into each of its users and so repeats the whole residual stream behind it,
-some thirty operands deep after six layers. `_apart` cuts the fusion there; a step of training takes a sixth less.
+`rmtjax.models.functions.plain_functions` chooses those of `_plain` instead. The gain that is recorded is one of a whole step of
+training: in benchmarks/results/train-step-float32-2-cores-of-amd-epyc.json (2026-11-22) a step of MiniLM with these functions
+takes half the time of one by PyTorch's PEFT. The gain of a single function is not recorded. `python -m benchmarks.train_step`
+times a step with the plain functions, too; a function here can be deleted when that step takes no longer with its plain form.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from rmtjax._errors import unknown
 from rmtjax._threefry import threefry2x32
 
-__all__ = ["ACTIVATIONS", "Noise", "activation", "attention", "dropout", "gelu", "layer_norm"]
+__all__ = ["DropoutKey", "attention", "dropout", "gelu", "layer_norm"]
 
 
 def _apart(function: Callable, *args: Array) -> Array:
-    """`function(*args)`, which XLA for processors cannot fuse with what comes before or after it.
+    """Return `function(*args)`, which XLA for processors cannot fuse with what comes before or after it.
+
+    XLA fuses a layer norm's result into each of its users and so repeats the whole residual stream behind it, some thirty
+    operands deep after six layers; it is of no use any more when XLA bounds that. Elsewhere it is the function itself.
 
     The call is a loop of one turn whose length is computed from the first number of the first argument, in a way that
     the compiler does not see through.
@@ -52,7 +56,10 @@ def _normalised(x: Float[Array, "*batch d"], eps: float) -> tuple[Array, Array]:
 def layer_norm(
     x: Float[Array, "*batch d"], scale: Float[Array, " d"], bias: Float[Array, " d"], eps: float
 ) -> Float[Array, "*batch d"]:
-    """Layer normalisation over the last axis, (x − mean)/√(var + eps) · scale + bias; its moments are in float32."""
+    """Return (x − mean)/√(var + eps) · scale + bias over the last axis, its moments in float32, apart from its neighbours.
+
+    `nnx.LayerNorm` is the plain form. The derivative is written so that it, too, can be kept apart; it goes with `_apart`.
+    """
 
     def forward(x, scale, bias):
         return (_normalised(x, eps)[0] * scale + bias).astype(x.dtype)
@@ -84,7 +91,10 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """GELU, x Φ(x) with the normal distribution function Φ, by erf as PyTorch has it (`jax.nn.gelu` takes the slower erfc)."""
+    """Return x Φ(x) with the normal distribution function Φ, by erf as PyTorch has it.
+
+    `jax.nn.gelu` is the plain form, which takes the slower erfc; once it takes erf, too, this one is of no use.
+    """
     return 0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
@@ -95,27 +105,9 @@ def _gelu_backward(x, gradient):
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": gelu,
-    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "tanh": jnp.tanh,
-}
-"""`hidden_act` of a Hugging Face configuration → function."""
-
-
-def activation(name: str) -> Callable[[Array], Array]:
-    """The function that a configuration calls `name`."""
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise unknown("hidden_act", str(name), ACTIVATIONS)
-    return ACTIVATIONS[name]
-
 
 def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """A bijection of 32-bit words in which each bit of x changes about half of the result's (MurmurHash3's finaliser).
+    """Return a bijection of 32-bit words in which each bit of x changes about half of the result's (MurmurHash3's finaliser).
 
     Eight operations a word, against threefry's eighty, which in dropout cost as much to compile as the rest of a model.
     """
@@ -124,7 +116,7 @@ def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return x ^ (x >> np.uint32(16))
 
 
-class Noise(NamedTuple):
+class DropoutKey(NamedTuple):
     """What dropout masks are drawn from: a random word for each example of the batch.
 
     A mask depends on the step's key, the example's number and the place in the model, so that an example meets the same
@@ -137,48 +129,55 @@ class Noise(NamedTuple):
     word: UInt32[Array, " batch"]
 
     @classmethod
-    def of(cls, key: Array, example: Int[Array, " batch"]) -> Noise:
-        """Noise from a key of `jax.random` (threefry, the default) and the numbers of the examples within the step."""
+    def of(cls, key: Array, example: Int[Array, " batch"]) -> DropoutKey:
+        """Return the words of examples, from a key of `jax.random` and the numbers of the examples within the step."""
         data, example = jax.random.key_data(key), example.astype(jnp.uint32)
         return cls(threefry2x32((data[..., 0], data[..., 1]), (example, jnp.zeros_like(example)))[0])
 
-    def at(self, place: int) -> Noise:
-        """The noise of a place within the model."""
-        return Noise(_mixed(self.word + _mixed(jnp.uint32(place + 1))))
+    def at(self, place: int) -> DropoutKey:
+        """Return the key of a place within the model."""
+        return DropoutKey(_mixed(self.word + _mixed(jnp.uint32(place + 1))))
 
 
-def _kept(noise: Noise, shape: tuple[int, ...], rate: float) -> Bool[Array, "batch ..."]:
+def _kept(dropout_key: DropoutKey, shape: tuple[int, ...], rate: float) -> Bool[Array, "batch ..."]:
     # The stride is odd and no length, so that padding leaves the mask of what it follows alone; two entries of up to
     # 64 heads of 512 × 512 tokens, or 32 of 2048 × 2048, never share a number.
     index = jnp.zeros(shape, jnp.uint32)
     for axis in range(1, len(shape)):
         index = index * np.uint32(0x9E3779B1) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    word = jnp.broadcast_to(noise.word.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+    word = jnp.broadcast_to(dropout_key.word.reshape(-1, *(1,) * (len(shape) - 1)), shape)
     # Mixed twice: two examples whose words differ in a few bits would otherwise read one mask in another order.
     return _mixed(word + _mixed(index)) >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _drop(x, noise, rate):
-    return jnp.where(_kept(noise, x.shape, rate), x * np.asarray(1 / (1 - rate), x.dtype), 0)
+def _drop(x, dropout_key, rate):
+    return jnp.where(_kept(dropout_key, x.shape, rate), x * np.asarray(1 / (1 - rate), x.dtype), 0)
 
 
 # The mask is drawn again for the gradient, which costs less than to write it to memory and read it back.
 _drop.defvjp(
-    lambda x, noise, rate: (_drop(x, noise, rate), noise), lambda rate, noise, g: (_drop(g, noise, rate), None)
+    lambda x, dropout_key, rate: (_drop(x, dropout_key, rate), dropout_key),
+    lambda rate, dropout_key, g: (_drop(g, dropout_key, rate), None),
 )
 
 
-def dropout(x: Float[Array, "batch ..."], rate: float, noise: Noise | None, place: int) -> Float[Array, "batch ..."]:
-    """Inverted dropout: zero with probability `rate`, x/(1 − rate) otherwise; x itself without noise.
+def dropout(
+    x: Float[Array, "batch ..."], rate: float, dropout_key: DropoutKey | None, place: int
+) -> Float[Array, "batch ..."]:
+    """Return inverted dropout: zero with probability `rate`, x/(1 − rate) otherwise; x itself without a key.
+
+    `nnx.Dropout` is the plain form. Its threefry costs ten times as many operations a word, which take as long to compile as
+    the rest of a model; and its mask is kept for the gradient, where this one is drawn again. It would do if a generator of
+    that cost were among JAX's, and masks could belong to examples.
 
     Args:
         x: an example in each row.
         rate: in [0, 1).
-        noise: where the masks come from; None is no dropout.
-        place: a number of this call's own among all those that share the noise.
+        dropout_key: where the masks come from; None is no dropout.
+        place: a number of this call's own among all those that share the key.
     """
-    return x if noise is None or rate == 0 else _drop(x, noise.at(place), rate)
+    return x if dropout_key is None or rate == 0 else _drop(x, dropout_key.at(place), rate)
 
 
 def attention(
@@ -187,13 +186,16 @@ def attention(
     value: Float[Array, "batch heads k d"],
     bias: Float[Array, "batch 1 1 k"] | None,
     rate: float = 0.0,
-    noise: Noise | None = None,
+    dropout_key: DropoutKey | None = None,
     place: int = 0,
 ) -> Float[Array, "batch heads q d"]:
-    """softmax(Q Kᵀ/√d + bias) V, the softmax in float32, its probabilities dropped with probability `rate`."""
+    """Return softmax(Q Kᵀ/√d + bias) V, the softmax in float32, its probabilities dropped with probability `rate`.
+
+    `jax.nn.dot_product_attention` is the plain form, which has no dropout; it would do if it had, with masks from a `DropoutKey`.
+    """
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key) * np.asarray(1 / math.sqrt(query.shape[-1]), query.dtype)
     scores = scores.astype(jnp.float32)
     if bias is not None:
         scores = scores + bias
-    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(query.dtype), rate, noise, place)
+    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(query.dtype), rate, dropout_key, place)
     return jnp.einsum("bhqk,bhkd->bhqd", weights, value)

@@ -8,24 +8,25 @@ import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rmtjax._checks import whole
 from rmtjax._errors import InputError, listed, shown
 from rmtjax._random import key_of, pinned
-from rmtjax.checkpoints.folders import TOKENIZER_FILES, model_folder, weights_folder
+from rmtjax.checkpoints.folders import PACKAGED, TOKENIZER_FILES, model_folder, weights_folder
+from rmtjax.checkpoints.names import TORCH_LEAVES, weight_name
 from rmtjax.checkpoints.tensors import WEIGHTS, TensorFile
 from rmtjax.models.classifier import SequenceClassifier
 from rmtjax.models.config import ARCHITECTURES, EncoderConfig
 from rmtjax.models.encoder import Encoder
 
-__all__ = ["LoadReport", "load_classifier", "load_encoder", "save_model", "weight_name"]
+__all__ = ["LoadReport", "load_classifier", "load_encoder", "save_model"]
 
-_LEAF = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 _OLD = {"gamma": "weight", "beta": "bias"}  # names of layer norms in files of TensorFlow's time
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -43,12 +44,6 @@ class LoadReport:
     loaded: int
     new: tuple[str, ...]
     unused: tuple[str, ...]
-
-
-def weight_name(path: Sequence[Any]) -> str:
-    """The name of a variable in a checkpoint, from its path in the module."""
-    *modules, leaf = map(str, path)
-    return ".".join([*modules, _LEAF.get(leaf, leaf)])
 
 
 def _modern(name: str) -> str:
@@ -88,7 +83,7 @@ def _load(
         if name in found:
             expected, given = shape[::-1] if transpose else shape, tensors.shape(found[name])
             if given != expected:
-                asks = "outputs" if head is not None and name.startswith(head) else "config.json"
+                asks = "num_labels" if head is not None and name.startswith(head) else "config.json"
                 raise InputError(
                     f"model = {folder}: {found[name]} has shape {list(given)}, {asks} asks for {list(expected)}"
                 )
@@ -107,19 +102,19 @@ def _load(
 
 
 def load_classifier(
-    model: str | os.PathLike | None = None,
-    outputs: int = 2,
+    model: str | os.PathLike = PACKAGED,
+    num_labels: int = 2,
     *,
     dtype: jax.typing.DTypeLike = jnp.float32,
     remat: bool = False,
     seed: int = 0,
 ) -> tuple[SequenceClassifier, LoadReport]:
-    """A sequence classifier from a checkpoint.
+    """Return a sequence classifier with the weights of a checkpoint.
 
     Args:
         model: folder or hub id of a BERT or RoBERTa (`config.json` and `model.safetensors`, or shards with their index);
-            None is the packaged all-MiniLM-L6-v2.
-        outputs: classes, or 1 for a regression.
+            "minilm" is the packaged all-MiniLM-L6-v2.
+        num_labels: classes, or 1 for a regression.
         dtype: of activations; weights are float32.
         remat: see `Encoder`.
         seed: of the weights that the checkpoint lacks: the head, and BERT's pooler in some.
@@ -131,25 +126,24 @@ def load_classifier(
         InputError: if a file is missing, truncated, a pickle, of another architecture, or a weight of the encoder is
             missing or has the wrong shape.
     """
-    if isinstance(outputs, bool) or not isinstance(outputs, int) or outputs < 1:
-        raise InputError(f"outputs = {shown(outputs)}: must be a whole number, 1 or more")
+    whole("num_labels", num_labels)
     folder = weights_folder(model_folder(model))
     config = EncoderConfig.read(folder)
 
     def build(rngs):
-        return SequenceClassifier(config, outputs, dtype=dtype, remat=remat, rngs=rngs)
+        return SequenceClassifier(config, num_labels, dtype=dtype, remat=remat, rngs=rngs)
 
     return _load(folder, build, "classifier.", config, seed)
 
 
 def load_encoder(
-    model: str | os.PathLike | None = None,
+    model: str | os.PathLike = PACKAGED,
     *,
     pooler: bool = False,
     dtype: jax.typing.DTypeLike = jnp.float32,
     remat: bool = False,
 ) -> tuple[Encoder, LoadReport]:
-    """An encoder without a head. Arguments, result and errors as for `load_classifier`; the pooler must be in the file."""
+    """Return an encoder without a head. Arguments, result and errors as for `load_classifier`; the pooler must be in the file."""
     folder = weights_folder(model_folder(model))
     config = EncoderConfig.read(folder)
 
@@ -178,7 +172,7 @@ def save_model(
     """Write a model so that `transformers` loads it: `config.json` and `model.safetensors` (float32).
 
     Args:
-        model: without adapters; merge them first (`rmtjax.adapters.merged`).
+        model: without adapters; merge them first (`rmtjax.adapters.merged_copy`).
         folder: to write into; files of these names are replaced, each at once.
         labels: names of the classes, one for each output.
         tokenizer: a folder whose tokeniser files are copied along.
@@ -192,26 +186,28 @@ def save_model(
 
     tensors = {}
     for path, variable in nnx.to_flat_state(nnx.state(model)):
-        if path[-1] not in _LEAF or type(variable) is not nnx.Param:
+        if path[-1] not in TORCH_LEAVES or type(variable) is not nnx.Param:
             raise InputError(f"model: {'.'.join(map(str, path))} is no weight of a plain encoder; merge adapters first")
         value = np.asarray(variable[...])
         tensors[weight_name(path)] = np.ascontiguousarray(value.T if path[-1] == "kernel" else value)
     classifier = isinstance(model, SequenceClassifier)
-    if labels and (not classifier or len(labels) != model.outputs or len(set(labels)) != len(labels)):
+    if labels and (not classifier or len(labels) != model.num_labels or len(set(labels)) != len(labels)):
         wanted = (
-            f"{model.outputs} different names, one for each output" if classifier else "none, an encoder has no classes"
+            f"{model.num_labels} different names, one for each output"
+            if classifier
+            else "none, an encoder has no classes"
         )
         raise InputError(f"labels = {shown(list(labels))}: must be {wanted}")
     target = prepare_folder("folder", folder)
-    config = model.config.as_dict()
+    config = model.config.to_dict()
     config["architectures"] = [_CLASSES[model.config.model_type][classifier]]
     config.pop("torch_dtype", None)
     config["dtype"] = "float32"
     if classifier:
-        names = list(labels) or [f"LABEL_{i}" for i in range(model.outputs)]
+        names = list(labels) or [f"LABEL_{i}" for i in range(model.num_labels)]
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
-        config["problem_type"] = "regression" if model.outputs == 1 else "single_label_classification"
+        config["problem_type"] = "regression" if model.num_labels == 1 else "single_label_classification"
     write_bytes(target / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_json(target / "config.json", config)
     if tokenizer is not None:

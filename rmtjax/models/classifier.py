@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from rmtjax._errors import InputError
-from rmtjax.models._fast_cpu import Noise, dropout
+from rmtjax._checks import whole
+from rmtjax.models._fast_cpu import DropoutKey
 from rmtjax.models.config import EncoderConfig
 from rmtjax.models.encoder import Encoder, linear
+from rmtjax.models.functions import dropout
 
 __all__ = ["SequenceClassifier"]
 
@@ -25,9 +26,9 @@ class RobertaHead(nnx.Module):
         self.out_proj = linear(config.hidden_size, outputs, config, dtype, rngs)
         self.rate = config.head_dropout
 
-    def __call__(self, x, noise: Noise | None):
-        x = jnp.tanh(self.dense(dropout(x, self.rate, noise, _HEAD)))
-        return self.out_proj(dropout(x, self.rate, noise, _HEAD + 1))
+    def __call__(self, x, dropout_key: DropoutKey | None):
+        x = jnp.tanh(self.dense(dropout(x, self.rate, dropout_key, _HEAD)))
+        return self.out_proj(dropout(x, self.rate, dropout_key, _HEAD + 1))
 
 
 class SequenceClassifier(nnx.Module):
@@ -38,7 +39,7 @@ class SequenceClassifier(nnx.Module):
 
     Args:
         config: sizes.
-        outputs: classes, or 1 for a regression.
+        num_labels: classes, or 1 for a regression.
         dtype: of activations.
         remat: see `Encoder`.
         rngs: random keys of the weights.
@@ -47,22 +48,21 @@ class SequenceClassifier(nnx.Module):
     def __init__(
         self,
         config: EncoderConfig,
-        outputs: int = 2,
+        num_labels: int = 2,
         *,
         dtype: jax.typing.DTypeLike = jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
-        if outputs < 1:
-            raise InputError(f"outputs = {outputs}: must be 1 or more")
+        whole("num_labels", num_labels)
         bert = config.architecture == "bert"
         self.config = config
-        self.outputs = outputs
+        self.num_labels = num_labels
         setattr(self, config.architecture, Encoder(config, pooler=bert, dtype=dtype, remat=remat, rngs=rngs))
         if bert:
-            self.classifier = linear(config.hidden_size, outputs, config, dtype, rngs)
+            self.classifier = linear(config.hidden_size, num_labels, config, dtype, rngs)
         else:
-            self.classifier = RobertaHead(config, outputs, dtype, rngs)
+            self.classifier = RobertaHead(config, num_labels, dtype, rngs)
 
     @property
     def backbone(self) -> Encoder:
@@ -75,13 +75,13 @@ class SequenceClassifier(nnx.Module):
         mask: Int[Array, "batch length"] | None = None,
         token_types: Int[Array, "batch length"] | None = None,
         *,
-        noise: Noise | None = None,
+        dropout_key: DropoutKey | None = None,
     ) -> Float[Array, "batch outputs"]:
-        """Logits in float32 (for a regression, the value). Arguments as for `Encoder`."""
-        first = self.backbone(ids, mask, token_types, noise=noise, first_only=True)[:, 0]
+        """Return logits in float32 (for a regression, the value). Arguments as for `Encoder`."""
+        first = self.backbone(ids, mask, token_types, dropout_key=dropout_key, first_only=True)[:, 0]
         if self.config.architecture == "bert":
             first = self.backbone.pooler(first)
-            logits = self.classifier(dropout(first, self.config.head_dropout, noise, _HEAD))
+            logits = self.classifier(dropout(first, self.config.head_dropout, dropout_key, _HEAD))
         else:
-            logits = self.classifier(first, noise)
+            logits = self.classifier(first, dropout_key)
         return logits.astype(jnp.float32)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtjax._errors import InputError, shown
-from rmtjax.models._fast_cpu import activation
+from rmtjax.models.functions import activation
 
 __all__ = ["ARCHITECTURES", "EncoderConfig"]
 
@@ -146,7 +146,7 @@ class EncoderConfig:
         except InputError as error:
             raise InputError(f"model = {folder}: config.json: {error}") from None
 
-    def as_dict(self) -> dict[str, Any]:
-        """What belongs into `config.json`."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return what belongs into `config.json`."""
         values = dataclasses.asdict(self)
         return {**values.pop("others"), **values}

@@ -15,14 +15,15 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rmtjax._errors import InputError
-from rmtjax.models._fast_cpu import Noise, activation, attention, dropout, layer_norm
+from rmtjax.models._fast_cpu import DropoutKey
 from rmtjax.models.config import EncoderConfig
+from rmtjax.models.functions import activation, attention, dropout, layer_norm
 
 __all__ = ["Encoder", "LayerNorm"]
 
 
 def linear(inputs: int, outputs: int, config: EncoderConfig, dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """A dense layer that starts as Hugging Face's do: normal weights, zero bias."""
+    """Return a dense layer that starts as Hugging Face's do: normal weights, zero bias."""
     start = nnx.initializers.normal(config.initializer_range)
     return nnx.Linear(inputs, outputs, kernel_init=start, dtype=dtype, rngs=rngs)
 
@@ -56,14 +57,14 @@ class Embeddings(nnx.Module):
         # RoBERTa counts positions from pad_token_id + 1 on, over tokens that are not padding.
         self.counted_from = config.pad_token_id if config.architecture == "roberta" else None
 
-    def __call__(self, ids, token_types, noise: Noise | None, places: Iterator[int]):
+    def __call__(self, ids, token_types, dropout_key: DropoutKey | None, places: Iterator[int]):
         if self.counted_from is None:
             positions = jnp.arange(ids.shape[1])[None]
         else:
             real = (ids != self.counted_from).astype(jnp.int32)
             positions = jnp.cumsum(real, axis=1) * real + self.counted_from
         x = self.word_embeddings(ids) + self.token_type_embeddings(token_types) + self.position_embeddings(positions)
-        return dropout(self.LayerNorm(x), self.rate, noise, next(places))
+        return dropout(self.LayerNorm(x), self.rate, dropout_key, next(places))
 
 
 class SelfAttention(nnx.Module):
@@ -77,12 +78,12 @@ class SelfAttention(nnx.Module):
         self.heads = config.num_attention_heads
         self.rate = config.attention_probs_dropout_prob
 
-    def __call__(self, asking, x, bias, noise: Noise | None, places: Iterator[int]):
+    def __call__(self, asking, x, bias, dropout_key: DropoutKey | None, places: Iterator[int]):
         def split(y):
             return y.reshape(*y.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
 
         query, key, value = split(self.query(asking)), split(self.key(x)), split(self.value(x))
-        y = attention(query, key, value, bias, self.rate, noise, next(places))
+        y = attention(query, key, value, bias, self.rate, dropout_key, next(places))
         return y.transpose(0, 2, 1, 3).reshape(asking.shape)
 
 
@@ -94,8 +95,8 @@ class Output(nnx.Module):
         self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.rate = config.hidden_dropout_prob
 
-    def __call__(self, x, residual, noise: Noise | None, places: Iterator[int]):
-        return self.LayerNorm(dropout(self.dense(x), self.rate, noise, next(places)) + residual)
+    def __call__(self, x, residual, dropout_key: DropoutKey | None, places: Iterator[int]):
+        return self.LayerNorm(dropout(self.dense(x), self.rate, dropout_key, next(places)) + residual)
 
 
 class Attention(nnx.Module):
@@ -105,8 +106,8 @@ class Attention(nnx.Module):
         self.self = SelfAttention(config, dtype, rngs)
         self.output = Output(config.hidden_size, config, dtype, rngs)
 
-    def __call__(self, asking, x, bias, noise, places):
-        return self.output(self.self(asking, x, bias, noise, places), asking, noise, places)
+    def __call__(self, asking, x, bias, dropout_key, places):
+        return self.output(self.self(asking, x, bias, dropout_key, places), asking, dropout_key, places)
 
 
 class Intermediate(nnx.Module):
@@ -128,9 +129,9 @@ class Layer(nnx.Module):
         self.intermediate = Intermediate(config, dtype, rngs)
         self.output = Output(config.intermediate_size, config, dtype, rngs)
 
-    def __call__(self, asking, x, bias, noise: Noise | None, places: Iterator[int]):
-        x = self.attention(asking, x, bias, noise, places)
-        return self.output(self.intermediate(x), x, noise, places)
+    def __call__(self, asking, x, bias, dropout_key: DropoutKey | None, places: Iterator[int]):
+        x = self.attention(asking, x, bias, dropout_key, places)
+        return self.output(self.intermediate(x), x, dropout_key, places)
 
 
 class Layers(nnx.Module):
@@ -182,16 +183,16 @@ class Encoder(nnx.Module):
         mask: Int[Array, "batch length"] | None = None,
         token_types: Int[Array, "batch length"] | None = None,
         *,
-        noise: Noise | None = None,
+        dropout_key: DropoutKey | None = None,
         first_only: bool = False,
     ) -> Float[Array, "batch length d"]:
-        """The last layer's states.
+        """Return the states of the last layer.
 
         Args:
             ids: tokens.
             mask: 1 where a token is to be attended to, 0 where it is padding; all by default.
             token_types: 0 for the first text and 1 for the second; all 0 by default.
-            noise: where dropout masks come from; without it there is no dropout.
+            dropout_key: where dropout masks come from; None is no dropout.
             first_only: the state of the first token alone, (batch, 1, d). The last layer then asks for one token only,
                 which for 6 layers saves a seventh of the work.
 
@@ -207,17 +208,17 @@ class Encoder(nnx.Module):
         bias = None
         if mask is not None:
             bias = jnp.where(mask[:, None, None, :] > 0, 0.0, jnp.finfo(jnp.float32).min)
-        x = self.embeddings(ids, token_types, noise, places)
+        x = self.embeddings(ids, token_types, dropout_key, places)
         last = len(self.encoder.layer) - 1
         for i, layer in enumerate(self.encoder.layer):
-            x = self._layer(layer, x[:, :1] if first_only and i == last else x, x, bias, noise, places)
+            x = self._layer(layer, x[:, :1] if first_only and i == last else x, x, bias, dropout_key, places)
         return x
 
-    def _layer(self, layer: Layer, asking, x, bias, noise, places: Iterator[int]):
+    def _layer(self, layer: Layer, asking, x, bias, dropout_key, places: Iterator[int]):
         own = [next(places) for _ in range(3)]
 
         def run(asking, x):
-            return layer(asking, x, bias, noise, iter(own))
+            return layer(asking, x, bias, dropout_key, iter(own))
 
         run_it: Callable = jax.checkpoint(run) if self.remat else run
         return run_it(asking, x)

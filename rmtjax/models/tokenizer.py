@@ -25,7 +25,7 @@ def _settings(folder: Path) -> dict:
 
 
 def _read(folder: Path):
-    """The fast tokeniser of a folder: `tokenizer.json`, or built from the vocabulary files of older ones."""
+    """Return the fast tokeniser of a folder: `tokenizer.json`, or built from the vocabulary files of older ones."""
     from tokenizers import Tokenizer as Fast
     from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
     from tokenizers.processors import RobertaProcessing
@@ -87,7 +87,7 @@ class Tokenizer:
     def __call__(
         self, first: Sequence[str], second: Sequence[str] | None = None, max_length: int = 128
     ) -> tuple[list[Int32[np.ndarray, " length"]], list[Int32[np.ndarray, " length"]]]:
-        """Tokens and token types of each text or pair; what is longer than `max_length` is cut, the longer text first.
+        """Return tokens and token types of each text or pair; what is longer than `max_length` is cut, the longer text first.
 
         Raises:
             InputError: if `max_length` is below 3 (4 for RoBERTa's pairs, whose special tokens are as many) or above what

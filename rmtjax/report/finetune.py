@@ -5,33 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rmtjax._console import Table
 from rmtjax.report.figures import INK, PALETTE, new_figure, save, style
 
-if TYPE_CHECKING:
-    from rmtjax.finetune import Run
-
 _OTHER = ("step", "epoch", "loss", "seconds")
 
-__all__ = ["curves", "files", "heading", "summary", "table"]
-
-
-def heading(run: Run) -> str:
-    """What is about to be trained, on what, and how."""
-    settings, batches = run.settings, run.batches
-    sizes = ", ".join(
-        [f"{len(run.train):,} to train on", *(f"{len(data):,} in {name}" for name, data in run.dev.items())]
-    )
-    lines = [
-        f"{run.task.name} in {run.data}: {sizes}; lengths {', '.join(map(str, run.layout.lengths))}",
-        f"{settings.model or 'all-MiniLM-L6-v2 (packaged)'}: {run.count}"
-        + (f"; new: {', '.join(run.loaded.new)}" if run.loaded.new else ""),
-        f"{settings.epochs} epochs of {batches.steps_per_epoch:,} steps of {settings.batch_size} on {len(run.devices)} "
-        f"{run.devices[0].device_kind} device{'s' * (len(run.devices) > 1)}",
-    ]
-    return "\n".join(lines)
+__all__ = ["curves", "files", "summary", "table"]
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -108,6 +89,6 @@ def curves(result: Mapping[str, Any], path: str | os.PathLike) -> Path:
             axis.xaxis.get_major_locator().set_params(integer=True)
             if len(epochs) == 1:
                 axis.set_xticks(epochs)
-        name = f"{'α-' if settings['alpha'] else ''}{settings['method']}"
+        name = f"{'α-' if settings['alpha'] else ''}{settings['adapter']}"
         figure.suptitle(f"{settings['task']}, {name}, seed {settings['seed']}", fontsize=10)
         return save(figure, path)

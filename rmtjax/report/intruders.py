@@ -13,11 +13,11 @@ from rmtjax._console import Table
 from rmtjax._errors import listed
 from rmtjax._files import write_json
 from rmtjax._text import visible
-from rmtjax.intruders import LayerScan, Scan
+from rmtjax.intruders import LayerScan, Mitigation, Scan
 from rmtjax.report.figures import INK, MUTED, PALETTE, new_figure, save, style
 from rmtjax.report.labels import literal
 
-__all__ = ["KEY", "cosines", "doubts", "outliers", "similarity", "summary", "table", "write_report"]
+__all__ = ["KEY", "cosines", "doubts", "mitigated", "outliers", "similarity", "summary", "table", "write_report"]
 
 _MOST = 60
 """Layers that a picture has room for."""
@@ -69,7 +69,7 @@ def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
                 "eff.\nrank": f"{layer.update.effective_rank:.1f}",
                 "outlier": _number(_found(layer)[0] if len(theta) else np.nan),
                 "theory": _number(layer.prediction.outliers[0] if len(theta) else np.nan),
-                "least\ncosine": f"{'≈ ' if layer.method == 'bounds' else ''}{layer.cosines.min():.2f}",
+                "least\ncosine": f"{'≈ ' if layer.algorithm == 'bounds' else ''}{layer.cosines.min():.2f}",
                 "intruders": _count(layer),
                 "expected": f"{layer.predicted:.1f}" if np.isfinite(layer.predicted) and not layer.open else "–",
             }
@@ -112,14 +112,14 @@ def _found(layer: LayerScan) -> np.ndarray:
 
 def summary(scan: Scan) -> str:
     """Totals in a few lines."""
-    total = scan.as_dict()["total"]
+    total = scan.to_dict()["total"]
     expected = f"; {total['predicted']:.1f} expected" if np.isfinite(total["predicted"]) else ""
     names = {"bounds": "bounds", "eigh": "eigendecompositions", "svd": "SVDs"}
-    counts = {name: sum(layer.method == method for layer in scan.layers) for method, name in names.items()}
+    counts = {name: sum(layer.algorithm == algorithm for layer in scan.layers) for algorithm, name in names.items()}
     ways = ", ".join(f"{count} by {name}" for name, count in counts.items() if count)
     lines = [
         f"{total['intruders']} intruder{'s' * (total['intruders'] != 1)} among {total['vectors']} vectors of"
-        f" {total['layers']} layer{'s' * (total['layers'] != 1)} (cosines below {scan.settings['threshold']:g}"
+        f" {total['layers']} layer{'s' * (total['layers'] != 1)} (cosines below {scan.settings['threshold_epsilon']:g}"
         f"{expected})",
         f"{ways}, {scan.seconds:.1f} s",
     ]
@@ -150,6 +150,18 @@ def doubts(scan: Scan) -> list[str]:
     return [visible(line) for line in lines]
 
 
+def mitigated(result: Mitigation) -> list[str]:
+    """Return how many intruders were scaled down, how many there are now, and what should not be overlooked, a line each."""
+    before = result.before
+    planted = sum(layer.intruders > 0 for layer in before.layers)
+    left = f"; {result.after.intruders} there now" if planted else ""
+    return [
+        f"{before.intruders} intruder{'s' * (before.intruders != 1)} in {planted} of {len(before.layers)} layers scaled by"
+        f" {result.mitigation_lambda:g}{left}: {result.folder}",
+        *doubts(before),
+    ]
+
+
 def _ticks(count: int, most: int) -> np.ndarray:
     """Places among `count` to number, at most `most` of them: 1, 2, 3, … or 5, 10, 15, …"""
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, count) if count <= most * s)
@@ -163,7 +175,7 @@ def cosines(scan: Scan):
     values = np.array([layer.cosines for layer in layers])
     top = values.shape[1]
     cell = min(0.38, 10 / top)  # inches
-    estimated = ", estimated where bounds decide" if any(layer.method == "bounds" for layer in layers) else ""
+    estimated = ", estimated where bounds decide" if any(layer.algorithm == "bounds" for layer in layers) else ""
     with style():
         figure, axes = new_figure(
             size=(max(4.6, 0.5 + 0.068 * max(map(len, names)) + cell * top), 1.9 + 0.21 * len(layers))
@@ -174,7 +186,7 @@ def cosines(scan: Scan):
         ring = {"s": min(46, (60 * cell) ** 2), "facecolors": "none"}
         axes.scatter(columns + 0.5, rows + 0.5, edgecolors="white", linewidths=3.2, **ring)
         ring |= {"edgecolors": PALETTE[1], "linewidths": 1.6}
-        axes.scatter(columns + 0.5, rows + 0.5, **ring, label=f"intruder: below {scan.settings['threshold']:g}")
+        axes.scatter(columns + 0.5, rows + 0.5, **ring, label=f"intruder: below {scan.settings['threshold_epsilon']:g}")
         axes.set_yticks(np.arange(len(layers)) + 0.5, names, fontsize=7.5)
         ticks = _ticks(top, int(cell * top / 0.3) + 1)
         axes.set_xticks(ticks + 0.5, ticks + 1, fontsize=8)
@@ -263,6 +275,6 @@ def outliers(scan: Scan):
 def write_report(scan: Scan, folder: Path) -> list[Path]:
     """`intruders.json` and the pictures."""
     target = folder / "intruders.json"
-    write_json(target, scan.as_dict())
+    write_json(target, scan.to_dict())
     pictures = {"cosines": cosines, "similarity": similarity, "outliers": outliers}
     return [target, *(save(draw(scan), folder / f"{name}.png") for name, draw in pictures.items())]

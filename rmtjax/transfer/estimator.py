@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +25,9 @@ from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
+from rmtjax._checks import number
 from rmtjax._errors import InputError, shown, unknown
-from rmtjax.transfer import moments as _moments
+from rmtjax.transfer import moments
 from rmtjax.transfer.moments import TargetMoments
 
 __all__ = ["ALPHAS", "AlphaTransferClassifier", "TransferFit", "loo_alpha", "ridge_classifier", "transfer_fit"]
@@ -70,12 +71,12 @@ def transfer_fit(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "
     Raises:
         InputError: as `rmtjax.transfer.moments.mean_norm2`; W has not p columns; γ is not a positive number.
     """
-    X, y = _moments._checked(X, y)
-    return _transfer_fit(X, y, _moments._weights(W, X.shape[1]), _positive("gamma", gamma))
+    X, y = moments.checked_sample(X, y)
+    return fit_transfer(X, y, moments.checked_weights(W, X.shape[1]), number("gamma", gamma, 0, open_low=True))
 
 
 def ridge_classifier(X: Float[Array, "n p"], y: Float[Array, "n"], gamma: float) -> Float[Array, "p"]:
-    r"""The ridge classifier :math:`\frac1n(\frac1nX^\top X+\gamma)^{-1}X^\top y`, by one factorisation of order min(p, n).
+    r"""Return the ridge classifier :math:`\frac1n(\frac1nX^\top X+\gamma)^{-1}X^\top y`, by one factorisation of order min(p, n).
 
     Args:
         X: samples as rows, finite, n ≥ 2.
@@ -88,12 +89,12 @@ def ridge_classifier(X: Float[Array, "n p"], y: Float[Array, "n"], gamma: float)
     Source:
         α-LoRA, eq. (5).
     """
-    X, y = _moments._checked(X, y)
-    return _ridge(X, y, _positive("gamma", gamma), _moments._small_gram(X))
+    X, y = moments.checked_sample(X, y)
+    return fit_ridge(X, y, number("gamma", gamma, 0, open_low=True), moments.small_gram(X))
 
 
 def loo_alpha(loo: Float[Array, "1+K n"]) -> Float[Array, "K"]:
-    r"""The α whose leave-one-out margins have the largest ratio of mean to standard deviation.
+    r"""Return the α whose leave-one-out margins have the largest ratio of mean to standard deviation.
 
     .. math::
         \alpha = a_{1\dots K}/a_0, \qquad a = \operatorname{cov}(\ell)^+\operatorname{mean}(\ell)
@@ -211,8 +212,9 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
                 another order than those of X, or `y` has not two classes.
         """
         method = self._checked_method()
-        gamma, source_gamma = _positive("gamma", self.gamma), _positive("source_gamma", self.source_gamma)
-        grid = _grid("alphas", ALPHAS if self.alphas is None else self.alphas)
+        gamma = number("gamma", self.gamma, 0, open_low=True)
+        source_gamma = number("source_gamma", self.source_gamma, 0, open_low=True)
+        grid = checked_grid("alphas", ALPHAS if self.alphas is None else self.alphas)
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_ = np.unique(y)
@@ -226,12 +228,12 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         # A wrong length is told before anything is factorised.
         alpha = None if method else self._given_alpha(len(W))
 
-        fit = _transfer_fit(X, signs, W, gamma)
+        fit = fit_transfer(X, signs, W, gamma)
         self.source_coef_, self.target_coef_, self.transferred_coef_ = W, fit.target, fit.transferred
         self.loo_margins_, self._moments = fit.loo, fit.moments
-        self.statistics_ = {**fit.moments._asdict(), "scalars": _moments.law_scalars(fit.moments, gamma)}
+        self.statistics_ = {**fit.moments._asdict(), "scalars": moments.law_scalars(fit.moments, gamma)}
         if method == "optimal":
-            alpha = _moments.law_alpha(fit.moments, gamma)
+            alpha = moments.law_alpha(fit.moments, gamma)
         elif method == "loo":
             alpha = loo_alpha(fit.loo)
         elif method == "cv":
@@ -243,7 +245,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X) -> Float[Array, "m"]:
-        """Scores, (m,); positive for the second class.
+        """Return scores, (m,); positive for the second class.
 
         Args:
             X: samples, (m, p).
@@ -252,7 +254,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return validate_data(self, X, dtype=np.float64, reset=False) @ self.coef_[0]
 
     def predict(self, X) -> np.ndarray:
-        """Classes, (m,).
+        """Return classes, (m,).
 
         Args:
             X: samples, (m, p).
@@ -261,7 +263,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[positive.astype(int)]
 
     def path(self, alphas) -> Float[Array, "m p"]:
-        r"""The classifiers :math:`w_\alpha` of many α at once, without fitting again.
+        r"""Return the classifiers :math:`w_\alpha` of many α at once, without fitting again.
 
         Args:
             alphas: (m,), each for all sources; or (m, K).
@@ -276,7 +278,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return self.target_coef_ + self._alphas(alphas) @ self.transferred_coef_
 
     def predicted_accuracy(self, alphas=None) -> Float[Array, "m"]:
-        r"""The law's accuracy on fresh target points at the estimated moments, :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`.
+        r"""Return the law's accuracy on fresh target points at the estimated moments, :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`.
 
         It trusts the model: Gaussian classes of one isotropic covariance. On other data it orders the α better than it
         foretells the accuracy.
@@ -292,10 +294,10 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         alphas = self.alpha_[None] if alphas is None else self._alphas(alphas)
-        return _moments.law_accuracy(self._moments, self._gamma, alphas)
+        return moments.law_accuracy(self._moments, self._gamma, alphas)
 
     def _checked_method(self) -> str | None:
-        """The name in `alpha`, or None where it holds numbers."""
+        """Return the name in `alpha`, or None where it holds numbers."""
         if isinstance(self.alpha, str):
             if self.alpha not in _METHODS:
                 raise unknown("alpha", self.alpha, _METHODS)
@@ -337,7 +339,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
                     row.to_frame().T if hasattr(row, "index") and hasattr(row, "to_frame") else row,
                     expected=False,
                 )
-            return _moments._weights(self.source_coef, p, "source_coef").copy()
+            return moments.checked_weights(self.source_coef, p, "source_coef").copy()
         if (X_source is None) != (y_source is None):
             there, missing = ("X_source", "y_source") if y_source is None else ("y_source", "X_source")
             raise InputError(f"{there} is given and {missing} = None; allowed: both or neither")
@@ -370,7 +372,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
                     f"y_source{where} holds the classes {shown(np.unique(y).tolist())}; "
                     f"allowed: those of y, {shown(self.classes_.tolist())}"
                 )
-            rows.append(_ridge(X, np.where(y == self.classes_[1], 1.0, -1.0), gamma, _moments._small_gram(X)))
+            rows.append(fit_ridge(X, np.where(y == self.classes_[1], 1.0, -1.0), gamma, moments.small_gram(X)))
         return np.stack(rows)
 
     def _check_feature_names(self, where: str, source: Any, *, expected: bool = True) -> None:
@@ -396,36 +398,38 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
             warnings.warn(f"X has feature names, but {where} has none to compare with", stacklevel=4)
 
     def _cross_validated(self, X, y, W, gamma: float, grid: np.ndarray) -> float:
-        """The α of the best cross-validated accuracy; the middle one where several are equally good."""
+        """Return the α of the best cross-validated accuracy; the middle one where several are equally good."""
         smallest = int(min((y > 0).sum(), (y < 0).sum()))
         if isinstance(self.cv, Integral) and not 2 <= self.cv <= smallest:
-            raise InputError(
-                f"cv = {shown(self.cv)} cannot be used; allowed: 2 to {smallest}, the smaller class's size"
-            )
+            raise InputError(f"cv = {shown(self.cv)}: must be 2 to {smallest}, the smaller class's size")
         try:
             splits = list(check_cv(self.cv, y, classifier=True).split(X, y))
         except (TypeError, ValueError) as error:
             allowed = "an integer from 2, a splitter or an iterable of splits"
-            raise InputError(f"cv = {shown(self.cv)} cannot be used; allowed: {allowed}") from error
+            raise InputError(f"cv = {shown(self.cv)}: must be {allowed}") from error
         right = np.zeros(len(grid))
         for train, test in splits:
-            fit = _transfer_fit(X[train], y[train], W, gamma)
+            fit = fit_transfer(X[train], y[train], W, gamma)
             own, pulled = X[test] @ fit.target, X[test] @ fit.transferred.sum(0)
             right += ((own + grid[:, None] * pulled) * y[test] > 0).sum(1)
         best = np.flatnonzero(right == right.max())
         return float(grid[best[len(best) // 2]])
 
 
-def _ridge(X, y, gamma, small):
+def fit_ridge(
+    X: Float[Array, "n p"], y: Float[Array, "n"], gamma: float, small: Float[Array, "m m"]
+) -> Float[Array, "p"]:
+    """Return `ridge_classifier` of checked arguments, given their `small_gram`."""
     n, p = X.shape
     factor = cho_factor(small / n + gamma * np.eye(len(small)), lower=True, overwrite_a=True, check_finite=False)
     return X.T @ cho_solve(factor, y, check_finite=False) / n if n <= p else cho_solve(factor, X.T @ y) / n
 
 
-def _transfer_fit(X, y, W, gamma) -> TransferFit:
+def fit_transfer(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p"], gamma: float) -> TransferFit:
+    """Return `transfer_fit` of arguments that are checked already."""
     n, p = X.shape
-    small = _moments._small_gram(X)
-    found = _moments._target_moments(X, y, W, small)
+    small = moments.small_gram(X)
+    found = moments.unchecked_moments(X, y, W, small)
     factor = cho_factor(small / n + gamma * np.eye(len(small)), lower=True, check_finite=False)
 
     def solve(rhs):
@@ -445,28 +449,25 @@ def _transfer_fit(X, y, W, gamma) -> TransferFit:
     return TransferFit(pulls[:, 0], W - pulls[:, 1:].T, loo, found)
 
 
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < np.inf:
-        raise InputError(f"{name} = {shown(value)} cannot be used; allowed: a finite number above 0")
-    return float(value)
-
-
 def _numbers(name: str, value: Any, allowed: str) -> np.ndarray:
     try:
         numbers = np.asarray(value)
         if numbers.dtype.kind not in "iuf":
             raise TypeError
     except (TypeError, ValueError):
-        raise InputError(f"{name} = {shown(value)} cannot be used; allowed: {allowed}") from None
+        raise InputError(f"{name} = {shown(value)}: must be {allowed}") from None
     if not np.isfinite(numbers).all():
         raise InputError(f"{name} = {shown(value)} holds a NaN or infinite number; allowed: {allowed}")
     return numbers.astype(np.float64)
 
 
-def _grid(name: str, value: Any) -> np.ndarray:
+def checked_grid(name: str, value: Any) -> np.ndarray:
+    """Return a flat array of finite numbers, at least one.
+
+    Raises:
+        InputError: for any other value.
+    """
     grid = _numbers(name, value, "finite numbers, at least one")
     if grid.ndim != 1 or not grid.size:
-        raise InputError(
-            f"{name} = {shown(value)} cannot be used; allowed: a flat sequence of finite numbers, at least one"
-        )
+        raise InputError(f"{name} = {shown(value)}: must be a flat sequence of finite numbers, at least one")
     return grid

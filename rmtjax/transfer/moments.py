@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError, shown
 from rmtjax.laws import alpha_ftc
-from rmtjax.laws.alpha_ftc import MarginMoments, SourceStatistics
+from rmtjax.laws.alpha_ftc import MarginMoments
 
 __all__ = [
     "TargetMoments",
@@ -66,7 +66,7 @@ class TargetMoments(NamedTuple):
 
 
 def mean_norm2(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
-    r"""Squared norm of the mean, unbiased.
+    r"""Return the squared norm of the mean, unbiased.
 
     .. math::
         \widehat{\|\mu\|^2} = \frac1{n(n-1)}\sum_{i\ne j}y_iy_jx_i^\top x_j = \frac{\|X^\top y\|^2-\sum_i\|x_i\|^2}{n(n-1)}
@@ -80,12 +80,12 @@ def mean_norm2(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     Raises:
         InputError: shapes disagree, n < 2, or an entry is not finite or not ±1.
     """
-    X, y = _checked(X, y)
+    X, y = checked_sample(X, y)
     return _mean_norm2(X, y)
 
 
 def mean_norm(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
-    r""":math:`\|\mu\|`, the root of `mean_norm2`, 0 where that is negative. Consistent, though a root is never unbiased.
+    r"""Return :math:`\|\mu\|`, the root of `mean_norm2`, 0 where that is negative. Consistent, though a root is never unbiased.
 
     Args:
         X: samples, finite, n ≥ 2.
@@ -98,7 +98,7 @@ def mean_norm(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
 
 
 def mean_norm2_error(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
-    r"""Standard error of `mean_norm2`.
+    r"""Return the standard error of `mean_norm2`.
 
     .. math::
         \epsilon^2 = \frac{4\sigma^2\|\mu\|^2}n + \frac{2\operatorname{tr}S^2}{n^2}, \qquad S = \Sigma + \mu\mu^\top, \qquad
@@ -114,13 +114,13 @@ def mean_norm2_error(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     Raises:
         InputError: as `mean_norm2`.
     """
-    X, y = _checked(X, y)
+    X, y = checked_sample(X, y)
     s = max(_mean_norm2(X, y), 0.0)
-    return _error(X, s, _noise(X, s), _small_gram(X))
+    return _error(X, s, _noise(X, s), small_gram(X))
 
 
 def noise_variance(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
-    r"""Noise variance per feature, :math:`\sigma^2 = \operatorname{tr}\Sigma/p`, unbiased.
+    r"""Return the noise variance per feature, :math:`\sigma^2 = \operatorname{tr}\Sigma/p`, unbiased.
 
     .. math::
         \widehat{\sigma^2} = \frac1p\Big(\frac1n\sum_i\|x_i\|^2 - \widehat{\|\mu\|^2}\Big)
@@ -132,12 +132,12 @@ def noise_variance(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     Raises:
         InputError: as `mean_norm2`.
     """
-    X, y = _checked(X, y)
+    X, y = checked_sample(X, y)
     return ((X**2).sum() / len(y) - _mean_norm2(X, y)) / X.shape[1]
 
 
 def alignment(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p"]) -> Float[Array, "K"]:
-    r"""Mean margins of source classifiers, :math:`b_k = \tilde w_k^\top\mu_\beta`; unbiased where they have not seen X.
+    r"""Return the mean margins of source classifiers, :math:`b_k = \tilde w_k^\top\mu_\beta`; unbiased if they have not seen X.
 
     .. math::
         \hat b_k = \frac1n\sum_iy_i\tilde w_k^\top x_i
@@ -150,8 +150,8 @@ def alignment(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p
     Raises:
         InputError: as `mean_norm2`, or the rows of W are not p finite numbers.
     """
-    X, y = _checked(X, y)
-    return _weights(W, X.shape[1]) @ (X.T @ y) / len(y)
+    X, y = checked_sample(X, y)
+    return checked_weights(W, X.shape[1]) @ (X.T @ y) / len(y)
 
 
 def mean_product(
@@ -168,7 +168,7 @@ def mean_product(
     Raises:
         InputError: as `mean_norm2`, or the problems differ in p.
     """
-    (X, y), (other_X, other_y) = _checked(X, y), _checked(other_X, other_y, "other_X", "other_y")
+    (X, y), (other_X, other_y) = checked_sample(X, y), checked_sample(other_X, other_y, "other_X", "other_y")
     if X.shape[1] != other_X.shape[1]:
         raise InputError(f"other_X has {other_X.shape[1]} features; allowed: {X.shape[1]}, as X")
     return float((X.T @ y) @ (other_X.T @ other_y)) / (len(y) * len(other_y))
@@ -177,7 +177,7 @@ def mean_product(
 def beta(
     source_X: Float[Array, "N p"], source_y: Float[Array, "N"], X: Float[Array, "n p"], y: Float[Array, "n"]
 ) -> float:
-    r"""Alignment :math:`\beta = \mu^\top\mu_\beta/\|\mu\|^2` of the target's mean with the source's, both parts unbiased.
+    r"""Return the alignment :math:`\beta = \mu^\top\mu_\beta/\|\mu\|^2` of the target's mean with the source's, unbiased parts.
 
     The ratio is consistent; with the sample mean's own norm below the line it would be too small by the share
     :math:`\operatorname{tr}\Sigma/N\|\mu\|^2`. It is ±∞ or NaN where the source's mean is estimated as exactly 0.
@@ -199,7 +199,7 @@ def beta(
 
 
 def shrunk_mean_norm2(unbiased: float, error: float, floor: float) -> float:
-    r"""The unbiased :math:`\|\mu_\beta\|^2` drawn towards what a source classifier says of it.
+    r"""Return the unbiased :math:`\|\mu_\beta\|^2` drawn towards what a source classifier says of it.
 
     The precision-weighted mean of the estimate :math:`s_u\pm\epsilon` and the guess :math:`s_0\pm\max(s_0,\epsilon)`,
     never below the floor :math:`s_{min}`. The guess :math:`s_0 = 2.5\,s_{min}` supposes a cosine of 0.63 between source
@@ -218,7 +218,7 @@ def shrunk_mean_norm2(unbiased: float, error: float, floor: float) -> float:
 
 
 def target_moments(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p"]) -> TargetMoments:
-    r"""Everything that the laws need of a target sample and K ≥ 0 source classifiers, from the sample alone.
+    r"""Return everything that the laws need of a target sample and K ≥ 0 source classifiers, from the sample alone.
 
     Args:
         X: target samples, finite, n ≥ 2.
@@ -228,12 +228,12 @@ def target_moments(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array,
     Raises:
         InputError: as `mean_norm2`, or the rows of W are not p finite numbers.
     """
-    X, y = _checked(X, y)
-    return _target_moments(X, y, _weights(W, X.shape[1]), _small_gram(X))
+    X, y = checked_sample(X, y)
+    return unchecked_moments(X, y, checked_weights(W, X.shape[1]), small_gram(X))
 
 
 def law_scalars(moments: TargetMoments, gamma: float) -> MarginMoments:
-    r"""The five scalars of the law at the estimated moments, in units where the noise has variance 1.
+    r"""Return the five scalars of the law at the estimated moments, in units where the noise has variance 1.
 
     Dividing the data by σ turns γ into :math:`\gamma/\sigma^2`, :math:`\|\mu_\beta\|` and b into :math:`\|\mu_\beta\|/\sigma` and
     :math:`b/\sigma`, and α into ασ; the classifier's decisions stay.
@@ -253,7 +253,7 @@ def law_scalars(moments: TargetMoments, gamma: float) -> MarginMoments:
 
 
 def law_alpha(moments: TargetMoments, gamma: float) -> Float[Array, "... K"]:
-    r"""The law's :math:`\alpha^\star` at the estimated moments, in the units of the data; 0 where the sources are 0.
+    r"""Return the law's :math:`\alpha^\star` at the estimated moments, in the units of the data; 0 where the sources are 0.
 
     Args:
         moments: as `target_moments` returns them; batch axes broadcast.
@@ -269,7 +269,7 @@ def law_alpha(moments: TargetMoments, gamma: float) -> Float[Array, "... K"]:
 
 
 def law_accuracy(moments: TargetMoments, gamma: float, alphas: Float[Array, "... K"]) -> Float[Array, "..."]:
-    r"""The law's accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})` at the estimated moments.
+    r"""Return the law's accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})` at the estimated moments.
 
     Args:
         moments: as `target_moments` returns them.
@@ -283,7 +283,7 @@ def law_accuracy(moments: TargetMoments, gamma: float, alphas: Float[Array, "...
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The law as one program from NumPy to NumPy; step by step, its first call would compile every operation alone."""
+    """Return the law as one program from NumPy to NumPy; step by step, its first call would compile every operation alone."""
     program = jax.jit(function)
 
     def run(*arguments):
@@ -297,7 +297,12 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 _scalars, _optimal_alpha, _accuracy = map(_compiled, (alpha_ftc.scalars, alpha_ftc.optimal_alpha, alpha_ftc.accuracy))
 
 
-def _checked(X, y, X_name="X", y_name="y") -> tuple[np.ndarray, np.ndarray]:
+def checked_sample(X, y, X_name="X", y_name="y") -> tuple[np.ndarray, np.ndarray]:
+    """Return samples and labels in double precision.
+
+    Raises:
+        InputError: if shapes disagree, there is one sample only, or an entry is not finite or a label not ±1.
+    """
     X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
     if X.ndim != 2 or y.shape != X.shape[:1] or len(y) < 2:
         raise InputError(
@@ -310,7 +315,12 @@ def _checked(X, y, X_name="X", y_name="y") -> tuple[np.ndarray, np.ndarray]:
     return X, y
 
 
-def _weights(W, p: int, name: str = "W") -> np.ndarray:
+def checked_weights(W, p: int, name: str = "W") -> np.ndarray:
+    """Return source classifiers as rows, shape (K, p).
+
+    Raises:
+        InputError: if they have another shape or are not finite.
+    """
     try:
         W = np.asarray(W, np.float64)
     except (TypeError, ValueError):
@@ -322,8 +332,8 @@ def _weights(W, p: int, name: str = "W") -> np.ndarray:
     return W.reshape(-1, p)
 
 
-def _small_gram(X):
-    """X Xᵀ or XᵀX, whichever is smaller; they share their trace and their Frobenius norm."""
+def small_gram(X):
+    """Return X Xᵀ or XᵀX, whichever is smaller; they share their trace and their Frobenius norm."""
     return X @ X.T if len(X) <= X.shape[1] else X.T @ X
 
 
@@ -343,7 +353,8 @@ def _error(X, s, noise, small):
     return max(4 * noise * s / n + 2 * trace2 / n**2, np.finfo(float).tiny) ** 0.5
 
 
-def _target_moments(X, y, W, small):
+def unchecked_moments(X, y, W, small) -> TargetMoments:
+    """Return `target_moments` of arguments that are checked already, given their `small_gram`."""
     n, p = X.shape
     b, gram = W @ (X.T @ y) / n, W @ W.T
     unbiased = _mean_norm2(X, y)
@@ -360,7 +371,7 @@ def _scale(gram):
 
 
 def _regular(gram):
-    """The Gram matrix with a trace of ridge, so that equal or zero sources share α instead of dividing by 0."""
+    """Return the Gram matrix with a trace of ridge, so that equal or zero sources share α instead of dividing by 0."""
     k = gram.shape[-1]
     if k == 0:
         return gram

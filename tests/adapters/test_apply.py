@@ -14,14 +14,15 @@ from rmtjax.adapters import (
     AlphaParam,
     OrthogonalParam,
     TrainedParam,
-    adapt,
+    apply_adapters,
     count_parameters,
-    merge,
-    merged,
-    unmerge,
+    merge_weights,
+    merged_copy,
+    unmerge_weights,
 )
 from rmtjax.adapters.layers import adapted_layers
-from rmtjax.adapters.methods import METHODS, Dense
+from rmtjax.adapters.methods import METHODS, FullUpdate
+from tests.adapters.helpers import with_adapters
 from tests.models.helpers import batch, classifier, logits, refused, train, weights
 
 D, LAYERS, RANK = 16, 2, 3
@@ -68,11 +69,11 @@ def test_start_is_the_model_itself(method):
     """All but orthogonal LoRA, whose update is there from the start; and another seed starts elsewhere."""
     plain = classifier(num_hidden_layers=1)
     wanted = logits(plain, *batch(plain.config))
-    model = adapt(classifier(num_hidden_layers=1), method, rank=RANK, train=["classifier"])
+    model = with_adapters(classifier(num_hidden_layers=1), method, rank=RANK, train=["classifier"])
     difference = np.abs(logits(model, *batch(model.config)) - wanted).max()
     assert difference > 0.01 if method == "orthogonal" else difference < 5e-6
     if method in ("lora", "dora", "orthogonal"):
-        other = adapt(classifier(num_hidden_layers=1), method, rank=RANK, seed=1)
+        other = with_adapters(classifier(num_hidden_layers=1), method, rank=RANK, seed=1)
         a = [m.bert.encoder.layer[0].attention.self.query.update.A[...] for m in (model, other)]
         assert not np.array_equal(*a)
         layers = adapted_layers(model)
@@ -97,7 +98,7 @@ def test_patterns(target, count):
     """As PEFT reads `target_modules`."""
     model = classifier()
     if count:
-        paths = set(adapted_layers(adapt(model, target=target, rank=2)))
+        paths = set(adapted_layers(with_adapters(model, target_modules=target, rank=2)))
         assert len(paths) == count
     else:
         before = jax.tree.structure(nnx.state(model))
@@ -107,7 +108,7 @@ def test_patterns(target, count):
             "self.query (as bert.encoder.layer.0.attention.self.query)",
             "classifier",
         ):
-            adapt(model, target=target, rank=2)
+            apply_adapters(model, target_modules=target, rank=2)
         assert jax.tree.structure(nnx.state(model)) == before
 
 
@@ -115,24 +116,24 @@ def test_foreign_model():
     """Any NNX model: lists longer than ten, dictionaries, and a layer that is used twice stays one."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
     wanted = Net()(x)
-    model = adapt(Net(), target=".*", rank=2, alpha=True)
+    model = with_adapters(Net(), target_modules=".*", rank=2, alpha=True)
     assert len(adapted_layers(model)) == 14 and model.again is model.layers[0]
     assert isinstance(model.heads["b"], AdaptedLinear) and isinstance(model.layers[10], AdaptedLinear)
     np.testing.assert_allclose(model(x), wanted, atol=1e-6)
     move(model)
     moved = model(x)
     assert np.abs(moved - wanted).max() > 0.01
-    plain = merged(model)
+    plain = merged_copy(model)
     assert plain.again is plain.layers[0] and type(plain.again) is nnx.Linear
     np.testing.assert_allclose(plain(x), moved, atol=1e-5)
     np.testing.assert_allclose(model(x), moved, atol=0)
     shared = sum(w.size for w in weights(Net()).values())
     per_layer = 2 * (6 + 8) + 11 * 2 * 16 + 2 * 2 * (8 + 3) + 12 * 8 + 2 * 3
     assert count_parameters(model) == (per_layer, shared + per_layer)
-    model = adapt(Net(), target=["layers.10", "heads.a"], rank=2, train=["first", "layers.1"])
+    model = with_adapters(Net(), target_modules=["layers.10", "heads.a"], rank=2, train=["first", "layers.1"])
     assert set(adapted_layers(model)) == {"layers.10", "heads.a"}
     assert set(weights(model, TrainedParam)) == {"first.kernel", "first.bias", "layers.1.kernel", "layers.1.bias"}
-    everything = adapt(Net(), "full")
+    everything = with_adapters(Net(), "full")
     assert set(weights(everything, TrainedParam)) == set(weights(Net()))
     assert count_parameters(everything).trainable == shared and everything.again is everything.layers[0]
 
@@ -143,30 +144,30 @@ def test_tied_weights_stay_tied():
             self.a, self.b = nnx.Linear(3, 3, rngs=nnx.Rngs(0)), nnx.Linear(3, 3, rngs=nnx.Rngs(1))
             self.b.kernel = self.a.kernel
 
-    model = adapt(Tied(), "full")
+    model = with_adapters(Tied(), "full")
     assert model.a.kernel is model.b.kernel and isinstance(model.a.kernel, TrainedParam)
-    plain = merged(model)
+    plain = merged_copy(model)
     assert plain.a.kernel is plain.b.kernel and type(plain.a.kernel) is nnx.Param
 
 
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"method": "loar"}, ["method 'loar'", "did you mean 'lora'", "alpha-lora"]),
+        ({"adapter": "loar"}, ["adapter 'loar'", "did you mean 'lora'", "alpha-lora"]),
         ({"alpha_share": "layer"}, ["alpha_share 'layer'", "attention"]),
-        ({"target": "(["}, ["target = '(['", "no regular expression"]),
+        ({"target_modules": "(["}, ["target_modules = '(['", "no regular expression"]),
         ({"train": ["head"]}, ["train = ['head']", "matches no module"]),
         ({"train": "("}, ["'('", "no regular expression"]),
-        ({"alpha": True, "alpha_target": ["keys"]}, ["alpha_target = ['keys']", "self.key"]),
-        ({"alpha_target": ["key"]}, ["alpha_target = ['key']", "alpha"]),
+        ({"alpha": True, "alpha_modules": ["keys"]}, ["alpha_modules = ['keys']", "self.key"]),
+        ({"alpha_modules": ["key"]}, ["alpha_modules = ['key']", "alpha"]),
         ({"rank": 0}, ["rank = 0", "1 to 16", "bert.encoder.layer.0.attention.self.query"]),
         ({"rank": 17}, ["rank = 17", "1 to 16"]),
-        ({"target": ["classifier"], "rank": 3}, ["rank = 3", "1 to 2", "classifier"]),
-        ({"method": "spectral-rotational", "rank": 1}, ["rank = 1", "2 or more"]),
+        ({"target_modules": ["classifier"], "rank": 3}, ["rank = 3", "1 to 2", "classifier"]),
+        ({"adapter": "spectral-rotational", "rank": 1}, ["rank = 1", "2 or more"]),
         (
             {
                 "alpha": True,
-                "alpha_target": r".*layer\.0\.(attention\.output|intermediate|output)\.dense",
+                "alpha_modules": r".*layer\.0\.(attention\.output|intermediate|output)\.dense",
                 "alpha_share": "attention",
             },
             ["alpha_share = attention", "16 outputs", "24"],
@@ -177,16 +178,16 @@ def test_refused(options, parts):
     """One line, and the model is as it was."""
     model = classifier()
     with refused(*parts):
-        adapt(model, **{"rank": 2, **options})
+        apply_adapters(model, **{"rank": 2, **options})
     assert not adapted_layers(model) and {type(v) for _, v in nnx.to_flat_state(nnx.state(model))} == {nnx.Param}
 
 
 def test_not_twice():
-    for first in ({}, {"method": "full"}, {"alpha": True}, {"train": ["classifier"]}):
-        model = adapt(classifier(num_hidden_layers=1), rank=2, **first)
+    for first in ({}, {"adapter": "full"}, {"alpha": True}, {"train": ["classifier"]}):
+        model = with_adapters(classifier(num_hidden_layers=1), rank=2, **first)
         with refused("model", "adapted already"):
-            adapt(model, "dora", rank=2)
-        adapt(merged(model), "dora", rank=2)
+            apply_adapters(model, "dora", rank=2)
+        apply_adapters(merged_copy(model), "dora", rank=2)
 
 
 def test_what_cannot_be_exchanged():
@@ -197,10 +198,10 @@ def test_what_cannot_be_exchanged():
 
     model = Tuple()
     with refused("pair.0", "nnx.List"):
-        adapt(model, target=".*", rank=1)
+        apply_adapters(model, target_modules=".*", rank=1)
     assert type(model.first) is nnx.Linear
     with refused("model", "set anew"):
-        adapt(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), target=".*", rank=1)
+        apply_adapters(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), target_modules=".*", rank=1)
 
 
 # -- what trains -------------------------------------------------------------------------------------------------------
@@ -218,23 +219,23 @@ def formula(method: str) -> int:
 def test_counts(method):
     total = sum(w.size for w in weights(classifier()).values())
     head = 2 * D + 2
-    count = count_parameters(adapt(classifier(), method, rank=RANK, train=["classifier"]))
+    count = count_parameters(with_adapters(classifier(), method, rank=RANK, train=["classifier"]))
     if method == "full":
         assert count == (total, total)
-        with_alpha = count_parameters(adapt(classifier(), "full", alpha=True))
+        with_alpha = count_parameters(with_adapters(classifier(), "full", alpha=True))
         own = 2 * LAYERS * D  # of α; W stays where it is, and its Δ trains
         assert with_alpha == (total + own, total + own + 2 * LAYERS * D * D)
     else:
         added = 2 * LAYERS * formula(method)
         assert count == (added + head, total + added)
     assert str(count) == f"{count.trainable:,} trainable of {count.total:,}"
-    assert count_parameters(merged(adapt(classifier(), method, rank=RANK))) == (0, total)
+    assert count_parameters(merged_copy(with_adapters(classifier(), method, rank=RANK))) == (0, total)
 
 
 @pytest.mark.parametrize("method", KINDS)
 def test_only_what_is_marked_trains(method):
     """After two steps of Adam on the filter, that has moved, all of it, and nothing else, constants included."""
-    model = adapt(classifier(num_hidden_layers=1), method, rank=RANK, train=["classifier"])
+    model = with_adapters(classifier(num_hidden_layers=1), method, rank=RANK, train=["classifier"])
     before = weights(model, nnx.Variable)
     steps(model, nnx.Any(TRAINABLE, AlphaParam), 2 + (method == "spectral-additive"))
     after = weights(model, nnx.Variable)
@@ -254,18 +255,20 @@ def test_only_what_is_marked_trains(method):
 
 def test_filters():
     """By type: adapters, head and α apart; orthogonal frames are adapters too."""
-    model = adapt(classifier(), "orthogonal", rank=2, alpha=True, train=["classifier"])
+    model = with_adapters(classifier(), "orthogonal", rank=2, alpha=True, train=["classifier"])
     alpha, trainable, head = (set(weights(model, kind)) for kind in (AlphaParam, TRAINABLE, TrainedParam))
     assert len(alpha) == 4 and not alpha & trainable and head == {"classifier.kernel", "classifier.bias"}
     assert trainable - head == set(weights(model, AdapterParam)) == set(weights(model, OrthogonalParam))
-    assert not any(isinstance(v, OrthogonalParam) for _, v in nnx.to_flat_state(nnx.state(adapt(classifier(), rank=2))))
+    assert not any(
+        isinstance(v, OrthogonalParam) for _, v in nnx.to_flat_state(nnx.state(with_adapters(classifier(), rank=2)))
+    )
 
 
 def test_train_patterns():
     """A list of ends or a regular expression; all below what matches, but never the frozen base of an adapter."""
 
     def trained(pattern, **options):
-        return set(weights(adapt(classifier("roberta"), rank=2, train=pattern, **options), TrainedParam))
+        return set(weights(with_adapters(classifier("roberta"), rank=2, train=pattern, **options), TrainedParam))
 
     head = {f"classifier.{n}.{leaf}" for n in ("dense", "out_proj") for leaf in ("kernel", "bias")}
     assert trained(["classifier"]) == trained(r"classifier(\..*)?") == trained("classifier") == head
@@ -278,13 +281,13 @@ def test_train_patterns():
 
 def test_full_with_alpha():
     """The layers that α scales get a Δ beside the frozen W; everything else, their biases too, trains itself."""
-    model = adapt(classifier(), "full", alpha=True, alpha_target=["intermediate.dense"])
+    model = with_adapters(classifier(), "full", alpha=True, alpha_modules=["intermediate.dense"])
     layers = adapted_layers(model)
     assert set(layers) == {f"bert.encoder.layer.{i}.intermediate.dense" for i in range(2)}
-    assert all(isinstance(layer.update, Dense) for layer in layers.values())
+    assert all(isinstance(layer.update, FullUpdate) for layer in layers.values())
     frozen = set(weights(model)) - set(weights(model, nnx.Any(TRAINABLE, AlphaParam)))
     assert frozen == {f"{path}.base.kernel" for path in layers}
-    assert {type(v) for _, v in nnx.to_flat_state(nnx.state(merged(model)))} == {nnx.Param}
+    assert {type(v) for _, v in nnx.to_flat_state(nnx.state(merged_copy(model)))} == {nnx.Param}
 
 
 # -- α -----------------------------------------------------------------------------------------------------------------
@@ -296,7 +299,7 @@ def test_layers_with_more_axes_than_two(method):
     model = nnx.MultiHeadAttention(2, 8, decode=False, rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 8)), jnp.float32)
     plain = model(x)
-    adapt(model, method, target=["query", "out"], rank=RANK, alpha=True)
+    apply_adapters(model, method, target_modules=["query", "out"], rank=RANK, alpha=True)
     if method not in ("orthogonal",):  # which begins with an update
         np.testing.assert_allclose(model(x), plain, atol=1e-5)
     move(model)
@@ -306,10 +309,10 @@ def test_layers_with_more_axes_than_two(method):
     bias = layer.base.bias[...].reshape(-1)
     np.testing.assert_allclose(layer(x), (x @ kernel + bias).reshape(3, 5, 2, 4), atol=1e-4)
     assert np.abs(model(x) - plain).max() > 0.01
-    whole = merged(model)
+    whole = merged_copy(model)
     assert type(whole.query) is nnx.LinearGeneral and whole.query.kernel.shape == (8, 2, 4)
     np.testing.assert_allclose(whole(x), model(x), atol=1e-4)
-    merge(model)
+    merge_weights(model)
     np.testing.assert_allclose(whole(x), model(x), atol=1e-4)
 
 
@@ -320,16 +323,18 @@ def test_what_is_no_matrix_is_refused():
         (nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), "contracts other axes"),
         (nnx.LinearGeneral(4, 5, batch_axis={0: 2}, rngs=nnx.Rngs(0)), "batch axes"),
     ):
-        with refused("target: here", says):
-            adapt(nnx.Dict(here=layer), target=["here"], rank=2)
+        with refused("target_modules: here", says):
+            apply_adapters(nnx.Dict(here=layer), target_modules=["here"], rank=2)
     with refused("seed = ", "64 bits"):
-        adapt(Net(), target=["a"], rank=2, seed=2**70)
-    adapt(Net(), target=["a"], rank=np.int64(2), scale=np.float32(4))
+        apply_adapters(Net(), target_modules=["a"], rank=2, seed=2**70)
+    apply_adapters(Net(), target_modules=["a"], rank=np.int64(2), lora_alpha=np.float32(4))
 
 
 def test_alpha_of_wider_target():
     """α may scale layers that have no update, and an updated layer may have no α."""
-    model = adapt(classifier(), target=["query", "key"], rank=2, alpha=True, alpha_target=["query", "value", "dense"])
+    model = with_adapters(
+        classifier(), target_modules=["query", "key"], rank=2, alpha=True, alpha_modules=["query", "value", "dense"]
+    )
     layers = adapted_layers(model)
     assert len(layers) == 2 * 6 + 1
     for path, layer in layers.items():
@@ -342,7 +347,7 @@ def test_alpha_of_wider_target():
 def test_sharing(share, groups):
     """One α is one variable: it counts once, and its gradient is the sum of the layers'."""
     target = ["query", "value", "attention.output.dense"]
-    model = adapt(classifier(), target=target, rank=2, alpha=True, alpha_share=share)
+    model = with_adapters(classifier(), target_modules=target, rank=2, alpha=True, alpha_share=share)
     own = [{name: layer.alpha for name, layer in adapted_layers(m).items()} for m in (model, nnx.clone(model))]
     for alphas in own:
         assert len({id(a) for a in alphas.values()}) == groups and len(alphas) == 6
@@ -353,7 +358,7 @@ def test_sharing(share, groups):
     assert count_parameters(model).total == plain + 6 * 2 * 2 * D + groups * D
     assert len(jax.tree.leaves(nnx.state(model, AlphaParam))) == groups
     if share == "attention":
-        single = adapt(classifier(), target=target, rank=2, alpha=True)
+        single = with_adapters(classifier(), target_modules=target, rank=2, alpha=True)
         slopes = nnx.jit(alpha_gradient)
         gradient = {m: weights(slopes(m, *batch(m.config))) for m in (model, single)}
         parts = [g for name, g in gradient[single].items() if ".layer.0." in name]
@@ -373,11 +378,13 @@ def alpha_gradient(model, *data) -> nnx.State:
 @pytest.mark.parametrize("method", KINDS)
 def test_merged(method):
     """A plain model with the same answers, and the adapted one untouched."""
-    model = adapt(classifier(num_hidden_layers=1), method, rank=RANK, train=["classifier"], alpha=method != "full")
+    model = with_adapters(
+        classifier(num_hidden_layers=1), method, rank=RANK, train=["classifier"], alpha=method != "full"
+    )
     move(model, 0.2)
     data = batch(model.config)
     wanted, before = logits(model, *data), weights(model, nnx.Variable)
-    plain = merged(model)
+    plain = merged_copy(model)
     assert not adapted_layers(plain) and {type(v) for _, v in nnx.to_flat_state(nnx.state(plain))} == {nnx.Param}
     assert set(weights(plain)) == set(weights(classifier(num_hidden_layers=1)))
     np.testing.assert_allclose(logits(plain, *data), wanted, atol=1e-5)
@@ -387,21 +394,21 @@ def test_merged(method):
 
 def test_merge_and_unmerge():
     """In place: one kernel each; taking it back gives every weight and every answer to the bit."""
-    model = adapt(classifier(), "dora", rank=RANK, alpha=True)
+    model = with_adapters(classifier(), "dora", rank=RANK, alpha=True)
     move(model)
     data = batch(model.config)
     wanted, before = logits(model, *data), weights(model, nnx.Variable)
-    merge(model)
+    merge_weights(model)
     layers = adapted_layers(model).values()
-    assert all(layer.merged is not None for layer in layers)
+    assert all(layer.is_merged for layer in layers)
     np.testing.assert_allclose(logits(model, *data), wanted, atol=1e-5)
     # It is the kernel that counts now, whatever the adapter says.
     layer = next(iter(layers))
     held, layer.update.B[...] = layer.update.B[...], layer.update.B[...] + 1
     np.testing.assert_allclose(logits(model, *data), wanted, atol=1e-5)
     layer.update.B[...] = held
-    assert count_parameters(model) == count_parameters(adapt(classifier(), "dora", rank=RANK, alpha=True))
-    unmerge(model)
+    assert count_parameters(model) == count_parameters(with_adapters(classifier(), "dora", rank=RANK, alpha=True))
+    unmerge_weights(model)
     after = weights(model, nnx.Variable)
     assert after.keys() == before.keys() and all(np.array_equal(after[n], v) for n, v in before.items())
     np.testing.assert_array_equal(logits(model, *data), wanted)
@@ -410,6 +417,6 @@ def test_merge_and_unmerge():
 def test_merged_layer_alone():
     base = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
     layer = AdaptedLinear(base, None, AlphaParam(jnp.array([1.0, 2.0, 3.0])))
-    plain = merged(layer)
+    plain = merged_copy(layer)
     assert type(plain) is nnx.Linear
     np.testing.assert_allclose(plain.kernel[...], base.kernel[...] * jnp.array([1.0, 2.0, 3.0]), rtol=1e-6)

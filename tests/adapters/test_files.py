@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from rmtjax.adapters import AdapterParam, AlphaParam, TrainedParam, adapt, load_peft, merged, save_peft
+from rmtjax.adapters import AdapterParam, AlphaParam, TrainedParam, load_peft, merged_copy, save_peft
 from rmtjax.adapters.layers import adapted_layers
+from tests.adapters.helpers import with_adapters, with_peft
 from tests.models.helpers import batch, classifier, logits, refused, weights
 
 CONFIG, TENSORS, ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"
@@ -37,7 +38,10 @@ def moved(model):
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return save_peft(
-        moved(adapt(plain(), rank=3, scale=6.0, train=["classifier"])), tmp_path / "adapter", base="some/base"
+        moved(with_adapters(plain(), rank=3, lora_alpha=6.0, train=["classifier"])),
+        tmp_path / "adapter",
+        base="some/base",
+        task_type="SEQ_CLS",
     )
 
 
@@ -72,9 +76,9 @@ def test_what_is_written(folder):
 def test_there_and_back(tmp_path):
     """Without PEFT's help: LoRA, and α with the weights it goes with."""
     for method in ("lora", "rslora", "dora", "orthogonal"):
-        model = moved(adapt(plain(), method, rank=3, scale=6.0, alpha=True, train=["classifier"]))
+        model = moved(with_adapters(plain(), method, rank=3, lora_alpha=6.0, alpha=True, train=["classifier"]))
         save_peft(model, tmp_path / method)
-        again = load_peft(plain(), tmp_path / method)
+        again = with_peft(plain(), tmp_path / method)
         data = batch(model.config)
         np.testing.assert_allclose(logits(again, *data), logits(model, *data), atol=5e-6)
         alpha = load_file(tmp_path / method / ALPHA)
@@ -82,10 +86,10 @@ def test_there_and_back(tmp_path):
 
 
 def test_an_alpha_that_lay_there_is_not_taken_for_this_models(tmp_path):
-    save_peft(moved(adapt(plain(), rank=3, alpha=True)), tmp_path)
-    model = moved(adapt(plain(), rank=3))
+    save_peft(moved(with_adapters(plain(), rank=3, alpha=True)), tmp_path)
+    model = moved(with_adapters(plain(), rank=3))
     save_peft(model, tmp_path)
-    again = load_peft(plain(), tmp_path)
+    again = with_peft(plain(), tmp_path)
     assert not (tmp_path / ALPHA).exists()
     np.testing.assert_allclose(logits(again, *batch(model.config)), logits(model, *batch(model.config)), atol=1e-6)
 
@@ -100,7 +104,7 @@ def test_modules_that_trained_are_named_whole(tmp_path):
         (["output"], [f"roberta.encoder.layer.0.{n}" for n in ("attention.output", "output")]),
         (None, None),
     ):
-        save_peft(adapt(classifier("roberta", num_hidden_layers=1), rank=2, train=train), tmp_path)
+        save_peft(with_adapters(classifier("roberta", num_hidden_layers=1), rank=2, train=train), tmp_path)
         assert json.loads((tmp_path / CONFIG).read_text())["modules_to_save"] == wanted
 
 
@@ -116,13 +120,13 @@ def test_a_layer_is_not_taken_for_another_of_its_name(tmp_path):
             self.fc, self.inner = nnx.Linear(6, 5, rngs=nnx.Rngs(1)), Inner()
             self.shift = nnx.Param(jnp.ones(5))
 
-    model = moved(adapt(Outer(), target=["fc"], rank=4, scale=8.0, train=r""))
+    model = moved(with_adapters(Outer(), target_modules=["fc"], rank=4, lora_alpha=8.0, train=r""))
     for name, own in adapted_layers(model).items():
         if name == "fc":
             own.update.rank, own.update.scale = 2, 3.0
             own.update.A, own.update.B = AdapterParam(own.update.A[:, :2]), AdapterParam(own.update.B[:2])
     save_peft(model, tmp_path)
-    again = load_peft(Outer(), tmp_path)
+    again = with_peft(Outer(), tmp_path)
     for name, own in adapted_layers(model).items():
         other = adapted_layers(again)[name]
         assert (own.update.rank, own.update.scale) == (other.update.rank, other.update.scale)
@@ -158,7 +162,7 @@ NAMES = {
 @pytest.mark.parametrize("names", [called, NAMES, {"": "model"}], ids=["function", "mapping", "prefix"])
 def test_names_of_the_pytorch_model(names, tmp_path):
     """Layers, heads, patterns and α are called as there, and come back under the same names."""
-    model = moved(adapt(Decoder(), target=["q", "o"], rank=2, alpha=True, train=["head", "conv"]))
+    model = moved(with_adapters(Decoder(), target_modules=["q", "o"], rank=2, alpha=True, train=["head", "conv"]))
     save_peft(model, tmp_path, names=names)
     config, tensors = json.loads((tmp_path / CONFIG).read_text()), load_file(tmp_path / TENSORS)
     layer = "model.layers.0.attn.q" if names == {"": "model"} else "model.layers.0.self_attn.q_proj"
@@ -174,15 +178,15 @@ def test_names_of_the_pytorch_model(names, tmp_path):
     np.testing.assert_array_equal(conv, np.asarray(model.conv.kernel[...]).transpose(3, 2, 0, 1))
     with refused("no place"):
         load_peft(Decoder(), tmp_path)
-    again = load_peft(Decoder(), tmp_path, names=names)
+    again = with_peft(Decoder(), tmp_path, names=names)
     mine, theirs = weights(model, nnx.Variable), weights(again, nnx.Variable)
     assert mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
 
 def test_alphas_that_are_shared_keep_so_under_other_names(tmp_path):
-    model = moved(adapt(classifier(), rank=2, alpha=True, alpha_share="self"))
+    model = moved(with_adapters(classifier(), rank=2, alpha=True, alpha_share="self"))
     save_peft(model, tmp_path, names={"": "outer"})
-    layers = adapted_layers(load_peft(classifier(), tmp_path, names={"": "outer"}))
+    layers = adapted_layers(with_peft(classifier(), tmp_path, names={"": "outer"}))
     first = [layers[f"bert.encoder.layer.0.attention.self.{name}"].alpha for name in ("query", "value")]
     assert first[0] is first[1]
 
@@ -198,7 +202,7 @@ def test_alphas_that_are_shared_keep_so_under_other_names(tmp_path):
     ],
 )
 def test_names_that_cannot_be_used(names, parts, tmp_path):
-    model = adapt(Decoder(), target=["q", "o"], rank=2)
+    model = with_adapters(Decoder(), target_modules=["q", "o"], rank=2)
     with refused("names", *parts):
         save_peft(model, tmp_path / "out", names=names)
     assert not (tmp_path / "out").exists()
@@ -215,7 +219,7 @@ def base_folder(folder, prefix: str, transposed: bool = False, outputs: int = 4)
 
 def test_names_are_checked_against_the_base(tmp_path):
     """An adapter that PEFT would load as nothing is refused, before anything is written."""
-    model, out = adapt(Decoder(), target=["q"], rank=2), tmp_path / "out"
+    model, out = with_adapters(Decoder(), target_modules=["q"], rank=2), tmp_path / "out"
     with refused("base = ", "layers.0.attn.q", "nothing", "model.layers.0.attn.q.weight", "names={'': 'model'}"):
         save_peft(model, out, base=base_folder(tmp_path / "with", "model."))
     with refused("base = ", "layers.0.attn.q", "no other layer", "names="):
@@ -230,7 +234,9 @@ def test_names_are_checked_against_the_base(tmp_path):
         save_peft(model, out, base=tmp_path / "with", names={"": ""})
     save_peft(model, out, base="some/hub-id")
     # A head of one's own is in no base.
-    save_peft(adapt(Decoder(), target=["q", "head"], rank=2), out, base=base_folder(tmp_path / "fits", ""))
+    save_peft(
+        with_adapters(Decoder(), target_modules=["q", "head"], rank=2), out, base=base_folder(tmp_path / "fits", "")
+    )
 
 
 def other_folder(folder) -> Path:
@@ -246,7 +252,7 @@ def test_kernels_that_pytorch_has_no_form_for(tmp_path):
             self.turn = nnx.Einsum("ab,bcd->acd", (4, 2, 2), rngs=nnx.Rngs(0))
 
     with refused("turn.kernel", "Einsum", "(4, 2, 2)"):
-        save_peft(adapt(Turned(), target=["fc"], rank=2, train=["turn"]), tmp_path / "out")
+        save_peft(with_adapters(Turned(), target_modules=["fc"], rank=2, train=["turn"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -260,30 +266,44 @@ def test_a_stack_of_layers_takes_no_adapter(tmp_path):
     load_peft(nnx.Dict(here=nnx.Linear(6, 6, rngs=nnx.Rngs(0))), tmp_path)
 
 
-def test_alpha_of_any_model_is_not_merged_into_a_base(tmp_path):
-    model = adapt(nnx.Dict(here=nnx.Linear(6, 6, rngs=nnx.Rngs(0))), target=["here"], rank=2, alpha=True)
-    with refused("merge_alpha", "SequenceClassifier"):
-        save_peft(model, tmp_path / "out", merge_alpha=True)
+def test_the_base_of_any_model_is_written_by_a_function(tmp_path):
+    model = with_adapters(
+        nnx.Dict(here=nnx.Linear(6, 6, rngs=nnx.Rngs(0))), target_modules=["here"], rank=2, alpha=True
+    )
+    for layer in adapted_layers(model).values():
+        layer.alpha[...] = jnp.full(6, 3.0)
+        kernel = layer.base.kernel[...]
+    with refused("save_base", "a function"):
+        save_peft(model, tmp_path / "out", save_base=True)
     assert not (tmp_path / "out").exists()
     save_peft(model, tmp_path / "out")
-    assert (tmp_path / "out" / ALPHA).exists()
+    assert (tmp_path / "out" / ALPHA).exists() and not (tmp_path / "out" / "base").exists()
+
+    def save(base, folder):
+        save_file({"here.weight": np.ascontiguousarray(base["here"].kernel[...].T)}, folder / "model.safetensors")
+
+    save_peft(model, tmp_path / "out", save_base=save)
+    written = load_file(tmp_path / "out" / "base" / "model.safetensors")["here.weight"]
+    np.testing.assert_allclose(written, 3 * np.asarray(kernel).T, rtol=1e-6)
+    config = json.loads((tmp_path / "out" / CONFIG).read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "out" / "base") and config["task_type"] is None
 
 
 def test_what_cannot_be_written(tmp_path):
-    full = adapt(plain(), "full")
-    for model in (plain(), full, adapt(plain(), "full", alpha=True)):
+    full = with_adapters(plain(), "full")
+    for model in (plain(), full, with_adapters(plain(), "full", alpha=True)):
         with refused("model", "no low-rank adapters"):
             save_peft(model, tmp_path / "none")
-    mixed = adapt(plain(), rank=2)
+    mixed = with_adapters(plain(), rank=2)
     mixed.bert.encoder.layer[0].attention.self.query = next(
-        iter(adapted_layers(adapt(plain(), "dora", rank=2)).values())
+        iter(adapted_layers(with_adapters(plain(), "dora", rank=2)).values())
     )
     with refused("several kinds"):
         save_peft(mixed, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     (tmp_path / "file").write_text("")
     with refused(f"folder = {tmp_path / 'file'}"):
-        save_peft(adapt(plain(), rank=2), tmp_path / "file")
+        save_peft(with_adapters(plain(), rank=2), tmp_path / "file")
 
 
 @pytest.mark.parametrize(
@@ -319,7 +339,7 @@ def test_harmless_settings(folder):
     settings(
         folder, init_lora_weights="gaussian", lora_dropout=0.3, layers_to_transform=[0], bias="none", lora_bias=None
     )
-    assert len(adapted_layers(load_peft(plain(), folder))) == 2
+    assert len(adapted_layers(with_peft(plain(), folder))) == 2
 
 
 @pytest.mark.parametrize(
@@ -354,7 +374,7 @@ def test_refused_alpha(folder):
         with refused(f"adapter = {folder}", "bert.encoder.layer.0.output.dense.alpha", "16"):
             load_peft(plain(), folder)
     save_file({"bert.encoder.layer.0.output.dense.alpha": np.full(16, 2.0, np.float32)}, folder / ALPHA)
-    layers = adapted_layers(load_peft(plain(), folder))
+    layers = adapted_layers(with_peft(plain(), folder))
     assert len(layers) == 3 and layers["bert.encoder.layer.0.output.dense"].update is None
     paths = [f"bert.encoder.layer.0.attention.self.{name}" for name in ("query", "key")]
     for shared, second in (
@@ -392,7 +412,7 @@ def test_files_that_are_not_there(folder, tmp_path):
 
 
 def test_not_on_an_adapted_model(folder):
-    for options in ({}, {"method": "full"}):
+    for options in ({}, {"adapter": "full"}):
         with refused("model", "adapted already"):
-            load_peft(adapt(plain(), rank=2, **options), folder)
-    load_peft(merged(adapt(plain(), rank=2)), folder)
+            load_peft(with_adapters(plain(), rank=2, **options), folder)
+    load_peft(merged_copy(with_adapters(plain(), rank=2)), folder)

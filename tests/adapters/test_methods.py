@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from rmtjax.adapters import AdaptedLinear, AdapterConstant, AdapterParam, AlphaParam, OrthogonalParam
-from rmtjax.adapters.methods import METHODS, Dense, DoRA, LoRA, cayley, update
+from rmtjax.adapters.methods import METHODS, DoRA, FullUpdate, LoRA, make_update
+from rmtjax.adapters.methods.spectral import cayley
 from tests.models.helpers import refused, relative, weights
 
 INPUTS, OUTPUTS, RANK, SCALE = 12, 9, 3, 5.0
@@ -24,7 +25,9 @@ def layer_of(method: str, alpha: bool = False, moved: float = 0.3, rank: int = R
     graph, state = nnx.split(nnx.eval_shape(lambda: nnx.Linear(INPUTS, OUTPUTS, dtype=dtype, rngs=nnx.Rngs(0))))
     base = nnx.merge(graph, jax.tree.map(lambda v: 0.5 * normal(*v.shape, seed=v.ndim), state))
     kernel = base.kernel[...]
-    own = Dense(kernel) if method == "full" else update(method, kernel, rank, SCALE, jax.random.key(0), "here")
+    own = (
+        FullUpdate(kernel) if method == "full" else make_update(method, kernel, rank, SCALE, jax.random.key(0), "here")
+    )
     layer = AdaptedLinear(base, own, AlphaParam(1 + normal(OUTPUTS, seed=8)) if alpha else None)
     for i, (_, variable) in enumerate(nnx.to_flat_state(nnx.state(layer, AdapterParam))):
         if not isinstance(variable, OrthogonalParam):
@@ -79,7 +82,7 @@ def test_formula(method, alpha):
     np.testing.assert_allclose(layer(x[0, 0]), y[0, 0], atol=1e-4)
     np.testing.assert_allclose(layer.plain()(x), y, atol=1e-4)
     assert type(layer.plain()) is nnx.Linear
-    layer.merge()
+    layer.merge_weights()
     np.testing.assert_allclose(layer(x), y, atol=1e-4)
 
 
@@ -147,7 +150,7 @@ def with_row(size: float, alpha: bool, moved: float = 0.0, own: bool = False) ->
     kernel = base.kernel[...]
     layer = AdaptedLinear(
         base,
-        update("dora", kernel, RANK, SCALE, jax.random.key(0), "here"),
+        make_update("dora", kernel, RANK, SCALE, jax.random.key(0), "here"),
         AlphaParam(jnp.ones(OUTPUTS)) if alpha else None,
     )
     layer.update.B[...] = moved * normal(RANK, OUTPUTS, seed=3)
@@ -164,9 +167,9 @@ def test_dora_of_rows_whose_squares_are_no_numbers(size, alpha, own):
     largest = np.abs(wanted).max(axis=0)
     for outputs in (layer(x), layer.plain()(x), jax.jit(layer)(x)):
         assert np.all(np.abs(outputs - wanted) <= 1e-5 * largest)
-    layer.merge()
+    layer.merge_weights()
     assert np.all(np.abs(layer(x) - wanted) <= 1e-5 * largest)
-    layer.unmerge()
+    layer.unmerge_weights()
     norms = np.linalg.norm(np.asarray(layer.base.kernel[...], float), axis=0)
     np.testing.assert_allclose(layer.update.magnitude[...], norms, rtol=1e-6)
     graph, trained, rest = nnx.split(layer, nnx.Param, ...)
@@ -300,13 +303,13 @@ def test_under_vmap():
         ("lora", 2.0, 1.0, ["rank = 2.0", "whole number"]),
         ("lora", True, 1.0, ["rank = True", "whole number"]),
         ("spectral-rotational", 1, 1.0, ["rank = 1", "2 or more"]),
-        ("dora", 2, math.nan, ["scale = nan", "finite"]),
-        ("lroa", 2, 1.0, ["method 'lroa'", "did you mean 'lora'"]),
+        ("dora", 2, math.nan, ["lora_alpha = nan", "finite"]),
+        ("lroa", 2, 1.0, ["adapter 'lroa'", "did you mean 'lora'"]),
     ],
 )
 def test_refused(method, rank, scale, parts):
     with refused(*parts):
-        update(method, normal(INPUTS, OUTPUTS), rank, scale, jax.random.key(0), "here")
+        make_update(method, normal(INPUTS, OUTPUTS), rank, scale, jax.random.key(0), "here")
 
 
 def test_strength():

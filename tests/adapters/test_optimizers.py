@@ -11,10 +11,19 @@ import pytest
 from flax import nnx
 
 from rmtjax._errors import InputError
-from rmtjax.adapters import AdapterParam, AlphaParam, OrthogonalParam, adapt, alpha_updater, keep_below, stiefel
+from rmtjax.adapters import (
+    AdapterParam,
+    AlphaParam,
+    OrthogonalParam,
+    alpha_updater,
+    apply_adapters,
+    project_spectral_norm,
+    stiefel,
+)
 from rmtjax.adapters import optimizers as optimise
 from rmtjax.adapters.layers import adapted_layers
-from rmtjax.adapters.methods import Dense, LoRA
+from rmtjax.adapters.methods import FullUpdate, LoRA
+from tests.adapters.helpers import with_adapters
 from tests.models.helpers import batch, classifier, refused, relative, train
 
 PARAMS = {"w": jnp.arange(3.0), "alpha": jnp.ones(4)}
@@ -69,11 +78,11 @@ def test_steps(every, given):
             updates, new = tx.update(jnp.full(4, jnp.nan), state, alpha, alpha_gradient=lambda g=g: jnp.asarray(g))
         else:
             updates, new = tx.update(jnp.asarray(g), state, alpha)
-        assert int(new.count) == step
+        assert int(new.step) == step
         if step % every:
-            assert identical(new.inner, state.inner) and np.all(np.asarray(updates) == 0)
+            assert identical(new.inner_state, state.inner_state) and np.all(np.asarray(updates) == 0)
         else:
-            assert not identical(new.inner, state.inner)
+            assert not identical(new.inner_state, state.inner_state)
             moves.append(step)
         alpha, state = optax.apply_updates(alpha, updates), new
         if moves and moves[-1] == step:
@@ -224,7 +233,7 @@ def test_any_optimiser_and_precision(name, of_alpha, of_gradient, given):
             assert all(np.all(np.asarray(u, float) == 0) for u in jax.tree.leaves(updates))
         now = optax.apply_updates(now, updates)
         if i % 2:
-            one, other = (now, state.inner, updates), wanted[i // 2]
+            one, other = (now, state.inner_state, updates), wanted[i // 2]
             for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
                 assert mine.dtype == theirs.dtype
                 if not jnp.issubdtype(mine.dtype, jax.dtypes.prng_key):
@@ -234,13 +243,13 @@ def test_any_optimiser_and_precision(name, of_alpha, of_gradient, given):
 
 @pytest.mark.parametrize("every", [0, -1, 2.0, True, "20", None])
 def test_every_is_a_count(every):
-    with refused(f"every = {every!r}", "whole number, 1 or more"):
+    with refused(f"every = {every!r}", "whole number ≥ 1"):
         alpha_updater(optax.sgd(0.1), every)
 
 
 def test_on_a_model():
     """Of an NNX model's state: α moves at the second step, and the rest has its own optimiser."""
-    model = adapt(classifier(num_hidden_layers=1), rank=2, alpha=True)
+    model = with_adapters(classifier(num_hidden_layers=1), rank=2, alpha=True)
     values = []
     for _ in range(2):
         data = [(*batch(model.config), np.array([0, 1, 1, 0]))] * (len(values) + 1)
@@ -337,7 +346,7 @@ def test_finds_the_top_eigenspace():
 
 def test_orthogonal_lora_in_training():
     """After steps of Adam on a model all r singular values of every update are still a/r, and it has learnt something."""
-    model = adapt(classifier(num_hidden_layers=1), "orthogonal", rank=4, scale=2.0)
+    model = with_adapters(classifier(num_hidden_layers=1), "orthogonal", rank=4, lora_alpha=2.0)
     layers = adapted_layers(model).values()
     before = [np.asarray(layer.kernel()) for layer in layers]
     losses = train(
@@ -382,9 +391,9 @@ def test_updates_stay_below_their_limits(method):
     """Steps that are far too long, in a State and in a dict by dotted path: what is added ends at the limit, and no lower."""
     limit = 0.3
     model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)), nnx.Linear(12, 16, rngs=nnx.Rngs(1)))
-    adapt(model, method, rank=3, target=".*")
+    apply_adapters(model, method, rank=3, target_modules=".*")
     paths = list(adapted_layers(model))
-    tx = optax.chain(optax.sgd(1.0), keep_below(model, {paths[0]: limit}))
+    tx = optax.chain(optax.sgd(1.0), project_spectral_norm(model, {paths[0]: limit}))
     params = nnx.state(model, AdapterParam)
     flat = {".".join(map(str, path)): value[...] for path, value in nnx.to_flat_state(params)}
     for tree in (params, flat):
@@ -408,10 +417,10 @@ def test_updates_stay_below_their_limits(method):
 
 def test_a_step_within_the_limit_is_left_alone():
     model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
-    adapt(model, "lora", rank=3, target=".*")
+    apply_adapters(model, "lora", rank=3, target_modules=".*")
     params = nnx.state(model, AdapterParam)
     steps = jax.tree.map(lambda x: 1e-3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-    tx = keep_below(model, {next(iter(adapted_layers(model))): 1.0})
+    tx = project_spectral_norm(model, {next(iter(adapted_layers(model))): 1.0})
     kept, _ = tx.update(steps, tx.init(params), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), kept, steps)
 
@@ -419,7 +428,7 @@ def test_a_step_within_the_limit_is_left_alone():
 def test_lora_is_projected():
     """Singular values above the limit are cut, the others and all singular vectors stay."""
     model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
-    adapt(model, "lora", rank=3, target=".*")
+    apply_adapters(model, "lora", rank=3, target_modules=".*")
     layer = next(iter(adapted_layers(model).values()))
     layer.update.B[...] = jax.random.normal(jax.random.key(0), layer.update.B.shape)
     a, b = (np.asarray(x, float) for x in layer.update.factors())
@@ -456,7 +465,7 @@ def test_bounds_hold_whatever_the_factors_are(condition):
 
 
 def test_a_dense_update_is_scaled_down():
-    update = Dense(jnp.zeros((40, 30)))
+    update = FullUpdate(jnp.zeros((40, 30)))
     update.delta[...] = jax.random.normal(jax.random.key(0), (40, 30))
     norm = np.linalg.norm(np.asarray(update.delta[...]), 2)
     assert float(update.norm()) == pytest.approx(norm, rel=5e-3)
@@ -466,27 +475,27 @@ def test_a_dense_update_is_scaled_down():
 
 def test_limits_that_cannot_be_kept_are_refused():
     model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
-    adapt(model, "orthogonal", rank=2, scale=4.0, target=".*")
+    apply_adapters(model, "orthogonal", rank=2, lora_alpha=4.0, target_modules=".*")
     path = next(iter(adapted_layers(model)))
     with pytest.raises(InputError, match=r"all are a/r = 2, the limit is 1.5"):
-        keep_below(model, {path: 1.5})
-    keep_below(model, {path: 2.5})
+        project_spectral_norm(model, {path: 1.5})
+    project_spectral_norm(model, {path: 2.5})
     with pytest.raises(InputError, match=r"limits: nothing is no layer with an adapter"):
-        keep_below(model, {"nothing": 1.0})
+        project_spectral_norm(model, {"nothing": 1.0})
     with pytest.raises(InputError, match=r"= 0: must be above 0"):
-        keep_below(model, {path: 0})
+        project_spectral_norm(model, {path: 0})
     turned = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
-    adapt(turned, "orthogonal", rank=2, scale=-4.0, target=".*")
+    apply_adapters(turned, "orthogonal", rank=2, lora_alpha=-4.0, target_modules=".*")
     with pytest.raises(InputError, match=r"all are a/r = 2, the limit is 1.5"):
-        keep_below(turned, {path: 1.5})
+        project_spectral_norm(turned, {path: 1.5})
 
 
 def test_a_limit_of_what_is_not_optimised_is_named():
     """Without B among the parameters nothing could be kept below anything."""
     model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
-    adapt(model, "lora", rank=2, target=".*")
+    apply_adapters(model, "lora", rank=2, target_modules=".*")
     path = next(iter(adapted_layers(model)))
-    tx = keep_below(model, {path: 0.1})
+    tx = project_spectral_norm(model, {path: 0.1})
     _, weights, _ = nnx.split(model, lambda path, _: path[-1] == "A", ...)
     with pytest.raises(InputError, match=rf"params: {path}.update.B is not among what is optimised"):
         tx.update(jax.tree.map(jnp.ones_like, weights), tx.init(weights), weights)

@@ -17,18 +17,19 @@ from rmtjax.adapters import (
     AdaptedLinear,
     AdapterParam,
     AlphaParam,
-    adapt,
     apply,
+    apply_adapters,
     count_parameters,
-    keep_below,
-    merge,
-    merged,
+    merge_weights,
+    merged_copy,
+    project_spectral_norm,
     save_peft,
-    unmerge,
+    unmerge_weights,
 )
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.adapters.methods import METHODS
 from rmtjax.intruders import intruder_limits
+from tests.adapters.helpers import with_adapters
 from tests.models.helpers import refused, relative
 
 METHODS_AND_FULL = [*METHODS, "full"]
@@ -170,8 +171,8 @@ def with_kernel(make, kernel) -> nnx.Module:
 
 def of(kind, method, alpha, by=0.3):
     make = KINDS[kind]
-    options = {} if method == "full" and not alpha else {"target": ["fc"]}
-    model = adapt(Net(make()), method, rank=RANK, alpha=alpha, **options)
+    options = {} if method == "full" and not alpha else {"target_modules": ["fc"]}
+    model = with_adapters(Net(make()), method, rank=RANK, alpha=alpha, **options)
     return make, moved(model, by) if by else model
 
 
@@ -186,7 +187,7 @@ def skip_unmarkable(kind, method, alpha):
     """Full fine-tuning refuses types of parameters that it cannot mark, and without α has no adapted layer."""
     if method == "full" and kind == "nnx.LoRALinear":
         with refused("lora.lora_a", "LoRAParam", "nnx.Param"):
-            adapt(Net(lora()), "full", alpha=alpha, **({"target": ["fc"]} if alpha else {}))
+            apply_adapters(Net(lora()), "full", alpha=alpha, **({"target_modules": ["fc"]} if alpha else {}))
         return True
     return method == "full" and not alpha
 
@@ -219,13 +220,13 @@ def test_the_layer_with_another_kernel(kind, method, alpha):
     wanted = plain(x)
     np.testing.assert_allclose(model(x), wanted, atol=2e-5, rtol=2e-5)
     np.testing.assert_allclose(nnx.jit(lambda m, x: m(x))(model, x), wanted, atol=2e-5, rtol=2e-5)
-    whole = merged(model)
+    whole = merged_copy(model)
     assert type(whole.fc) is type(make())
     np.testing.assert_allclose(whole(x), wanted, atol=2e-5, rtol=2e-5)
     before = model(x)
-    merge(model)
+    merge_weights(model)
     np.testing.assert_allclose(model(x), wanted, atol=2e-5, rtol=2e-5)
-    unmerge(model)
+    unmerge_weights(model)
     np.testing.assert_array_equal(model(x), before)
 
 
@@ -258,7 +259,7 @@ def test_gradients(kind, method, alpha):
 def test_half_precision_does_not_round_the_update_away(kind, method, storage):
     """An update of 1e-3 of W, computed in bfloat16 from a kernel of either type: its effect is there within 5 %."""
     make = functools.partial(KINDS[kind], dtype=jnp.bfloat16, param_dtype=jnp.dtype(storage))
-    model = adapt(Net(make()), method, target=["fc"], rank=RANK)
+    model = with_adapters(Net(make()), method, target_modules=["fc"], rank=RANK)
     layer = model.fc
     base = make()
     first = base.kernel[...].reshape(6, 4)[0]
@@ -289,10 +290,10 @@ def test_half_precision_does_not_round_the_update_away(kind, method, storage):
 
 
 def test_a_layer_that_multiplies_by_hand_in_half_precision_says_that_it_rounds():
-    model = adapt(Net(linear(SelfMade, param_dtype=jnp.bfloat16)()), target=["fc"], rank=RANK)
+    model = with_adapters(Net(linear(SelfMade, param_dtype=jnp.bfloat16)()), target_modules=["fc"], rank=RANK)
     with pytest.warns(UserWarning, match="SelfMade multiplies by its kernel itself"):
         model(jnp.ones((1, 6), jnp.bfloat16))
-    model = adapt(Net(linear(SelfMade)()), target=["fc"], rank=RANK)
+    model = with_adapters(Net(linear(SelfMade)()), target_modules=["fc"], rank=RANK)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model(jnp.ones((1, 6)))
@@ -301,7 +302,7 @@ def test_a_layer_that_multiplies_by_hand_in_half_precision_says_that_it_rounds()
 def test_further_arguments():
     """They reach the layer, by place and by name."""
     make = linear(Asked)
-    model = moved(adapt(Net(make()), target=["fc"], rank=RANK, alpha=True))
+    model = moved(with_adapters(Net(make()), target_modules=["fc"], rank=RANK, alpha=True))
     x, plain = inputs_of(make()), with_kernel(make, model.fc.kernel())
     np.testing.assert_allclose(model(x, 2.0), 2 * plain(x), atol=1e-5)
     np.testing.assert_allclose(model(x, factor=3.0), 3 * plain(x), atol=1e-5)
@@ -309,13 +310,13 @@ def test_further_arguments():
     with pytest.raises(TypeError, match="unknown"):
         model(x, unknown=1)
     with pytest.raises(TypeError):
-        adapt(Net(linear()()), target=["fc"], rank=RANK)(x, 1, 2, 3)
+        with_adapters(Net(linear()()), target_modules=["fc"], rank=RANK)(x, 1, 2, 3)
 
 
 def test_a_layers_state_is_its_own():
     """What it counts, draws and sows when it is called is kept as if it were called alone; compiled, too."""
     make = linear(Remembering)
-    plain, model = Net(make()), adapt(Net(make()), target=["fc"], rank=RANK)
+    plain, model = Net(make()), with_adapters(Net(make()), target_modules=["fc"], rank=RANK)
     x = inputs_of(make())
     for call in (lambda m: m(x), nnx.jit(lambda m: m(x))):
         np.testing.assert_allclose(call(model), call(plain), atol=1e-6)
@@ -330,7 +331,7 @@ def test_a_layers_state_is_its_own():
 
 
 def test_a_layer_that_changes_its_kernel_is_refused():
-    model = adapt(Net(linear(Spoilt)()), target=["fc"], rank=RANK)
+    model = with_adapters(Net(linear(Spoilt)()), target_modules=["fc"], rank=RANK)
     with refused("Spoilt", "changes its kernel"):
         model(jnp.ones((1, 6)))
 
@@ -342,7 +343,7 @@ def test_attributes_of_the_layer():
         def attend(self, x):
             return x @ self.kernel[...].T
 
-    layer = adapt(Net(linear(Attending)()), target=["fc"], rank=RANK).fc
+    layer = with_adapters(Net(linear(Attending)()), target_modules=["fc"], rank=RANK).fc
     assert (layer.in_features, layer.out_features, layer.use_bias) == (6, 4, True)
     for name in ("attend", "nothing", "dot_general"):
         with pytest.raises(AttributeError, match=name):
@@ -361,7 +362,7 @@ def test_under_transformations(kind):
         def __call__(self, x):
             return jnp.tanh(self.fc(x))
 
-    model = moved(adapt(Block(), target=["fc"], rank=RANK, alpha=True))
+    model = moved(with_adapters(Block(), target_modules=["fc"], rank=RANK, alpha=True))
     plain = with_kernel(KINDS[kind], model.fc.kernel())
     x = inputs_of(plain)
     np.testing.assert_allclose(model(x), jnp.tanh(plain(x)), atol=1e-5)
@@ -378,17 +379,17 @@ def test_under_transformations(kind):
 def test_limits_and_counts_of_own_layers():
     """The guard and the count read the same kernel."""
     for make in (linear(Scaled), general(ScaledGeneral), lora):
-        model = adapt(Net(make()), target=["fc"], rank=1)
+        model = with_adapters(Net(make()), target_modules=["fc"], rank=1)
         total = sum(v.size for v in jax.tree.leaves(nnx.state(make(), nnx.Param)))
         assert count_parameters(model) == (10, total + 10)
-        limits = intruder_limits(model, top=2)
+        limits = intruder_limits(model, top_k=2)
         assert set(limits) == {"fc"}
-        keep_below(model, limits)
+        project_spectral_norm(model, limits)
 
 
 def test_example_in_the_docstrings():
     finder = doctest.DocTestFinder()
-    for function in (adapt, merged, save_peft):
+    for function in (apply_adapters, merged_copy, save_peft):
         module = vars(apply) | {"save_peft": save_peft}
         (example,) = (t for t in finder.find(function, globs=dict(module)) if t.examples)
         assert len(example.examples) >= 4 and doctest.DocTestRunner().run(example).failed == 0
@@ -437,10 +438,16 @@ def transposed():
 def test_kernels_that_are_no_matrix_are_refused(make, parts, method):
     model = nnx.Dict(here=make())
     before = model.here
-    with refused("target: here", *parts):
-        adapt(model, method, target=["here"], rank=2, alpha=method == "full")
-    with refused("alpha_target: here", *parts):
-        adapt(nnx.Dict(here=make(), other=linear()()), target=["other"], rank=2, alpha=True, alpha_target=["here"])
+    with refused("target_modules: here", *parts):
+        apply_adapters(model, method, target_modules=["here"], rank=2, alpha=method == "full")
+    with refused("alpha_modules: here", *parts):
+        apply_adapters(
+            nnx.Dict(here=make(), other=linear()()),
+            target_modules=["other"],
+            rank=2,
+            alpha=True,
+            alpha_modules=["here"],
+        )
     assert model.here is before
 
 
@@ -448,7 +455,7 @@ def test_a_layer_whose_weights_another_module_rescales_is_refused():
     for kind in (nnx.SpectralNorm, nnx.WeightNorm):
         model = nnx.Dict(norm=kind(linear()(), rngs=nnx.Rngs(0)))
         with refused("norm.layer_instance", kind.__name__):
-            adapt(model, target=["layer_instance"], rank=2)
+            apply_adapters(model, target_modules=["layer_instance"], rank=2)
 
 
 class Mixed(nnx.Module):
@@ -463,19 +470,19 @@ class Mixed(nnx.Module):
 
 def test_a_pattern_that_takes_a_part_of_what_it_names_says_so():
     with pytest.warns(UserWarning, match=r"3 of the 4 modules.*left out.*conv.*Conv.*embed.*Embed.*turn.*Einsum"):
-        assert set(adapted_layers(adapt(Mixed(), target=".*", rank=2))) == {"fc"}
+        assert set(adapted_layers(with_adapters(Mixed(), target_modules=".*", rank=2))) == {"fc"}
     with pytest.warns(UserWarning, match=r"alpha_target.*turn \(of type Einsum\)"):
-        adapt(Mixed(), target=["fc"], rank=2, alpha=True, alpha_target=["fc", "turn"])
+        apply_adapters(Mixed(), target_modules=["fc"], rank=2, alpha=True, alpha_modules=["fc", "turn"])
     with pytest.warns(UserWarning, match="target: 'fd' matches no dense layer"):
-        adapt(Mixed(), target=["fc", "fd"], rank=2)
+        apply_adapters(Mixed(), target_modules=["fc", "fd"], rank=2)
     with pytest.warns(UserWarning, match="names no weight outside of the adapted layers"):
-        adapt(Mixed(), target=["fc"], rank=2, train=["fc"])
+        apply_adapters(Mixed(), target_modules=["fc"], rank=2, train=["fc"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        adapt(Mixed(), target=["fc"], rank=2, train=["norm", "embed"])
+        apply_adapters(Mixed(), target_modules=["fc"], rank=2, train=["norm", "embed"])
     for name in ("embed", "turn", "conv"):
-        with refused(f"target = ['{name}']", "matches no dense layer", f"{name} (of type "):
-            adapt(Mixed(), target=[name], rank=2)
+        with refused(f"target_modules = ['{name}']", "matches no dense layer", f"{name} (of type "):
+            apply_adapters(Mixed(), target_modules=[name], rank=2)
 
 
 def test_a_layer_goes_by_each_of_its_paths():
@@ -487,9 +494,9 @@ def test_a_layer_goes_by_each_of_its_paths():
             self.again = self.layers[0]
 
     for target in (["layers.0"], ["again"], r"layers\..*"):
-        model = adapt(Twice(), target=target, rank=2)
+        model = with_adapters(Twice(), target_modules=target, rank=2)
         assert model.again is model.layers[0] and isinstance(model.again, AdaptedLinear)
-    model = adapt(nnx.Dict(twice=Twice(), fc=linear()()), target=["fc"], rank=2, train=["layers"])
+    model = with_adapters(nnx.Dict(twice=Twice(), fc=linear()()), target_modules=["fc"], rank=2, train=["layers"])
     assert type(model.twice.again.kernel).__name__ == "TrainedParam"
 
     class Hidden(nnx.Module):
@@ -499,7 +506,7 @@ def test_a_layer_goes_by_each_of_its_paths():
 
     model = Hidden()
     with refused("copies.0", "set anew"):
-        adapt(model, target=["fc"], rank=2)
+        apply_adapters(model, target_modules=["fc"], rank=2)
     assert model.fc is model.copies[0]
 
 
@@ -534,10 +541,10 @@ def test_sharding_is_kept(method, kind, axis_type):
         wanted = model(jnp.ones((2, 6)))
     metadata = model.fc.kernel.get_metadata()
     if axis_type == AxisType.Auto:
-        adapt(model, method, target=["fc"], rank=RANK, alpha=True)
+        apply_adapters(model, method, target_modules=["fc"], rank=RANK, alpha=True)
     else:
         with jax.set_mesh(mesh):
-            adapt(model, method, target=["fc"], rank=RANK, alpha=True)
+            apply_adapters(model, method, target_modules=["fc"], rank=RANK, alpha=True)
     own = {path[-1]: v for path, v in nnx.to_flat_state(nnx.state(model, nnx.Variable))}
     specs = {path[-1]: v for path, v in nnx.to_flat_state(nnx.get_partition_spec(nnx.state(model, nnx.Variable)))}
     for name, variable in own.items():
@@ -552,13 +559,15 @@ def test_sharding_is_kept(method, kind, axis_type):
         if method != "orthogonal":
             got = jax.jit(lambda state: nnx.merge(nnx.graphdef(model), state)(jnp.ones((2, 6))))(nnx.state(model))
             np.testing.assert_allclose(got, wanted, atol=1e-5)
-        whole = merged(model)
+        whole = merged_copy(model)
         assert whole.fc.kernel.get_metadata() == metadata and whole.fc.kernel[...].sharding.spec[0] == "in"
-        merge(model)
-        assert model.fc.merged.get_metadata()["out_sharding"] == ("in", "out")
-    trained = adapt(nnx.Dict(head=nnx.clone(whole.fc), fc=linear()()), target=["fc"], rank=2, train=["head"])
+        merge_weights(model)
+        assert model.fc.merged_kernel.get_metadata()["out_sharding"] == ("in", "out")
+    trained = with_adapters(
+        nnx.Dict(head=nnx.clone(whole.fc), fc=linear()()), target_modules=["fc"], rank=2, train=["head"]
+    )
     assert trained.head.kernel.get_metadata() == metadata
-    assert merged(trained).head.kernel.get_metadata() == metadata
+    assert merged_copy(trained).head.kernel.get_metadata() == metadata
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -573,7 +582,7 @@ def test_out_sharding_reaches_the_product(method, dtype):
         )  # fmt: skip
         x = jax.device_put(jnp.ones((2, 6), dtype), jax.NamedSharding(mesh, PartitionSpec(None, "in")))
         wanted = layer(x, out_sharding=PartitionSpec(None, "out"))
-        model = adapt(Net(layer), method, target=["fc"], rank=RANK, alpha=True)
+        model = with_adapters(Net(layer), method, target_modules=["fc"], rank=RANK, alpha=True)
         got = model(x, out_sharding=PartitionSpec(None, "out"))
         assert got.sharding.spec == wanted.sharding.spec == PartitionSpec(None, "out")
         if method != "orthogonal":
@@ -585,11 +594,11 @@ def test_precision_of_adapters_under_x64():
     with jax.enable_x64():
         for method in METHODS_AND_FULL:
             for make in (linear(), linear(Scaled), linear(param_dtype=jnp.float64)):
-                model = adapt(Net(make()), method, target=["fc"], rank=RANK, alpha=True)
+                model = with_adapters(Net(make()), method, target_modules=["fc"], rank=RANK, alpha=True)
                 kinds = {v.dtype for _, v in nnx.to_flat_state(nnx.state(model, nnx.Any(AdapterParam, AlphaParam)))}
                 assert kinds == {jnp.dtype("float32")}, method
                 x = inputs_of(make()).astype(make().kernel.dtype)
                 moved(model)
-                assert relative(merged(model)(x), model(x)) < 1e-5
-        model = adapt(Net(linear(param_dtype=jnp.float64)()), target=["fc"], rank=RANK)
-        np.testing.assert_array_equal(merged(model).fc.kernel[...], linear(param_dtype=jnp.float64)().kernel[...])
+                assert relative(merged_copy(model)(x), model(x)) < 1e-5
+        model = with_adapters(Net(linear(param_dtype=jnp.float64)()), target_modules=["fc"], rank=RANK)
+        np.testing.assert_array_equal(merged_copy(model).fc.kernel[...], linear(param_dtype=jnp.float64)().kernel[...])

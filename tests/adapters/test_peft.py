@@ -16,14 +16,13 @@ from rmtjax.adapters import (  # noqa: E402
     AdapterParam,
     AlphaParam,
     TrainedParam,
-    adapt,
-    load_peft,
-    merged,
+    merged_copy,
     save_peft,
 )
 from rmtjax.adapters.layers import adapted_layers  # noqa: E402
 from rmtjax.adapters.methods import DoRA, LoRA  # noqa: E402
 from rmtjax.models import load_classifier, save_model  # noqa: E402
+from tests.adapters.helpers import with_adapters, with_peft  # noqa: E402
 from tests.models.helpers import (  # noqa: E402
     batch,
     classifier,
@@ -121,7 +120,7 @@ def test_trained_by_peft(kind, model_type, tmp_path):
     wanted = torch_logits(model, *data)
     mine, _ = load_classifier(tmp_path / "base", 2)
     unadapted = logits(mine, *data)
-    mine = load_peft(mine, tmp_path / "adapter")
+    mine = with_peft(mine, tmp_path / "adapter")
     got = logits(mine, *data)
     assert np.abs(wanted - unadapted).max() > 0.1
     np.testing.assert_allclose(got, wanted, atol=TOLERANCE, rtol=0)
@@ -151,7 +150,7 @@ def test_patterns_of_ranks_and_scales(tmp_path):
     }
     model = wrapped(base_of(tmp_path / "base", num_hidden_layers=2), **options)
     model.save_pretrained(tmp_path / "adapter")
-    mine = load_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "adapter")
+    mine = with_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "adapter")
     own = {path.removeprefix("bert.encoder.layer."): layer.update for path, layer in adapted_layers(mine).items()}
     assert {path: (u.rank, u.scale) for path, u in own.items()} == {
         "0.attention.self.query": (5, 7), "1.attention.self.query": (3, 7), "0.attention.self.value": (3, 5),
@@ -164,7 +163,7 @@ def test_patterns_of_ranks_and_scales(tmp_path):
     np.testing.assert_allclose(
         torch_logits(loaded(tmp_path / "base", tmp_path / "again"), *data), wanted, atol=TOLERANCE
     )
-    again = load_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "again")
+    again = with_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "again")
     assert {p: (layer.update.rank, layer.update.scale) for p, layer in adapted_layers(again).items()} == {
         p: (layer.update.rank, layer.update.scale) for p, layer in adapted_layers(mine).items()
     }
@@ -174,7 +173,7 @@ def test_rank_above_a_layers_sides(tmp_path):
     """PEFT puts any rank on any layer, such as 6 on a head of two classes."""
     model = wrapped(base_of(tmp_path / "base"), target_modules=["query", "pooler.dense"], r=20, modules_to_save=None)
     model.save_pretrained(tmp_path / "adapter")
-    mine = load_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "adapter")
+    mine = with_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "adapter")
     data = batch(mine.config)
     np.testing.assert_allclose(logits(mine, *data), torch_logits(model, *data), atol=TOLERANCE, rtol=0)
 
@@ -186,7 +185,7 @@ def test_targets_are_those_of_peft(target, tmp_path):
     model = torch_classifier(config_of())
     model = peft.get_peft_model(model, peft.LoraConfig(target_modules=target, r=2))
     theirs = {name.removeprefix("base_model.model.") for name in model.targeted_module_names}
-    assert theirs == set(adapted_layers(adapt(classifier(), target=target, rank=2)))
+    assert theirs == set(adapted_layers(with_adapters(classifier(), target_modules=target, rank=2)))
 
 
 # -- ours there --------------------------------------------------------------------------------------------------------
@@ -200,9 +199,9 @@ def test_targets_are_those_of_peft(target, tmp_path):
         ("dora", {}),
         ("orthogonal", {}),
         ("spectral-rotational", {}),
-        ("lora", {"target": r".*(attention\.output|intermediate)\.dense"}),  # beside other layers called dense
+        ("lora", {"target_modules": r".*(attention\.output|intermediate)\.dense"}),  # beside other layers called dense
         ("lora", {"train": ["pooler", "LayerNorm", "classifier"]}),
-        ("dora", {"alpha": True, "alpha_target": ["key", "value", "query", "intermediate.dense"]}),
+        ("dora", {"alpha": True, "alpha_modules": ["key", "value", "query", "intermediate.dense"]}),
         ("orthogonal", {"alpha": True, "alpha_share": "attention"}),
         ("spectral-additive", {"alpha": True}),
     ],
@@ -210,10 +209,10 @@ def test_targets_are_those_of_peft(target, tmp_path):
 def test_trained_here(method, options, tmp_path):
     """A few steps of optax, written, and read by PEFT: the same logits; and by us, with what trained still marked."""
     base_of(tmp_path / "base")
-    model = adapt(
+    model = with_adapters(
         load_classifier(tmp_path / "base", 2)[0],
         method,
-        **{"rank": 3, "scale": 5.0, "train": ["classifier"], **options},
+        **{"rank": 3, "lora_alpha": 5.0, "train": ["classifier"], **options},
     )
     data = batch(model.config)
     start = logits(model, *data)
@@ -221,13 +220,13 @@ def test_trained_here(method, options, tmp_path):
     wanted = logits(model, *data)
     assert np.abs(wanted - start).max() > 0.05
     folder, alpha = tmp_path / "adapter", "alpha" in options
-    save_peft(model, folder, base=tmp_path / "base", merge_alpha=alpha)
+    save_peft(model, folder, base=tmp_path / "base", task_type="SEQ_CLS", save_base=save_model)
     config = json.loads((folder / "adapter_config.json").read_text())
     base = folder / "base" if alpha else tmp_path / "base"
     assert config["base_model_name_or_path"] == str(base) and (folder / "alpha.safetensors").exists() == alpha
     np.testing.assert_allclose(torch_logits(loaded(base, folder), *data), wanted, atol=TOLERANCE, rtol=0)
 
-    again = load_peft(load_classifier(tmp_path / "base", 2)[0], folder)
+    again = with_peft(load_classifier(tmp_path / "base", 2)[0], folder)
     np.testing.assert_allclose(logits(again, *data), wanted, atol=TOLERANCE, rtol=0)
     mine, theirs = weights(model, TrainedParam), weights(again, TrainedParam)
     assert mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
@@ -248,10 +247,10 @@ def test_trained_here(method, options, tmp_path):
 
 def test_merged_models_are_plain_ones(tmp_path):
     """The other way out: everything folded in, for `transformers` alone."""
-    model = adapt(classifier(num_hidden_layers=1), "dora", rank=2, alpha=True, train=["classifier"])
+    model = with_adapters(classifier(num_hidden_layers=1), "dora", rank=2, alpha=True, train=["classifier"])
     data = batch(model.config)
     train(model, optax.sgd(0.3), [(*data, LABELS)] * 2, nnx.Any(TRAINABLE, AlphaParam))
-    save_model(merged(model), tmp_path)
+    save_model(merged_copy(model), tmp_path)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     np.testing.assert_allclose(torch_logits(theirs, *data), logits(model, *data), atol=TOLERANCE, rtol=0)
 
@@ -323,7 +322,7 @@ def test_names_of_another_model(kind, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = Model().eval()
-    model = adapt(Mine(theirs), kind, target=["q", "o"], rank=2, train=["head"])
+    model = with_adapters(Mine(theirs), kind, target_modules=["q", "o"], rank=2, train=["head"])
     for _, v in nnx.to_flat_state(nnx.state(model, TRAINABLE)):
         v[...] = v[...] + 0.1 * np.random.default_rng(v.size).normal(size=v.shape).astype(np.float32)
     x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
@@ -340,7 +339,7 @@ def test_names_of_another_model(kind, tmp_path):
     assert np.abs(wanted - Mine(theirs_again(base))(x)).max() > 0.05
     with torch.no_grad():
         np.testing.assert_allclose(loaded(torch.tensor(x)), wanted, atol=TOLERANCE)
-    again = load_peft(Mine(theirs_again(base)), tmp_path / "adapter", names=mine_there)
+    again = with_peft(Mine(theirs_again(base)), tmp_path / "adapter", names=mine_there)
     np.testing.assert_allclose(again(x), wanted, atol=TOLERANCE)
 
 
@@ -360,7 +359,7 @@ def test_ten_steps_of_adamw(kind, tmp_path):
     """The same start, ten batches, learning rate 3e-3 and decay: everything that trains stays within 1e-4 of PEFT's."""
     model = wrapped(base_of(tmp_path / "base"), **KINDS[kind])
     model.save_pretrained(tmp_path / "adapter")
-    mine = load_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "adapter")
+    mine = with_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "adapter")
     batches = [(*batch(mine.config, seed=i), np.roll(LABELS, i)) for i in range(10)]
     before = weights(mine, TRAINABLE)
     trained = [p for p in model.parameters() if p.requires_grad]

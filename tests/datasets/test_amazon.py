@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import issparse
 
 from rmtjax._errors import InputError
-from rmtjax.datasets import amazon
+from rmtjax.datasets import _folders
 from rmtjax.datasets.amazon import DOMAINS, FEATURES, find_data, load_domain, load_pair
 from rmtjax.datasets.digits import load_default
 from rmtjax.datasets.pair import TransferPair
@@ -71,7 +71,7 @@ def test_shared_folder_is_found_from_the_repository_root(tmp_path, monkeypatch):
     data.mkdir(parents=True)
     module = tmp_path / "repository" / "rmtjax" / "tasks" / "amazon.py"
     module.parent.mkdir(parents=True)
-    monkeypatch.setattr(amazon, "__file__", str(module))
+    monkeypatch.setattr(_folders, "__file__", str(module))
     (tmp_path / "far" / "away").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "far" / "away")
     assert find_data().resolve() == data.resolve()
@@ -81,7 +81,7 @@ def test_nothing_found_is_none(tmp_path, monkeypatch):
     work = tmp_path / "repository" / "rmtjax" / "tasks"
     work.mkdir(parents=True)
     monkeypatch.setenv("RMTJAX_DATA", str(tmp_path / "elsewhere"))
-    monkeypatch.setattr(amazon, "__file__", str(work / "amazon.py"))
+    monkeypatch.setattr(_folders, "__file__", str(work / "amazon.py"))
     monkeypatch.chdir(work)
     assert find_data() is None
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rmtjax._errors import InputError
-from rmtjax.datasets import amazon
+from rmtjax.datasets import _folders
 from rmtjax.datasets.glue import GLUE, Examples, find_glue, load_glue, score, task
 
 DATA = find_glue()
@@ -151,7 +151,7 @@ def test_environment_wins_over_the_shared_folder(tmp_path, monkeypatch):
 def test_nothing_found_is_none(tmp_path, monkeypatch):
     (tmp_path / "amazon_reviews").mkdir()
     monkeypatch.setenv("RMTJAX_DATA", str(tmp_path))
-    monkeypatch.setattr(amazon, "__file__", str(tmp_path / "a" / "b" / "c" / "amazon.py"))
+    monkeypatch.setattr(_folders, "__file__", str(tmp_path / "a" / "b" / "c" / "amazon.py"))
     monkeypatch.chdir(tmp_path)
     assert find_glue() is None
 

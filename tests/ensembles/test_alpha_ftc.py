@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 from scipy.special import ndtr
 
-from rmtjax.ensembles._rng.entries import entries
 from rmtjax.ensembles.alpha_ftc import compressed, dense
+from rmtjax.ensembles.entries import entries
 from rmtjax.laws import alpha_ftc as law
 
 # False alarms: fewer than 320 two-sample KS tests at p < 2e-6 make 6e-4, some forty means at 4.5 standard errors (7e-6)

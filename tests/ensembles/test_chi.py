@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rmtjax.ensembles._rng.chi import chi
+from rmtjax.ensembles.chi import chi
 
 # False alarms: KS at p < 1e-5 and moments at 4.5 standard errors (7e-6), thirty checks in all: 3e-4. Seeds are fixed.
 P, Z = 1e-5, 4.5

@@ -21,8 +21,8 @@ def result(task, method, seed, score, epochs=3):
     ]
     alpha = {name: {"mean": 1 + 0.01 * i, "sd": 0.02, "min": 0.9, "max": 1.1} for i, name in enumerate(MODULES)}
     return {
-        "settings": {"task": task, "method": method, "seed": seed, "epochs": epochs, "alpha": "alpha" in method,
-                     "every": 5, "val_split": 1.0},
+        "settings": {"task": task, "adapter": method, "seed": seed, "epochs": epochs, "alpha": "alpha" in method,
+                     "alpha_every": 5, "val_split": 1.0},
         "headline": metric, "last": score, "best": score, "best_epoch": epochs, "history": history,
         "alpha": alpha if "alpha" in method else {}, "seconds": 1.0, "made_with": {"device": "none"},
     }  # fmt: skip
@@ -178,7 +178,7 @@ def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
 def test_results_of_another_study_are_not_taken_for_this_one(tmp_path, monkeypatch):
     study = importlib.import_module("experiments.intruder_dimensions.intruder_study_runs")
     chosen = study.settings("lora-r8", "mrpc", 0, 1)
-    told = {k: v for k, v in chosen.checked().as_dict().items() if k not in ("data", "model", "task", "epochs")}
+    told = {k: v for k, v in chosen.checked().to_dict().items() if k not in ("data", "model", "task", "epochs")}
     file = tmp_path / "lora-r8-0.json"
     file.write_text(json.dumps({"settings": told, "sequence": {"mrpc": 3}, "texts": 832}))
     study.check_same(file, chosen, {"mrpc": 3}, 832)

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import load_file
 
-from rmtjax.adapters import TRAINABLE, AlphaParam, adapt
+from rmtjax.adapters import TRAINABLE, AlphaParam, apply_adapters
 from rmtjax.finetune import Settings
 from rmtjax.finetune.data import Sequences
 from rmtjax.models import Encoder, EncoderConfig, SequenceClassifier, save_model
@@ -66,7 +66,7 @@ def settings(base, data, **changes):
     """Settings that suit the toy task."""
     usual = dict(
         task="mrpc", data=str(data), model=str(base), rank=2, epochs=3, batch_size=4, learning_rate=1e-2, max_length=32,
-        every=3,
+        alpha_every=3,
     )  # fmt: skip
     return Settings(**{**usual, **changes})
 
@@ -83,7 +83,7 @@ def sequences(lengths, regression=False, seed=0):
 def adapted(method="lora", outputs=2, alpha=False, seed=1, **changes):
     """An adapted classifier that stands away from its start, where many gradients are zero."""
     model = SequenceClassifier(config(**changes), outputs, rngs=nnx.Rngs(0))
-    adapt(model, method, rank=2, alpha=alpha, train=["classifier"])
+    apply_adapters(model, method, rank=2, alpha=alpha, train=["classifier"])
     rng = np.random.default_rng(seed)
     state = nnx.state(model, nnx.Any(TRAINABLE, AlphaParam))
     nnx.update(model, jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32), state))

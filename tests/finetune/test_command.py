@@ -6,8 +6,6 @@ import shutil
 
 import pytest
 
-from rmtjax import cli
-
 from .helpers import files, write_base, write_task
 
 
@@ -17,7 +15,7 @@ def run(command, monkeypatch, tmp_path, programs):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("RMTJAX_DATA", raising=False)
-    monkeypatch.setattr(cli, "device_for_each_core", lambda: None)  # JAX has begun long ago
+    monkeypatch.setattr("rmtjax.cli.finetune.device_for_each_core", lambda: None)  # JAX has begun long ago
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
     return functools.partial(command, "finetune")
 
@@ -27,7 +25,7 @@ def usual(base, data):
     """Arguments of a run of two epochs that takes a second."""
     return (
         "--task", "mrpc", "--data", data, "--model", base, "--rank", "2", "--epochs", "2", "--batch-size", "8",
-        "--max-length", "16", "--method", "lora",
+        "--max-length", "16", 
     )  # fmt: skip
 
 
@@ -52,14 +50,14 @@ def test_what_a_run_prints_and_leaves(run, usual, base, data, tmp_path):
 
 
 def test_json_to_standard_output_is_alone(run, usual, tmp_path):
-    more = ("--warmup", 0.5, "--clip", 2, "--alpha-batch-size", 4)
+    more = ("--warmup-ratio", 0.5, "--max-grad-norm", 2, "--alpha-batch-size", 4)
     status, out, err = run(
-        *usual, *more, "--method", "alpha-lora", "--task", "MRPC", "--epochs", 1, "-T", 2, "--json", "-"
+        *usual, *more, "--adapter", "alpha-lora", "--task", "MRPC", "--epochs", 1, "-T", 2, "--json", "-"
     )
     found = json.loads(out)
     assert (status, err) == (0, "")
     assert found["settings"]["task"] == "mrpc" and found["settings"]["alpha"] is True
-    assert [found["settings"][name] for name in ("warmup", "clip", "alpha_batch_size")] == [0.5, 2, 4]
+    assert [found["settings"][name] for name in ("warmup_ratio", "max_grad_norm", "alpha_batch_size")] == [0.5, 2, 4]
     assert len(found["history"]) == 1 and len(found["alpha"]) == 2
     made = tmp_path / "here/mrpc-alpha-lora-0"  # nothing that was trained is lost for want of a name
     assert (made / "adapter/adapter_config.json").exists() and json.loads((made / "result.json").read_text()) == found
@@ -69,36 +67,36 @@ def test_json_to_standard_output_is_alone(run, usual, tmp_path):
     ("arguments", "says"),
     [
         (("--task", "mrcp"), "task 'mrcp' is unknown; did you mean 'mrpc'?"),
-        (("--method", "lorra"), "method 'lorra' is unknown; did you mean 'lora'?"),
+        (("--adapter", "lorra"), "adapter 'lorra' is unknown; did you mean 'lora'?"),
         (("--dtype", "float16"), "dtype 'float16' is unknown; did you mean 'bfloat16'? (known: bfloat16, float32)"),
         (("--alpha-share", "heads"), "alpha_share 'heads' is unknown"),
         (("--alpha-optimizer", "sgd"), "alpha_optimizer 'sgd' is unknown"),
-        (("--rank", 0), "rank = 0: must be a whole number, 1 or more"),
+        (("--rank", 0), "rank = 0: must be a whole number ≥ 1"),
         (("--rank", 17), "rank = 17: must be 1 to 16, the smaller side of bert.encoder.layer.0.attention.self.query"),
-        (("--rank", 1, "--method", "spectral-rotational"), "rank = 1: spectral-rotational needs 2 or more"),
-        (("--epochs", 0), "epochs = 0: must be a whole number, 1 or more"),
-        (("--batch-size", 0), "batch_size = 0: must be a whole number, 1 or more"),
-        (("--every", 0), "every = 0: must be a whole number, 1 or more"),
-        (("-T", -3), "every = -3: must be a whole number, 1 or more"),
-        (("--learning-rate", 0), "learning_rate = 0.0: must be above 0, at most 10"),
-        (("--learning-rate", "nan"), "learning_rate = nan: must be above 0, at most 10"),
-        (("--learning-rate", 11), "learning_rate = 11.0: must be above 0, at most 10"),
-        (("--alpha-learning-rate", -1), "alpha_learning_rate = -1.0: must be above 0, at most 10"),
-        (("--weight-decay", -0.1), "weight_decay = -0.1: must be 0 or more"),
-        (("--warmup", 2), "warmup = 2.0: must be "),
-        (("--clip", 0), "clip = 0.0: must be "),
-        (("--alpha-batch-size", 0), "alpha_batch_size = 0: must be a whole number, 1 or more"),
-        (("--scale", 0), "scale = 0.0: must be above 0"),
-        (("--scale", "inf"), "scale = inf: must be above 0"),
-        (("--val-split", 0), "val_split = 0.0: must be in (0, 1]"),
-        (("--val-split", 1.5), "val_split = 1.5: must be in (0, 1]"),
+        (("--rank", 1, "--adapter", "spectral-rotational"), "rank = 1: spectral-rotational needs 2 or more"),
+        (("--epochs", 0), "epochs = 0: must be a whole number ≥ 1"),
+        (("--batch-size", 0), "batch_size = 0: must be a whole number ≥ 1"),
+        (("--alpha-every", 0), "alpha_every = 0: must be a whole number ≥ 1"),
+        (("-T", -3), "alpha_every = -3: must be a whole number ≥ 1"),
+        (("--learning-rate", 0), "learning_rate = 0.0: must be a finite number in (0, 10]"),
+        (("--learning-rate", "nan"), "learning_rate = nan: must be a finite number in (0, 10]"),
+        (("--learning-rate", 11), "learning_rate = 11.0: must be a finite number in (0, 10]"),
+        (("--alpha-learning-rate", -1), "alpha_learning_rate = -1.0: must be a finite number in (0, 10]"),
+        (("--weight-decay", -0.1), "weight_decay = -0.1: must be a finite number ≥ 0"),
+        (("--warmup-ratio", 2), "warmup_ratio = 2.0: must be a finite number in [0, 1)"),
+        (("--max-grad-norm", 0), "max_grad_norm = 0.0: must be a finite number > 0"),
+        (("--alpha-batch-size", 0), "alpha_batch_size = 0: must be a whole number ≥ 1"),
+        (("--lora-alpha", 0), "lora_alpha = 0.0: must be a finite number > 0"),
+        (("--lora-alpha", "inf"), "lora_alpha = inf: must be a finite number > 0"),
+        (("--val-split", 0), "val_split = 0.0: must be a finite number in (0, 1]"),
+        (("--val-split", 1.5), "val_split = 1.5: must be a finite number in (0, 1]"),
         (("--val-split", 0.01, "--alpha"), "val_split = 0.01: leaves α none of 21 examples"),
         (("--val-split", 0.99, "--alpha"), "val_split = 0.99: leaves the adapters none of 21 examples"),
         (("--seed", -1), "seed = -1: must be a whole number from 0 to 2147483647"),
         (("--max-length", 33), "max_length = 33: must be 3 to 32, the model's positions"),
         (("--max-length", 2), "max_length = 2: must be 3 to 32"),
-        (("--target", ""), "target is empty: must name layers"),
-        (("--target", "walue"), "target = ('walue',): matches no dense layer; there are "),
+        (("--target-modules", ""), "target_modules = (): must be a list of ends of paths"),
+        (("--target-modules", "walue"), "target_modules = ('walue',): matches no dense layer; there are "),
         (("--save-every", 0), "save_every = 0: must be a whole number, 1 or more"),
         (("--data", "nowhere"), "folder nowhere does not exist"),
         (("--model", "./nowhere"), "model = ./nowhere: is no folder"),

@@ -14,7 +14,7 @@ import pytest
 
 from rmtjax import InputError
 from rmtjax.finetune import finetune
-from rmtjax.finetune.run import Checkpoints
+from rmtjax.finetune.checkpoints import Checkpoints
 
 from ..helpers import HOSTILE, flags
 from .helpers import Shared, assert_same, checkpoints, files, left, settings, write_base, write_task
@@ -24,7 +24,7 @@ STEPS, PER_EPOCH, T = 15, 5, 3  # 17 examples in batches of 4 (α keeps 4 of 21)
 
 @pytest.fixture(scope="module")
 def chosen(base, data):
-    return settings(base, data, method="alpha-lora", every=T, max_length=16)
+    return settings(base, data, adapter="alpha-lora", alpha_every=T, max_length=16)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(stops, save_every, chosen, share
 
 
 def test_an_optimiser_of_two_kinds_goes_on_too(base, data, tmp_path):
-    chosen, shared = settings(base, data, method="orthogonal", epochs=1, max_length=16), Shared()  # six steps
+    chosen, shared = settings(base, data, adapter="orthogonal", epochs=1, max_length=16), Shared()  # six steps
     finetune(chosen, tmp_path / "whole", announce=shared)
     finetune(chosen, tmp_path / "cut", stop_after=4, announce=shared)
     finetune(chosen, tmp_path / "cut", resume=True, announce=shared)
@@ -141,22 +141,16 @@ def test_a_run_can_move(chosen, shared, undisturbed, base, data, tmp_path):
     shutil.copytree(base, tmp_path / "base")
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "out").rename(tmp_path / "elsewhere")
-    moved = settings(tmp_path / "base", tmp_path / "data", method="alpha-lora", every=T, max_length=16)
+    moved = settings(tmp_path / "base", tmp_path / "data", adapter="alpha-lora", alpha_every=T, max_length=16)
     finetune(moved, tmp_path / "elsewhere", resume=True, announce=shared)
     assert_same(left(tmp_path / "elsewhere"), undisturbed)
 
 
-def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default(chosen, shared, undisturbed, tmp_path):
+def test_a_run_of_other_settings_is_not_resumed(chosen, shared, tmp_path):
     out = tmp_path / "out"
     finetune(chosen, out, stop_after=7, announce=shared)
-    written = json.loads((out / "run.json").read_text())
-    for name in ("limit", "guard_top", "guard_threshold"):
-        del written["identity"]["settings"][name]
-    (out / "run.json").write_text(json.dumps(written))
-    with pytest.raises(InputError, match=r"the run of another limit \(None, now 5\)"):
-        finetune(dataclasses.replace(chosen, limit=5), out, resume=True, announce=shared)
-    finetune(chosen, out, resume=True, announce=shared)
-    assert_same(left(out), undisturbed)
+    with pytest.raises(InputError, match=r"the run of another max_samples \(None, now 5\)"):
+        finetune(dataclasses.replace(chosen, max_samples=5), out, resume=True, announce=shared)
 
 
 def test_a_run_goes_on_under_other_flags_of_jax(chosen, undisturbed, tmp_path):
@@ -223,17 +217,20 @@ def stopped(chosen, shared, tmp_path_factory):
     ("change", "says"),
     [
         (dict(seed=1), r"the run of another seed \(0, now 1\)"),
-        (dict(method="dora", alpha=True), r"the run of another method \('lora', now 'dora'\)"),
-        (dict(method="lora"), r"the run of another alpha \(True, now False\)"),
+        (dict(adapter="dora", alpha=True), r"the run of another adapter \('lora', now 'dora'\)"),
+        (dict(adapter="lora"), r"the run of another alpha \(True, now False\)"),
         (dict(epochs=4), r"the run of another epochs \(3, now 4\)"),
         (dict(val_split=0.5), r"the run of another val_split \(0.2, now 0.5\)"),
-        (dict(target=("query",)), r"the run of another target \(\['query', 'value'\], now \['query'\]\)"),
+        (
+            dict(target_modules=("query",)),
+            r"the run of another target_modules \(\['query', 'value'\], now \['query'\]\)",
+        ),
         (dict(dropout=False), r"the run of another dropout \(True, now False\)"),
     ],
 )
 def test_other_settings_do_not_go_on(change, says, base, data, stopped):
     before = files(stopped)
-    usual = dict(method="alpha-lora", every=T, max_length=16)
+    usual = dict(adapter="alpha-lora", alpha_every=T, max_length=16)
     with pytest.raises(InputError, match=f"out = .*: holds {says}"):
         finetune(settings(base, data, **{**usual, **change}), stopped, resume=True)
     assert files(stopped) == before
@@ -243,13 +240,13 @@ def test_another_base_or_data_of_another_size_do_not_go_on(base, data, stopped, 
     before = files(stopped)
     other = write_base(tmp_path / "base", layer_norm_eps=1e-6)
     with pytest.raises(InputError, match=r"holds the run of another base \("):
-        finetune(settings(other, data, method="alpha-lora", every=T, max_length=16), stopped, resume=True)
+        finetune(settings(other, data, adapter="alpha-lora", alpha_every=T, max_length=16), stopped, resume=True)
     more = write_task(tmp_path / "more", train=40)
     with pytest.raises(InputError, match=r"holds the run of another steps \(15, now 24\)"):
-        finetune(settings(base, more, method="alpha-lora", every=T, max_length=16), stopped, resume=True)
+        finetune(settings(base, more, adapter="alpha-lora", alpha_every=T, max_length=16), stopped, resume=True)
     same = write_task(tmp_path / "same", seed=1)
     with pytest.raises(InputError, match=r"holds the run of another dataset \("):
-        finetune(settings(base, same, method="alpha-lora", every=T, max_length=16), stopped, resume=True)
+        finetune(settings(base, same, adapter="alpha-lora", alpha_every=T, max_length=16), stopped, resume=True)
     assert files(stopped) == before
 
 

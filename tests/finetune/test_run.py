@@ -16,10 +16,12 @@ from rmtjax.adapters import load_peft
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.datasets import glue
 from rmtjax.finetune import finetune
-from rmtjax.finetune.run import Checkpoints, Run, predict
+from rmtjax.finetune.checkpoints import Checkpoints
+from rmtjax.finetune.run import Run, predict
 from rmtjax.intruders import intruder_limits
 from rmtjax.models import load_classifier
 from rmtjax.report import finetune as report
+from tests.adapters.helpers import with_peft
 
 from .helpers import Shared, files, settings, write_task
 
@@ -77,7 +79,9 @@ def larger(tmp_path_factory):
 @pytest.fixture(scope="module", params=["lora", "alpha-lora"])
 def learned(request, base, larger, tmp_path_factory):
     """A run that has learnt the toy task. 120 examples, of which α keeps 24, in batches of 8 and a ragged last one."""
-    chosen = settings(base, larger, method=request.param, rank=4, epochs=8, batch_size=9, learning_rate=0.02, every=4)
+    chosen = settings(
+        base, larger, adapter=request.param, rank=4, epochs=8, batch_size=9, learning_rate=0.02, alpha_every=4
+    )
     return Watched(chosen, tmp_path_factory.mktemp(request.param) / "out")
 
 
@@ -127,8 +131,8 @@ def test_files_of_a_run(learned):
     assert [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()] == result["history"]
     assert json.loads((out / "result.json").read_text()) == json.loads(json.dumps(result))
     assert (out / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert result["settings"] == learned.run.settings.as_dict()
-    assert result["settings"]["method"] == "lora" and result["settings"]["alpha"] is alpha
+    assert result["settings"] == learned.run.settings.to_dict()
+    assert result["settings"]["adapter"] == "lora" and result["settings"]["alpha"] is alpha
     assert result["examples"] == {"train": 120, "dev": 60}
     assert result["finished"] is True and result["steps"] == len(learned.losses)
     assert result["headline"] == "accuracy" and result["last"] == result["history"][-1]["accuracy"]
@@ -143,7 +147,7 @@ def test_files_of_a_run(learned):
 
 def test_the_adapter_is_the_trained_model(learned):
     trained = learned.logits()
-    model = load_peft(load_classifier(learned.run.folder, 2)[0], learned.out / "adapter")
+    model = with_peft(load_classifier(learned.run.folder, 2)[0], learned.out / "adapter")
     assert logits_of(model, learned.run.dev["dev"]) == pytest.approx(trained, rel=1e-4, abs=1e-4)
     bare = load_classifier(learned.run.folder, 2)[0]
     assert np.abs(logits_of(bare, learned.run.dev["dev"]) - trained).max() > 1
@@ -161,7 +165,7 @@ def test_peft_reads_the_adapter(learned):
 
 def test_how_a_run_is_shown(learned, capsys):
     run, result, alpha = learned.run, learned.result, learned.run.settings.alpha
-    heading = report.heading(run).splitlines()
+    heading = str(run).splitlines()
     assert (
         heading[0]
         == f"mrpc in {run.settings.data}: 120 to train on, 60 in dev; lengths {', '.join(map(str, run.layout.lengths))}"
@@ -197,7 +201,7 @@ def test_how_a_run_is_shown(learned, capsys):
     ],
 )
 def test_every_method_runs_and_leaves_its_model(method, alpha, base, data, tmp_path):
-    chosen = settings(base, data, method=method, alpha=alpha, epochs=1, every=2, scale=3.0, max_length=16)
+    chosen = settings(base, data, adapter=method, alpha=alpha, epochs=1, alpha_every=2, lora_alpha=3.0, max_length=16)
     watched = Watched(chosen, tmp_path / "out")
     weights = watched.state.weights
     still = [name for name, x in watched.start.weights.items() if np.array_equal(x, weights[name])]
@@ -212,7 +216,7 @@ def test_every_method_runs_and_leaves_its_model(method, alpha, base, data, tmp_p
         assert {name.replace("update.delta", "base.kernel") for name in delta} == set(watched.run.trainer.frozen)
         assert len(delta) == len(watched.start.alpha) == 2
     else:
-        model = load_peft(load_classifier(base, 2)[0], tmp_path / "out/adapter")
+        model = with_peft(load_classifier(base, 2)[0], tmp_path / "out/adapter")
     assert logits_of(model, dev) == pytest.approx(trained, rel=1e-4, abs=1e-4)
     if method == "orthogonal":
         tensors = load_file(tmp_path / "out/adapter/adapter_model.safetensors")
@@ -226,7 +230,7 @@ def test_every_method_runs_and_leaves_its_model(method, alpha, base, data, tmp_p
 @pytest.fixture(scope="module")
 def full(base, data, tmp_path_factory):
     return Watched(
-        settings(base, data, method="full", epochs=1, max_length=16), tmp_path_factory.mktemp("full") / "out"
+        settings(base, data, adapter="full", epochs=1, max_length=16), tmp_path_factory.mktemp("full") / "out"
     )
 
 
@@ -257,7 +261,7 @@ def test_transformers_reads_a_full_model(full, data):
 def test_a_regression(base, tmp_path):
     data = write_task(tmp_path, 60, 30, name="STS-B")
     chosen = settings(
-        base, data, task="sts-b", method="lora", rank=4, epochs=12, batch_size=8, learning_rate=0.03, dropout=False,
+        base, data, task="sts-b", adapter="lora", rank=4, epochs=12, batch_size=8, learning_rate=0.03, dropout=False,
         max_length=16,
     )  # fmt: skip
     watched = Watched(chosen, tmp_path / "out")
@@ -273,7 +277,7 @@ def test_a_regression(base, tmp_path):
 
 def test_two_development_sets_and_three_classes(base, tmp_path):
     data = write_task(tmp_path, 20, 8, name="MNLI")
-    result = finetune(settings(base, data, task="MNLI", method="lora", epochs=1, max_length=16), tmp_path / "out")
+    result = finetune(settings(base, data, task="MNLI", adapter="lora", epochs=1, max_length=16), tmp_path / "out")
     assert result["settings"]["task"] == "mnli"
     assert result["examples"] == {"train": 20, "dev_matched": 8, "dev_mismatched": 10}
     assert {"accuracy", "accuracy_mismatched"} <= set(result["history"][0])
@@ -284,15 +288,15 @@ def test_two_development_sets_and_three_classes(base, tmp_path):
 
 def test_half_precision_remat_and_shared_alpha(base, data, tmp_path):
     chosen = settings(
-        base, data, method="lora", alpha=True, alpha_share="self", alpha_batch_size=2, alpha_optimizer="adamw", epochs=1,
-        dtype="bfloat16", remat=True, every=1, target=("query", "key"), val_split=1.0, max_length=16,
+        base, data, adapter="lora", alpha=True, alpha_share="self", alpha_batch_size=2, alpha_optimizer="adamw", epochs=1,
+        dtype="bfloat16", remat=True, alpha_every=1, target_modules=("query", "key"), val_split=1.0, max_length=16,
     )  # fmt: skip
     watched = Watched(chosen, tmp_path / "out")
     assert len(watched.losses) == 6 and all(np.isfinite(x) for x in watched.losses)
     assert {x.dtype for x in watched.state.weights.values()} == {np.dtype("float32")}
     (vector,) = watched.run.alphas(watched.state).values()  # one for both
     assert vector.shape == (16,) and np.ptp(vector) > 0
-    model = load_peft(load_classifier(base, 2)[0], tmp_path / "out/adapter")
+    model = with_peft(load_classifier(base, 2)[0], tmp_path / "out/adapter")
     assert logits_of(model, watched.run.dev["dev"]) == pytest.approx(watched.logits(), abs=0.15)
 
 
@@ -304,7 +308,7 @@ SHARED = Shared()
 
 def test_without_a_folder_nothing_is_written(base, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = finetune(settings(base, data, method="lora", epochs=2, max_length=16), announce=SHARED)
+    result = finetune(settings(base, data, adapter="lora", epochs=2, max_length=16), announce=SHARED)
     assert result["finished"] and len(result["history"]) == 2
     assert not files(tmp_path)
 
@@ -327,7 +331,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(at, base, data, tmp_path):
         run.trainer.step = broken
 
     with pytest.raises(InputError, match=r"learning_rate = 0.01: the loss is not finite by step (3|12); try a smaller"):
-        finetune(settings(base, data, method="lora", epochs=2, max_length=16), tmp_path / "out", announce=watch)
+        finetune(settings(base, data, adapter="lora", epochs=2, max_length=16), tmp_path / "out", announce=watch)
     metrics = tmp_path / "out/metrics.jsonl"
     lines = [json.loads(x) for x in metrics.read_text().splitlines()] if metrics.exists() else []
     assert [line["step"] for line in lines] == ([] if at == 2 else [6])
@@ -339,7 +343,7 @@ def test_a_guarded_run_stays_below_every_layers_limit(base, data, tmp_path):
     strengths = {}
     for guard in (None, 0.05):
         out = tmp_path / str(guard)
-        finetune(settings(base, data, method="lora", rank=2, epochs=2, learning_rate=1.0, guard=guard), out)
+        finetune(settings(base, data, adapter="lora", rank=2, epochs=2, learning_rate=1.0, guard=guard), out)
         model, _ = load_classifier(base, 2)
         load_peft(model, out / "adapter")
         limits = intruder_limits(model, probability=0.05)
@@ -352,14 +356,14 @@ def test_a_guarded_run_stays_below_every_layers_limit(base, data, tmp_path):
 def test_a_guard_counts_the_vectors_and_cosines_it_is_told(base, data, monkeypatch):
     asked = {}
     monkeypatch.setattr("rmtjax.finetune.run.intruder_limits", lambda model, **told: asked.update(told) or {})
-    monkeypatch.setattr("rmtjax.finetune.run.keep_below", lambda model, limits: optax.identity())
-    Run(settings(base, data, method="lora", guard=0.1, guard_top=4, guard_threshold=0.3))
-    assert asked == {"probability": 0.1, "top": 4, "threshold": 0.3}
+    monkeypatch.setattr("rmtjax.finetune.run.project_spectral_norm", lambda model, limits: optax.identity())
+    Run(settings(base, data, adapter="lora", guard=0.1, guard_top_k=4, guard_epsilon=0.3))
+    assert asked == {"probability": 0.1, "top_k": 4, "threshold_epsilon": 0.3}
 
 
 def test_a_limit_keeps_so_many_examples_of_each_set(base, data):
     whole, some, others = (
-        Run(settings(base, data, method="lora", limit=n, seed=s)) for n, s in ((None, 0), (8, 0), (8, 1))
+        Run(settings(base, data, adapter="lora", max_samples=n, seed=s)) for n, s in ((None, 0), (8, 0), (8, 1))
     )
     assert [len(x.labels) for x in (some.train, some.dev["dev"])] == [8, 8]
 
@@ -368,18 +372,21 @@ def test_a_limit_keeps_so_many_examples_of_each_set(base, data):
 
     at = [texts(whole).index(text) for text in texts(some)]
     assert at == sorted(set(at)) and texts(some) != texts(others)
-    assert Run(settings(base, data, method="lora", limit=1_000)).train.labels.tolist() == whole.train.labels.tolist()
+    assert (
+        Run(settings(base, data, adapter="lora", max_samples=1_000)).train.labels.tolist()
+        == whole.train.labels.tolist()
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"limit": 0}, r"limit = 0: must be a whole number, 1 or more"),
-        ({"guard_top": 0}, r"guard_top = 0: must be a whole number, 1 or more"),
-        ({"guard_threshold": 1.0}, r"guard_threshold = 1.0: must be between 0 and 1"),
-        ({"guard": 0.0}, r"guard = 0.0: must be between 0 and 1"),
-        ({"guard": 1.0}, r"guard = 1.0: must be between 0 and 1"),
-        ({"guard": 0.05, "method": "full"}, r"guard = 0.05: needs an adapter"),
+        ({"max_samples": 0}, r"max_samples = 0: must be a whole number ≥ 1"),
+        ({"guard_top_k": 0}, r"guard_top_k = 0: must be a whole number ≥ 1"),
+        ({"guard_epsilon": 1.0}, r"guard_epsilon = 1.0: must be a finite number in \(0, 1\)"),
+        ({"guard": 0.0}, r"guard = 0.0: must be a finite number in \(0, 1\)"),
+        ({"guard": 1.0}, r"guard = 1.0: must be a finite number in \(0, 1\)"),
+        ({"guard": 0.05, "adapter": "full"}, r"guard = 0.05: needs an adapter"),
     ],
 )
 def test_guards_that_cannot_be(changes, says, base, data):

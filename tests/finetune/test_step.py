@@ -11,10 +11,11 @@ import optax
 import pytest
 from flax import nnx
 
-from rmtjax.adapters import TRAINABLE, AlphaParam, OrthogonalParam, adapt, alpha_updater
+from rmtjax.adapters import TRAINABLE, AlphaParam, OrthogonalParam, alpha_updater, apply_adapters
 from rmtjax.finetune import Settings, Trainer
 from rmtjax.finetune.data import Batch, Layout
-from rmtjax.finetune.run import optimizer_of, predict
+from rmtjax.finetune.optimizer import optimizer_of
+from rmtjax.finetune.run import predict
 from rmtjax.finetune.step import Parts, data_mesh, loss_of
 from rmtjax.models import SequenceClassifier
 
@@ -185,7 +186,7 @@ def test_adapters_never_see_the_batch_of_alpha():
         assert equal(a.alpha, b.alpha) == equal(a.alpha_optimizer, b.alpha_optimizer) == (step < 3)
         before = one[step - 2][0] if step > 1 else start
         assert equal(a.alpha, before.alpha) == (step not in (3, 6))  # α moves at T, 2T, … and nothing of it in between
-        assert equal(a.alpha_optimizer.inner, before.alpha_optimizer.inner) == (step not in (3, 6))
+        assert equal(a.alpha_optimizer.inner_state, before.alpha_optimizer.inner_state) == (step not in (3, 6))
         assert not equal(a.weights, before.weights)
     assert float(one[-1][0].loss) == pytest.approx(sum(loss for _, loss in one), rel=1e-6)
     assert all(x.tobytes() == frozen[name].tobytes() for name, x in jax.tree.map(np.array, trainer.frozen).items())
@@ -297,9 +298,9 @@ def test_predictions_are_the_models_in_the_order_of_the_data(batch):
 def moved(method, gradient, steps=10, **changes):
     """The first steps of a run's own optimiser under a constant gradient: weights before and after each."""
     model = SequenceClassifier(config(), 2, rngs=nnx.Rngs(0))
-    adapt(model, method, rank=2, train=["classifier"])
+    apply_adapters(model, method, rank=2, train=["classifier"])
     parts, weights, _, _ = Parts.of(model)
-    tx = optimizer_of(Settings("mrpc", method=method, **changes).checked(), parts, sorted(weights), steps)
+    tx = optimizer_of(Settings("mrpc", adapter=method, **changes).checked(), parts, sorted(weights), steps)
     state, found = tx.init(weights), [weights]
     update = jax.jit(lambda g, s, w: (lambda u: (optax.apply_updates(w, u[0]), u[1]))(tx.update(g, s, w)))
     for _ in range(steps):
@@ -309,18 +310,18 @@ def moved(method, gradient, steps=10, **changes):
 
 
 def test_learning_rate_rises_and_falls():
-    _, found = moved("lora", 1.0, learning_rate=0.1, warmup=0.3)
+    _, found = moved("lora", 1.0, learning_rate=0.1, warmup_ratio=0.3)
     taken = [float(b["classifier.bias"][0] - a["classifier.bias"][0]) for a, b in itertools.pairwise(found)]
     # Adam's step under a constant gradient is the rate itself: up over 3 of 10 steps, down over the 7 others.
     wanted = [0, 1 / 3, 2 / 3, *(1 - k / 7 for k in range(7))]
     assert taken == pytest.approx([-0.1 * x for x in wanted], abs=1e-5)
-    _, found = moved("lora", 1.0, learning_rate=0.1, warmup=0.0)
+    _, found = moved("lora", 1.0, learning_rate=0.1, warmup_ratio=0.0)
     assert float(found[1]["classifier.bias"][0] - found[0]["classifier.bias"][0]) == pytest.approx(-0.1, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "orthogonal"])
 def test_weight_decay_is_for_matrices(method):
-    parts, found = moved(method, 0.0, 4, learning_rate=0.5, weight_decay=0.4, warmup=0.0)
+    parts, found = moved(method, 0.0, 4, learning_rate=0.5, weight_decay=0.4, warmup_ratio=0.0)
     shrunk = np.prod([1 - 0.5 * 0.4 * (1 - k / 4) for k in range(4)])
     for name, x in found[0].items():
         is_plain_matrix = x.ndim > 1 and not isinstance(parts.template[name], OrthogonalParam)
@@ -329,12 +330,12 @@ def test_weight_decay_is_for_matrices(method):
 
 
 def test_gradients_are_clipped_together():
-    _, (start, small) = moved("lora", 0.01, 1, warmup=0.0, learning_rate=0.1)
+    _, (start, small) = moved("lora", 0.01, 1, warmup_ratio=0.0, learning_rate=0.1)
     # Adam does not see a factor of the gradient but for its ε, so the norm is read from the moments instead.
     model = SequenceClassifier(config(), 2, rngs=nnx.Rngs(0))
-    adapt(model, "lora", rank=2, train=["classifier"])
+    apply_adapters(model, "lora", rank=2, train=["classifier"])
     parts, weights, _, _ = Parts.of(model)
-    tx = optimizer_of(Settings("mrpc", clip=0.5).checked(), parts, sorted(weights), 10)
+    tx = optimizer_of(Settings("mrpc", max_grad_norm=0.5).checked(), parts, sorted(weights), 10)
     for gradient, norm in ((3.0, 0.5), (1e-3, None)):
         given = jax.tree.map(lambda x, g=gradient: jnp.full(x.shape, g), weights)
         _, state = tx.update(given, tx.init(weights), weights)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks._svd_cases import read_shapes
 from rmtjax import AlphaTransferClassifier, InputError
-from rmtjax.adapters import adapt, alpha_updater
+from rmtjax.adapters import alpha_updater
 from rmtjax.claims import CLAIMS
 from rmtjax.datasets.glue import score
 from rmtjax.finetune import Settings
@@ -170,11 +170,13 @@ class Small(nnx.Module):
 @many(600)
 @given(data=st.data())
 def test_adapters(data):
-    model, chosen = Small(), {"target": ["query"], "rank": 2, "method": "lora"}
-    name = data.draw(st.sampled_from(["target", "rank", "method", "scale", "alpha", "alpha_share", "train"]))
+    model, chosen = Small(), {"target_modules": ["query"], "rank": 2, "adapter": "lora"}
+    name = data.draw(
+        st.sampled_from(["target_modules", "rank", "adapter", "lora_alpha", "alpha", "alpha_share", "train"])
+    )
     chosen[name] = data.draw(JUNK, label=name)
     before = jax.tree.map(np.asarray, nnx.state(model))
-    if survives(adapt, model, chosen.pop("method"), **chosen) is None:
+    if survives(with_adapters, model, chosen.pop("adapter"), **chosen) is None:
         after = jax.tree.map(np.asarray, nnx.state(model))
         assert jax.tree.structure(before) == jax.tree.structure(after), "an adapter that was refused has been put in"
     survives(alpha_updater, optax.sgd(0.1), data.draw(JUNK))
@@ -212,6 +214,7 @@ WORDS = st.one_of(
 CLAIM = """
 import jax, jax.numpy as jnp
 from rmtjax import Claim, real, size
+from tests.adapters.helpers import with_adapters
 mean = Claim(name="mean", equation="E x = mu", source="mine", params=dict(n=size(), shift=real()),
     law=lambda n, shift: shift + 0 * n, samplers=dict(direct=lambda key, n, shift: shift + jax.random.normal(key) / jnp.sqrt(n)),
     grid=dict(n=[1, 100], shift=[1.0, 2.0]))

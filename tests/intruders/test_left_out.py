@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rmtjax.intruders import Pairs, mend, scan
+from rmtjax.intruders import Pairs, mitigate, scan
 from tests.checkpoints.helpers import raw, write_index, write_raw
 from tests.checkpoints.test_tensors import QUANTIZED
 from tests.models.helpers import refused
@@ -42,7 +42,7 @@ def test_tables_of_scales_are_no_layers(says, run, tmp_path):
     write_raw(tmp_path / "t/model.safetensors", tables | {"y.weight": planted(matrix(40, 30), 30.0)})
     found = scan(tmp_path / "b", tmp_path / "t")
     assert [layer.name for layer in found.layers] == ["y.weight"] and {skip.name for skip in found.skipped} == {*tables}
-    mend(tmp_path / "b", tmp_path / "t", tmp_path / "out", scale=0.0)
+    mitigate(tmp_path / "b", tmp_path / "t", tmp_path / "out", mitigation_lambda=0.0)
     before, after = (stored(tmp_path / folder / "model.safetensors") for folder in ("t", "out"))
     assert {name for name in before if before[name] != after[name]} == {"y.weight"}
     assert run(tmp_path / "b", tmp_path / "t")[0] == 1
@@ -56,7 +56,7 @@ def test_mend_writes_every_file_of_the_index(tmp_path):
     write(tmp_path / "t", {"a.weight": tuned}, one)
     write(tmp_path / "t", {"a.weight": matrix(40, 30, 9), "b.weight": base}, two)
     write_index(tmp_path / "t", {"b.weight": two, "a.weight": one})
-    mend(tmp_path / "b", tmp_path / "t", tmp_path / "out", scale=0.0)
+    mitigate(tmp_path / "b", tmp_path / "t", tmp_path / "out", mitigation_lambda=0.0)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [one, two, "model.safetensors.index.json"]
     before, after = (stored(tmp_path / folder / two) for folder in ("t", "out"))
     assert before == after
@@ -72,7 +72,7 @@ def test_matrices_that_an_adapter_holds_whole(tmp_path):
     write(tuned, tensors | {"base_model.model.head.weight": planted(head, 40.0)}, "adapter_model.safetensors")
     found = scan(base, tuned)
     assert {layer.name: layer.intruders for layer in found.layers}["m.head.weight"] == 1 and not found.incomplete
-    mend(base, tuned, tmp_path / "out", scale=0.0)
+    mitigate(base, tuned, tmp_path / "out", mitigation_lambda=0.0)
     after = {layer.name: layer.intruders for layer in scan(base, tmp_path / "out").layers}
     assert after["m.head.weight"] == 0
 
@@ -166,7 +166,7 @@ def test_experts_in_merged_folders(tmp_path):
     assert {layer.name: layer.intruders for layer in found.layers} == {
         f"m.0.experts.down_proj[{i}]": 2 * (i == 1) for i in range(3)
     }
-    mend(base, after, tmp_path / "out", scale=0.0)
+    mitigate(base, after, tmp_path / "out", mitigation_lambda=0.0)
     mended = stored(tmp_path / "out/model.safetensors")["m.0.experts.down_proj"]
     values = np.frombuffer(mended[2], np.float32).reshape(3, 40, 30)
     np.testing.assert_array_equal(values[[0, 2]], stack[[0, 2]])
@@ -222,7 +222,7 @@ def test_an_update_of_an_embedding(run, tmp_path):
     assert len({str(sorted(counts.items())) for counts in by_name.values()}) == 1
     expected = by_formula(table, merged["word_embeddings.weight"], 0.0)[1]
     assert by_name[adapter]["word_embeddings.weight"] == expected > 0
-    mend(base, adapter, tmp_path / "out", scale=0.0, layers="word")
+    mitigate(base, adapter, tmp_path / "out", mitigation_lambda=0.0, layers="word")
     assert scan(base, tmp_path / "out", layers="word").intruders == 0
 
 
@@ -312,7 +312,7 @@ def test_a_model_of_sentence_transformers(main, run, tmp_path):
     tuned = _sentence_transformer(tmp_path / "t", main, {f"{name}.weight": fc}, planted(dense, 40.0))
     found = scan(base, tuned)
     assert {layer.name: layer.intruders for layer in found.layers} == {"2.linear.weight": 1, f"{name}.weight": 0}
-    mend(base, tuned, tmp_path / "out", scale=0.0)
+    mitigate(base, tuned, tmp_path / "out", mitigation_lambda=0.0)
     assert scan(base, tmp_path / "out").intruders == 0
     assert (tmp_path / "out/modules.json").read_bytes() == (tuned / "modules.json").read_bytes()
     for inside in ("0.auto_model", "0.model"):
@@ -336,5 +336,5 @@ def test_a_module_of_sentence_transformers_in_a_pickle(run, tmp_path):
     (tuned / "2_Dense/pytorch_model.bin").write_bytes(b"two")
     status, out, _ = run(base, tuned)
     assert status == 1 and "could not be: 2_Dense/pytorch_model.bin" in out
-    mend(base, tuned, tmp_path / "out", scale=0.0)
+    mitigate(base, tuned, tmp_path / "out", mitigation_lambda=0.0)
     assert (tmp_path / "out/2_Dense/pytorch_model.bin").read_bytes() == b"two"

@@ -5,9 +5,10 @@ import pytest
 from flax import nnx
 
 from rmtjax._errors import InputError
-from rmtjax.adapters import adapt
-from rmtjax.intruders import intruder_limits, predict, strength_limit
-from rmtjax.intruders.predict import lone_intruders
+from rmtjax.adapters import apply_adapters
+from rmtjax.intruders import intruder_limits, strength_limit
+from rmtjax.intruders.predict.edge import lone_intruders
+from rmtjax.intruders.predict.prediction import predict_beyond
 from rmtjax.laws import intruders
 from rmtjax.linalg.svd import one_blas_thread
 
@@ -41,7 +42,7 @@ def test_it_is_higher_where_spikes_stand_in_the_way_and_holds_all_the_way_up():
     assert found > 1.3 * strength_limit(plain, shape, probability=0.1)
     edge = s[12] + 0.05
     chances = [
-        predict(np.array([x]), s, shape, edge, 0.5, top=10, draws=256).probabilities[0]
+        predict_beyond(np.array([x]), s, shape, edge, 0.5, top_k=10, draws=256).probabilities[0]
         for x in np.linspace(0.1, 0.97, 15) * found
     ]
     assert max(chances) <= 0.1
@@ -82,7 +83,7 @@ def test_one_direction_through_the_edge_and_past_spikes(shape, tops, top):
     random = np.random.default_rng(7)
     u, s, vt = base(*shape, spikes=tops)
     theta = (shape[0] / shape[1]) ** 0.25 * np.array([0.7, 0.9, 1.1, 1.3, 1.6, 2.2, 2.9, 4.0])
-    expected = lone_intruders(theta, s, shape, 0.5, top=top, draws=2000)
+    expected = lone_intruders(theta, s, shape, 0.5, top_k=top, draws=2000)
     assert expected[0] < 0.1 and expected[-1] > 0.9
     for x, wanted in zip(theta, expected, strict=True):
         found = draws_with_intruders(u, s, vt, x, 200, random, top)
@@ -94,7 +95,7 @@ def test_all_vectors_of_a_small_matrix_count():
     random = np.random.default_rng(8)
     u, s, vt = base(6, 8, spikes=())
     for top in (3, 6):
-        expected = lone_intruders(np.array([1.0]), s, (6, 8), 0.7, top=top, draws=4000)[0]
+        expected = lone_intruders(np.array([1.0]), s, (6, 8), 0.7, top_k=top, draws=4000)[0]
         w, found = (u * s) @ vt, []
         for _ in range(1000):
             a, b = (x / np.linalg.norm(x) for x in (random.standard_normal(side) for side in w.shape))
@@ -107,10 +108,12 @@ def test_a_base_of_small_rank_has_room_for_none():
     """Any direction is new to it, and among ten leading ones; among four it is not if it is weak."""
     s = np.append([9.0, 8, 7, 6, 5], np.zeros(35))
     assert strength_limit(s, (40, 50)) == 0
-    assert strength_limit(s, (40, 50), top=4) > 1
+    assert strength_limit(s, (40, 50), top_k=4) > 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("top", 0), ("top", 2.5), ("threshold", 0), ("threshold", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("top_k", 0), ("top_k", 2.5), ("threshold_epsilon", 0), ("threshold_epsilon", 1.5)]
+)
 def test_what_is_looked_at_must_make_sense(name, value):
     with pytest.raises(InputError, match=rf"{name} = {value}"):
         strength_limit(np.ones(10), (10, 10), **{name: value})
@@ -118,7 +121,7 @@ def test_what_is_looked_at_must_make_sense(name, value):
 
 @pytest.mark.parametrize("probability", [0, 1, -0.1, "a"])
 def test_a_probability_that_is_none(probability):
-    with pytest.raises(InputError, match=r"probability = .*: must be between 0 and 1"):
+    with pytest.raises(InputError, match=r"probability = .*: must be a finite number in \(0, 1\)"):
         strength_limit(np.ones(10), (10, 10), probability=probability)
 
 
@@ -126,11 +129,11 @@ def test_nothing_goes_unguarded_by_mistake():
     model = nnx.Dict(one=nnx.Linear(24, 24, rngs=nnx.Rngs(0)), other=nnx.Linear(24, 24, rngs=nnx.Rngs(1)))
     with pytest.raises(InputError, match="model: has no layer with an adapter to guard"):
         intruder_limits(model)
-    adapt(model, "lora", rank=8, target=".*")
-    assert set(intruder_limits(model, top=3)) == {"one", "other"}
+    apply_adapters(model, "lora", rank=8, target_modules=".*")
+    assert set(intruder_limits(model, top_k=3)) == {"one", "other"}
     assert (
-        set(intruder_limits(model, top=3, layers="one"))
-        == set(intruder_limits(model, top=3, layers=["one"]))
+        set(intruder_limits(model, top_k=3, layers="one"))
+        == set(intruder_limits(model, top_k=3, layers=["one"]))
         == {"one"}
     )
     with pytest.raises(InputError, match="layers: typo is none of one, other"):
@@ -143,4 +146,4 @@ def test_nothing_goes_unguarded_by_mistake():
 def test_the_order_of_the_singular_values_does_not_matter():
     s = np.linspace(2, 0.1, 60)
     assert strength_limit(s, (60, 80)) == strength_limit(s[::-1], (60, 80))
-    assert strength_limit(s, (60, 80), probability=np.float32(0.05), top=np.int64(10)) == strength_limit(s, (60, 80))
+    assert strength_limit(s, (60, 80), probability=np.float32(0.05), top_k=np.int64(10)) == strength_limit(s, (60, 80))

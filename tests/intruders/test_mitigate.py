@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmtjax.adapters import adapt, load_peft, save_peft
+from rmtjax.adapters import save_peft
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.adapters.params import AdapterParam, AlphaParam
-from rmtjax.intruders import Pairs, mend
+from rmtjax.intruders import Pairs, ScanLimits, mitigate
 from rmtjax.models import load_classifier, save_model
+from tests.adapters.helpers import with_adapters, with_peft
 from tests.finetune.helpers import files
 from tests.models.helpers import classifier, config_of, refused, relative, torch_classifier
 
@@ -51,7 +52,7 @@ def test_adapters_are_those_of_pefts_own_function(kind, scale, tmp_path):
             if "lora_" in name:
                 p.copy_((1e-4 if "lora_B" in name and "value" in name else 1) * torch.randn(p.shape))
     model.save_pretrained(tmp_path / "adapter")
-    found = mend(tmp_path / "base", tmp_path / "adapter", tmp_path / "out", scale=scale)
+    found = mitigate(tmp_path / "base", tmp_path / "adapter", tmp_path / "out", mitigation_lambda=scale).before
     counts = {layer.name.split(".")[-2]: layer.intruders for layer in found.layers}
     assert counts["query"] >= 3 and counts["dense"] >= 3 and counts["value"] == 0
 
@@ -77,8 +78,13 @@ def test_adapters_become_what_the_formula_says(method, alpha, tmp_path):
     """The update has rank 2 of 12, so that there is room for ten intruders and nothing is cut off."""
     base = classifier(**SIZES)
     save_model(base, tmp_path / "base")
-    model = adapt(
-        base, method, rank=2 if method == "orthogonal" else 12, scale=60.0, alpha=alpha, target=["query", "key"]
+    model = with_adapters(
+        base,
+        method,
+        rank=2 if method == "orthogonal" else 12,
+        lora_alpha=60.0,
+        alpha=alpha,
+        target_modules=["query", "key"],
     )
     rng = np.random.default_rng(6)
     for layer in adapted_layers(model).values():
@@ -94,7 +100,7 @@ def test_adapters_become_what_the_formula_says(method, alpha, tmp_path):
     save_peft(model, tmp_path / "adapter", base=tmp_path / "base")
     if method == "orthogonal":  # written as LoRA of rank 2; in a wider one there is room
         widen(tmp_path / "adapter", 12)
-    found = mend(tmp_path / "base", tmp_path / "adapter", tmp_path / "out", scale=0.4)
+    found = mitigate(tmp_path / "base", tmp_path / "adapter", tmp_path / "out", mitigation_lambda=0.4).before
     before, after = (Pairs(tmp_path / "base", tmp_path / folder) for folder in ("adapter", "out"))
     for pair, mended, layer in zip(before, after, found.layers, strict=True):
         wanted, count = by_formula(pair.base, pair.tuned.dense(), 0.4)
@@ -105,7 +111,7 @@ def test_adapters_become_what_the_formula_says(method, alpha, tmp_path):
     for name in ("adapter_config.json", *(["alpha.safetensors"] if alpha else [])):
         assert (tmp_path / "adapter" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     # Where the model itself reads it, too.
-    read = load_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "out")
+    read = with_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "out")
     for path, layer in adapted_layers(read).items():
         np.testing.assert_allclose(layer.kernel().T, after.read(f"{path}.weight").tuned.dense(), atol=1e-5)
 
@@ -117,14 +123,16 @@ def test_an_adapter_with_alpha_takes_its_base_along(tmp_path, monkeypatch):
 
     base = classifier(**SIZES)
     save_model(base, tmp_path / "base")
-    model = adapt(base, "lora", rank=2, scale=60.0, alpha=True, target=["query"], train=["classifier"])
+    model = with_adapters(
+        base, "lora", rank=2, lora_alpha=60.0, alpha=True, target_modules=["query"], train=["classifier"]
+    )
     rng = np.random.default_rng(6)
     for layer in adapted_layers(model).values():
         layer.update.B = AdapterParam(jnp.asarray(rng.normal(size=layer.update.B.shape), jnp.float32))
         layer.alpha = AlphaParam(jnp.asarray(rng.uniform(0.9, 1.1, 64), jnp.float32))
     monkeypatch.chdir(tmp_path)
-    save_peft(model, "adapter", base="base", merge_alpha=True)
-    found = mend("base", "adapter", "out", scale=0.4)
+    save_peft(model, "adapter", base="base", save_base=save_model)
+    found = mitigate("base", "adapter", "out", mitigation_lambda=0.4).before
     assert found.intruders
     wanted = {p.name: p.tuned.dense() for p in Pairs("base", "out")}
     shutil.rmtree("adapter")
@@ -159,7 +167,7 @@ def test_an_update_that_does_not_fit_its_rank_is_cut_to_the_nearest(tmp_path):
     factors = (s[0] * vt[:1] / 2, u[:, :1])
     base = write(tmp_path / "b", {"x.fc.weight": w})
     adapter = write_adapter(tmp_path / "a", {"x.fc": factors}, r=1, lora_alpha=2)
-    assert mend(base, adapter, tmp_path / "out", scale=0.1).intruders == 1
+    assert mitigate(base, adapter, tmp_path / "out", mitigation_lambda=0.1).before.intruders == 1
     (pair,) = Pairs(base, adapter)
     u, s, vt = np.linalg.svd(by_formula(w, pair.tuned.dense(), 0.1)[0] - w)
     assert s[1] > 1e-2 * s[0]  # there is something to cut off
@@ -173,7 +181,7 @@ def test_a_rank_above_the_sides(tmp_path):
     base = write(tmp_path / "b", {"x.fc.weight": matrix(30, 20)})
     factors = (rng.normal(size=(35, 20)).astype(np.float32), rng.normal(size=(30, 35)).astype(np.float32))
     adapter = write_adapter(tmp_path / "a", {"x.fc": factors}, r=35, lora_alpha=35)
-    assert mend(base, adapter, tmp_path / "out", scale=0.5).intruders > 1
+    assert mitigate(base, adapter, tmp_path / "out", mitigation_lambda=0.5).before.intruders > 1
     (pair,), (mended,) = Pairs(base, adapter), Pairs(base, tmp_path / "out")
     assert relative(mended.tuned.dense(), by_formula(pair.base, pair.tuned.dense(), 0.5)[0]) < 1e-5
     before, after = (stored(folder / "adapter_model.safetensors") for folder in (adapter, tmp_path / "out"))
@@ -189,7 +197,7 @@ def test_rows_without_magnitude_stay_so(tmp_path):
     magnitude[5] = alpha[9] = 0
     base = write(tmp_path / "b", {"x.fc.weight": matrix(48, 40)})
     adapter = write_adapter(tmp_path / "a", {"x.fc": (a, b, magnitude)}, {"x.fc": alpha}, use_dora=True, r=4)
-    assert 1 <= mend(base, adapter, tmp_path / "out", scale=0.5).intruders <= 3
+    assert 1 <= mitigate(base, adapter, tmp_path / "out", mitigation_lambda=0.5).before.intruders <= 3
     (pair,), (mended,) = Pairs(base, adapter), Pairs(base, tmp_path / "out")
     assert relative(mended.tuned.dense(), by_formula(pair.base, pair.tuned.dense(), 0.5)[0]) < 1e-5
     assert not mended.tuned.dense()[5].any()
@@ -200,10 +208,10 @@ def test_alpha_without_an_update_cannot_be_mended(tmp_path):
     alphas = {"x.key": rng.uniform(0, 20, 48).astype(np.float32), "x.value": np.ones(48, np.float32)}
     base = write(tmp_path / "b", {f"x.{part}.weight": matrix(48, 40) for part in ("query", "key", "value")})
     adapter = write_adapter(tmp_path / "a", {"x.query": (9 * matrix(2, 40), matrix(48, 2))}, alphas)
-    with refused("tuned = ", "x.key.weight has intruders by α alone and no update to mend"):
-        mend(base, adapter, tmp_path / "out")
+    with refused("tuned = ", "x.key.weight has intruders by α alone and no update to scale"):
+        mitigate(base, adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert mend(base, adapter, tmp_path / "out", layers="query|value").intruders > 0
+    assert mitigate(base, adapter, tmp_path / "out", layers="query|value").before.intruders > 0
     assert (tmp_path / "out/alpha.safetensors").read_bytes() == (adapter / "alpha.safetensors").read_bytes()
 
 
@@ -214,7 +222,7 @@ def test_adapters_keep_their_type(dtype, tmp_path):
     a, b = (rng.normal(size=shape) for shape in ((4, 40), (48, 4)))
     a[1:] = 0
     adapter = write_adapter(tmp_path / "a", {"x.fc": (a.astype(dtype), b.astype(dtype))}, r=4)
-    assert mend(base, adapter, tmp_path / "out").intruders == 1
+    assert mitigate(base, adapter, tmp_path / "out").before.intruders == 1
     types = {kind for kind, _, _ in stored(tmp_path / "out/adapter_model.safetensors").values()}
     assert types == {"F16" if dtype == np.float16 else "BF16"}
     (pair,), (mended,) = Pairs(base, adapter), Pairs(base, tmp_path / "out")
@@ -268,7 +276,7 @@ def test_folders_of_a_model_are_copied_along(tmp_path):
     ):
         (tuned / name).parent.mkdir(exist_ok=True)
         (tuned / name).write_text("{}")
-    mend(tmp_path / "base", tuned, tmp_path / "out")
+    mitigate(tmp_path / "base", tuned, tmp_path / "out")
     made = {str(path.relative_to(tmp_path / "out")) for path in files(tmp_path / "out")}
     assert made == {"model.safetensors", "modules.json", *kept}
 
@@ -279,13 +287,13 @@ def test_only_what_belongs_to_it_is_copied(tmp_path):
     base, tuned = write(tmp_path / "b", one), write(tmp_path / "t", other, "tuned.safetensors")
     for name in ("config.json", "diary.txt", "secret.json"):
         (tuned / name).write_text("{}")
-    mend(base, tuned / "tuned.safetensors", tmp_path / "o1")
+    mitigate(base, tuned / "tuned.safetensors", tmp_path / "o1")
     assert {p.name for p in (tmp_path / "o1").iterdir()} == {"tuned.safetensors", "config.json"}
     factors = np.ones((1, 48), np.float32), 5 * np.ones((40, 1), np.float32)
     adapter = write_adapter(tmp_path / "a", {NAMES[0].removesuffix(".weight"): factors}, r=1)
     for name in ("optimizer.pt", "adapter_model.bin", "tokenizer.json"):
         (adapter / name).write_text("{}")
-    mend(base, adapter, tmp_path / "o2")
+    mitigate(base, adapter, tmp_path / "o2")
     assert {p.name for p in (tmp_path / "o2").iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"
     }  # fmt: skip
@@ -301,7 +309,7 @@ def test_only_layers_with_intruders_change(place, dtype, tmp_path):
         (tuned / name).write_text("{}")
     kept = files(tmp_path / "t")
     given = tuned / "model.safetensors" if place == "file" else tuned
-    found = mend(base, given, tmp_path / "out", scale=0.25)
+    found = mitigate(base, given, tmp_path / "out", mitigation_lambda=0.25).before
     assert {layer.name: layer.intruders for layer in found.layers} == dict(zip(NAMES, (1, 0, 0), strict=True))
     assert {p.name for p in files(tmp_path / "out")} == {p.name for p in kept} and files(tmp_path / "t") == kept
     before, after = contents(tuned), contents(tmp_path / "out")
@@ -318,7 +326,7 @@ def test_only_layers_with_intruders_change(place, dtype, tmp_path):
 
 def test_scale_zero_takes_the_direction_out(tmp_path):
     one, other = weights_of()
-    mend(write(tmp_path / "b", one), write(tmp_path / "t", other), tmp_path / "out", scale=0)
+    mitigate(write(tmp_path / "b", one), write(tmp_path / "t", other), tmp_path / "out", mitigation_lambda=0)
     before, after = values(other[NAMES[0]]), values(array(contents(tmp_path / "out")[NAMES[0]]))
     assert before[0] > 29 > 2 * before[1]
     np.testing.assert_allclose(after, [*before[1:], 0], atol=1e-4)
@@ -336,7 +344,9 @@ def test_transposed_weights_are_written_as_they_were(tmp_path):
         v = rng.standard_normal(w.shape[1])
         other[name] = (w + 30 * np.outer(u, v / np.linalg.norm(v))).astype(np.float32)
     base = write(tmp_path / "b", one, config={"model_type": "gpt2"})
-    found = mend(base, write(tmp_path / "t", other, config={"model_type": "gpt2"}), tmp_path / "out", scale=0.5)
+    found = mitigate(
+        base, write(tmp_path / "t", other, config={"model_type": "gpt2"}), tmp_path / "out", mitigation_lambda=0.5
+    ).before
     after = contents(tmp_path / "out")
     for layer in found.layers:
         assert layer.intruders == 1, layer.name
@@ -356,7 +366,7 @@ def test_transformers_loads_what_was_mended(tmp_path):
     weight.data.copy_(weight.data.new_tensor(tuned))
     base.save_pretrained(tmp_path / "tuned", max_shard_size="40KB")
     assert len(list((tmp_path / "tuned").glob("*.safetensors"))) > 1
-    found = mend(tmp_path / "base", tmp_path / "tuned", tmp_path / "out", scale=0.5)
+    found = mitigate(tmp_path / "base", tmp_path / "tuned", tmp_path / "out", mitigation_lambda=0.5).before
     assert [layer.name for layer in found.layers if layer.intruders] == [name]
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").state_dict()
     wanted, _ = by_formula(before, tuned, 0.5)
@@ -366,15 +376,16 @@ def test_transformers_loads_what_was_mended(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["bounds", "eigh"])
-def test_vectors_of_layers_without_an_svd_are_good_enough(tmp_path, method, monkeypatch):
+def test_vectors_of_layers_without_an_svd_are_good_enough(tmp_path, method):
     """Lanczos's are off by 2e-3 at most."""
-    if method == "bounds":
-        monkeypatch.setattr(importlib.import_module("rmtjax.intruders.scan"), "_FULL", 0)
+    limits = ScanLimits(eigh_side=0) if method == "bounds" else ScanLimits()
     w = matrix(140, 130)
     base = write(tmp_path / "b", {"x.fc.weight": w})
     tuned = planted(w, 30.0, 15.0)
-    found = mend(base, write(tmp_path / "t", {"x.fc.weight": tuned}), tmp_path / "out", scale=0.5)
-    assert found.layers[0].method == method and found.intruders == 2
+    found = mitigate(
+        base, write(tmp_path / "t", {"x.fc.weight": tuned}), tmp_path / "out", mitigation_lambda=0.5, limits=limits
+    ).before
+    assert found.layers[0].algorithm == method and found.intruders == 2
     wanted, _ = by_formula(w, tuned, 0.5)
     off = array(contents(tmp_path / "out")["x.fc.weight"]) - wanted
     assert np.linalg.norm(off) < 4e-3 * np.linalg.norm(wanted - tuned)
@@ -391,8 +402,8 @@ def pair(tmp_path):
 
 @pytest.mark.parametrize("scale", [-0.1, 1, 1.5, float("nan"), float("inf"), "much", None])
 def test_scales_that_mend_nothing(scale, pair, tmp_path):
-    with refused(f"scale = {scale!r}: must be at least 0 and below 1"):
-        mend(*pair, tmp_path / "out", scale=scale)
+    with refused(f"mitigation_lambda = {scale!r}: must be a finite number in [0, 1)"):
+        mitigate(*pair, tmp_path / "out", mitigation_lambda=scale)
     assert not (tmp_path / "out").exists()
 
 
@@ -403,12 +414,12 @@ def test_a_folder_in_use_is_left_alone(pair, tmp_path):
     before = files(tmp_path)
     for out in (tmp_path / "out", tmp_path / "file", pair[1], pair[0]):
         with refused(f"out = {out}: is in use; give a folder that is empty or new"):
-            mend(*pair, out)
+            mitigate(*pair, out)
     with refused("out = ", "cannot be a folder to write to"):
-        mend(*pair, tmp_path / "file/below")
+        mitigate(*pair, tmp_path / "file/below")
     assert files(tmp_path) == before
     (tmp_path / "empty").mkdir()
-    mend(*pair, tmp_path / "empty")
+    mitigate(*pair, tmp_path / "empty")
     assert (tmp_path / "empty/model.safetensors").exists()
 
 
@@ -424,7 +435,7 @@ def test_nothing_is_left_of_a_mending_that_is_broken_off(there, pair, tmp_path, 
         (tmp_path / "out").mkdir()
     monkeypatch.setattr(importlib.import_module("rmtjax.intruders.mitigate"), "_copy_beside", broken)
     with pytest.raises(KeyboardInterrupt):
-        mend(*pair, tmp_path / "out")
+        mitigate(*pair, tmp_path / "out")
     assert (tmp_path / "out").exists() == there
     assert not list(tmp_path.glob("out/*"))
 
@@ -434,14 +445,14 @@ def test_nothing_is_left_where_the_scan_fails(pair, tmp_path):
     (broken / "model.safetensors").write_bytes((pair[1] / "model.safetensors").read_bytes()[:2000])
     for tuned, options in (
         (broken, {}),
-        (pair[1], {"top": 41}),
-        (pair[1], {"threshold": 1}),
+        (pair[1], {"top_k": 41}),
+        (pair[1], {"threshold_epsilon": 1}),
         (pair[1], {"layers": "["}),
     ):
         with refused():
-            mend(pair[0], tuned, tmp_path / "out", **options)
+            mitigate(pair[0], tuned, tmp_path / "out", **options)
         assert not (tmp_path / "out").exists()
     other = write_adapter(tmp_path / "a", {"a.fc": (matrix(2, 47), matrix(40, 2))})
     with refused("BA has shape [40, 47]"):
-        mend(pair[0], other, tmp_path / "out")
+        mitigate(pair[0], other, tmp_path / "out")
     assert not (tmp_path / "out").exists()

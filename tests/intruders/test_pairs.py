@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from rmtjax.adapters import adapt, merged, save_peft
+from rmtjax.adapters import merged_copy, save_peft
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.adapters.methods import DoRA
 from rmtjax.adapters.params import AdapterParam, AlphaParam
 from rmtjax.checkpoints import read_peft
 from rmtjax.intruders import Pairs, Skipped, scan
 from rmtjax.models import save_model
+from tests.adapters.helpers import with_adapters
 from tests.models.helpers import classifier, config_of, refused, torch_classifier
 
 from .helpers import matrix, planted, write, write_adapter, write_shards
@@ -160,7 +161,7 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         "gone.weight": "all zero in the tuned model",
         "whole.weight": "of integers (I64), which are no weights",
         "cast.weight": "of integers (I8), which are no weights (in the tuned model)",
-        "small.weight": "smaller than top = 10",
+        "small.weight": "smaller than top_k = 10",
     }
 
 
@@ -266,9 +267,9 @@ def test_adapters_are_what_peft_merges(kind, tmp_path):
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "orthogonal"])
 def test_alpha_is_what_merging_makes_of_it(method, tmp_path):
     """Layers with an update and α, with an update alone and with α alone."""
-    model = adapt(
-        classifier(num_hidden_layers=1), method, target=["query", "value"], rank=3, scale=5.0, alpha=True,
-        alpha_target=["value", "key"],
+    model = with_adapters(
+        classifier(num_hidden_layers=1), method, target_modules=["query", "value"], rank=3, lora_alpha=5.0, alpha=True,
+        alpha_modules=["value", "key"],
     )  # fmt: skip
     save_model(classifier(num_hidden_layers=1), tmp_path / "base")
     rng = np.random.default_rng(5)
@@ -287,11 +288,11 @@ def test_alpha_is_what_merging_makes_of_it(method, tmp_path):
     plain = {pair.name.split(".")[-2] for pair in pairs if pair.factors is not None}
     assert plain == (set() if method == "dora" else {"query"})
     # Merged, it is a checkpoint like any other.
-    save_model(merged(model), tmp_path / "whole")
+    save_model(merged_copy(model), tmp_path / "whole")
     whole = dense(Pairs(tmp_path / "base", tmp_path / "whole", "query|key|value"))
     assert_close(whole, wanted)
     # α is not taken twice where the base has it, wherever the two lie; another α is refused.
-    save_peft(model, tmp_path / "both", base=tmp_path / "base", merge_alpha=True)
+    save_peft(model, tmp_path / "both", base=tmp_path / "base", save_base=save_model)
     shutil.copytree(tmp_path / "both", tmp_path / "copy")
     shutil.move(tmp_path / "copy/base", tmp_path / "scaled")
     for folder in (tmp_path / "both", tmp_path / "copy"):
@@ -609,16 +610,16 @@ def test_a_config_that_cannot_be_read(base, adapter):
         ({"layers": "(" * 3000 + ")" * 3000}, "is no regular expression"),
         ({"layers": 5}, "layers = 5: is no regular expression"),
         ({"layers": "qkv"}, "layers = 'qkv': matches none of x.fc.weight"),
-        ({"top": 11}, "top = 11: must be at most 10, the smaller side of the largest layer"),
-        ({"top": 0}, "top = 0: must be a whole number, 1 or more"),
-        ({"top": -3}, "top = -3: must be a whole number, 1 or more"),
-        ({"top": 2.0}, "top = 2.0: must be a whole number, 1 or more"),
-        ({"top": True}, "top = True: must be a whole number, 1 or more"),
-        ({"threshold": 0}, "threshold = 0: must be between 0 and 1"),
-        ({"threshold": 1.0}, "threshold = 1.0: must be between 0 and 1"),
-        ({"threshold": -0.5}, "threshold = -0.5: must be between 0 and 1"),
-        ({"threshold": float("nan")}, "threshold = nan: must be between 0 and 1"),
-        ({"threshold": "half"}, "threshold = 'half': must be between 0 and 1"),
+        ({"top_k": 11}, "top_k = 11: must be at most 10, the smaller side of the largest layer"),
+        ({"top_k": 0}, "top_k = 0: must be a whole number ≥ 1"),
+        ({"top_k": -3}, "top_k = -3: must be a whole number ≥ 1"),
+        ({"top_k": 2.0}, "top_k = 2.0: must be a whole number ≥ 1"),
+        ({"top_k": True}, "top_k = True: must be a whole number ≥ 1"),
+        ({"threshold_epsilon": 0}, r"threshold_epsilon = 0: must be a finite number in (0, 1)"),
+        ({"threshold_epsilon": 1.0}, r"threshold_epsilon = 1.0: must be a finite number in (0, 1)"),
+        ({"threshold_epsilon": -0.5}, r"threshold_epsilon = -0.5: must be a finite number in (0, 1)"),
+        ({"threshold_epsilon": float("nan")}, r"threshold_epsilon = nan: must be a finite number in (0, 1)"),
+        ({"threshold_epsilon": "half"}, r"threshold_epsilon = 'half': must be a finite number in (0, 1)"),
     ],
 )
 def test_settings_that_cannot_be_used(options, says, base, adapter):
@@ -667,7 +668,7 @@ def test_factors_of_very_different_size_are_one_product(tmp_path):
 
 def test_as_many_vectors_as_the_layer_has(base, adapter):
     """One less than refused."""
-    assert len(scan(base, adapter, top=10).layers[0].verdicts) == 10
+    assert len(scan(base, adapter, top_k=10).layers[0].verdicts) == 10
 
 
 def test_nothing_in_common(base, tmp_path):

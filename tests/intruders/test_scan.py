@@ -1,6 +1,5 @@
 """Verdicts by bounds against those of two decompositions; what is reported beside them; what theory expects."""
 
-import importlib
 import warnings
 
 import jax
@@ -8,9 +7,10 @@ import numpy as np
 import pytest
 
 from rmtjax._errors import InputError
-from rmtjax.intruders import Pair, predict, scan_layer
-from rmtjax.intruders.predict import bulk_edge, drawn_intruders
-from rmtjax.intruders.scan import _stand_in, gram_values
+from rmtjax.intruders import Pair, ScanLimits, predict, scan_layer
+from rmtjax.intruders.predict.drawn import drawn_intruders
+from rmtjax.intruders.predict.prediction import predict_beyond
+from rmtjax.intruders.scan.spectra import gram_values, stand_in_values
 from rmtjax.laws import marchenko_pastur, spikes
 from rmtjax.linalg.krylov import LowRankUpdated, largest_cosines
 from rmtjax.linalg.svd import one_blas_thread
@@ -54,12 +54,20 @@ def pair_of(kind, shape, update, random):
     return Pair("w", w, LowRankUpdated(w, None, b, a), (b, a))
 
 
+OPTIONS = {}
+
+
+def scanned(pair, **options):
+    """`scan_layer` with the limits that the test is for."""
+    return scan_layer(pair, **OPTIONS, **options)
+
+
 @pytest.fixture(autouse=True)
 def small_matrices(request, monkeypatch):
     """BLAS's own threads only get in each other's way here. By Krylov spaces though small, unless a test says otherwise."""
     chosen = getattr(request.node, "callspec", None)
-    if chosen is None or chosen.params.get("method") != "eigh":
-        monkeypatch.setattr(importlib.import_module("rmtjax.intruders.scan"), "_FULL", 0)
+    by_eigh = chosen is not None and chosen.params.get("method") == "eigh"
+    monkeypatch.setitem(OPTIONS, "limits", ScanLimits() if by_eigh else ScanLimits(eigh_side=0))
     with one_blas_thread():
         yield
 
@@ -73,15 +81,15 @@ def test_every_verdict_is_that_of_the_decompositions(kind, method):
     for shape in SHAPES:
         for update in ("low rank", "scaled", "dense"):
             pair = pair_of(kind, shape, update, random)
-            cosines = scan_layer(pair, exact=True, threshold=0.5).cosines
+            cosines = scanned(pair, exact=True, threshold_epsilon=0.5).cosines
             beside = cosines[random.choice(10, 2, replace=False)] + random.choice([-1e-5, 1e-4, -2e-3], 2)
             for threshold in (0.3, 0.5, 0.7, *np.clip(beside, 0.01, 0.99)):
-                found = scan_layer(pair, threshold=float(threshold))
-                expected = scan_layer(pair, threshold=float(threshold), exact=True)
+                found = scanned(pair, threshold_epsilon=float(threshold))
+                expected = scanned(pair, threshold_epsilon=float(threshold), exact=True)
                 assert found.verdicts == expected.verdicts, (shape, update, threshold)
-                assert expected.verdicts == tuple("intruder" if c < threshold else "known" for c in cosines)
+                assert expected.verdicts == tuple("intruder" if c < threshold else "matched" for c in cosines)
                 cases += 1
-                decided += found.method == method
+                decided += found.algorithm == method
                 near += float(threshold) in beside
     assert cases == 45 and near >= 14
     assert decided >= {"bounds": 12, "eigh": 24}[method]  # they do the work, and not the SVDs behind them
@@ -96,8 +104,8 @@ def test_in_the_memory_of_a_device(shape, update):
     assert isinstance(there.tuned.weight, jax.Array)
     assert (there.tuned.weight is there.base) == (pair.tuned.weight is pair.base)
     for exact in (False, True):
-        here, found = scan_layer(pair, exact=exact), scan_layer(there, exact=exact)
-        assert found.verdicts == here.verdicts and found.method == here.method
+        here, found = scanned(pair, exact=exact), scanned(there, exact=exact)
+        assert found.verdicts == here.verdicts and found.algorithm == here.algorithm
         np.testing.assert_allclose(found.cosines, here.cosines, atol=5e-3)
         np.testing.assert_allclose(found.values, here.values, rtol=1e-4)
         np.testing.assert_allclose(found.base_values, here.base_values, rtol=1e-4)
@@ -111,13 +119,13 @@ def test_in_the_memory_of_a_device(shape, update):
 def test_what_is_reported_is_what_the_decompositions_say(shape, update, method):
     random = np.random.default_rng(7)
     pair = pair_of("spikes", shape, update, random)
-    found, exact = scan_layer(pair, threshold=0.4), scan_layer(pair, threshold=0.4, exact=True)
-    assert exact.method == "svd" and (found.method == method or update == "dense")
+    found, exact = scanned(pair, threshold_epsilon=0.4), scanned(pair, threshold_epsilon=0.4, exact=True)
+    assert exact.algorithm == "svd" and (found.algorithm == method or update == "dense")
     np.testing.assert_allclose(found.values, exact.values, rtol=1e-5)
     np.testing.assert_allclose(found.base_values, exact.base_values, rtol=1e-5)
     slack = 0 if method == "eigh" else 1e-3
     assert (found.lower <= exact.cosines + slack).all() and (exact.cosines <= found.upper + slack).all()
-    if found.method == "eigh":
+    if found.algorithm == "eigh":
         np.testing.assert_allclose(found.cosines, exact.cosines, atol=2e-4)
     np.testing.assert_allclose(np.abs(np.sum(found.vectors * exact.vectors, 0)), 1, atol=1e-4)
     np.testing.assert_allclose(found.similarity[:, :6], exact.similarity[:, :6], atol=0.08)  # the spikes stand apart
@@ -144,8 +152,8 @@ def test_a_null_space_is_nobodys_vector(method):
     b = (3 * outside / np.linalg.norm(outside))[:, None].astype(np.float32)
     a = np.linalg.qr(random.standard_normal((200, 1)))[0].T.astype(np.float32)
     for exact in (False, True):
-        found = scan_layer(Pair("w", w, LowRankUpdated(w, None, b, a), (b, a)), exact=exact)
-        assert found.verdicts == ("intruder",) + ("known",) * 9
+        found = scanned(Pair("w", w, LowRankUpdated(w, None, b, a), (b, a)), exact=exact)
+        assert found.verdicts == ("intruder",) + ("matched",) * 9
         assert found.cosines[0] < 0.2
 
 
@@ -170,10 +178,10 @@ def test_vectors_made_of_neighbours_inside_the_spectrum(kind):
         before, after = (np.linalg.svd(x.astype(float))[0] for x in (w, w + b @ a))
         cosines = np.abs(before.T @ after[:, :2]).max(0)
         for threshold in 1 / np.sqrt(count) + np.array([0.05, 0.1, 0.2]):
-            found = scan_layer(pair, top=2, threshold=float(threshold))
-            wanted = tuple(np.where(cosines < threshold, "intruder", "known"))
-            assert found.verdicts == wanted, (count, threshold, found.method)
-            methods.append(found.method)
+            found = scanned(pair, top_k=2, threshold_epsilon=float(threshold))
+            wanted = tuple(np.where(cosines < threshold, "intruder", "matched"))
+            assert found.verdicts == wanted, (count, threshold, found.algorithm)
+            methods.append(found.algorithm)
     assert kind == "power law" or "bounds" in methods
 
 
@@ -184,10 +192,10 @@ def test_a_matrix_of_small_rank_has_no_more_vectors(shape, exact):
     random = np.random.default_rng(4)
     u, v = (np.linalg.qr(random.standard_normal((side, 6)))[0] for side in shape)
     w = ((u[:, :5] * [5, 4, 3, 2, 1]) @ v[:, :5].T).astype(np.float32)
-    for strength, verdicts in ((0, ["known"] * 5 + ["null"] * 5), (9, ["intruder"] + ["known"] * 5 + ["null"] * 4)):
+    for strength, verdicts in ((0, ["matched"] * 5 + ["null"] * 5), (9, ["intruder"] + ["matched"] * 5 + ["null"] * 4)):
         b, a = (strength * u[:, 5:]).astype(np.float32), v[:, 5:].T.astype(np.float32)
         for tuned in (LowRankUpdated(w, None, b, a), LowRankUpdated(w + b @ a)):
-            found = scan_layer(Pair("w", w, tuned, (b, a) if tuned.left is not None else None), exact=exact)
+            found = scanned(Pair("w", w, tuned, (b, a) if tuned.left is not None else None), exact=exact)
             assert list(found.verdicts) == verdicts
 
 
@@ -198,15 +206,15 @@ def test_units_do_not_matter(shape, exact):
     random = np.random.default_rng(6)
     w = base("spikes", shape, random)
     b, a = low_rank(shape, (9.0, 4.0), random)
-    plain = scan_layer(Pair("w", w, LowRankUpdated(w, None, b, a), (b, a)), exact=exact)
+    plain = scanned(Pair("w", w, LowRankUpdated(w, None, b, a), (b, a)), exact=exact)
     assert plain.intruders > 0
     for exponent in (-100, 120):
         big, left = (np.ldexp(x, exponent).astype(np.float32) for x in (w, b))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found = [
-                scan_layer(Pair("w", big, LowRankUpdated(big, None, left, a), (left, a)), exact=exact),
-                scan_layer(Pair("w", big, LowRankUpdated(big + left @ a), None), exact=exact),
+                scanned(Pair("w", big, LowRankUpdated(big, None, left, a), (left, a)), exact=exact),
+                scanned(Pair("w", big, LowRankUpdated(big + left @ a), None), exact=exact),
             ]
         for one in found:
             assert one.verdicts == plain.verdicts
@@ -227,7 +235,7 @@ def test_nothing_added_leaves_nothing_to_find(method):
         Pair("w", w, LowRankUpdated(w.copy()), None),
         Pair("w", w, LowRankUpdated(w, None, np.zeros((160, 2), np.float32), np.ones((2, 160), np.float32)), None),
     ):
-        found = scan_layer(pair)
+        found = scanned(pair)
         assert found.intruders == 0 and found.predicted == 0 and found.update.frobenius == 0
         np.testing.assert_allclose(found.cosines, 1, atol=5e-3)
 
@@ -246,11 +254,11 @@ def test_layers_of_zeros_and_of_small_rank(shape, method):
         (nothing, LowRankUpdated(nothing), "null"),
         (small, LowRankUpdated(nothing), "null"),
         (whole, LowRankUpdated(nothing), "null"),
-        (small, LowRankUpdated(small + 0.01 * whole), "known"),
-        (small, LowRankUpdated(small, None, left, 0.1 * right), "known"),
+        (small, LowRankUpdated(small + 0.01 * whole), "matched"),
+        (small, LowRankUpdated(small, None, left, 0.1 * right), "matched"),
     ):
         pair = Pair("w", before, after, None)
-        for one in (scan_layer(pair), scan_layer(pair, exact=True), scan_layer(pair.on_device())):
+        for one in (scanned(pair), scanned(pair, exact=True), scanned(pair.on_device())):
             assert set(one.verdicts) == {expected}
 
 
@@ -265,10 +273,10 @@ def test_vectors_that_any_decomposition_turns_are_left_to_the_svds(of, method):
     before = (u * (alike if of == "base" else apart)) @ v.T
     u[:, :4] = u[:, :4] @ np.linalg.qr(random.standard_normal((4, 4)))[0]
     after = (u * (apart if of == "base" else alike)) @ v.T
-    found = scan_layer(
-        Pair("w", before.astype(np.float32), LowRankUpdated(after.astype(np.float32)), None), threshold=0.8
+    found = scanned(
+        Pair("w", before.astype(np.float32), LowRankUpdated(after.astype(np.float32)), None), threshold_epsilon=0.8
     )
-    assert found.method == "svd"
+    assert found.algorithm == "svd"
 
 
 @pytest.mark.parametrize("seed", [3, 30, 71, 88])
@@ -295,11 +303,11 @@ def test_vectors_that_rounding_all_but_hides_are_not_intruders(seed):
         left = (np.linalg.qr(x)[0] * np.linspace(3, 1.5, 10) * s[0]).astype(np.float32)
         right = columns(10).T.astype(np.float32)
         pair = Pair("w", w, LowRankUpdated(w, None, left, right), (left, right))
-        exact = scan_layer(pair, exact=True)
+        exact = scanned(pair, exact=True)
         for threshold in (0.75, 0.85):
-            found = scan_layer(pair, threshold=threshold)
-            wanted = tuple("intruder" if cosine < threshold else "known" for cosine in exact.cosines)
-            assert found.verdicts == wanted, (threshold, found.method, found.upper, exact.cosines)
+            found = scanned(pair, threshold_epsilon=threshold)
+            wanted = tuple("intruder" if cosine < threshold else "matched" for cosine in exact.cosines)
+            assert found.verdicts == wanted, (threshold, found.algorithm, found.upper, exact.cosines)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -309,12 +317,12 @@ def test_prediction_is_the_law_on_a_gaussian_base(shape):
     c = n / m
     s = np.linalg.svd(base("gaussian", shape, np.random.default_rng(0)).astype(float), compute_uv=False)
     theta = np.array([0.7, 1.6, 2.5, 4.0]) * c**0.25
-    found = predict(theta, s, shape, edge=s[0] + 0.02)
+    found = predict_beyond(theta, s, shape, edge=s[0] + 0.02)
     assert np.isnan(found.outliers[0]) and found.probabilities[0] < 0.05
     assert found.threshold == pytest.approx(c**0.25, rel=0.2)  # 0.06 is its standard deviation
     assert 0.75 * c**0.25 < found.threshold < 1.3 * c**0.25
     np.testing.assert_allclose(found.outliers[1:], spikes.rectangular_outlier(theta[1:], c), rtol=0.02)
-    np.testing.assert_allclose(found.overlaps[1:], spikes.rectangular_overlap(theta[1:], c), atol=0.03)
+    np.testing.assert_allclose(found.overlaps[1:], spikes.rectangular_overlap_left(theta[1:], c), atol=0.03)
 
 
 @pytest.mark.parametrize(("spike", "theta"), [(3.0, 2.6), (3.0, 4.0), (None, 1.35)])
@@ -331,7 +339,7 @@ def test_prediction_against_dense_draws(spike, theta):
         s[0] = spike
         w = (u * s) @ vt
     edge = s[1] + 0.05 if spike else s[0] + 0.02
-    found = predict(np.array([theta]), s, (n, m), edge, 0.5, top=10, draws=400)
+    found = predict_beyond(np.array([theta]), s, (n, m), edge, 0.5, top_k=10, draws=400)
     hits, places = [], []
     for _ in range(150):
         a, b = (x / np.linalg.norm(x) for x in (random.standard_normal(n), random.standard_normal(m)))
@@ -361,11 +369,11 @@ def test_all_intruders_are_expected_where_many_are_base_vectors_that_mixed(kind,
         left, right = low_rank(shape, theta, random)
         tuned = np.linalg.svd(w + left @ right, full_matrices=False)[0][:, :top]
         counts.append((np.abs(u.T @ tuned).max(0) < threshold).sum())
-    found = drawn_intruders(theta, s, shape, threshold, top=top, draws=64)
+    found = drawn_intruders(theta, s, shape, threshold, top_k=top, draws=64)
     error = np.std(counts, ddof=1) * np.sqrt(1 / 40 + 1 / 64)
     assert np.mean(counts) > 5 * error > 0
     assert abs(np.mean(counts) - found) < 4 * error
-    few = predict(theta, s, shape, s[0] + 0.05, threshold, top=top)
+    few = predict_beyond(theta, s, shape, s[0] + 0.05, threshold, top_k=top)
     assert abs(np.mean(counts) - few.intruders) < 4 * np.std(counts, ddof=1) * np.sqrt(1 / 40 + 1 / 16)
 
 
@@ -378,7 +386,7 @@ def test_many_directions_at_once(times, count):
     base = rng.standard_normal((n, m)) / np.sqrt(m)
     u0, s, _ = np.linalg.svd(base, full_matrices=False)
     theta = np.linspace(times[-1], times[0], count) * (n / m) ** 0.25
-    told = predict(theta, s, (n, m), bulk_edge(s, bulk_fit(s, n, m)), 0.5, top=top).intruders
+    told = predict(theta, s, (n, m), bulk_fit(s, n, m), 0.5, top_k=top).intruders
     found = []
     for _ in range(60):
         a, b = (np.linalg.qr(rng.standard_normal((side, count)))[0] for side in (n, m))
@@ -402,10 +410,10 @@ def test_an_outlier_that_dissolves_among_spikes_is_nowhere():
         kept.append(((left[:, 1] / theta[1]) @ vectors).max() ** 2)
     assert np.mean(kept) < 0.3  # of the second one
     for threshold in (0.2, 0.5, 0.9):
-        found = predict(theta, crowd, (200, 200), 2.1, threshold, top=10)
+        found = predict_beyond(theta, crowd, (200, 200), 2.1, threshold, top_k=10)
         assert found.outliers[0] == pytest.approx(np.mean(places), rel=0.03)
         assert np.isnan(found.outliers[1])
-    found = predict(theta, alone, (200, 200), 2.05, 0.5, top=10)
+    found = predict_beyond(theta, alone, (200, 200), 2.05, 0.5, top_k=10)
     assert found.outliers[1] == pytest.approx(float(spikes.rectangular_outlier(2.6, 1.0)), rel=0.05)
 
 
@@ -416,13 +424,13 @@ def test_numbers_that_stand_in_for_a_spectrum_have_its_distribution():
         w = base("gaussian", (n, m), random) + sum(np.outer(*low_rank((n, m), [x], random)) for x in (3.0, 4.0))
         start = np.linalg.qr(random.standard_normal((n, 10)))[0].astype(np.float32)
         found = largest_cosines(LowRankUpdated(w), start, n_random=4, max_blocks=14)
-        stand_in, exact = _stand_in(found.ritz, 10 + np.arange(4), w), gram_values(w)
+        stand_in, exact = stand_in_values(found.ritz, 10 + np.arange(4), w), gram_values(w)
         assert stand_in.shape == exact.shape and (np.diff(stand_in) <= 1e-9).all()
         np.testing.assert_allclose(stand_in[:2], exact[:2], rtol=1e-4)
         assert np.abs(stand_in - exact).mean() < 0.03
         assert (stand_in**2).sum() == pytest.approx((exact**2).sum(), rel=3e-3)
         edge = float(marchenko_pastur.singular_support(n / m)[1]) + 0.05
-        one, other = (predict(np.array([2.0, 5.0]), s, (n, m), edge) for s in (stand_in, exact))
+        one, other = (predict_beyond(np.array([2.0, 5.0]), s, (n, m), edge) for s in (stand_in, exact))
         np.testing.assert_allclose(one.outliers, other.outliers, rtol=0.02)
 
 
@@ -430,14 +438,14 @@ def test_what_a_layer_alone_is_asked_must_make_sense():
     random = np.random.default_rng(0)
     w = base("gaussian", (30, 20), random)
     pair = Pair("w", w, LowRankUpdated(w + 1), None)
-    assert scan_layer(pair, top=np.int64(3), threshold=np.float32(0.5)).values.shape == (3,)
-    for question in ({"threshold": 2.0}, {"top": 0}, {"top": 21}):
+    assert scanned(pair, top_k=np.int64(3), threshold_epsilon=np.float32(0.5)).values.shape == (3,)
+    for question in ({"threshold_epsilon": 2.0}, {"top_k": 0}, {"top_k": 21}):
         name = next(iter(question))
         with pytest.raises(InputError, match=f"{name} = {question[name]}: must be"):
-            scan_layer(pair, **question)
+            scanned(pair, **question)
     broken = w.copy()
     broken[3, 4] = np.nan
     for bad in (Pair("w", broken, LowRankUpdated(w), None), Pair("w", w, LowRankUpdated(broken), None)):
         for exact in (False, True):
             with pytest.raises(InputError, match="w: holds NaN or infinite numbers"):
-                scan_layer(bad, exact=exact)
+                scanned(bad, exact=exact)

@@ -14,7 +14,7 @@ def tune(folder):
     """Twenty steps, each with a checkpoint; compiled programs are kept beside the data."""
     home = folder.parent
     keep_programs(home)
-    chosen = settings(home, home, method="alpha-lora", epochs=5, every=3, max_length=16)
+    chosen = settings(home, home, adapter="alpha-lora", epochs=5, alpha_every=3, max_length=16)
     finetune(chosen, folder, resume=True, save_every=1)
 
 

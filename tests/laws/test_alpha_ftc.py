@@ -429,7 +429,7 @@ def test_the_callers_precision_is_left_alone():
 import jax, jax.numpy as jnp
 import rmtjax, rmtjax.laws.alpha_ftc as law, rmtjax.claims.alpha_lora
 import rmtjax.ensembles.alpha_ftc.compressed, rmtjax.ensembles.alpha_ftc.dense
-import rmtjax.ensembles._rng.entries, rmtjax.linalg.ridge
+import rmtjax.ensembles.entries, rmtjax.linalg.ridge
 assert not jax.config.jax_enable_x64
 assert law.delta(1.0, 2.0).dtype == "float64"
 jax.grad(lambda g: law.best_accuracy(law.scalars(g, 1.0, 1.0, law.SourceStatistics(1.0, 0.5))))(1.0)

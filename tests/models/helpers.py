@@ -129,7 +129,7 @@ def torch_classifier(config: EncoderConfig, outputs: int = 2, seed: int = 0, **c
     import torch
     import transformers
 
-    values = {k: v for k, v in config.as_dict().items() if k != "model_type"} | {"num_labels": outputs, **changes}
+    values = {k: v for k, v in config.to_dict().items() if k != "model_type"} | {"num_labels": outputs, **changes}
     own = transformers.AutoConfig.for_model(config.model_type, **values)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

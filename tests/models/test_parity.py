@@ -137,7 +137,7 @@ def test_packaged_model(tmp_path):
     assert precise.dtype == np.float64 and relative(precise, wanted) < 5e-7
     np.testing.assert_allclose(precise, wanted, atol=TOLERANCE, rtol=0)
     np.testing.assert_allclose(encoder.pooler(states[:, 0]), out.pooler_output.numpy(), atol=TOLERANCE, rtol=0)
-    model, report = load_classifier(outputs=3, seed=5)
+    model, report = load_classifier(num_labels=3, seed=5)
     assert report.new == ("classifier.bias", "classifier.weight")
     model.classifier.kernel[...] = model.classifier.kernel[...] * 20
     save_model(model, tmp_path, labels=("no", "maybe", "yes"), tokenizer=folder)
@@ -186,7 +186,7 @@ def test_encoder_alone(tmp_path):
 def test_shards_and_language_models(tmp_path):
     """Several files behind an index; a masked language model, which has no pooler and a head that nobody wants."""
     config = config_of()
-    own = transformers.BertConfig(**{k: v for k, v in config.as_dict().items() if k != "model_type"})
+    own = transformers.BertConfig(**{k: v for k, v in config.to_dict().items() if k != "model_type"})
     theirs = transformers.BertForMaskedLM(own).eval()
     theirs.save_pretrained(tmp_path / "whole")
     theirs.save_pretrained(tmp_path / "shards", max_shard_size="8KB")

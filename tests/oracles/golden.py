@@ -32,6 +32,10 @@ TRIALS, LARGEST = 24, 200
 ADAPTERS = ("lora", "rslora", "dora", "alpha-lora", "orthogonal", "spectral-additive", "spectral-rotational", "full")
 
 
+_RECORDED_AS = {"algorithm": "method", "matched": "known"}
+"""Words of a scan that have been renamed, and what the record calls them."""
+
+
 def _ends(grid: Grid, sizes: Sequence[str]) -> Grid:
     """Return the grid of the first and last values of each axis, where claims differ most, with sizes of matrices up to 200."""
     largest = max(
@@ -78,8 +82,12 @@ def of_scan() -> dict[str, Any]:
         }
     kept = {}
     for name, result in scans.items():
-        layers = json.loads(json.dumps([layer.as_dict() for layer in result.layers], default=np.ndarray.tolist))
-        kept[name] = [{key: value for key, value in layer.items() if key != "seconds"} for layer in layers]
+        layers = json.loads(json.dumps([layer.to_dict() for layer in result.layers], default=np.ndarray.tolist))
+        for layer in layers:
+            layer["verdicts"] = [_RECORDED_AS.get(verdict, verdict) for verdict in layer["verdicts"]]
+        kept[name] = [
+            {_RECORDED_AS.get(key, key): value for key, value in layer.items() if key != "seconds"} for layer in layers
+        ]
     return kept
 
 
@@ -99,7 +107,7 @@ def of_training(adapter: str) -> dict[str, list[str]]:
 
     with tempfile.TemporaryDirectory() as folder:
         base, data = write_base(Path(folder) / "base"), write_task(Path(folder) / "data")
-        chosen = settings(base, data, method=adapter)
+        chosen = settings(base, data, adapter=adapter)
         finetune(chosen, Path(folder) / "run", announce=watch, stop_after=10, progress=False, devices=jax.devices()[:1])
     return {"losses": _hexadecimal([float(loss) for loss in losses])}
 

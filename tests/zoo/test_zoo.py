@@ -11,7 +11,7 @@ import re
 import numpy as np
 import pytest
 
-from rmtjax.intruders import Pairs, mend, scan
+from rmtjax.intruders import Pairs, mitigate, scan
 
 from .conversions import TABLE, table, written
 from .families import FAMILIES, adapted, build, counted, matrices
@@ -107,7 +107,7 @@ def check(family, base, adapter, merged, layers="."):
         name: counted(*(oriented(family, name, value) for value in both), top=TOP) for name, both in large.items()
     }
     for tuned in (adapter, merged):
-        found = scan(base, tuned, top=TOP, layers=layers)
+        found = scan(base, tuned, top_k=TOP, layers=layers)
         by_name = {layer.name: layer.intruders for layer in found.layers}
         assert {name: by_name[name] for name in counts} == counts
         assert all(count == 0 for name, count in by_name.items() if name not in counts)
@@ -219,7 +219,9 @@ def test_mended_adapters_load_in_peft(kind, tmp_path):
     model = build(family)
     model.save_pretrained(tmp_path / "base")
     adapted(model, **MENDED[kind]).save_pretrained(tmp_path / "adapter")
-    found = mend(tmp_path / "base", tmp_path / "adapter", tmp_path / "mended", scale=0.0, top=TOP, layers=".")
+    found = mitigate(
+        tmp_path / "base", tmp_path / "adapter", tmp_path / "mended", mitigation_lambda=0.0, top_k=TOP, layers="."
+    ).before
     planted = {layer.name for layer in found.layers if layer.intruders}
     assert planted
     base = getattr(transformers, family.model).from_pretrained(tmp_path / "base")
@@ -230,7 +232,7 @@ def test_mended_adapters_load_in_peft(kind, tmp_path):
     for pair in pairs:
         wanted = oriented(family, pair.name, after[pair.name])
         np.testing.assert_allclose(np.asarray(pair.tuned.dense()), wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
-    left = scan(tmp_path / "base", tmp_path / "mended", top=TOP, layers=".")
+    left = scan(tmp_path / "base", tmp_path / "mended", top_k=TOP, layers=".")
     assert left.intruders < found.intruders
 
 

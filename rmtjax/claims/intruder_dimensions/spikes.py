@@ -12,7 +12,7 @@ import numpy as np
 from rmtjax._errors import InputError
 from rmtjax.claims._shared import ASPECT, COLUMNS, check_above, check_rows, dense, overlap_window, window
 from rmtjax.ensembles import density, outlier
-from rmtjax.ensembles._rng.entries import ENTRIES, entries, parse_entries
+from rmtjax.ensembles.entries import ENTRIES, entries, parse_entries
 from rmtjax.ensembles.wigner import wigner
 from rmtjax.laws import marchenko_pastur, semicircle, spectral_measure, spikes
 from rmtjax.laws.edge import tracy_widom

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.chi import chi
-from rmtjax.ensembles._rng.counter import normal
+from rmtjax.ensembles._counter import normal
+from rmtjax.ensembles.chi import chi
 from rmtjax.ensembles.resolvent_corner import depth, resolvent_corner
 from rmtjax.laws.alpha_ftc import MarginMoments, SourceStatistics
 from rmtjax.linalg import small

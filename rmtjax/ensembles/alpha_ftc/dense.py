@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from rmtjax.ensembles._rng.entries import entries as draw_entries
+from rmtjax.ensembles.entries import entries as draw_entries
 from rmtjax.laws.alpha_ftc import MarginMoments, SourceStatistics
 from rmtjax.linalg.ridge import ridge_solve
 

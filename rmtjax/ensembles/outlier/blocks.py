@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from rmtjax.ensembles._rng.chi import chi_batched
-from rmtjax.ensembles._rng.counter import box_muller, words
+from rmtjax.ensembles._counter import box_muller, words
+from rmtjax.ensembles.chi import chi_batched
 
 __all__ = [
     "adjoint",

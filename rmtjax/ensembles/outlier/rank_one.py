@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.chi import chi_batched
-from rmtjax.ensembles._rng.counter import batch_last, box_muller, words
+from rmtjax.ensembles._counter import batch_last, box_muller, words
+from rmtjax.ensembles.chi import chi_batched
 from rmtjax.ensembles.outlier._newton import largest_root
 from rmtjax.ensembles.outlier._recursion import (
     GROUP,

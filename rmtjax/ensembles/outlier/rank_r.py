@@ -34,7 +34,7 @@ from jaxtyping import Array, Float, Key
 from rmtjax._checks import is_traced
 from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.counter import batch_last
+from rmtjax.ensembles._counter import batch_last
 from rmtjax.ensembles.outlier._newton import PASSES
 from rmtjax.ensembles.outlier._recursion import TOLERANCE, outlier_depth
 from rmtjax.ensembles.outlier.blocks import (

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.counter import batch_last, box_muller, fast_log, unit, words
+from rmtjax.ensembles._counter import batch_last, box_muller, fast_log, unit, words
 
 __all__ = ["chi", "chi_batched"]
 
@@ -72,7 +72,7 @@ def chi(key: Key[Array, ""], dof: Float[Array, "m"], stream: Int[Array, ""] | in
     uniform boost for shape < 1. Entries with ``dof <= 0`` are 0, the norm of an empty vector.
 
     Args:
-        key: a typed PRNG key, used for nothing but the draws of `rmtjax.ensembles._rng.counter` and this module.
+        key: a typed PRNG key, used for nothing but the draws of `rmtjax.ensembles._counter` and this module.
         dof: degrees of freedom, not necessarily whole, float64, shape (m,).
         stream: which of 2³² independent streams of the key.
     """

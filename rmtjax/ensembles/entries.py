@@ -29,7 +29,7 @@ from jaxtyping import Array, Inexact, Key, UInt64
 
 from rmtjax._errors import InputError, shown, unknown
 from rmtjax._precision import float64
-from rmtjax.ensembles._rng.counter import box_muller, cos_turn, fast_log, unit
+from rmtjax.ensembles._counter import box_muller, cos_turn, fast_log, unit
 
 __all__ = ["ENTRIES", "HEAVY", "entries", "parse_entries"]
 

@@ -1,0 +1,114 @@
+"""What all updates share: the new kernel, its norm, and a product whose derivatives cost the least."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+__all__ = ["Update", "norm_of_product", "scaled_by"]
+
+
+@jax.custom_vjp
+def _low_rank_linear(x, kernel, alpha, a, b):
+    """Return X (K diag(α) + A B), the sum formed first: it is small beside the product with X. α may be None."""
+    return x @ (scaled_by(kernel, alpha) + a @ b)
+
+
+def scaled_by(kernel, alpha):
+    # In half precision most of α's steps from 1 would be rounded away, and a weakly typed α would not raise it.
+    return kernel if alpha is None else kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)) * alpha
+
+
+def _low_rank_forward(x, kernel, alpha, a, b):
+    of_alpha = alpha is not None and alpha.perturbed
+    x, kernel, alpha, a, b = jax.tree.map(lambda p: p.value, (x, kernel, alpha, a, b))
+    if not of_alpha:
+        return _low_rank_linear(x, kernel, alpha, a, b), (x, kernel, alpha, a, b, None)
+    # α's gradient is a sum of X K times what comes back: with that kept, it needs no product of its own.
+    base = x @ kernel
+    return base * alpha + (x @ a) @ b, (x, kernel, alpha, a, b, base)
+
+
+def _low_rank_backward(saved, gradient):
+    x, kernel, alpha, a, b, base = saved
+    if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
+        gradient = jnp.zeros(gradient.shape, gradient.dtype)
+    rows, flat = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
+    to_x = (rows @ (scaled_by(kernel, alpha) + a @ b).T).reshape(x.shape)
+    to_alpha = None
+    if alpha is not None:
+        to_alpha = jnp.zeros_like(alpha) if base is None else (rows * base.reshape(rows.shape)).sum(0)
+    # Where nothing but A and B trains, the compiler leaves out the product with the kernel's own gradient.
+    return to_x, scaled_by(flat.T @ rows, alpha), to_alpha, flat.T @ (rows @ b.T), (flat @ a).T @ rows
+
+
+_low_rank_linear.defvjp(_low_rank_forward, _low_rank_backward, symbolic_zeros=True)
+
+
+def norm_of_product(a: Float[Array, "inputs k"], b: Float[Array, "k outputs"]) -> Float[Array, ""]:
+    """Return the largest singular value of A B."""
+    right_a, right_b = jnp.linalg.qr(a, mode="r"), jnp.linalg.qr(b.T, mode="r")
+    return jnp.linalg.norm(right_a @ right_b.T, 2)
+
+
+class Update(nnx.Module):
+    """What is added to a frozen kernel K (inputs, outputs), whose columns α may scale."""
+
+    rank: int
+    shrinks: tuple[str, ...] = ()
+    """What `bounded` scales down; with all of it 0 nothing is added."""
+    sides: Mapping[str, tuple[str | None, ...]] = {}
+    """Which axis of each variable is one of the kernel's: "inputs", "outputs" or None."""
+
+    def factors(self) -> tuple[Float[Array, "inputs k"], Float[Array, "k outputs"]]:
+        """Return A and B of the new kernel K + A B."""
+        raise NotImplementedError
+
+    def kernel(self, kernel: Float[Array, "inputs outputs"]) -> Float[Array, "inputs outputs"]:
+        """Return the new kernel, α already applied to the old one."""
+        a, b = self.factors()
+        return kernel + a @ b
+
+    def rates(self, kernel: Float[Array, "inputs outputs"]) -> Float[Array, " outputs"] | None:
+        """Return what the columns of kernel + A B are multiplied by, α already applied to the kernel; None leaves them alone."""
+        return None
+
+    def norm(self) -> Float[Array, ""]:
+        """Return the largest singular value of what is added, before a DoRA rescales it."""
+        return norm_of_product(*self.factors())
+
+    def bounded(self, limit: float) -> dict[str, Array]:
+        """Return values of parameters at which `norm` is at most `limit`: the present ones, where they fulfil it."""
+        own = {name: getattr(self, name)[...] for name in self.shrinks}
+
+        def scaled(share):
+            other = nnx.clone(self)
+            for name, value in own.items():
+                setattr(other, name, type(getattr(self, name))(share * value))
+            return other
+
+        def halve(_, ends):
+            low, high = ends
+            middle = (low + high) / 2
+            inside = scaled(middle).norm() <= limit
+            return jnp.where(inside, middle, low), jnp.where(inside, high, middle)
+
+        share = jax.lax.cond(self.norm() <= limit, lambda: 1.0, lambda: jax.lax.fori_loop(0, 20, halve, (0.0, 1.0))[0])
+        return {name: share * value for name, value in own.items()}
+
+    def __call__(
+        self,
+        x: Float[Array, "*batch inputs"],
+        kernel: Float[Array, "inputs outputs"],
+        alpha: Float[Array, " outputs"] | None = None,
+    ) -> Float[Array, "*batch outputs"]:
+        """Return `x @ self.kernel(kernel * alpha)`, computed in the dtype of x."""
+        a, b = (f.astype(x.dtype) for f in self.factors())
+        if x.dtype == jnp.float32:
+            return _low_rank_linear(x, kernel.astype(x.dtype), alpha, a, b)
+        # In half precision a sum of kernels would round the update away.
+        return x @ scaled_by(kernel, alpha).astype(x.dtype) + (x @ a) @ b

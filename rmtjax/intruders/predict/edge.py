@@ -1,0 +1,162 @@
+"""Intruders of one direction at the edge of the bulk, where single states decide."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["SINGLE_POLES", "intruders_at_the_edge", "lone_intruders", "shared_poles"]
+
+SINGLE_POLES, _NODES = 12, 4
+"""States beside those looked at whose vectors are followed at the edge; strengths at which that is drawn, others lie between."""
+_HALVES = 20
+"""Bisections, to 10⁻⁶ of what is between neighbours."""
+
+
+def intruders_at_the_edge(
+    theta: np.ndarray,
+    limit: float,
+    s: np.ndarray,
+    shape: tuple[int, int],
+    threshold_epsilon: float,
+    room: np.ndarray | None,
+    draws: int,
+    seed: int,
+) -> np.ndarray:
+    """Return `lone_intruders` at some of the strengths, at most 1, and interpolate between; `room` is each one's own `top_k`."""
+    chances = np.zeros_like(theta)
+    which = np.flatnonzero(theta > limit / 2)  # far below there is none
+    if room is not None:
+        which = which[room[which] > 0]
+    if which.size:
+        wanted = np.unique(theta[which])
+        nodes = np.quantile(wanted, np.linspace(0, 1, _NODES)) if wanted.size > _NODES else wanted
+        most = None if room is None else int(room[which].max())
+        found = np.cumsum(_by_rank(nodes, s, shape, threshold_epsilon, most, draws, seed), axis=1)
+        rooms = np.full(which.size, found.shape[1]) if room is None else np.minimum(room[which], found.shape[1])
+        for ranks in np.unique(rooms):
+            these = which[rooms == ranks]
+            chances[these] = np.minimum(np.interp(theta[these], nodes, found[:, ranks - 1]), 1)
+    return chances
+
+
+def lone_intruders(
+    strengths: np.ndarray,
+    singular_values: np.ndarray,
+    shape: tuple[int, int],
+    threshold_epsilon: float = 0.5,
+    *,
+    top_k: int | None = None,
+    draws: int = 64,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return the mean number of intruders among the leading vectors after an update in one Haar direction.
+
+    Args:
+        strengths: of the update, one at a time, with the same draws, shape (t,).
+        singular_values, shape, threshold_epsilon: see `predict`.
+        top_k: how many leading vectors are looked at; by default those of the states that keep their own poles.
+        draws: of the direction.
+        seed: of the draws.
+
+    Returns:
+        Shape (t,).
+    """
+    return _by_rank(strengths, singular_values, shape, threshold_epsilon, top_k, draws, seed).sum(1)
+
+
+def _by_rank(
+    strengths: np.ndarray,
+    singular_values: np.ndarray,
+    shape: tuple[int, int],
+    threshold_epsilon: float,
+    top_k: int | None,
+    draws: int,
+    seed: int,
+) -> np.ndarray:
+    """Return how often the vector of each leading singular value is an intruder, shape (t, ranks)."""
+    theta, s = np.asarray(strengths, float), np.asarray(singular_values, float)
+    random = np.random.default_rng(seed)
+    single = min(s.size, SINGLE_POLES + (0 if top_k is None else top_k))
+    shares = shared_poles(s[single:])
+    sizes = [share.size for share in shares]
+    poles = np.concatenate([s[:single], [np.sqrt(np.mean(share**2)) for share in shares]])
+    weights = _direction(random, np.append(np.ones(single, int), np.array(sizes, int)), shape, s.size, draws)
+    ranks = np.arange(min(s.size, SINGLE_POLES if top_k is None else top_k))
+    return _count(theta, ranks, poles, single, weights, threshold_epsilon)
+
+
+def shared_poles(s: np.ndarray) -> list[np.ndarray]:
+    """Return values that may share a pole: two of one, then two of twice that, and so on."""
+    ends: list[int] = []
+    while sum(ends) < s.size:
+        ends.append(min(2 ** (len(ends) // 2), s.size - sum(ends)))
+    return np.split(s, np.cumsum(ends)[:-1]) if ends else []
+
+
+class _Weights(NamedTuple):
+    """Of a Haar direction at each pole, (draws, poles), and outside of all, (draws,): Σa², Σb², Σab; a and b themselves."""
+
+    left: np.ndarray
+    right: np.ndarray
+    both: np.ndarray
+    left_zero: np.ndarray
+    right_zero: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+
+def _direction(
+    random: np.random.Generator, sizes: np.ndarray, shape: tuple[int, int], states: int, draws: int
+) -> _Weights:
+    # Turned so that a has one coordinate in each share, b is Gaussian along it and χ across.
+    left = random.chisquare(sizes, (draws, sizes.size))
+    a = np.sqrt(left)
+    b = random.standard_normal((draws, sizes.size))
+    across = np.where(sizes > 1, random.chisquare(np.maximum(sizes - 1, 1), (draws, sizes.size)), 0)
+    right = b**2 + across
+    outside = [random.chisquare(side - states, draws) if side > states else np.zeros(draws) for side in shape]
+    norms = [(x.sum(1) + zero)[:, None] for x, zero in zip((left, right), outside, strict=True)]
+    a, b, both = a / np.sqrt(norms[0]), b / np.sqrt(norms[1]), a * b / np.sqrt(norms[0] * norms[1])
+    left_zero, right_zero = (zero / norm[:, 0] for zero, norm in zip(outside, norms, strict=True))
+    return _Weights(left / norms[0], right / norms[1], both, left_zero, right_zero, a, b)
+
+
+def _count(
+    theta: np.ndarray, ranks: np.ndarray, poles: np.ndarray, single: int, weights: _Weights, threshold_epsilon: float
+) -> np.ndarray:
+    """Return how often the singular values of these ranks, 0 being the largest, have intruders, shape (t, ranks)."""
+    square = poles**2
+    stacked = np.stack([weights.left, weights.right, weights.both * poles], axis=2)
+    strength = theta[:, None, None]
+
+    def terms(z):
+        inverse = 1 / (z[..., None] ** 2 - square)  # (t, draws, ranks, poles)
+        a, b, c = np.moveaxis(inverse @ stacked, 3, 0)
+        a, b = z * a + weights.left_zero[:, None] / z, z * b + weights.right_zero[:, None] / z
+        return inverse, a, b, c - 1 / strength
+
+    shape = theta.size, len(weights.left), ranks.size
+    rising = poles[:single][::-1]
+    low = np.broadcast_to(np.append(poles, 0)[ranks + 1], shape)
+    high = np.broadcast_to(np.where(ranks > 0, poles[ranks - 1], poles[0] + strength), shape)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for _ in range(_HALVES):
+            z = low + 0.49 * (high - low)  # halves of round numbers may be poles
+            _, a, b, c = terms(z)
+            positive = np.where(a * b < c**2, 1, np.where(a + b > 0, 2, 0))
+            more = single - np.searchsorted(rising, z, side="right") + positive - 1 > ranks
+            low, high = np.where(more, z, low), np.where(more, high, z)
+        z = (low + high) / 2
+        inverse, a, b, c = terms(z)
+        first = np.abs(a) > np.abs(b)  # the null vector (x, y), from the row that is safer
+        x, y = (z * np.where(first, -c, b))[..., None], np.where(first, a, -c)[..., None]
+        parts = x**2 * weights.left[:, None] + y**2 * (square * weights.right)[:, None]
+        parts += 2 * x * y * (poles * weights.both)[:, None]
+        norm = (inverse**2 * parts).sum(-1) + x[..., 0] ** 2 * weights.left_zero[:, None] / z**4
+        vector = x * weights.a[:, None, :single] + y * (poles * weights.b)[:, None, :single]
+        cosine = np.abs(inverse[..., :single] * vector).max(-1) / np.sqrt(norm)
+        # Of a base of small rank, what is left of its null space is nobody's.
+        real = z > 1e-6 * np.maximum(poles[0], strength)
+        return ((cosine < threshold_epsilon) & real).mean(1)
