@@ -19,7 +19,7 @@ from rmtjax.ensembles.outlier.rank_one import covariance_rows, wigner_rows
 __all__ = ["hermite_cdf", "laguerre_cdf", "spectral_measure"]
 
 _SMALLEST = 1e-290
-"""Stands for a pivot that is exactly 0: as if the point had been moved by less than rounding."""
+"""The number that replaces a pivot of 0, as if the point had been moved by less than rounding."""
 
 
 def _groups(rows):
@@ -72,14 +72,14 @@ def _laguerre(key_data, p, n, points, beta):
 
     def group(j, state):
         q, above = state
-        own, below = covariance_rows(key_data, groups - 1 - j, p, n, beta)
+        diagonal2, below = covariance_rows(key_data, groups - 1 - j, p, n, beta)
         for i in reversed(range(GROUP)):
             pivot = points - below[i] - q
             pivot = jnp.where(jnp.abs(pivot) < _SMALLEST, -_SMALLEST, pivot)
             exists = (groups - 1 - j) * GROUP + i + 1 <= rows
             # The pivot is that of the row after this one, which is there unless p ≤ n and this is the last.
             above = above + (exists & (pivot < 0) & ((groups - 1 - j) * GROUP + i + 2 <= p))
-            q = jnp.where(exists, own[i] * (1 + below[i] / pivot), 0.0)
+            q = jnp.where(exists, diagonal2[i] * (1 + below[i] / pivot), 0.0)
         return q, above
 
     q, above = jax.lax.fori_loop(0, groups, group, (jnp.zeros(shape), jnp.zeros(shape)))

@@ -174,13 +174,13 @@ def floating(dtype, kinds: str = "fc", name: str = "") -> np.dtype:
     """
     names = [known for known in ("float32", "float64", "complex64", "complex128") if known[0] in kinds]
     try:
-        found = np.dtype(dtype)
+        result = np.dtype(dtype)
     except TypeError:
-        found = None
-    if found is None or found.name not in names:
-        value = shown(dtype) if found is None else found.name
+        result = None
+    if result is None or result.name not in names:
+        value = shown(dtype) if result is None else result.name
         raise InputError(f"{f'{name} has dtype' if name else 'dtype ='} {value}: must be {' or '.join(names)}")
-    return found
+    return result
 
 
 def positive(name: str, value: Any, *, zero: bool = False) -> Array:

@@ -78,6 +78,11 @@ def special_orthogonal(key: Key[Array, ""], n: int, dtype=jnp.float64) -> Float[
 
     Raises:
         InputError: for a size or dtype that is not admissible.
+
+    Examples:
+        >>> Q = special_orthogonal(jax.random.key(0), 3)
+        >>> round(float(jnp.linalg.det(Q)), 6)
+        1.0
     """
     q = orthogonal(key, n, None, dtype)
     return q.at[:, 0].multiply(jnp.linalg.slogdet(q)[0])

@@ -50,10 +50,10 @@ __all__ = [
 ]
 
 _HALVINGS = 60
-"""Of the interval that holds the largest singular value: down to rounding."""
+"""Number of halvings of the interval that holds the largest singular value, which end at rounding."""
 
 _STEPS = 200
-"""Newton's steps rise to the outlier without passing it and nearly double its digits each: never reached."""
+"""Largest number of Newton steps; each rises to the outlier and nearly doubles its digits, so that it is never reached."""
 
 
 class Intruder(NamedTuple):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Inexact, Num
 from rmtjax._checks import numbers, whole
 from rmtjax._precision import as_array, float64
 
-__all__ = ["LARGEST_ORDER", "as_point", "law"]
+__all__ = ["LARGEST_ORDER", "as_point", "at_points", "law"]
 
 LARGEST_ORDER = 500
 """The largest order of a moment: up to there the coefficients of the Marchenko–Pastur moments are finite in float64."""
@@ -45,6 +45,18 @@ def law(function: Callable[..., Any]) -> Callable[..., Any]:
         return compiled(*bound.args, **bound.kwargs)
 
     return float64(checked, keep=("k", *points))
+
+
+def at_points(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a law in float64 whose first argument is a point that may be complex, an array or a list."""
+    point = next(iter(inspect.signature(function).parameters))
+    inner = float64(function, keep=(point,))
+
+    @functools.wraps(function)
+    def called(z, *args, **kwargs):
+        return inner(as_array(point, z) if isinstance(z, (list, tuple)) else z, *args, **kwargs)
+
+    return called
 
 
 def as_point(z: Num[ArrayLike, "..."]) -> Inexact[Array, "..."]:

@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 _NEWTON = 8
-"""Steps to a quantile."""
+"""Number of Newton steps to a quantile."""
 
 
 # -- the mass up to an angle -------------------------------------------------------------------------------------------

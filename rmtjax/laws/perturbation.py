@@ -161,6 +161,10 @@ def second_order_eigenvalues(base: Symmetric, Delta: Float[Array, "n n"]) -> Flo
 
     Raises:
         InputError: as `first_order_eigenvalues`.
+
+    Examples:
+        >>> [float(x) for x in second_order_eigenvalues(np.diag([0.0, 2.0]), np.array([[0.0, 1.0], [1.0, 0.0]]))]
+        [-0.5, 0.5]
     """
     values, _, M = _eigen(base, Delta)
     return jnp.sum(M * (M * _inverse_gaps(values)), 0)
@@ -191,6 +195,11 @@ def second_order_eigenvectors(base: Symmetric, Delta: Float[Array, "n n"]) -> Fl
 
     Raises:
         InputError: as `first_order_eigenvalues`.
+
+    Examples:
+        >>> change = second_order_eigenvectors(np.diag([0.0, 2.0]), np.array([[0.0, 1.0], [1.0, 0.0]]))
+        >>> [float(x) for x in np.abs(np.diagonal(change))]  # −½‖v⁽¹⁾‖² along each vector itself
+        [0.125, 0.125]
     """
     values, vectors, M = _eigen(base, Delta)
     inverse = _inverse_gaps(values)
@@ -272,6 +281,10 @@ def second_order_singular_values(base: Rectangular, Delta: Float[Array, "rows co
 
     Raises:
         InputError: as `first_order_singular_values`.
+
+    Examples:
+        >>> [float(x) for x in second_order_singular_values(np.diag([2.0, 1.0]), np.array([[0.0, 1.0], [1.0, 0.0]]))]
+        [1.0, -1.0]
     """
     _, s, _, A, left, right = _singular(base, Delta)
     even, odd = (A + A.T) / 2, (A - A.T) / 2

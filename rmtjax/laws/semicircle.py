@@ -27,10 +27,10 @@ from rmtjax.laws._law import as_point, law
 __all__ = ["cdf", "inverse_stieltjes", "moment", "pdf", "ppf", "r_transform", "stieltjes", "support"]
 
 _SINE = [(-1) ** k / math.factorial(2 * k + 3) for k in range(14)]
-"""Of (u − sin u)/u³ in powers of u². At u = π the first term left out is below 1e-19."""
+"""Coefficients of (u − sin u)/u³ in powers of u². At u = π the first term left out is below 1e-19."""
 
 _KEPLER = [1.0, 1 / 60, 1 / 1400, 1 / 25200, 43 / 17248000]
-"""Of u/y in powers of y², where u − sin u = y³/6: where Newton's method for Kepler's equation starts."""
+"""Coefficients of u/y in powers of y², u − sin u = y³/6, from which Newton's method for Kepler's equation starts."""
 
 
 @law

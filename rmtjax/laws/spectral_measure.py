@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Num
 
-from rmtjax._precision import as_array, float64
+from rmtjax._precision import float64
+from rmtjax.laws._law import at_points
 
 __all__ = ["atom", "cdf", "pdf", "stieltjes"]
 
@@ -86,7 +87,7 @@ def cdf(x: _Array, theta: _Array) -> _Array:
     return (1 - atom - above) + jnp.where(strong & (x >= at), atom, 0.0)
 
 
-@float64(keep=("z",))
+@at_points
 def stieltjes(z: Num[ArrayLike, "..."], theta: _Array) -> Complex[Array, "..."]:
     r"""Return the Stieltjes transform :math:`\int\frac{\mu_\theta(\mathrm d\lambda)}{z-\lambda} = \frac1{z-\theta-m(z)}`.
 
@@ -100,6 +101,6 @@ def stieltjes(z: Num[ArrayLike, "..."], theta: _Array) -> Complex[Array, "..."]:
         >>> complex(stieltjes(4j, 0.0)).imag  # of the semicircle itself
         -0.2360679774997897
     """
-    z = jnp.asarray(as_array("z", z) if isinstance(z, list | tuple) else z, jnp.complex128)
+    z = jnp.asarray(z, jnp.complex128)
     m = 2 / (z * (1 + jnp.sqrt(1 - 4 / z**2)))
     return 1 / (z - theta - m)

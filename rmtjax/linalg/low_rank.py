@@ -32,7 +32,7 @@ from rmtjax._precision import float64
 from rmtjax.linalg.roots import bisect
 
 __all__ = [
-    "Update",
+    "UpdatedEigh",
     "resolvent",
     "secular_matrix",
     "update_eigenvalues",
@@ -110,6 +110,12 @@ def woodbury_resolvent(
 
     Raises:
         InputError: for shapes that do not fit or entries that are not finite.
+
+    Examples:
+        >>> G = resolvent(np.zeros((2, 2)), 4.0)  # of W = 0 at z = 4; uuᵀ moves one eigenvalue from 0 to 3
+        >>> u = np.array([1.0, 0.0])
+        >>> [float(x) for x in np.diagonal(woodbury_resolvent(G, u, 3.0, u))]
+        [1.0, 0.25]
     """
     with jax.enable_x64(True):
         G = _double("G", G)
@@ -142,6 +148,11 @@ def secular_matrix(
 
     Raises:
         InputError: for shapes that do not fit, entries that are not finite, or `z` given or missing where it must not be.
+
+    Examples:
+        >>> u = np.array([1.0, 0.0])
+        >>> secular_matrix(resolvent(np.zeros((2, 2)), 3.0), u, 3.0, u).item()  # 3 is an eigenvalue of 3uuᵀ
+        0.0
     """
     with jax.enable_x64(True):
         if isinstance(base, tuple):
@@ -165,18 +176,18 @@ def secular_matrix(
 # -- all eigenvalues of a diagonal matrix and a symmetric update -------------------------------------------------------
 
 
-class Update(NamedTuple):
+class UpdatedEigh(NamedTuple):
     r"""A diagonal matrix after a symmetric update of low rank.
 
     Attributes:
-        values: the eigenvalues :math:`\lambda_k`, ascending, shape (N,).
-        vectors: the eigenvectors as columns, shape (N, N). In the eigenbasis of the matrix before, entry (j, k) is the
+        eigenvalues: the eigenvalues :math:`\lambda_k`, ascending, shape (N,).
+        eigenvectors: the eigenvectors as columns, shape (N, N). In the eigenbasis of the matrix before, entry (j, k) is the
             overlap of its eigenvector j with the new k.
         shifts: :math:`\lambda_k - d_k`, shape (N,); of an update of rank one with all the digits that the difference has.
     """
 
-    values: Float[Array, "N"]
-    vectors: Float[Array, "N N"]
+    eigenvalues: Float[Array, "N"]
+    eigenvectors: Float[Array, "N N"]
     shifts: Float[Array, "N"]
 
 
@@ -315,7 +326,7 @@ def update_eigenvalues(
 
 
 @float64
-def update_eigh(values: Float[Array, "N"], U: Float[Array, "..."], theta: Float[Array, "..."]) -> Update:
+def update_eigh(values: Float[Array, "N"], U: Float[Array, "..."], theta: Float[Array, "..."]) -> UpdatedEigh:
     r"""Return eigenvalues and eigenvectors of :math:`\mathrm{diag}(d) + \sum_k\theta_ku_ku_k^\top`.
 
     The eigenvector of λ after one update is :math:`u_j/(d_j - \lambda)` over its norm, whose denominators are known to full
@@ -330,4 +341,4 @@ def update_eigh(values: Float[Array, "N"], U: Float[Array, "..."], theta: Float[
         InputError: as `update_eigenvalues`, and for equal values.
     """
     new, vectors, shifts = _updated(*_diagonal_update(values, U, theta, True), True)
-    return Update(new, vectors, shifts)
+    return UpdatedEigh(new, vectors, shifts)

@@ -166,6 +166,12 @@ def bulk_fit(
 
     Raises:
         InputError: for values that are negative, not finite or not min(n, m) in number, or a level outside (0, 1).
+
+    Examples:
+        >>> levels = marchenko_pastur.singular_ppf((np.arange(300) + 0.5) / 300, 0.75)
+        >>> fit = bulk_fit(np.append(levels[:-1], 4.0), 300, 400)
+        >>> fit.count, round(fit.sigma, 2)
+        (1, 1.0)
     """
     values = given_values("singular_values", singular_values)
     nonnegative("singular_values", values)
@@ -230,6 +236,13 @@ def bulk_fit_symmetric(eigenvalues: Num[ArrayLike, "..."], *, level: float = 1e-
 
     Raises:
         InputError: for values that are not finite, or a level outside (0, 1).
+
+    Examples:
+        >>> from rmtjax.laws import semicircle
+        >>> levels = semicircle.ppf((np.arange(400) + 0.5) / 400)
+        >>> fit = bulk_fit_symmetric(np.append(levels, 5.0))
+        >>> fit.count, round(fit.sigma, 2)
+        (1, 1.0)
     """
     values = given_values("eigenvalues", eigenvalues)
     quantile = _edge_quantile(level, beta, edges=2)

@@ -84,7 +84,7 @@ class EsdTest(NamedTuple):
 
 
 _QUANTILES = 1024
-"""Most quantiles at which distribution functions are compared."""
+"""Largest number of quantiles at which distribution functions are compared."""
 
 
 @functools.partial(jax.jit, static_argnames=("singular", "n", "m", "draws"))
@@ -153,9 +153,9 @@ def esd_test(
         number("sigma", sigma, 0, open_low=True)
     number("beta", beta, 0, open_low=True)
     whole("draws", draws)
-    own = contextlib.nullcontext() if key is not None else pinned()
+    generator = contextlib.nullcontext() if key is not None else pinned()
     key = key_of(0) if key is None else key
-    with own, jax.enable_x64(True):
+    with generator, jax.enable_x64(True):
         if callable(law):
             return _own_test(values, law, sampler, int(draws), key)
         return _named_test(values, law, shape, sigma, float(beta), int(draws), key)

@@ -99,7 +99,7 @@ def test_rectangular_draws():
         (lambda key: intruder.wigner_intruder(key, 1, 1.0, 0.5), "N = 1"),
         (lambda key: intruder.wigner_intruder(key, 10, 0.0, 0.5), "theta = 0"),
         (lambda key: intruder.wigner_intruder(key, 10, np.array([1.0, np.inf]), 0.5), "theta = inf"),
-        (lambda key: intruder.wigner_intruder(key, 10, 1.0, 1.0), "eps = 1.0: must be between"),
+        (lambda key: intruder.wigner_intruder(key, 10, 1.0, 1.0), r"eps = 1: must be a finite number in \(0, 1\)"),
         (lambda key: intruder.dense_wigner_intruder(key, 10, 1.0, -1.0), "eps = -1"),
         (lambda key: intruder.rectangular_intruder(key, 10, 1, 1.0, 0.5), "m = 1"),
         (lambda key: intruder.dense_rectangular_intruder(key, 1, 10, 1.0, 0.5), "n = 1"),

@@ -100,13 +100,13 @@ def test_rank_one(n, theta):
     matrix = updated(d, u[:, None], theta)
     norm = np.linalg.norm(matrix, 2)
     new = low_rank.update_eigh(d, u, theta)
-    vectors = np.asarray(new.vectors)
-    np.testing.assert_allclose(new.values, np.linalg.eigvalsh(matrix), atol=1e-14 * norm * np.sqrt(n), rtol=0)
+    vectors = np.asarray(new.eigenvectors)
+    np.testing.assert_allclose(new.eigenvalues, np.linalg.eigvalsh(matrix), atol=1e-14 * norm * np.sqrt(n), rtol=0)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(n), atol=1e-13)
-    np.testing.assert_allclose(matrix @ vectors, vectors * np.asarray(new.values), atol=1e-13 * norm)
-    np.testing.assert_array_equal(low_rank.update_eigenvalues(d, u, theta), new.values)
+    np.testing.assert_allclose(matrix @ vectors, vectors * np.asarray(new.eigenvalues), atol=1e-13 * norm)
+    np.testing.assert_array_equal(low_rank.update_eigenvalues(d, u, theta), new.eigenvalues)
     # Interlacing.
-    between = np.asarray(new.values), np.append(d[1:], np.inf)
+    between = np.asarray(new.eigenvalues), np.append(d[1:], np.inf)
     if theta > 0:
         assert np.all(d <= between[0]) and np.all(between[0] <= between[1])
 
@@ -129,7 +129,7 @@ def test_shifts_have_all_their_digits():
     for k, shift in enumerate(shifts):
         assert secular(k, Fraction(shift) * (1 - Fraction(1, 10**12))) < 0
         assert secular(k, Fraction(shift) * (1 + Fraction(1, 10**12))) > 0
-    vectors = np.asarray(new.vectors)
+    vectors = np.asarray(new.eigenvectors)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(n), atol=1e-9)
 
 
@@ -143,9 +143,11 @@ def test_what_cannot_move_stays(theta):
     assert all(np.sum(got == x) >= stays.count(x) for x in stays)
     d, u = np.arange(5.0), np.array([1.0, 0, 1e-9, 0, 1])
     new = low_rank.update_eigh(d, u, theta)
-    vectors = np.asarray(new.vectors)
+    vectors = np.asarray(new.eigenvectors)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(5), atol=1e-15)
-    np.testing.assert_allclose(updated(d, u[:, None], theta) @ vectors, vectors * np.asarray(new.values), atol=1e-15)
+    np.testing.assert_allclose(
+        updated(d, u[:, None], theta) @ vectors, vectors * np.asarray(new.eigenvalues), atol=1e-15
+    )
 
 
 def test_rank_three_with_both_signs():
@@ -154,7 +156,7 @@ def test_rank_three_with_both_signs():
     d, U = np.sort(rng.normal(size=n)), rng.normal(size=(n, 3)) / 5
     matrix = updated(d, U, theta)
     new = low_rank.update_eigh(d, U, theta)
-    vectors, values = np.asarray(new.vectors), np.asarray(new.values)
+    vectors, values = np.asarray(new.eigenvectors), np.asarray(new.eigenvalues)
     np.testing.assert_allclose(values, np.linalg.eigvalsh(matrix), atol=1e-13)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(n), atol=1e-13)
     np.testing.assert_allclose(matrix @ vectors, vectors * values, atol=1e-13)
@@ -174,8 +176,8 @@ def test_overlaps_of_the_outlier_with_the_old_eigenvectors():
     directions = rng.normal(size=(20, n))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     new = jax.vmap(lambda u: low_rank.update_eigh(d, u, theta))(directions)
-    out = np.asarray(new.values[:, -1:])
-    ratio = n * np.asarray(new.vectors[:, :, -1]) ** 2 * (out - d) ** 2 / (theta**2 - 1)
+    out = np.asarray(new.eigenvalues[:, -1:])
+    ratio = n * np.asarray(new.eigenvectors[:, :, -1]) ** 2 * (out - d) ** 2 / (theta**2 - 1)
     assert abs(ratio[:, n // 4 : -n // 4].mean() - 1) < 0.1
     assert abs(out.mean() - theta - 1 / theta) < 0.02
 
@@ -184,7 +186,7 @@ def test_gradients():
     rng, theta = np.random.default_rng(7), -0.8
     d, u = np.sort(rng.normal(size=5)), rng.normal(size=5)
     check_grads(low_rank.update_eigenvalues, (d, u, theta), order=1)
-    check_grads(lambda *a: low_rank.update_eigh(*a).vectors ** 2, (d, u, theta), order=1, modes=["rev"])
+    check_grads(lambda *a: low_rank.update_eigh(*a).eigenvectors ** 2, (d, u, theta), order=1, modes=["rev"])
     # Where an entry of u vanishes its eigenvalue moves with d alone.
     d, u = np.arange(3.0), np.array([1.0, 0.0, 1.0])
     slope = jax.jacobian(low_rank.update_eigenvalues, argnums=(0, 1))(d, u, jnp.float64(0.3))

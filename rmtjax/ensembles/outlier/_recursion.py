@@ -17,7 +17,7 @@ TOLERANCE = 1e-12
 """Default bound on what the rows that are left out could do to the outlier, relative to the scale of the spectrum."""
 
 GROUP = 4
-"""Rows drawn at once: Box–Muller gives pairs, and the vector units want more than one row."""
+"""Number of rows drawn at once: Box–Muller gives pairs, and vector units need more than one row."""
 
 Number = Float[Array, ""] | float
 

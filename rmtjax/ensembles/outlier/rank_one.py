@@ -90,7 +90,7 @@ def wigner_series(rows, z, N, levels):
 
 
 def wigner_start(N, theta, beta):
-    """Return where to begin, how far the outlier may be from there, and the square of the lowest damping rate."""
+    """Return where to begin, how far the outlier may be from that start, and the square of the lowest damping rate."""
     edge = N ** (-2 / 3)
     strong = jnp.maximum(theta, 1 + N ** (-1 / 3))
     start = strong + 1 / strong
@@ -263,8 +263,8 @@ def covariance_start(p, n, ell, beta):
 def covariance_rows(key_data, group, p, n, beta):
     """Return the squared entries on the diagonal and below it, (GROUP, batch), of a group of rows of the bidiagonal form."""
     k = (group * GROUP + jnp.arange(1, GROUP + 1))[:, None]
-    there = (k <= p) & (k <= n)
-    dof = jnp.concatenate([jnp.where(there, beta * (n - k + 1), 0.0), jnp.where(there, beta * (p - k), 0.0)])
+    exists = (k <= p) & (k <= n)
+    dof = jnp.concatenate([jnp.where(exists, beta * (n - k + 1), 0.0), jnp.where(exists, beta * (p - k), 0.0)])
     return tuple(jnp.split(chi_batched(key_data, group, dof) ** 2 / (beta * n), 2))
 
 
@@ -273,11 +273,11 @@ def covariance_series(rows, z, levels):
 
     def step(state, _, row):
         q, above = state
-        own, below = row
+        diagonal2, below = row
         pivot = (z - below - q[0], 1 - q[1], -q[2], -q[3])
         inverse = reciprocal(pivot)
-        product = own * below
-        return (own + product * inverse[0], *(product * v for v in inverse[1:])), above & (pivot[0] > 0)
+        product = diagonal2 * below
+        return (diagonal2 + product * inverse[0], *(product * v for v in inverse[1:])), above & (pivot[0] > 0)
 
     nothing = tuple(jnp.zeros(z.shape) for _ in range(4))
     return from_last(levels, rows, step, (nothing, z > 0))

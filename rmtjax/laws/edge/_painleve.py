@@ -19,7 +19,7 @@ length 1: log F up to the split, log(1 − F) from there.
 """
 
 _DEGREE = 15
-"""Of the pieces, in Chebyshev polynomials, whose coefficients fall by about ten a degree."""
+"""Degree of the pieces in Chebyshev polynomials, whose coefficients fall by a factor of about ten with each degree."""
 
 _START, _DIGITS, _ORDER = 24, 50, 48
 """Where Painlevé II starts as the Airy function, the digits that it is integrated in, and the order of its Taylor series.
@@ -29,7 +29,7 @@ way, and at s = −12 four functions are within 5e-22 of what 90 digits, 90 term
 """
 
 _LEFT_TERMS, _RIGHT_TERMS = 12, 26
-"""Terms of the asymptotic series beyond the table. The first one left out is below 1e-16."""
+"""Number of terms of the asymptotic series beyond the table. The first one left out is below 1e-16."""
 
 Series = list[Fraction]
 

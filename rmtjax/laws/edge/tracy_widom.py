@@ -62,10 +62,10 @@ from rmtjax.laws.edge._painleve import LEFT, RIGHT, SPLIT, left_series, table_of
 __all__ = ["cdf", "isf", "kurtosis", "logcdf", "logpdf", "logsf", "mean", "pdf", "ppf", "sf", "skewness", "var"]
 
 _NEWTON = 3
-"""Steps to a quantile."""
+"""Number of Newton steps to a quantile."""
 
 _HUGE = 1e100
-"""Beyond this |x| the logarithm of a tail is −∞ for us; its cube would overflow."""
+"""Modulus of x beyond which the logarithm of a tail is taken for −∞, since the cube of x would overflow."""
 
 _ZETA_PRIME = -0.16542114370045092921  # ζ'(−1)
 

@@ -31,7 +31,7 @@ _NORM = 12
 """Number of Gauss points for log Q."""
 
 _REACH = 5.0
-"""How many standard deviations of the outlier the integral over λ covers on either side."""
+"""Number of standard deviations of the outlier that the integral over λ covers on either side."""
 
 
 def _given_top(spectrum: Spectrum, terms: Callable[..., Terms], theta, eps, order: int):
@@ -68,11 +68,11 @@ def _given_top(spectrum: Spectrum, terms: Callable[..., Terms], theta, eps, orde
 
         def node(z, weight):
             move = width * z
-            p_, q_, found = saddle(fixed, p + turn_p * move, q + turn_q * move, ell + move)
-            found, p_, q_, ell_ = stop_gradient(
-                (found, jnp.where(found, p_, 0.0), jnp.where(found, q_, 0.0), ell + move)
+            p_, q_, converged = saddle(fixed, p + turn_p * move, q + turn_q * move, ell + move)
+            converged, p_, q_, ell_ = stop_gradient(
+                (converged, jnp.where(converged, p_, 0.0), jnp.where(converged, q_, 0.0), ell + move)
             )
-            log = jnp.where(found, log_density(sums, p_, q_, ell_, order), NEGLIGIBLE)
+            log = jnp.where(converged, log_density(sums, p_, q_, ell_, order), NEGLIGIBLE)
             return weight * jnp.exp(log + z**2 / 2)
 
         # F = e^ℓ Σ y g in units of √scale.

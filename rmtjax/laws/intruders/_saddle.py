@@ -18,13 +18,13 @@ from rmtjax.laws.intruders._spectrum import (
 __all__ = ["NEGLIGIBLE", "Sums", "centre", "log_density", "saddle", "truncated"]
 
 _CENTRING, _DESCENT = 16, 60
-"""Newton steps to the best log Q, and at most so many to a saddle point."""
+"""Number of Newton steps to the best log Q, and largest number of steps to a saddle point."""
 
 NEGLIGIBLE = -60.0
-"""Logarithm of a density that no longer counts."""
+"""Logarithm of a density below which the density is negligible."""
 
 _REST = (5.5, 20.0)
-"""Where :math:`e^{-zs^2}` has fallen to nothing: at √z s = 5.5 from its top at 0 (z > 0), at −z(1 − s) = 20 from that at 1."""
+"""Where :math:`e^{-zs^2}` vanishes: at √z s = 5.5 from its top at 0 (z > 0), at −z(1 − s) = 20 from that at 1."""
 
 
 def truncated(z: Float[Array, "J"], order: int) -> tuple[Float[Array, "J"], list[Float[Array, "J"]]]:

@@ -66,7 +66,7 @@ class Spectrum(NamedTuple):
 
 
 _INDEX = np.append(np.arange(1.0, SINGLE_VALUES + 1), SINGLE_VALUES + 0.5) - 0.75
-"""Of the quantiles: the mean of the j-th eigenvalue from the top for β = 1 is where the mean count is j − ¾."""
+"""Counts at the quantiles: the mean of the j-th eigenvalue from the top for β = 1 is where the mean count is j − ¾."""
 
 LEGENDRE = {n: np.polynomial.legendre.leggauss(n) for n in (BULK_POINTS, OUTLIER_POINTS, TRUNCATED_POINTS)}
 

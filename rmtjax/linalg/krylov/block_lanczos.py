@@ -48,7 +48,7 @@ from rmtjax.linalg.krylov.operators import (
 __all__ = ["BlockLanczos", "Ritz", "angle_bounds"]
 
 _NOISE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}
-"""Residual over the largest eigenvalue below which the products' own rounding hides the rest."""
+"""Ratio of a residual to the largest eigenvalue below which the rounding of products hides the residual."""
 
 
 def _qr(xp: Any, block: Matrix) -> tuple[Matrix, Matrix]:
@@ -225,8 +225,8 @@ class BlockLanczos:
                 h = h[:high]
             self.block, self.steps = q, self.steps + 1
             # Only the last two blocks of h are not rounding, and the upper one is known.
-            own = np.asarray(h, np.float64)[-b:]
-            self._band[low:high, low:high] = (own + own.T) / 2
+            diagonal = np.asarray(h, np.float64)[-b:]
+            self._band[low:high, low:high] = (diagonal + diagonal.T) / 2
             self._band[high : high + b, low:high] = r
             self._band[low:high, high : high + b] = np.asarray(r, np.float64).T
         return self.steps < self.max_blocks

@@ -9,8 +9,8 @@ from rmtjax.linalg.krylov.block_lanczos import Ritz, angle_bounds
 __all__ = ["cosine_lower_bounds", "cosine_upper_bounds"]
 
 _SHARES, _LITTLE = (0.02, 0.1), 1e-2
-"""τ: of the length of a singular vector so much, squared, is given for the rounding, which weighs more where σ² is below this
-share of the largest."""
+"""τ, the share of the squared length of a singular vector that is granted to rounding: the second value where σ² is below the
+second constant times the largest, since rounding weighs more there."""
 
 
 def _christoffel(ritz: Ritz, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -31,7 +31,7 @@ def _christoffel(ritz: Ritz, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
     last, first = ritz.last.T, rows.T  # (k, b), (k, c)
     squares = (last[:, :, None] * last[:, None, :]).reshape(k, -1)
     mixed = (last[:, :, None] * first[:, None, :]).reshape(k, -1)
-    found = np.empty((x.size, len(rows)))
+    bounds = np.empty((x.size, len(rows)))
     little = x <= _LITTLE * ritz.values[-1]
     for share, which in zip(_SHARES, (~little, little), strict=True):
         blur = np.maximum(ritz.noise / share, 1e-7 * ritz.residuals) ** 2
@@ -44,8 +44,8 @@ def _christoffel(ritz: Ritz, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
             inner = (near @ squares).reshape(-1, b, b) + np.eye(b)
             rounding = near @ (blur[:, None] * first**2)
             seen = (np.multiply(gap, near, out=gap) @ mixed).reshape(-1, b, len(rows))
-            found[part] = (1 + share**2) * (rounding + np.sum(seen * np.linalg.solve(inner, seen), axis=1))
-    return found
+            bounds[part] = (1 + share**2) * (rounding + np.sum(seen * np.linalg.solve(inner, seen), axis=1))
+    return bounds
 
 
 def cosine_upper_bounds(
@@ -70,11 +70,11 @@ def cosine_upper_bounds(
     Returns:
         Shape (c,).
     """
-    found = np.ones(len(rows))
-    enough = np.broadcast_to(enough, found.shape)
+    upper = np.ones(len(rows))
+    enough = np.broadcast_to(enough, upper.shape)
     theta, rho = ritz.values, ritz.residuals
     if theta[-1] <= floor:
-        return 0 * found
+        return 0 * upper
     low, high = min(floor, theta[0]), theta[-1] + max(theta[-1] - theta[-2], rho[-1])
     least = max(floor * (1 + 1e-9), 1e-30 * high)
     steps = np.diff(theta, prepend=low, append=high)
@@ -95,15 +95,15 @@ def cosine_upper_bounds(
     x, bound = at(np.concatenate([beside(narrow, np.array([1e-5])), between.ravel(), small]))
     open_ = np.flatnonzero(bound.max(0) < enough)
     if not open_.size:
-        return found
+        return upper
     rows, enough, bound = rows[open_], enough[open_], bound[:, open_]
     # The rest of a peak only where it may be the highest.
     tall = np.zeros(theta.size, bool)
     tall[np.abs(theta - x[(bound > 0.5 * bound.max(0)).any(1), None]).argmin(1)] = True
     near = np.array([1e-4, 1e-3, 4e-3, 0.02, 0.1, 0.3, 0.8])
-    more, there = at(beside(narrow & tall, near))
+    more, beyond = at(beside(narrow & tall, near))
     order = np.argsort(np.concatenate([x, more]))
-    x, bound = np.concatenate([x, more])[order], np.concatenate([bound, there])[order]
+    x, bound = np.concatenate([x, more])[order], np.concatenate([bound, beyond])[order]
     best = bound.max(0)
     fenced = np.pad(bound, ((1, 1), (0, 0)))
     peak = (bound >= fenced[:-2]) & (bound >= fenced[2:]) & (bound >= 0.8 * best) & (best < enough)
@@ -117,12 +117,12 @@ def cosine_upper_bounds(
         np.maximum.at(best, column, value.max(1))
         middle, step = closer[np.arange(place.size), value.argmax(1)], (right - left) / 6
         left, right = middle - step, middle + step
-    found[open_] = np.where(best < enough, np.minimum(1.0075 * best, 1.0), 1.0)
-    return found
+    upper[open_] = np.where(best < enough, np.minimum(1.0075 * best, 1.0), 1.0)
+    return upper
 
 
 _SETTLED = 0.05
-"""Angle within which all leading Ritz vectors are taken for those of the largest singular values, with none missing."""
+"""Angle within which all leading Ritz vectors count as those of the largest singular values, with none missing."""
 
 
 def cosine_lower_bounds(cosine: np.ndarray, ritz: Ritz, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 Matrix = np.ndarray | jax.Array
-"""On processors NumPy's, on an accelerator JAX's."""
+"""A NumPy array on processors, a JAX array on an accelerator."""
 
 OUT_OF_CACHE_ENTRIES = 1 << 22
 """Matrices with at least this many entries do not fit in cache."""

@@ -20,7 +20,7 @@ _ROUNDED = 10
 
 
 def lanczos_svd(a: Array, k: int, tolerance: float, seed: int | list[int]) -> SVD:
-    found = []
+    triplets = []
     on_host = next(iter(a.devices())).platform == "cpu"
     for matrix in as_batch(a):
         # A power of two, so that squares of what is huge or tiny stay in range and nothing is rounded.
@@ -31,9 +31,9 @@ def lanczos_svd(a: Array, k: int, tolerance: float, seed: int | list[int]) -> SV
         small = top.values[-1] <= 30 * np.sqrt(np.finfo(a.dtype).eps) * top.values[0]
         if small or not top.errors.max() <= _ROUNDED * tolerance:
             whole = differentiable_svd(matrix, "auto", True)
-            found.append((whole.U[:, :k], whole.S[:k], whole.Vh[:k]))
+            triplets.append((whole.U[:, :k], whole.S[:k], whole.Vh[:k]))
             continue
         along = operator.transposed(top.vectors)
         norms = np.linalg.norm(np.asarray(along), axis=0)
-        found.append((top.vectors, scale * top.values.astype(along.dtype), (along / norms).T))
-    return SVD(*(jnp.stack(x).reshape(*a.shape[:-2], *x[0].shape) for x in zip(*found, strict=True)))
+        triplets.append((top.vectors, scale * top.values.astype(along.dtype), (along / norms).T))
+    return SVD(*(jnp.stack(x).reshape(*a.shape[:-2], *x[0].shape) for x in zip(*triplets, strict=True)))

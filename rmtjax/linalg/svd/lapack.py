@@ -69,11 +69,11 @@ def numpy_symmetric(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]
     def function(batch):
         signature = signatures.get(batch.dtype.char) if batch.dtype.name in SINGLE else None
         if signature is None:
-            found = getattr(np.linalg, name)(batch)
+            result = getattr(np.linalg, name)(batch)
         else:
             with np.errstate(all="ignore"):
-                found = direct(batch, signature=signature)
-        return tuple(found) if isinstance(found, tuple) else (found,)
+                result = direct(batch, signature=signature)
+        return tuple(result) if isinstance(result, tuple) else (result,)
 
     return function
 
