@@ -203,7 +203,7 @@ def test_transfers(data):
 
 
 OPTIONS = [
-    "--set", "--trials", "--until-se", "--method", "--entries", "--option", "--seed", "--dry-run", "--coordinator",
+    "--set", "--trials", "--until-se", "--sampler", "--entries", "--option", "--seed", "--dry-run", "--coordinator",
     "--num-processes", "--process-id", "--json",
 ]  # fmt: skip
 WORDS = st.one_of(
