@@ -76,6 +76,7 @@ def apply_adapters(
 
         >>> from flax import nnx
         >>> import jax.numpy as jnp
+        >>> from rmtjax.adapters import apply_adapters, count_parameters
         >>> class Doubled(nnx.Linear):
         ...     def __call__(self, x, shift=0.0):
         ...         return 2 * super().__call__(x) + shift

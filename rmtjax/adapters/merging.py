@@ -36,6 +36,7 @@ def merged_copy(model: Model, *, dtype: jax.typing.DTypeLike | None = None) -> M
     Examples:
         >>> from flax import nnx
         >>> import jax.numpy as jnp
+        >>> from rmtjax.adapters import apply_adapters, merged_copy
         >>> model = nnx.Dict(fc=nnx.Linear(3, 2, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
         >>> apply_adapters(model, target_modules=["fc"], rank=1)
         >>> merged_copy(model).fc.kernel.dtype.name, merged_copy(model, dtype=jnp.float32).fc.kernel.dtype.name

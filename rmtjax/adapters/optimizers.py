@@ -50,6 +50,7 @@ def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> o
 
     Examples:
         >>> import jax.numpy as jnp, optax
+        >>> from rmtjax.adapters import alpha_updater
         >>> tx = alpha_updater(optax.sgd(0.1), every=2)
         >>> alpha = jnp.ones(2)
         >>> state = tx.init(alpha)

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Key
 
 from rmtjax._precision import float64
 from rmtjax.ensembles._counter import batch_last
-from rmtjax.ensembles.outlier._recursion import GROUP, TOLERANCE, Number, outlier_depth
 from rmtjax.ensembles.outlier.rank_one import covariance_rows, wigner_rows
+from rmtjax.ensembles.outlier.recursion import GROUP, TOLERANCE, Number, outlier_depth
 
 __all__ = ["hermite_cdf", "laguerre_cdf", "spectral_measure"]
 

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmtjax._errors import InputError, shown, stopping
+from rmtjax._checks import whole
+from rmtjax._errors import InputError, stopping
 from rmtjax._files import lock_folder, prepare_folder, settle, write_json, write_text
 from rmtjax._progress import Report, Reporter
 from rmtjax._provenance import commit, hardware, versions
@@ -69,8 +70,8 @@ def finetune(
         InputError: before anything is compiled or written, for what cannot be used.
     """
     for name, value in (("save_every", save_every), ("stop_after", stop_after)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
+        if value is not None:
+            whole(name, value)
     if resume and out is None:
         raise InputError("resume: needs out, the folder of the run")
     run = Run(settings, devices)

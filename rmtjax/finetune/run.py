@@ -103,7 +103,7 @@ class Run:
         self.folder = weights_folder(model_folder(settings.model))
         config = EncoderConfig.read(self.folder)
         tokenizer = Tokenizer(self.folder, config)
-        data = glue.find_glue() if settings.data is None else settings.data
+        data = settings.data or glue.find_glue()
         if data is None:
             raise InputError(
                 f"data is not given and no folder of GLUE was found: --data DIR with {self.task.folder}/train.tsv"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rmtjax._checks import number, whole
 from rmtjax._errors import InputError, shown
 from rmtjax.models.functions import activation
 
@@ -70,22 +71,13 @@ class EncoderConfig:
                 f"model_type = {shown(self.model_type)}: this architecture is not built here (built: {allowed})"
             )
         for name in _POSITIVE:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
-        if not isinstance(self.pad_token_id, int) or isinstance(self.pad_token_id, bool) or self.pad_token_id < 0:
-            raise InputError(f"pad_token_id = {shown(self.pad_token_id)}: must be a whole number, 0 or more")
-        if self.pad_token_id >= self.vocab_size:
-            raise InputError(f"pad_token_id = {self.pad_token_id}: must be below vocab_size = {self.vocab_size}")
+            whole(name, getattr(self, name))
+        whole("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
         for name in ("layer_norm_eps", "initializer_range"):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0 <= value < float("inf")):
-                raise InputError(f"{name} = {shown(value)}: must be a number, 0 or more")
+            number(name, getattr(self, name), 0)
         for name in _RATES:
-            value = getattr(self, name)
-            absent = value is None and name == "classifier_dropout"
-            if not absent and not (isinstance(value, (int, float)) and 0 <= value < 1):
-                raise InputError(f"{name} = {shown(value)}: must be in [0, 1)")
+            if not (name == "classifier_dropout" and getattr(self, name) is None):
+                number(name, getattr(self, name), 0, 1, open_high=True)
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size = {self.hidden_size}: must be a multiple of num_attention_heads = {self.num_attention_heads}"

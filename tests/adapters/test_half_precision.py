@@ -86,13 +86,13 @@ def test_merging_says_what_it_loses(kind, layer, dtype):
     """The share in the message is that of the outputs within a quarter; float32 loses nothing and says nothing."""
     model = small(kind, jnp.dtype(dtype), layer=layer)
     with pytest.warns(
-        UserWarning, match=rf"merged: rounding to {dtype} loses \d+% .*in fc;.*dtype=jnp.float32"
+        UserWarning, match=rf"merged_copy: rounding to {dtype} loses \d+% .*in fc;.*dtype=jnp.float32"
     ) as said:
         plain = merged_copy(model)
     assert len(said) == 1 and plain.fc.kernel.dtype == dtype
     told = int(re.search(r"loses (\d+)%", str(said[0].message))[1]) / 100
     assert told == pytest.approx(share_lost(model, plain, X), rel=0.25, abs=0.01) and told > 0.02
-    with pytest.warns(UserWarning, match=rf"merge: rounding to {dtype} loses {told:.0%}"):
+    with pytest.warns(UserWarning, match=rf"merge_weights: rounding to {dtype} loses {told:.0%}"):
         merge_weights(model)
     np.testing.assert_array_equal(model(X), plain(X))
     model.fc.unmerge_weights()
@@ -139,7 +139,7 @@ def test_merging_in_place_counts_the_precision_of_computing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert merged_copy(model).fc.kernel.dtype == jnp.float32
-    with pytest.warns(UserWarning, match="merge: rounding to bfloat16 loses"):
+    with pytest.warns(UserWarning, match="merge_weights: rounding to bfloat16 loses"):
         merge_weights(model)
 
 

@@ -383,7 +383,7 @@ def test_stiefel_in_a_partition():
     np.testing.assert_allclose(new["w"], 0.8)
 
 
-# --- keep_below -----------------------------------------------------------------------------------------------------
+# --- project_spectral_norm ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "spectral-additive", "spectral-rotational"])

@@ -97,7 +97,7 @@ def test_json_to_standard_output_is_alone(run, usual, tmp_path):
         (("--max-length", 2), "max_length = 2: must be 3 to 32"),
         (("--target-modules", ""), "target_modules = (): must be a list of ends of paths"),
         (("--target-modules", "walue"), "target_modules = ('walue',): matches no dense layer; there are "),
-        (("--save-every", 0), "save_every = 0: must be a whole number, 1 or more"),
+        (("--save-every", 0), "save_every = 0: must be a whole number ≥ 1"),
         (("--data", "nowhere"), "folder nowhere does not exist"),
         (("--model", "./nowhere"), "model = ./nowhere: is no folder"),
     ],

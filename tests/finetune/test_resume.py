@@ -305,7 +305,7 @@ def test_damaged_files_are_named(name, content, says, chosen, shared, stopped, u
 @pytest.mark.parametrize("name", ["save_every", "stop_after"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True])
 def test_steps_that_cannot_be(name, value, chosen, tmp_path):
-    with pytest.raises(InputError, match=f"{name} = {value}: must be a whole number, 1 or more"):
+    with pytest.raises(InputError, match=f"{name} = {value}: must be a whole number ≥ 1"):
         finetune(chosen, tmp_path / "out", **{name: value})
     assert not (tmp_path / "out").exists()
 

@@ -82,7 +82,7 @@ def test_padding_token(folder):
         ({"hidden_act": "gelu_fast"}, ["hidden_act 'gelu_fast'", "gelu_new"]),
         ({"hidden_act": 3}, ["hidden_act '3'"]),
         ({"hidden_size": 15}, ["hidden_size = 15", "num_attention_heads = 2"]),
-        ({"num_attention_heads": 0}, ["num_attention_heads = 0", "1 or more"]),
+        ({"num_attention_heads": 0}, ["num_attention_heads = 0", "a whole number ≥ 1"]),
         ({"vocab_size": True}, ["vocab_size = True"]),
         ({"num_hidden_layers": 1.0}, ["num_hidden_layers = 1.0", "whole number"]),
         ({"hidden_dropout_prob": 1.0}, ["hidden_dropout_prob = 1.0", "[0, 1)"]),

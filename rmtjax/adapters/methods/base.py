@@ -18,7 +18,8 @@ def _low_rank_linear(x, kernel, alpha, a, b):
     return x @ (scaled_by(kernel, alpha) + a @ b)
 
 
-def scaled_by(kernel, alpha):
+def scaled_by(kernel: Array, alpha: Array | None) -> Array:
+    """Return a kernel with its columns scaled by α, in single precision or more; None leaves it as it is."""
     # In half precision most of α's steps from 1 would be rounded away, and a weakly typed α would not raise it.
     return kernel if alpha is None else kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)) * alpha
 

@@ -112,7 +112,7 @@ def save_peft(
         >>> import json, tempfile
         >>> from pathlib import Path
         >>> from flax import nnx
-        >>> from rmtjax.adapters import apply_adapters
+        >>> from rmtjax.adapters import apply_adapters, save_peft
         >>> block = nnx.Dict(q_proj=nnx.Linear(4, 4, rngs=nnx.Rngs(0)))
         >>> decoder = nnx.Dict(layers=nnx.List([block]))
         >>> apply_adapters(decoder, target_modules=["q_proj"], rank=2)

@@ -1,6 +1,5 @@
 """Outliers of spiked Gaussian matrices, sampled exactly: of rank one, of rank r, and the edge without a spike."""
 
-from rmtjax.ensembles.outlier._recursion import TOLERANCE, outlier_depth
 from rmtjax.ensembles.outlier.edge import wigner_edge
 from rmtjax.ensembles.outlier.rank_one import (
     Outlier,
@@ -17,6 +16,7 @@ from rmtjax.ensembles.outlier.rank_r import (
     rectangular_outliers,
     wigner_outliers,
 )
+from rmtjax.ensembles.outlier.recursion import TOLERANCE, outlier_depth
 
 __all__ = [
     "LARGEST_RANK",

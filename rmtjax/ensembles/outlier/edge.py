@@ -15,14 +15,14 @@ from jaxtyping import Array, Float, Key
 from rmtjax._precision import float64
 from rmtjax.ensembles._counter import batch_last
 from rmtjax.ensembles.outlier._newton import largest_root
-from rmtjax.ensembles.outlier._recursion import (
+from rmtjax.ensembles.outlier._series import affine, reciprocal
+from rmtjax.ensembles.outlier.rank_one import wigner_rows, wigner_start
+from rmtjax.ensembles.outlier.recursion import (
     GROUP,
     TOLERANCE,
     from_last,
     outlier_depth,
 )
-from rmtjax.ensembles.outlier._series import affine, reciprocal
-from rmtjax.ensembles.outlier.rank_one import wigner_rows, wigner_start
 
 __all__ = ["edge_levels", "wigner_edge"]
 

@@ -28,7 +28,8 @@ from rmtjax._precision import float64
 from rmtjax.ensembles._counter import batch_last, box_muller, words
 from rmtjax.ensembles.chi import chi_batched
 from rmtjax.ensembles.outlier._newton import largest_root
-from rmtjax.ensembles.outlier._recursion import (
+from rmtjax.ensembles.outlier._series import affine, multiply, reciprocal, square_root
+from rmtjax.ensembles.outlier.recursion import (
     GROUP,
     TOLERANCE,
     Number,
@@ -38,7 +39,6 @@ from rmtjax.ensembles.outlier._recursion import (
     from_last,
     outlier_depth,
 )
-from rmtjax.ensembles.outlier._series import affine, multiply, reciprocal, square_root
 
 __all__ = [
     "Outlier",

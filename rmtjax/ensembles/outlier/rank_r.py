@@ -36,7 +36,6 @@ from rmtjax._errors import InputError, shown
 from rmtjax._precision import float64
 from rmtjax.ensembles._counter import batch_last
 from rmtjax.ensembles.outlier._newton import PASSES
-from rmtjax.ensembles.outlier._recursion import TOLERANCE, outlier_depth
 from rmtjax.ensembles.outlier.blocks import (
     adjoint,
     covariance_block,
@@ -48,6 +47,7 @@ from rmtjax.ensembles.outlier.blocks import (
     wigner_block,
 )
 from rmtjax.ensembles.outlier.rank_one import covariance_start, rectangular_growth, rectangular_start, wigner_start
+from rmtjax.ensembles.outlier.recursion import TOLERANCE, outlier_depth
 from rmtjax.linalg.roots import Trial, safeguarded_newton
 
 __all__ = [
