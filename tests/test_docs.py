@@ -49,6 +49,18 @@ def test_fine_tune_and_scan(tmp_path):
 
 
 @pytest.mark.docs
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/spikes.md", "docs/guides/decompositions.md"])
+def test_the_examples_of_a_page_run(page, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
+    if page == "README.md":
+        sampled, law = map(float, capsys.readouterr().out.split())
+        assert law == pytest.approx(13 / 6) and abs(sampled - law) < 5e-6  # 17 standard errors
+
+
+@pytest.mark.docs
 @pytest.mark.parametrize("name", ["law_against_monte_carlo", "scan_of_an_adapter"])
 def test_notebooks_run(name, tmp_path):
     """They hold no outputs of their own, so that none can be stale."""
