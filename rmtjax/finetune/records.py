@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtjax._errors import InputError, shown
+from rmtjax._random import GENERATOR
 
 __all__ = ["METRICS", "RESULT", "RUN", "check_existing", "read_history"]
 
@@ -36,11 +37,12 @@ def check_existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
         raise InputError(f"out = {out}: {RUN} cannot be read (it names no settings)")
     old, new = ({**i["settings"], **{k: v for k, v in i.items() if k != "settings"}} for i in (before, identity))
     moved = ("data", "model")  # where files lie may change; what they hold may not
+    old = {"generator": GENERATOR} | old  # of runs before there was another
     for name in new:
         if name not in moved and old.get(name) != new[name]:
             raise InputError(
                 f"out = {out}: holds the run of another {name} ({shown(old.get(name))}, now {shown(new[name])});"
-                " its checkpoints cannot be gone on with"
+                " its checkpoints cannot be resumed with these settings"
             )
 
 
