@@ -37,6 +37,7 @@ TINY, SMALL = 2.0**-1000, 2.0**-900
 
 
 def checked(diagonal: Array, off_diagonal: Array) -> None:
+    """Raise `InputError` unless the diagonals of matrices fit one another and are finite."""
     n = diagonal.shape[-1] if diagonal.ndim else 0
     if n < 1:
         raise InputError(f"diagonal has shape {diagonal.shape}: must be (..., N) with N at least 1")
@@ -57,10 +58,12 @@ class Prepared(NamedTuple):
 
 
 def largest_entry(a: Array, b: Array) -> Float[Array, "B"]:
+    """Return the largest absolute entry of each matrix of a batch."""
     return jnp.maximum(jnp.max(jnp.abs(a), 1), jnp.max(jnp.abs(b), 1, initial=0.0))
 
 
 def prepare(a: Float[Array, "B N"], b: Float[Array, "B N-1"]) -> Prepared:
+    """Return the matrices of a batch scaled and laid out for the loop over rows."""
     # A power of two brings the largest entry to [1/2, 1), or to 4 where it is nearly infinite: no eigenvalue beyond ±12.
     exponent = lax.bitcast_convert_type(largest_entry(a, b), jnp.int64) >> 52
     scale = lax.bitcast_convert_type((2045 - jnp.clip(exponent, 22, 2044)) << 52, jnp.float64)[:, None]
@@ -118,6 +121,7 @@ def _count_of_batches(size, batched, a, b, points):
 
 
 def all_batched(size, batched, *arrays):
+    """Return arrays with a batch axis each, those without one repeated."""
     return (
         v if is_batched else jnp.broadcast_to(v, (size, *v.shape))
         for v, is_batched in zip(arrays, batched, strict=True)
@@ -134,6 +138,7 @@ def of_batch(function, a: Array, b: Array, *more: Array) -> Array:
 
 @jax.jit
 def count_of_batches(diagonal: Array, off_diagonal: Array, points: Array) -> Array:
+    """Return counts of a batch at points, checked already; see `count_below`."""
     arrays = map(lax.stop_gradient, (diagonal, off_diagonal, jnp.atleast_1d(points)))
     result = of_batch(_count, *arrays)
     return result if points.ndim else result[..., 0]

@@ -62,6 +62,7 @@ _SIGN = np.int64(2**63 - 1)
 
 
 def checked_points(points: Array) -> None:
+    """Raise `InputError` if a point is NaN."""
     if not is_traced(points) and np.any(np.isnan(points)):
         raise InputError("points has an entry nan: all must be numbers, infinite ones included")
 
@@ -102,6 +103,7 @@ def count_below(
 
 
 def checked_edges(edges: Array) -> None:
+    """Raise `InputError` unless there are two edges or more that do not decrease."""
     if edges.ndim == 0 or edges.shape[-1] < 2:
         raise InputError(f"edges has shape {edges.shape}: must be (..., bins + 1) with at least one bin")
     if not is_traced(edges) and not np.all(np.diff(edges) >= 0):
@@ -217,6 +219,7 @@ def _selected_jvp(primals, tangents):
 
 
 def positions(indices: Any, n: int) -> Array:
+    """Return indices of eigenvalues as an array, by default all of them."""
     if indices is None:
         return jnp.arange(n)
     indices = jnp.asarray(indices)
@@ -229,12 +232,14 @@ def positions(indices: Any, n: int) -> Array:
 
 @jax.jit
 def eigenvalues_of_batches(diagonal: Array, off_diagonal: Array, index: Array, tolerance: Array) -> Array:
+    """Return chosen eigenvalues of a batch, checked already; see `eigenvalues`."""
     index = jnp.where(index < 0, index + diagonal.shape[-1], index)
     result = of_batch(_selected, diagonal, off_diagonal, jnp.atleast_1d(index), tolerance[None])
     return result if index.ndim else result[..., 0]
 
 
 def width_of(tolerance: ArrayLike) -> Array:
+    """Return a tolerance as a float64 scalar."""
     if not is_traced(tolerance) and not (jnp.ndim(tolerance) == 0 and tolerance >= 0):
         raise InputError(f"tolerance = {shown(np.asarray(tolerance))}: must be one number ≥ 0")
     return jnp.asarray(tolerance, jnp.float64)
