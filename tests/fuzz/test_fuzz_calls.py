@@ -117,7 +117,7 @@ def test_estimators(data):
 
 LAWS = [
     (module, name)
-    for module in ("semicircle", "marchenko_pastur", "tracy_widom", "spikes", "perturbation")
+    for module in ("semicircle", "marchenko_pastur", "edge.tracy_widom", "spikes", "spectral_measure", "perturbation")
     for name in importlib.import_module(f"rmtjax.laws.{module}").__all__
 ]
 

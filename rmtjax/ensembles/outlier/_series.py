@@ -12,10 +12,12 @@ Series = tuple[Array, Array, Array, Array]
 
 
 def multiply(p: Series, q: Series) -> Series:
+    """Return the product of two series."""
     return tuple(sum(p[i] * q[k - i] for i in range(k + 1)) for k in range(4))
 
 
 def reciprocal(p: Series) -> Series:
+    """Return the reciprocal of a series."""
     r = [1 / p[0]]
     for k in range(1, 4):
         r.append(-r[0] * sum(p[i] * r[k - i] for i in range(1, k + 1)))
@@ -23,6 +25,7 @@ def reciprocal(p: Series) -> Series:
 
 
 def square_root(p: Series) -> Series:
+    """Return the square root of a series."""
     r = [jnp.sqrt(p[0])]
     half = 0.5 / r[0]
     for k in range(1, 4):

@@ -22,6 +22,7 @@ __all__ = [
 
 
 def adjoint(a):
+    """Return the conjugate transpose of matrices (r, s, ...)."""
     return jnp.conj(jnp.swapaxes(a, 0, 1))
 
 
@@ -84,6 +85,7 @@ def _degrees(rows, r, beta=1):
 
 
 def stacked(rows):
+    """Return rows of arrays, which broadcast, as one array."""
     rows = [jnp.stack(jnp.broadcast_arrays(*row)) for row in rows]
     return jnp.stack(jnp.broadcast_arrays(*rows))
 

@@ -83,6 +83,7 @@ def _arc(start):
 
 
 def wigner_spectrum(N) -> Spectrum:
+    """Return the mean spectrum of a symmetric matrix of order N."""
     n = N - 0.5
     edge = 2 * jnp.sqrt(n / N)
     below = edge * (1 + semicircle.ppf(_INDEX / n) / 2)

@@ -78,6 +78,7 @@ def _undefined_as_nan(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def differentiable_svd(a: Array, algorithm: str, precise: bool) -> SVD:
+    """Return singular values and vectors by an algorithm, differentiable in the matrix."""
     return run_svd(SVD_TABLE, algorithm, a, precise, True)
 
 
@@ -129,6 +130,7 @@ def _svd_jvp(algorithm, precise, primals, tangents):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def differentiable_svdvals(a: Array, algorithm: str, precise: bool) -> Array:
+    """Return singular values by an algorithm, differentiable in the matrix."""
     return run_svd(SVDVALS_TABLE, algorithm, a, precise, False)
 
 
@@ -141,6 +143,7 @@ def _svdvals_jvp(algorithm, precise, primals, tangents):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def differentiable_eigh(a: Array, algorithm: str) -> Eigh:
+    """Return eigenvalues and eigenvectors by an algorithm, differentiable in the matrix."""
     return run_eigh(EIGH_TABLE, algorithm, a, True)
 
 
@@ -170,6 +173,7 @@ def _lower(a: Array) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def differentiable_eigvalsh(a: Array, algorithm: str) -> Array:
+    """Return eigenvalues by an algorithm, differentiable in the matrix."""
     return run_eigh(EIGVALSH_TABLE, algorithm, a, False)
 
 

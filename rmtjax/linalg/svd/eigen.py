@@ -31,14 +31,17 @@ EIGVALSH_TABLE: dict[str, Callable[[Array], Array]] = {
 
 
 def fastest_eigh(a: Array) -> Eigh:
+    """Return eigenvalues and eigenvectors by the algorithm of choice."""
     return fastest(EIGH_TABLE, a, symmetric=True)
 
 
 def fastest_eigvalsh(a: Array) -> Array:
+    """Return eigenvalues by the algorithm of choice."""
     return fastest(EIGVALSH_TABLE, a, symmetric=True, vectors=False)
 
 
 def run_eigh(table: dict[str, Callable], algorithm: str, a: Array, vectors: bool) -> Any:
+    """Run an algorithm of a table on Hermitian matrices."""
     if algorithm == "auto":
         return fastest(table, a, symmetric=True, vectors=vectors)
     if algorithm == "threads":

@@ -26,6 +26,7 @@ def _gram_matrix(a: Array) -> Array:
 
 
 def gram_svd(a: Array) -> SVD:
+    """Decompose by the Gram matrix in the precision of the matrices."""
     scale = scale_of(a)
     v = fastest_eigh(_gram_matrix(a / scale)).eigenvectors
     with jax.default_matmul_precision("highest"):
@@ -39,6 +40,7 @@ def gram_svd(a: Array) -> SVD:
 
 
 def gram_svdvals(a: Array) -> Array:
+    """Return singular values by the Gram matrix in the precision of the matrices."""
     scale = scale_of(a)
     return jnp.sqrt(jnp.maximum(fastest_eigvalsh(_gram_matrix(a / scale))[..., ::-1], 0)) * scale[..., 0]
 
@@ -78,6 +80,8 @@ def gram64_svd(a: Array) -> SVD:
 
 
 def gram64_svdvals(a: Array) -> Array:
+    """Return singular values of matrices in single precision by their Gram matrix in double precision."""
+
     def values(batch):
         wide = _in_double(batch)
         squares = np.linalg.eigvalsh(wide.conj().swapaxes(-1, -2) @ wide)

@@ -143,12 +143,14 @@ def one_sided(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | Non
 
 
 def jacobi_svd(a: Array) -> SVD:
+    """Decompose by one-sided Jacobi."""
     av, norms, v = one_sided(as_batch(a))
     av, s, v = (x.reshape(*a.shape[:-2], *x.shape[1:]) for x in (av, norms, v))
     return SVD(normalised(av, s), s, adjoint(v))
 
 
 def jacobi_svdvals(a: Array) -> Array:
+    """Return singular values by one-sided Jacobi."""
     return one_sided(as_batch(a), vectors=False)[1].reshape(*a.shape[:-2], a.shape[-1])
 
 

@@ -20,6 +20,7 @@ _ROUNDED = 10
 
 
 def lanczos_svd(a: Array, k: int, tolerance: float, seed: int | list[int]) -> SVD:
+    """Return the k largest singular triplets of each matrix, by block Lanczos on the host's schedule."""
     triplets = []
     on_host = next(iter(a.devices())).platform == "cpu"
     for matrix in as_batch(a):

@@ -32,27 +32,33 @@ __all__ = [
 
 
 def library_svd(a: Array) -> SVD:
+    """Decompose by `jnp.linalg.svd`."""
     return SVD(*jnp.linalg.svd(a, full_matrices=False))
 
 
 def library_svdvals(a: Array) -> Array:
+    """Return singular values by `jnp.linalg.svd`."""
     # Without vectors, too, JAX has LAPACK's routine keep room for square matrices of them unless told otherwise.
     return jnp.linalg.svd(a, full_matrices=False, compute_uv=False)
 
 
 def library_eigh(a: Array) -> Eigh:
+    """Decompose Hermitian matrices by `jnp.linalg.eigh`, from their lower triangle."""
     return Eigh(*jnp.linalg.eigh(a, UPLO="L", symmetrize_input=False))
 
 
 def library_eigvalsh(a: Array) -> Array:
+    """Return eigenvalues by `jnp.linalg.eigvalsh`, from the lower triangle."""
     return jnp.linalg.eigvalsh(a, UPLO="L", symmetrize_input=False)
 
 
 def threads_svd(a: Array) -> SVD:
+    """Decompose by NumPy with a matrix for each core."""
     return SVD(*by_numpy(lambda batch: np.linalg.svd(batch, full_matrices=False), a, *svd_shapes(a)))
 
 
 def threads_svdvals(a: Array) -> Array:
+    """Return singular values by NumPy with a matrix for each core."""
     (s,) = by_numpy(lambda batch: (np.linalg.svd(batch, compute_uv=False),), a, svd_shapes(a)[1])
     return s
 
@@ -79,6 +85,7 @@ def numpy_symmetric(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 def threads_eigh(a: Array) -> Eigh:
+    """Decompose Hermitian matrices by NumPy with a matrix for each core."""
     kinds = jax.ShapeDtypeStruct(a.shape[:-1], real_dtype(a.dtype)), jax.ShapeDtypeStruct(a.shape, a.dtype)
     return Eigh(*by_numpy(numpy_symmetric("eigh"), a, *kinds))
 

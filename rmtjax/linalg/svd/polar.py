@@ -18,6 +18,7 @@ __all__ = ["polar_svd"]
 
 
 def polar_svd(a: Array) -> SVD:
+    """Decompose by QDWH, one matrix after the other."""
     scale = scale_of(a)
 
     def one(a):

@@ -39,6 +39,7 @@ def _range_finder(a: Array, k: int, iterations: int, oversampling: int, key: Arr
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def randomized_svd(a: Array, k: int, iterations: int, oversampling: int, key: Array) -> SVD:
+    """Return the k largest singular triplets by a randomized range finder."""
     return _range_finder(a, k, iterations, oversampling, key)
 
 
