@@ -73,6 +73,16 @@ def test_quantiles_keep_their_relative_accuracy():
     np.testing.assert_allclose(semicircle.cdf(semicircle.ppf(q)), q, rtol=1e-11)
 
 
+def test_ppf_inverts_the_cdf_at_extremes():
+    """Probabilities beyond those of test_law_matrix.py, where x itself still resolves the distance from the end."""
+    q = np.concatenate([np.logspace(-15, -1, 200), np.linspace(0, 1, 2001)])
+    for sigma in SIGMAS:
+        inverted = semicircle.cdf(semicircle.ppf(q, sigma=sigma), sigma=sigma)
+        np.testing.assert_allclose(inverted, q, rtol=0, atol=5e-16)
+    q = np.logspace(-6, -1, 200)
+    np.testing.assert_allclose(semicircle.cdf(semicircle.ppf(q)), q, rtol=1e-11)
+
+
 @pytest.mark.parametrize("sigma", SIGMAS)
 @pytest.mark.parametrize("k", range(9))
 def test_moments(k, sigma):
