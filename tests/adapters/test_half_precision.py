@@ -96,7 +96,7 @@ def test_merging_says_what_it_loses(kind, layer, dtype):
         merge_weights(model)
     np.testing.assert_array_equal(model(X), plain(X))
     model.fc.unmerge_weights()
-    for call in (model.fc.merge, model.fc.plain):
+    for call in (model.fc.merge_weights, model.fc.plain):
         with pytest.warns(UserWarning, match=rf"rounding to {dtype} loses {told:.0%}"):
             call()
     model.fc.unmerge_weights()
@@ -146,7 +146,7 @@ def test_merging_in_place_counts_the_precision_of_computing():
 def test_what_is_too_large_is_refused():
     model = with_adapters(Net(jnp.float16), target_modules=["fc"], rank=2, alpha=True)
     model.fc.alpha = AlphaParam(jnp.full(SIZE, 1e7))
-    for call in (lambda: merged_copy(model), lambda: merge_weights(model), model.fc.merge):
+    for call in (lambda: merged_copy(model), lambda: merge_weights(model), model.fc.merge_weights):
         with refused("not finite in float16"):
             call()
     assert not model.fc.is_merged and bool(jnp.isfinite(merged_copy(model, dtype="bfloat16").fc.kernel[...]).all())
