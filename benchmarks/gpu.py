@@ -39,7 +39,7 @@ def svd(dtype: str, seconds: float, quick: bool) -> Items:
 
 def train(dtype: str, seconds: float, quick: bool) -> Items:
     """A step of LoRA, of α-LoRA and of PEFT; batches of 32 × 128, and one that fills an accelerator."""
-    import train_step
+    from benchmarks import train_step
 
     if quick:  # a step each: compiling all that is compared would take minutes
         losses = [train_step.ours("lora", 4, 16, dtype)[0](), train_step.peft(4, 16, dtype)()]
@@ -51,7 +51,7 @@ def train(dtype: str, seconds: float, quick: bool) -> Items:
 
 def sweeps(_: str, seconds: float, quick: bool) -> Items:
     """α-FTC compressed and dense, χ draws."""
-    import transfer
+    from benchmarks import transfer
 
     repeats = 1 if quick else 3
     yield "draws", transfer.draws(repeats, 1000 if quick else 1_000_000)
@@ -62,7 +62,7 @@ def sweeps(_: str, seconds: float, quick: bool) -> Items:
 
 def spectra(_: str, seconds: float, quick: bool) -> Items:
     """Spiked ensembles, edges, densities, Tracy–Widom."""
-    import spectra as parts
+    from benchmarks import spectra as parts
 
     if quick:
         yield "tracy_widom_cdf", parts.tracy_widom_cdf(1, None, 1000)
@@ -73,7 +73,7 @@ def spectra(_: str, seconds: float, quick: bool) -> Items:
 
 def intruders(_: str, seconds: float, quick: bool) -> Items:
     """Layers against two SVDs by PyTorch."""
-    import intruders as parts
+    from benchmarks import intruders as parts
 
     for n, m in [(128, 128)] if quick else [(768, 768), (3072, 768), (768, 3072), (2048, 2048), (4096, 4096)]:
         yield f"{n}x{m}", parts.one_layer(n, m, 1 if quick else 3)

@@ -209,14 +209,14 @@ SPREAD = """
 import sys
 import jax
 import numpy as np
-from rmtjax.cli import main
+from benchmarks.svd import app
 from benchmarks._svd_cases import _spread
 from rmtjax.linalg.svd import EIGH_ALGORITHMS, SVD_ALGORITHMS, svd
 
-sys.argv = ["rmtjax", "bench", "svd", "--devices", "2", "--shapes", "4x12x8,3x9x9,100x16x16", "--operations", "svd,eigvalsh",
-            "--repeats", "1", "--json", sys.argv[1]]
+sys.argv = ["svd", "--devices", "2", "--shapes", "4x12x8,3x9x9,100x16x16", "--operations", "svd,eigvalsh", "--repeats", "1",
+            "--out", sys.argv[1]]
 try:
-    main()
+    app()
 except SystemExit as end:
     assert not end.code, end.code
 host = np.random.default_rng(0).standard_normal((6, 60, 40)).astype("f4")
@@ -233,9 +233,8 @@ for name in ("auto", *SVD_ALGORITHMS):
 
 def test_a_batch_is_shared_by_devices(tmp_path):
     """As many as it can be dealt out to evenly."""
-    file = tmp_path / "svd.json"
-    subprocess.run([sys.executable, "-c", SPREAD, str(file)], check=True, cwd=ROOT, timeout=300)
-    found = json.loads(file.read_text(encoding="utf-8"))
+    subprocess.run([sys.executable, "-c", SPREAD, str(tmp_path)], check=True, cwd=ROOT, timeout=300)
+    found = json.loads((tmp_path / "svd.json").read_text(encoding="utf-8"))
     assert found["devices"] == 2
     assert {tuple(case["shape"]): case["devices"] for case in found["cases"]} == {
         (4, 12, 8): 2,
