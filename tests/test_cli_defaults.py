@@ -10,7 +10,7 @@ import typer
 from rmtjax.cli import app
 from rmtjax.finetune import Settings, finetune
 from rmtjax.intruders import mitigate, scan
-from rmtjax.montecarlo import judge, run, verify
+from rmtjax.montecarlo import RunConfig, judge, run, verify
 from rmtjax.transfer.domains import run_transfer
 
 SHELL_ONLY = {
@@ -30,10 +30,15 @@ def settings() -> dict:
     return {**defaults_of(finetune), **fields, "target_modules": ",".join(Settings.target_modules)}
 
 
+def run_settings() -> dict:
+    """Return the defaults of the keywords that `run` and `verify` pass on."""
+    return {field.name: field.default for field in dataclasses.fields(RunConfig)}
+
+
 COMMANDS = {
-    ("verify",): lambda: defaults_of(verify),
+    ("verify",): lambda: {**run_settings(), **defaults_of(verify)},
     ("report",): lambda: defaults_of(judge),
-    ("sweep",): lambda: defaults_of(run),
+    ("sweep",): lambda: {**run_settings(), **defaults_of(run)},
     ("merge",): dict,
     ("transfer",): lambda: defaults_of(run_transfer),
     ("finetune",): settings,

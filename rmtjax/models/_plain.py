@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rmtjax._random import key_of
 from rmtjax.models._fast_cpu import DropoutKey
 
 __all__ = ["attention", "dropout", "gelu", "layer_norm"]
@@ -35,7 +36,7 @@ def dropout(
         return x
 
     def kept(word):
-        return jax.random.bernoulli(jax.random.fold_in(jax.random.key(word), place), 1 - rate, x.shape[1:])
+        return jax.random.bernoulli(jax.random.fold_in(key_of(word), place), 1 - rate, x.shape[1:])
 
     return jnp.where(jax.vmap(kept)(dropout_key.word), x * np.asarray(1 / (1 - rate), x.dtype), 0)
 

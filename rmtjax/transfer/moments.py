@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError, shown
 from rmtjax.laws import alpha_ftc
-from rmtjax.laws.alpha_ftc import MarginMoments
+from rmtjax.laws.alpha_ftc import MarginMoments, SourceStatistics
 
 __all__ = [
     "TargetMoments",

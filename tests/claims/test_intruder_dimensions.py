@@ -14,7 +14,7 @@ from rmtjax.montecarlo import grid, verify
 
 def _small(claim, **axes):
     """The claim on a few cells, without the comparison of its samplers."""
-    return dataclasses.replace(claim, grid=claim.grid.override(**axes), compare=None)
+    return dataclasses.replace(claim, grid=claim.grid.override(**axes), comparison_grid=None)
 
 
 def test_names_that_scripts_use():

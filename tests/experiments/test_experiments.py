@@ -159,7 +159,7 @@ def test_points_and_lines_are_the_result():
 
 
 def test_figures_judge_beyond_the_allowance_as_verdicts_do():
-    claim = dataclasses.replace(normal_claim(("value",)), bias=lambda a, b, c: 0.2 + 0 * a)
+    claim = dataclasses.replace(normal_claim(("value",)), bias_bound=lambda a, b, c: 0.2 + 0 * a)
     result = run(claim, SHAPES["one axis"], trials=64)
     drawn = [line.get_ydata() for line in law_against_monte_carlo(result, claim=claim).axes[1].get_lines()]
     gap = (result["mean"] - result["law"]).values[0]

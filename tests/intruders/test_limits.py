@@ -139,7 +139,7 @@ def test_nothing_goes_unguarded_by_mistake():
     with pytest.raises(InputError, match="layers: typo is none of one, other"):
         intruder_limits(model, layers=["one", "typo"])
     for probability in (2.0, -1, "x", float("nan")):
-        with pytest.raises(InputError, match=rf"probability = '?{probability}'?: must be between 0 and 1"):
+        with pytest.raises(InputError, match=rf"probability = '?{probability}'?: must be a finite number in \(0, 1\)"):
             intruder_limits(model, probability=probability)
 
 

@@ -322,7 +322,7 @@ def test_prediction_is_the_law_on_a_gaussian_base(shape):
     assert found.threshold == pytest.approx(c**0.25, rel=0.2)  # 0.06 is its standard deviation
     assert 0.75 * c**0.25 < found.threshold < 1.3 * c**0.25
     np.testing.assert_allclose(found.outliers[1:], spikes.rectangular_outlier(theta[1:], c), rtol=0.02)
-    np.testing.assert_allclose(found.overlaps[1:], spikes.rectangular_overlap_left(theta[1:], c), atol=0.03)
+    np.testing.assert_allclose(found.overlaps[1:], spikes.rectangular_overlap(theta[1:], c, side="left"), atol=0.03)
 
 
 @pytest.mark.parametrize(("spike", "theta"), [(3.0, 2.6), (3.0, 4.0), (None, 1.35)])

@@ -226,7 +226,7 @@ def test_head_and_pooler_may_be_missing(folder, model):
 
 
 def test_shapes_are_checked(folder):
-    with refused("classifier.bias has shape [2], outputs asks for [3]"):
+    with refused("classifier.bias has shape [2], num_labels asks for [3]"):
         load_classifier(folder, 3)
     rewrite(folder, lambda t: t | {QUERY: np.zeros((16, 8), np.float32)})
     with refused(f"model = {folder}", f"{QUERY} has shape [16, 8], config.json asks for [16, 16]"):

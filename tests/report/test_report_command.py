@@ -12,7 +12,7 @@ mean = Claim(
     law=lambda n, mu: 0.5 + mu + 0 * n,
     samplers=dict(direct=lambda key, n, mu: mu + jax.random.normal(key) / jnp.sqrt(n)),
     grid=dict(n=[1, 100], mu=[1.0, 2.0]),
-    bias=lambda n, mu: 0.5 + 0 * mu,
+    bias_bound=lambda n, mu: 0.5 + 0 * mu,
 )
 """
 

@@ -264,7 +264,7 @@ def test_ridge_parameters(name, value):
         ({"source_coef": [[np.inf, 0, 0, 0]]}, "source_coef holds a NaN or infinite"),
         ({"source_coef": "weights"}, "source_coef = 'weights' is not an array"),
         ({"alpha": "cv", "cv": 1, "source_coef": W0}, "cv = 1: must be "),
-        ({"alpha": "cv", "cv": 9, "source_coef": W0}, "cv = 9 cannot be used; allowed: 2 to"),
+        ({"alpha": "cv", "cv": 9, "source_coef": W0}, "cv = 9: must be 2 to"),
         ({"alpha": "cv", "cv": "five", "source_coef": W0}, "cv = 'five': must be "),
     ],
 )
