@@ -26,7 +26,7 @@ print(f"the law says {worst.expected:.3f}")
 assert not refuted.holds
 
 # --8<-- [start:bias]
-limit = dataclasses.replace(forgotten, name="in-the-limit", bias=lambda N: 5 / N + 5 / N**2)
+limit = dataclasses.replace(forgotten, name="in-the-limit", bias_bound=lambda N: 5 / N + 5 / N**2)
 assert rmtjax.verify([limit], trials=20_000).holds
 # --8<-- [end:bias]
 
