@@ -382,7 +382,7 @@ def test_a_program_in_single_precision_gets_the_same_draw():
     """Called without `jax.enable_x64`: in a process of its own, as the answer might never come."""
     code = """
 import jax, jax.numpy as jnp
-from rmtjax.transfer import compressed
+from rmtjax.ensembles.alpha_ftc import compressed
 draw = lambda: float(compressed.training_margin(jax.random.key(0), *map(jnp.asarray, (30.0, 20.0, 1.0, 1.0))))
 with jax.enable_x64(True):
     wanted = draw()

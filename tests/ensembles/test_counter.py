@@ -7,7 +7,7 @@ import pytest
 from jax.extend.random import threefry_2x32
 from scipy import stats
 
-from rmtjax.ensembles._rng import counter
+from rmtjax.ensembles import _counter as counter
 
 # False alarms: every KS test here rejects at p < 1e-5 and every moment at 4.5 standard errors (7e-6); some twenty such
 # checks make less than 3e-4 for the file. Seeds are fixed.

@@ -8,7 +8,7 @@ from scipy import stats
 
 from rmtjax._checks import whole
 from rmtjax._errors import InputError
-from rmtjax.ensembles._rng import entries as module
+from rmtjax.ensembles import entries as module
 from rmtjax.ensembles.entries import ENTRIES, HEAVY, entries, floating, parse_entries, positive
 
 # False alarms: KS at p < 1e-5, moments at 4.5 standard errors (7e-6), sixty checks: 5e-4 for the file. Seeds are fixed.

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from rmtjax.ensembles.resolvent_corner import depth, resolvent_corner, truncation_bound
-from rmtjax.linalg import small
+from tests.linalg.test_small import to_array
 
 # False alarms: at most 18 statistics for each of 22 shapes, each rejected at p < 2e-6: 8e-4 for the file. Seeds are fixed.
 P = 2e-6
@@ -32,7 +32,7 @@ def sampler():
 
             def one(key, *arguments):
                 corner = resolvent_corner(key, *arguments[:-1], r, arguments[-1])
-                return jnp.stack([small.to_array(corner.resolvent), small.to_array(corner.square)])
+                return jnp.stack([to_array(corner.resolvent), to_array(corner.square)])
 
             programs[r] = jax.jit(jax.vmap(one, in_axes=(0, *(None,) * 5)))
         program = programs[r]
@@ -219,7 +219,7 @@ def test_a_batch_of_sizes_gives_what_each_size_gives():
     def one(key, gamma, rows):
         cols, n = jnp.float64(40), jnp.float64(41)
         corner = resolvent_corner(key, gamma, rows, cols, n, 2, depth(gamma, rows, cols, n, 2, 1e-12))
-        return jnp.stack([small.to_array(corner.resolvent), small.to_array(corner.square)])
+        return jnp.stack([to_array(corner.resolvent), to_array(corner.square)])
 
     keys, gammas, rows = (
         jax.random.split(jax.random.key(6), 3),
