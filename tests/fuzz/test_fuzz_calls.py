@@ -22,6 +22,7 @@ from rmtjax.linalg.svd import SVD_ALGORITHMS, eigh, eigvalsh, svd, svdvals
 from rmtjax.montecarlo import Run, grid, judge, merge_results, run, zipped
 from rmtjax.montecarlo.grid import parse_values
 from rmtjax.transfer.domains import run_transfer
+from tests.adapters.helpers import with_adapters
 
 from ..montecarlo.helpers import BOTH, MEAN, TWO
 from .helpers import JUNK, NUMBERS, many, survives
@@ -214,7 +215,6 @@ WORDS = st.one_of(
 CLAIM = """
 import jax, jax.numpy as jnp
 from rmtjax import Claim, real, size
-from tests.adapters.helpers import with_adapters
 mean = Claim(name="mean", equation="E x = mu", source="mine", params=dict(n=size(), shift=real()),
     law=lambda n, shift: shift + 0 * n, samplers=dict(direct=lambda key, n, shift: shift + jax.random.normal(key) / jnp.sqrt(n)),
     grid=dict(n=[1, 100], shift=[1.0, 2.0]))
