@@ -131,8 +131,11 @@ class Run:
         Raises:
             Stopped: at Ctrl-C.
         """
-        # The result's library takes long to import; XLA compiles or loads meanwhile, and does not hold the interpreter.
-        threading.Thread(target=importlib.import_module, args=("xarray",), daemon=True).start()
+        # The result's library takes long to import; XLA compiles or loads meanwhile, and does not hold the interpreter. The
+        # import ends before anything else begins: threadpoolctl walks the loaded libraries under the linker's lock, which an
+        # import in another thread may hold while each of the two waits for the other.
+        imported = threading.Thread(target=importlib.import_module, args=("xarray",), daemon=True)
+        imported.start()
         with self._clock, stopping(self._how_far):
             try:
                 with computing():
@@ -140,6 +143,8 @@ class Run:
             except BaseException:
                 self.discard()
                 raise
+            finally:
+                imported.join()
 
     def discard(self) -> None:
         """Let go of the store, and remove it if this run has made it and put nothing into it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -255,6 +256,8 @@ def verify(
     results: dict[tuple[str, str], xr.Dataset] = {}
     references: dict[str, xr.Dataset] = {}
     plans = [_runs(claim, config) for claim in claims]
+    for module in ("scipy.stats", "xarray"):  # by no thread that compiles: see `Run.compile`
+        importlib.import_module(module)
     # One claim's programs compile on one core; several claims fill the others, and the bars show which is awaited.
     with ThreadPoolExecutor(len(workers(config.devices, len(claims)))) as pool:
         compiled = [pool.submit(lambda runs: [one.compile() for one in runs], runs) for runs in plans]

@@ -285,3 +285,36 @@ def test_a_program_is_made_once_however_many_ask():
     assert cache.get(("other",), lambda: 3) == 3  # an error is not kept
     cache.get(("third",), lambda: 4)
     assert cache.get(("key",), lambda: 5) == 5  # only two are kept
+
+
+IMPORTS = """
+import json, sys, threading
+import threadpoolctl
+from rmtjax.montecarlo import run, verify
+from tests.montecarlo.helpers import TWO
+
+shared = lambda: {name for name, module in list(sys.modules.items()) if str(getattr(module, "__file__", "")).endswith(".so")}
+late, walk = [], threadpoolctl.ThreadpoolController.__init__
+
+
+def watched(self, *arguments, **options):
+    before = shared()
+    walk(self, *arguments, **options)
+    others = [thread.name for thread in threading.enumerate() if "exchange" not in thread.name]
+    late.append([sorted(shared() - before), "xarray" in sys.modules, "scipy.stats" in sys.modules, len(others)])
+
+
+threadpoolctl.ThreadpoolController.__init__ = watched
+{call}
+print(json.dumps(late))
+"""
+
+
+@pytest.mark.parametrize("call", ["run(TWO, trials=100, progress=False)", "verify([TWO], trials=100, progress=False)"])
+def test_nothing_is_imported_while_the_loaded_libraries_are_walked(call):
+    """An import in another thread holds the linker's lock that threadpoolctl asks for: one run in ten was a deadlock."""
+    seen = python(IMPORTS.replace("{call}", call))
+    assert seen
+    for loaded, has_xarray, has_scipy, threads in seen:
+        assert loaded == [] and has_xarray and (has_scipy or "verify" not in call)
+        assert threads == 1 or "verify" in call
