@@ -322,9 +322,9 @@ def test_resume_needs_a_folder(chosen):
 def test_a_killed_command_goes_on_to_the_same_bytes(base, data, tmp_path, programs):
     """SIGKILL while it compiles, and at random moments of a run that keeps every step; each core is a device."""
     command = [
-        sys.executable, "-m", "rmtjax.cli", "finetune", "--task", "mrpc", "--adapter", "alpha-lora", "--data", data, "--model", base,
-        "--rank", "2", "--epochs", "4", "--batch-size", "4", "--max-length", "16", "-T", "3", "--learning-rate", "0.01",
-        "--resume", "--save-every", "1", "--json", "-", "--out",
+        sys.executable, "-m", "rmtjax.cli", "finetune", "--task", "mrpc", "--adapter", "alpha-lora", "--data", data,
+        "--model", base, "--rank", "2", "--epochs", "4", "--batch-size", "4", "--max-length", "16", "-T", "3",
+        "--learning-rate", "0.01", "--resume", "--save-every", "1", "--json", "-", "--out",
     ]  # fmt: skip
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(programs)}
 
