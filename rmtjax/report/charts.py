@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import xarray as xr
 from scipy import stats
 
-from rmtjax.montecarlo.claim import Claim
-from rmtjax.montecarlo.hypothesis_tests import beyond
-from rmtjax.montecarlo.result import z_score
-from rmtjax.montecarlo.verify import allowance
 from rmtjax.report.format import number
-from rmtjax.report.labels import evenly_spread, is_logarithmic, output_name, plain_symbol
+from rmtjax.report.labels import evenly_spread, output_name, plain_symbol
+from rmtjax.report.panels import Line, Panel, Table, panels_of
 from rmtjax.report.svg import SHAPES, Axes, Chart, Scale, width_of
 
 __all__ = [
     "Slope",
-    "Table",
     "convergence",
     "law_panels",
     "overview",
@@ -31,122 +24,7 @@ __all__ = [
     "slope_of",
 ]
 
-_WIDTH, _PANELS, _POINTS, _TIPS = 368.0, 6, 160, 600
-_SIZES = frozenset(("N", "M", "n", "m", "p", "d", "size", "width", "dimension"))
-
-
-@dataclass
-class Table:
-    """A result as plain arrays, (output, cells of the grid…).
-
-    Attributes:
-        outputs, dims: names; `sizes` goes with the dims.
-        coords: by parameter, its dim (None where it is fixed) and values.
-        meaning: by parameter, in words.
-        mean, se, law, z, trials: as in the result.
-        allowed: how far the law may be off by the claim's word.
-        beyond: z of what exceeds that, which is what is tested.
-        expected: what `law` is: the law, or the sampler that is compared with.
-    """
-
-    outputs: list[str]
-    dims: list[str]
-    sizes: list[int]
-    coords: dict[str, tuple[str | None, np.ndarray]]
-    meaning: dict[str, str]
-    mean: np.ndarray
-    se: np.ndarray
-    law: np.ndarray
-    z: np.ndarray
-    trials: np.ndarray
-    allowed: np.ndarray
-    beyond: np.ndarray
-    whole: frozenset[str]
-    expected: str = "law"
-
-    @classmethod
-    def of(cls, result: xr.Dataset, claim: Claim | None = None, reference: xr.Dataset | None = None) -> Table:
-        """From a result, its claim where there is one, and another sampler's result where that takes the law's place."""
-        dims = [str(d) for d in result["mean"].dims if d != "output"]
-        order = ("output", *dims)
-        values = {n: result[n].transpose(*order).values.astype(float) for n in ("mean", "se", "law", "z")}
-        trials = np.broadcast_to(result["trials"].transpose(*dims).values, values["mean"].shape[1:])
-        coords: dict[str, tuple[str | None, np.ndarray]] = {}
-        for name, c in result.coords.items():
-            if c.dtype.kind in "fiub" and (c.ndim == 0 or (c.ndim == 1 and c.dims[0] in dims)):
-                coords[str(name)] = (str(c.dims[0]) if c.ndim else None, np.atleast_1d(c.values.astype(float)))
-        for dim in dims:
-            coords.setdefault(dim, (dim, np.arange(float(result.sizes[dim]))))
-        meaning = {n: str(result[n].attrs.get("long_name", n)) if n in result.coords else n for n in coords}
-        if claim is not None and set(claim.params) >= set(coords):
-            coords = {n: coords[n] for n in claim.params if n in coords}
-            whole = {n for n in coords if claim.params[n].whole and n in _SIZES | {"rank"}}
-        else:
-            whole = {n for n, (_, v) in coords.items() if n in _SIZES and np.all(v == np.floor(v)) and np.all(v > 0)}
-        expected = "law"
-        if reference is not None:
-            expected, other = (
-                str(reference.attrs.get("method", "reference")),
-                reference[["mean", "se"]].transpose(*order),
-            )
-            allowed = np.zeros_like(values["se"])
-            values["se"], values["law"] = np.hypot(values["se"], other["se"].values), other["mean"].values
-            values["z"] = tested = z_score(values["mean"] - values["law"], values["se"], values["law"])
-        else:
-            allowed = allowance(claim, result)
-            tested = z_score(beyond(values["mean"] - values["law"], allowed), values["se"], values["law"])
-        tested = np.where(trials >= 2, tested, np.nan)
-        return cls(
-            [str(v) for v in result["output"].values], dims, [int(result.sizes[d]) for d in dims], coords, meaning,
-            **values, trials=trials, allowed=allowed, beyond=tested, whole=frozenset(whole), expected=expected,
-        )  # fmt: skip
-
-    @property
-    def cells(self) -> int:
-        """How many cells the grid has."""
-        return math.prod(self.sizes)
-
-    def values(self, dim: str) -> np.ndarray:
-        """Values of the parameter that names a dim."""
-        return self.coords[dim][1] if dim in self.coords else np.arange(float(self.sizes[self.dims.index(dim)]))
-
-    def is_size(self, dim: str) -> bool:
-        """Whether it is a dimension or a number of samples."""
-        return dim in self.whole
-
-    def where(self, dim: str, index: int) -> str:
-        """``N = 10⁹``; with what moves along where the first alone does not tell."""
-        names = [dim]
-        if np.unique(self.values(dim)).size < self.values(dim).size:
-            names += [n for n, (d, _) in self.coords.items() if d == dim and n != dim]
-        return ", ".join(f"{plain_symbol(n)} = {number(float(self.coords[n][1][index]))}" for n in names)
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Every parameter in every cell, in the order of the cells."""
-        index = np.indices(self.sizes).reshape(len(self.sizes), -1) if self.sizes else np.zeros((0, 1), int)
-        every = {}
-        for name, (dim, values) in self.coords.items():
-            every[name] = np.full(self.cells, values[0]) if dim is None else values[index[self.dims.index(dim)]]
-        return every
-
-    def axis_label(self, dim: str) -> str:
-        """Meaning and symbol of an axis, and what moves along with it."""
-        meaning, sign = self.meaning.get(dim, dim), plain_symbol(dim)
-        known = not meaning.isascii() or sign in meaning.split()
-        label = sign if meaning == dim else meaning if known else f"{sign}: {meaning}"
-        at, along = self.values(dim), []
-        for name, (d, values) in self.coords.items():
-            if d == dim and name != dim and np.all(at != 0):
-                ratio = values / at
-                if np.allclose(ratio, ratio[0], rtol=0.02):
-                    factor = "" if abs(ratio[0] - 1) < 0.02 else number(float(f"{ratio[0]:.2g}")) + " "
-                    along.append(f"{plain_symbol(name)} = {factor}{sign}")
-        return f"{label} ({', '.join(along)})" if along else label
-
-
-def _together(table: Table, dim: str) -> list[str]:
-    """The parameters that vary along a dim."""
-    return [n for n, (d, v) in table.coords.items() if d == dim and np.unique(v).size > 1] or [dim]
+_WIDTH, _POINTS, _TIPS = 368.0, 160, 600
 
 
 def _left(y: Scale) -> float:
@@ -166,183 +44,80 @@ def _under(chart: Chart, label: str, left: float, top: float, right: float) -> f
     return 14 * min(len(lines), 2)
 
 
-def _axes_for(table: Table) -> tuple[str | None, str | None]:
-    """The dims for x and for colour: the longest; a size counts half, for a limit changes little with it."""
-    free = [d for d, n in zip(table.dims, table.sizes, strict=True) if n > 1]
-    place = {d: i for i, d in enumerate(table.dims)}
-    free.sort(key=lambda d: (-table.sizes[place[d]] * (0.5 if table.is_size(d) else 1.0), -place[d]))
-    return (free[0] if free else None), (free[1] if len(free) > 1 else None)
-
-
-@dataclass
-class _Line:
-    label: str
-    at: np.ndarray
-    mean: np.ndarray
-    se: np.ndarray
-    law: np.ndarray
-    allowed: np.ndarray
-    z: np.ndarray
-    tips: list[str]
-
-
 def law_panels(table: Table, name: str, claim: str) -> tuple[list[Chart], int]:
-    """A chart for each output and value of the remaining axes, at most six with the worst among them; and of how many."""
-    x, hue = _axes_for(table)
-    rest = [d for d, n in zip(table.dims, table.sizes, strict=True) if n > 1 and d not in (x, hue)]
-    axis = {d: i for i, d in enumerate(table.dims)}
-    places = list(itertools.product(range(len(table.outputs)), *(range(table.sizes[axis[d]]) for d in rest)))
-    badness = np.abs(np.nan_to_num(table.beyond, nan=0.0, posinf=1e300, neginf=-1e300))
-    order = [axis[d] + 1 for d in rest]
-    others = tuple(i for i in range(1, badness.ndim) if i not in order)
-    worst = int(np.argmax(badness.max(axis=others).ravel())) if others else int(np.argmax(badness.ravel()))
-    chosen = evenly_spread(len(places), _PANELS, worst)
-    charts = []
-    for k, i in enumerate(chosen):
-        index: list[Any] = [places[i][0], *([0] * len(table.dims))]
-        for d, j in zip(rest, places[i][1:], strict=True):
-            index[axis[d] + 1] = j
-        title = ", ".join([output_name(table.outputs[places[i][0]]), *(
-            table.where(d, j) for d, j in zip(rest, places[i][1:], strict=True)
-        )])  # fmt: skip
-        charts.append(_law_panel(table, index, x, hue, f"{name}-{k}", title, claim))
-    return charts, len(places)
+    """Return a chart for each output and value of the remaining axes, at most six with the worst among them; of how many."""
+    panels, count = panels_of(table, most_points=_POINTS)
+    return [_law_panel(table, panel, f"{name}-{i}", claim) for i, panel in enumerate(panels)], count
 
 
-def _law_panel(
-    table: Table, index: list[Any], x: str | None, hue: str | None, name: str, title: str, claim: str
-) -> Chart:
-    axis = {d: i + 1 for i, d in enumerate(table.dims)}
-    count = 1 if hue is None else table.sizes[axis[hue] - 1]
-    values = np.zeros(1) if x is None else table.values(x)
-    by_place = np.unique(values).size < values.size
-    order = np.arange(values.size) if by_place else np.argsort(values, kind="stable")
-    at = np.arange(float(values.size)) if by_place else values[order]
-
-    def cut(array: np.ndarray, j: int) -> np.ndarray:
-        place = list(index)
-        if hue is not None:
-            place[axis[hue]] = j
-        if x is not None:
-            place[axis[x]] = order
-        return np.atleast_1d(array[tuple(place)])
-
-    hues = range(count)
-    worst_line = max(hues, key=lambda j: float(np.nan_to_num(np.abs(cut(table.beyond, j)), posinf=1e300).max()))
-    lines = []
-    for j in evenly_spread(count, SHAPES, worst_line):
-        z = cut(table.beyond, j)
-        keep = evenly_spread(
-            at.size, _POINTS if count <= 2 else _POINTS // 3, int(np.argmax(np.nan_to_num(np.abs(z), posinf=1e300)))
-        )
-        mean, se, law = (cut(a, j)[keep] for a in (table.mean, table.se, table.law))
-        where = [] if hue is None else [table.where(hue, j)]
-        tips = [
-            ", ".join([*where, *([] if x is None else [table.where(x, int(order[k]))])])
-            + f": {number(m, 6)} ± {number(s, 2)}, {table.expected} {number(w, 6)}, z = {number(v, 3)}"
-            for k, m, s, w, v in zip(keep, mean, se, law, z[keep], strict=True)
-        ]
-        lines.append(
-            _Line(where[0] if where else "", at[keep], mean, se, law, cut(table.allowed, j)[keep], z[keep], tips)
-        )
-
-    flat = np.concatenate([z.z for z in lines])
+def _law_panel(table: Table, panel: Panel, name: str, claim: str) -> Chart:
+    x, lines, title, log_y = panel.x, panel.lines, panel.title, panel.log_y
+    flat = np.concatenate([line.z for line in lines])
     known = flat[np.isfinite(flat)]
     worst = flat[np.argmax(np.nan_to_num(np.abs(flat), nan=-1.0, posinf=1e300))]
-    said = (
+    description = (
         f"{claim}, {title}: {table.expected} as lines and Monte Carlo as points with bars of two standard errors"
         + ("" if x is None else f", against {table.axis_label(x)}")
         + f". Largest |z| {number(abs(float(worst)), 3)}; {int((np.abs(known) <= 2).sum())} of {flat.size} points within ±2."
     )
-    chart = Chart(_WIDTH, name, f"{claim}: {title}", said)
-    every = np.concatenate([np.concatenate([n.mean, n.law]) for n in lines])
-    log_y = is_logarithmic(every, 3)
+    chart = Chart(_WIDTH, name, f"{claim}: {title}", description)
+    every = np.concatenate([np.concatenate([line.mean, line.law]) for line in lines])
     top, height, gap, low = 30.0, 200.0, 16.0, 76.0
-    bars = [] if log_y else [np.concatenate([n.mean - 2 * n.se, n.mean + 2 * n.se]) for n in lines]
+    bars = [] if log_y else [np.concatenate([line.mean - 2 * line.se, line.mean + 2 * line.se]) for line in lines]
     y = Scale.around([every, *bars], top + height, top, log=log_y)
-    limit = 1.15 * max(3.5, float(np.abs(known).max(initial=0.0)))
+    limit = panel.z_limit
     z_marks = [(v, f"{v:g}".replace("-", "−")) for v in (-2.0, 0.0, 2.0)] if limit < 6 else None
     z_scale = Scale(-limit, limit, top + height + gap + low, top + height + gap, marks=z_marks, most=3, note="z")
     left, right = max(_left(y), _left(z_scale)), _WIDTH - 14
-    marks = None
-    if by_place:
-        together = _together(table, x)
-        rows = zip(*(table.coords[n][1] for n in together), strict=True)
-        marks = [(float(i), ", ".join(number(float(v)) for v in row)) for i, row in enumerate(rows)]
-    elif x is None:
-        marks = []
-    elif at.size <= 5 and not table.is_size(x):
-        marks = [(float(v), number(float(v))) for v in at]
-    log_x = not by_place and is_logarithmic(at)
-    x_scale = Scale.around([at], left, right, log=log_x, marks=marks, pad=0.04)
-    if by_place or at.size == 1:
-        x_scale = Scale(
-            float(at.min()) - 0.7,
-            float(at.max()) + 0.7,
-            left,
-            right,
-            marks=marks or [(float(at[0]), number(float(at[0])))],
-        )
-        if x is None:
-            x_scale.marks = []
+    at = np.concatenate([line.at for line in lines])
+    x_scale = Scale.around([at], left, right, log=panel.log_x, marks=panel.ticks, pad=0.04)
+    if panel.apart:
+        x_scale = Scale(float(at.min()) - 0.7, float(at.max()) + 0.7, left, right, marks=panel.ticks)
 
     _title(chart, title, left)
     above = Axes.draw(chart, "a", x_scale, y, below=False)
-    for j, one in enumerate(lines):
-        kind, px, py = f"s{j}", x_scale(one.at), y(one.law)
-        if np.nanmax(np.abs(y(one.law + one.allowed) - y(one.law)), initial=0.0) > 1.5 and px.size > 1 and not by_place:
-            edge = [
-                *zip(px, y(one.law + one.allowed), strict=True),
-                *zip(px[::-1], y(one.law - one.allowed)[::-1], strict=True),
-            ]
+    for j, line in enumerate(lines):
+        kind, px, py = f"s{j}", x_scale(line.at), y(line.law)
+        high, least = y(line.law + line.allowed), y(line.law - line.allowed)
+        if np.nanmax(np.abs(high - py), initial=0.0) > 1.5 and not panel.apart:
+            edge = [*zip(px, high, strict=True), *zip(px[::-1], least[::-1], strict=True)]
             if np.all(np.isfinite(edge)):
                 chart.fill("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in edge) + "z", kind, 0.14, above.cut)
-        if by_place or px.size == 1:
-            chart.stroke(
-                "".join(f"M{a - 14:.1f} {b:.1f}h28" for a, b in zip(px, py, strict=True) if math.isfinite(b)),
-                kind,
-                width=1.8,
-            )
+        finite = [(a, b) for a, b in zip(px, py, strict=True) if math.isfinite(b)]
+        if panel.apart:
+            chart.stroke("".join(f"M{a - 14:.1f} {b:.1f}h28" for a, b in finite), kind, width=1.8)
         else:
             few = px.size <= 6  # what lies between is a guide for the eye
             chart.lines(px, py, kind, cut=above.cut, width=1.1 if few else 1.6, dash="2 3" if few else "")
             if few:
-                ticks = "".join(f"M{a - 7:.1f} {b:.1f}h14" for a, b in zip(px, py, strict=True) if math.isfinite(b))
+                ticks = "".join(f"M{a - 7:.1f} {b:.1f}h14" for a, b in finite)
                 chart.stroke(ticks, kind, width=2.2, cut=above.cut)
-    for j, one in enumerate(lines):
-        px, kind = x_scale(one.at), f"s{j}"
-        up, down = (
-            y(one.mean + 2 * one.se),
-            y(np.maximum(one.mean - 2 * one.se, 1e-300) if log_y else one.mean - 2 * one.se),
-        )
-        bars_path = "".join(
-            f"M{a:.1f} {b:.1f}V{c:.1f}"
-            for a, b, c in zip(px, down, up, strict=True)
-            if math.isfinite(b) and math.isfinite(c)
-        )
-        if bars_path:
-            chart.stroke(bars_path, kind, width=1.2, cut=above.cut)
-        tips = one.tips if flat.size <= _TIPS else None
+    for j, line in enumerate(lines):
+        px, kind = x_scale(line.at), f"s{j}"
+        up, down = line.mean + 2 * line.se, line.mean - 2 * line.se
+        ends = zip(px, y(np.maximum(down, 1e-300) if log_y else down), y(up), strict=True)
+        bar_path = "".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in ends if math.isfinite(b) and math.isfinite(c))
+        if bar_path:
+            chart.stroke(bar_path, kind, width=1.2, cut=above.cut)
+        tips = _tips(table, panel, line) if flat.size <= _TIPS else None
         under = 0.9 * (len(lines) - 1 - j) if len(lines) <= 3 else 0.0  # what lies beneath looks out
-        chart.markers(px, y(one.mean), kind, j, tips=tips, size=3.4 + under if one.at.size <= 40 else 2.2)
+        chart.markers(px, y(line.mean), kind, j, tips=tips, size=3.4 + under if line.at.size <= 40 else 2.2)
 
     band = z_scale(np.array([2.0, -2.0]))
     chart.fill(f"M{left:.1f} {band[0]:.1f}H{right:.1f}V{band[1]:.1f}H{left:.1f}z", "band")
     below = Axes.draw(chart, "b", x_scale, z_scale)
     chart.stroke(f"M{left:.1f} {z_scale(0):.1f}H{right:.1f}", "muted", width=0.8)
-    for j, one in enumerate(lines):
-        px, kind = x_scale(one.at), f"s{j}"
-        chart.markers(
-            px, z_scale(np.where(np.isfinite(one.z), one.z, np.nan)), kind, j, 2.8 if one.at.size <= 60 else 1.8
-        )
-        beyond_all = np.isinf(one.z)
-        chart.markers(px[beyond_all], z_scale(np.sign(one.z[beyond_all]) * limit * 0.9), kind, 3, 3.2, open_=True)
+    for j, line in enumerate(lines):
+        px, kind = x_scale(line.at), f"s{j}"
+        inside = z_scale(np.where(np.isfinite(line.z), line.z, np.nan))
+        chart.markers(px, inside, kind, j, 2.8 if line.at.size <= 60 else 1.8)
+        infinite = np.isinf(line.z)
+        chart.markers(px[infinite], z_scale(np.sign(line.z[infinite]) * limit * 0.9), kind, 3, 3.2, open_=True)
     bottom = top + height + gap + low + (16 if below.x.marks else 0)
-    label = ", ".join(map(plain_symbol, _together(table, x))) if by_place else "" if x is None else table.axis_label(x)
-    bottom += 18 + _under(chart, label, left, bottom + 18, right)
-    items = [(one.label, f"s{j}", j) for j, one in enumerate(lines) if one.label]
-    if len(lines) < count:
-        items.append((f"{len(lines)} of {count} shown", "paper", -1))
+    bottom += 18 + _under(chart, panel.x_label, left, bottom + 18, right)
+    items = [(line.label, f"s{j}", j) for j, line in enumerate(lines) if line.label]
+    if len(lines) < panel.line_count:
+        items.append((f"{len(lines)} of {panel.line_count} shown", "paper", -1))
     if items:
         bottom += chart.legend(items, left - 8, bottom - 4) - 2
     source = [
@@ -352,6 +127,18 @@ def _law_panel(
     bottom += chart.legend(source, left - 8, bottom - 4)
     chart.height = bottom + 2
     return chart
+
+
+def _tips(table: Table, panel: Panel, line: Line) -> list[str]:
+    """Return what a pointer over each point is told."""
+    places = [line.label] * line.at.size
+    if panel.x is not None:
+        places = [", ".join(filter(None, (line.label, table.where(panel.x, int(cell))))) for cell in line.cells]
+    columns = zip(places, line.mean, line.se, line.law, line.z, strict=True)
+    return [
+        f"{place}: {number(mean, 6)} ± {number(se, 2)}, {table.expected} {number(law, 6)}, z = {number(z, 3)}"
+        for place, mean, se, law, z in columns
+    ]
 
 
 def _title(chart: Chart, text: str, left: float) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import os
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -18,15 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from rmtjax._errors import InputError, unknown
+from rmtjax._errors import InputError
 from rmtjax._text import visible
 from rmtjax.montecarlo.claim import Claim
-from rmtjax.montecarlo.grid import grid, zipped
-from rmtjax.montecarlo.hypothesis_tests import beyond
-from rmtjax.montecarlo.result import z_score
-from rmtjax.montecarlo.verify import allowance
-from rmtjax.report.format import number
-from rmtjax.report.labels import evenly_spread, greek, is_logarithmic, literal, symbol, with_subscripts
+from rmtjax.report.labels import with_subscripts
+from rmtjax.report.panels import Panel, Table, panels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,10 +44,6 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 INK, MUTED = "#222222", "#8a8a8a"
 _BAND = "#ececec"
-
-_PANELS, _HUES, _CURVE = 6, 8, 200
-_FEW = 16
-"""Whole numbers on an axis that ends so soon may be kinds (the β of an ensemble), between which there is nothing."""
 
 _STYLE = {
     "axes.axisbelow": True,
@@ -162,67 +153,6 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     return path
 
 
-def _axis_label(result: xr.Dataset, dim: str) -> str:
-    """Meaning and symbol of an axis, and what moves along with it."""
-    meaning = str(result[dim].attrs.get("long_name", dim))
-    values = result[dim].values
-    sign = greek(dim.partition("_")[0]) or dim
-    known = not sign.isascii() and sign in meaning
-    label = symbol(dim) if meaning == dim else with_subscripts(meaning) + ("" if known else f", {symbol(dim)}")
-    along = []
-    for name, coordinate in result.coords.items():
-        if coordinate.dims == (dim,) and name != dim and np.all(values != 0):
-            ratio = coordinate.values / values
-            if np.allclose(ratio, ratio[0], rtol=0.02):
-                factor = "" if abs(ratio[0] - 1) < 0.02 else number(float(f"{ratio[0]:.2g}")) + " "
-                along.append(f"{symbol(str(name))} = {factor}{symbol(dim)}")
-    return f"{label}   ({', '.join(along)})" if along else label
-
-
-def _at(cells: xr.Dataset, dim: str, index: int) -> str:
-    """Where on an axis: its value, or those of all that move together where the first alone does not tell."""
-    names = [dim]
-    if np.unique(cells[dim].values).size < cells.sizes[dim]:
-        names += [str(n) for n, c in cells.coords.items() if c.dims == (dim,) and n != dim]
-    return ", ".join(f"{symbol(n)} = {number(float(cells[n].values[index]))}" for n in names)
-
-
-def _choose_axes(table: xr.Dataset, x: str | None, hue: str | None) -> tuple[str | None, str | None]:
-    """The axes for x and hue: as asked, else the longest and the second longest."""
-    dims = [str(d) for d in table["mean"].dims if d != "output"]
-    for name, axis in (("x", x), ("hue", hue)):
-        if axis is not None and axis not in dims:
-            raise unknown(f"{name}: axis", axis, dims)
-    if x is not None and x == hue:
-        raise InputError(f"x = {x!r} and hue = {hue!r}: must be two different axes")
-    free = sorted((d for d in dims if d not in (x, hue) and table.sizes[d] > 1), key=lambda d: -table.sizes[d])
-    if x is None:
-        x = free.pop(0) if free else next((d for d in dims if d != hue), None)
-    if hue is None and free:
-        hue = free[0]
-    return x, hue
-
-
-def _curve(claim: Claim | None, cells: xr.Dataset, x: str, output: str) -> tuple[np.ndarray, np.ndarray]:
-    """The law along x: finely where the claim can be asked, else on the cells."""
-    at = cells[x].values
-    if claim is None or at.size < 2:
-        return at, cells["law"].values
-    between = np.geomspace if is_logarithmic(at) else np.linspace
-    steps = np.interp(between(at[0], at[-1], _CURVE), at, np.arange(at.size))
-    if claim.params[x].whole:
-        whole = np.unique(np.round(np.interp(steps, np.arange(at.size), at)))
-        steps = np.interp(whole, at, np.arange(at.size))
-
-    def along_x(name: str, values: np.ndarray) -> np.ndarray:
-        values = np.interp(steps, np.arange(at.size), values)
-        return np.round(values) if claim.params[name].whole else values
-
-    along = {str(n): along_x(str(n), c.values) for n, c in cells.coords.items() if c.dims == (x,) and n in claim.params}
-    fixed = {str(n): float(c) for n, c in cells.coords.items() if c.ndim == 0 and n in claim.params}
-    return along[x], claim.predict(grid(zipped(**along), **fixed))[output]
-
-
 def law_against_monte_carlo(
     result: xr.Dataset,
     x: str | None = None,
@@ -251,97 +181,62 @@ def law_against_monte_carlo(
     """
     from matplotlib.figure import Figure
 
-    names = [str(v) for v in result["output"].values]
-    chosen = names if output is None else [output] if isinstance(output, str) else list(output)
-    for name in chosen:
-        if name not in names:
-            raise unknown("output", name, names)
-    table = result[["mean", "se", "law", "z"]]
-    allowed = allowance(claim, result)
-    if allowed.any():
-        table = table.transpose("output", ...)
-        gap = beyond((table["mean"] - table["law"]).values, allowed)
-        table = table.assign(z=(table["mean"].dims, z_score(gap, table["se"].values, table["law"].values)))
-    table = table.sel(output=chosen)
-    x, hue = _choose_axes(table, x, hue)
-    if x is None:
-        x, table = "cell", table.expand_dims(cell=[0.0])
-    rest = [str(d) for d in table["mean"].dims if d not in (x, hue, "output")]
-    ranges = [range(table.sizes["output"]), *(range(table.sizes[d]) for d in rest)]
-    places = [dict(zip(["output", *rest], index, strict=True)) for index in itertools.product(*ranges)]
-    size_of_z = np.abs(table["z"]).fillna(0.0)
-    worst = int(np.argmax([float(size_of_z.isel(place).max()) for place in places]))
-    shown = [places[i] for i in evenly_spread(len(places), _PANELS, worst)]
-
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
+    table = Table.of(result, claim)
+    outputs = [output] if isinstance(output, str) else output
+    panels, count = panels_of(table, x, hue, outputs, claim=claim)
+    several = len({panel.output for panel in panels}) > 1
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
     with style():
         figure = Figure(figsize=(max(6.4, 3.9 * columns), 4.3 * rows + 0.5))
         heights = [ratio for _ in range(rows) for ratio in (3.2, 1.0)]
         axes = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights})
-        handles: dict[str, Any] = {}
-        for i, place in enumerate(shown):
+        colour_of: dict[str, Any] = {}
+        for i, panel in enumerate(panels):
             row, column = divmod(i, columns)
             above, below = axes[2 * row : 2 * row + 2, column]
             above.sharex(below)
-            _panel(above, below, table.isel(place), x, hue, chosen[place["output"]], claim, handles)
-            label = [_at(table, d, place[d]) for d in rest if table.sizes[d] > 1]
-            above.set_title(", ".join(label))
-            above.set_ylabel(
-                literal(chosen[place["output"]].replace("_", " ")) if column == 0 or len(chosen) > 1 else ""
-            )
+            _draw(above, below, panel, colour_of)
+            above.set_title(with_subscripts(panel.where))
+            above.set_ylabel(with_subscripts(panel.output) if column == 0 or several else "")
             below.set_ylabel("z" if column == 0 else "")
-            below.set_xlabel("" if x == "cell" else _axis_label(table, x))
-        for empty in range(len(shown), rows * columns):
+            below.set_xlabel(with_subscripts(panel.x_label))
+        for empty in range(len(panels), rows * columns):
             for one in axes[2 * (empty // columns) :, empty % columns][:2]:
                 one.set_visible(False)
-        more = f" ({len(shown)} of {len(places)} panels)" if len(shown) < len(places) else ""
+        more = f" ({len(panels)} of {count} panels)" if len(panels) < count else ""
         about = f"{result.attrs.get('claim', '')} — {result.attrs.get('source', '')}".strip(" —")
         heading = textwrap.fill(visible(about if title is None else title) + more, int(12 * figure.get_figwidth()))
         figure.suptitle(with_subscripts(heading), x=0.01, ha="left")
-        _legend(figure, handles, "z beyond the allowance" if allowed.any() else "z = (mean − law)/s.e.")
+        _legend(figure, colour_of, "z beyond the allowance" if table.allowed.any() else "z = (mean − law)/s.e.")
     return figure
 
 
-def _panel(above, below, cells: xr.Dataset, x: str, hue: str | None, output: str, claim, handles: dict) -> None:
-    """One panel and its residuals."""
-    values = cells[x].values.astype(float)
-    # An axis on which the first parameter repeats or turns back has no scale: its cells are drawn side by side.
-    by_place = np.unique(values).size < values.size
-    cells = cells if by_place else cells.sortby(x)
-    at = np.arange(values.size, dtype=float) if by_place else np.sort(values)
-    few = claim is not None and x in claim.params and claim.params[x].whole and np.ptp(at) < _FEW
-    apart = by_place or x == "cell" or few
-    count = 1 if hue is None else cells.sizes[hue]
-    worst = 0 if hue is None else int(np.argmax(np.abs(cells["z"]).fillna(0.0).max(x).values))
-    lines = evenly_spread(count, _HUES, worst)
-    largest = np.abs(cells["z"].values[np.isfinite(cells["z"].values)]).max(initial=3.5)
-    limit = 1.15 * float(largest)
+def _draw(above: Axes, below: Axes, panel: Panel, colour_of: dict[str, Any]) -> None:
+    """Draw a panel and its residuals; the colours of its lines are added by label."""
     below.axhspan(-2, 2, color=_BAND, lw=0, zorder=0)
     below.axhline(0, color=MUTED, lw=0.8, zorder=1)
-    for colour, index in zip(colours(len(lines), ordered=len(lines) > 3), lines, strict=True):
-        one = cells if hue is None else cells.isel({hue: index})
-        curve_x, curve = (at, one["law"].values) if apart else _curve(claim, one, x, output)
-        marker = {"marker": "_", "ms": 22, "mew": 1.6, "ls": ""} if apart or curve_x.size == 1 else {}
-        above.plot(curve_x, curve, color=colour, zorder=2, **marker)
-        points(above, at, one["mean"].values, one["se"].values, colour)
-        z = one["z"].values
-        inside = np.where(np.isfinite(z), z, np.nan)
-        below.plot(at, inside, "o", ms=3.4, color=colour, mec="white", mew=0.4, zorder=3)
-        beyond = np.isinf(z)
-        below.plot(at[beyond], np.sign(z[beyond]) * limit * 0.92, "^", ms=5, color=colour, zorder=3)
-        if hue is not None:
-            handles.setdefault(_at(cells, hue, index), colour)
-    below.set_ylim(-limit, limit)
+    for colour, line in zip(colours(len(panel.lines), ordered=len(panel.lines) > 3), panel.lines, strict=True):
+        dashes = {"marker": "_", "ms": 22, "mew": 1.6, "ls": ""} if panel.apart else {}
+        above.plot(*line.curve, color=colour, zorder=2, **dashes)
+        points(above, line.at, line.mean, line.se, colour)
+        finite = np.where(np.isfinite(line.z), line.z, np.nan)
+        below.plot(line.at, finite, "o", ms=3.4, color=colour, mec="white", mew=0.4, zorder=3)
+        infinite = np.isinf(line.z)
+        edge = np.sign(line.z[infinite]) * panel.z_limit * 0.92
+        below.plot(line.at[infinite], edge, "^", ms=5, color=colour, zorder=3)
+        if line.label:
+            colour_of.setdefault(with_subscripts(line.label), colour)
+    below.set_ylim(-panel.z_limit, panel.z_limit)
     above.tick_params(labelbottom=False)
-    if by_place:
-        below.set_xticks(at, [number(v) for v in values])
-    elif x == "cell" or at.size == 1:
-        below.set_xticks(at, ["" if x == "cell" else number(v) for v in at])
-        below.set_xlim(at[0] - 1, at[0] + 1)
-    elif is_logarithmic(at):
+    at = panel.lines[0].at
+    if panel.apart:
+        below.set_xlim(at.min() - 0.7, at.max() + 0.7)
+    if panel.ticks is not None:
+        below.set_xticks([value for value, _ in panel.ticks], [label for _, label in panel.ticks])
+    elif panel.log_x:
         below.set_xscale("log")
-    if is_logarithmic(np.concatenate([cells["law"].values.ravel(), cells["mean"].values.ravel()]), 3):
+    if panel.log_y:
         above.set_yscale("log")
 
 

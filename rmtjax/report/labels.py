@@ -17,7 +17,6 @@ __all__ = [
     "literal",
     "output_name",
     "plain_symbol",
-    "symbol",
     "verdict_word",
     "with_subscripts",
 ]
@@ -49,30 +48,18 @@ def plain_symbol(name: str) -> str:
     return f"{head}_{greek(tail) or tail}" if tail else head
 
 
-def symbol(name: str) -> str:
-    r"""Return a parameter's symbol for Matplotlib: ``gamma_source`` becomes :math:`\gamma_{\mathrm{source}}`."""
-    if not name.isidentifier():
-        return literal(name)
-    head, _, tail = name.partition("_")
-
-    def sign(part: str) -> str:
-        if greek(part):
-            return rf"\{part}"
-        return part if len(part) == 1 else r"\perp" if part == "perp" else rf"\mathrm{{{part}}}"
-
-    if tail == "star":
-        return rf"${sign(head)}^\star$"
-    return rf"${sign(head)}$" if not tail else rf"${sign(head)}_{{{sign(tail)}}}$"
-
-
 def literal(text: str) -> str:
     """Return a text as Matplotlib shows it letter by letter: no dollar starts mathematics, control characters are escapes."""
     return visible(text, "\n").replace("$", r"\$")
 
 
 def with_subscripts(text: str) -> str:
-    """Return a text for Matplotlib in which ``μ_β`` is set as mathematics."""
-    return re.sub(r"(\w)_(\w)(?!\w)", r"$\1_\2$", literal(text))
+    r"""Return a text for Matplotlib in which a letter's subscript is set as mathematics.
+
+    >>> with_subscripts("alignment β of μ_β, γ_source = 1")
+    'alignment β of $μ_{\\mathrm{β}}$, $γ_{\\mathrm{source}}$ = 1'
+    """
+    return re.sub(r"(?<!\w)(\w)_(\w+)", r"$\1_{\\mathrm{\2}}$", literal(text))
 
 
 def output_name(name: str) -> str:

@@ -25,7 +25,6 @@ from rmtjax.montecarlo import Claim, Finding, Verdict
 from rmtjax.montecarlo.verify import claim_of
 from rmtjax.report.charts import (
     Slope,
-    Table,
     convergence,
     law_panels,
     overview,
@@ -36,6 +35,7 @@ from rmtjax.report.charts import (
 from rmtjax.report.format import chance, number, signed, to_precision_of, with_error
 from rmtjax.report.labels import output_name, plain_symbol, verdict_word
 from rmtjax.report.mathml import mathml, spoken
+from rmtjax.report.panels import Table
 from rmtjax.report.svg import COLOURS
 from rmtjax.report.verdict import summary
 

@@ -15,11 +15,12 @@ import xarray as xr
 from rmtjax import CLAIMS, InputError
 from rmtjax.montecarlo import judge
 from rmtjax.montecarlo.verify import Verdict, verify
-from rmtjax.report.charts import Table, slope_of
+from rmtjax.report.charts import slope_of
 from rmtjax.report.format import number
 from rmtjax.report.mathml import mathml, spoken
 from rmtjax.report.page import csv as csv_of
 from rmtjax.report.page import page, write_page
+from rmtjax.report.panels import Table
 from rmtjax.report.svg import COLOURS, Scale
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
