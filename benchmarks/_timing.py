@@ -9,12 +9,12 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
 
 from rmtjax._machine import cores, processor
+from rmtjax._provenance import versions_of
 
 __all__ = ["PAUSE", "alternate", "hardware", "made", "ratio", "save", "summary"]
 
@@ -61,17 +61,12 @@ def ratio(slow: dict, fast: dict) -> float:
 
 def made(name: str) -> dict[str, object]:
     """What a file of results begins with: the benchmark, hardware, date and versions."""
-    versions = {}
-    for package in ("rmtjax", "jax", "jaxlib", "numpy", "scipy", "torch", "cupy-cuda13x", "cupy-cuda12x", "cupy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    packages = ("rmtjax", "jax", "jaxlib", "numpy", "scipy", "torch", "cupy-cuda13x", "cupy-cuda12x", "cupy")
     return {
         "benchmark": name,
         "hardware": hardware(),
         "date": date.today().isoformat(),
-        "versions": versions,
+        "versions": versions_of(packages),
         "python": platform.python_version(),
     }
 

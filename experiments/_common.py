@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import jax
 import numpy as np
 import xarray as xr
 
+from rmtjax._provenance import provenance
+from rmtjax._random import GENERATOR
 from rmtjax.montecarlo import to_records
-from rmtjax.montecarlo.provenance import provenance
 from rmtjax.report.figures import save
 
 HERE = Path(__file__).parent
@@ -42,6 +44,18 @@ def parse(argv: list[str] | None, file: str, doc: str, trials: int) -> argparse.
     return args
 
 
+def made_with(args: argparse.Namespace, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
+    """Return what a result was made with: seed, trials, devices, versions, commit, time and seconds since the start."""
+    return {
+        "seed": args.seed,
+        "trials_per_cell": args.trials,
+        **provenance(jax.local_devices() if devices is None else devices),
+        "generator": GENERATOR,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_s": round(time.perf_counter() - args.began, 2),
+    }
+
+
 def record(
     args: argparse.Namespace, figure: Any, numbers: Mapping[str, Any], results: Mapping[str, xr.Dataset]
 ) -> None:
@@ -53,13 +67,12 @@ def record(
         numbers: the headline, by name.
         results: the runs behind it, by name; their cells and provenance are kept.
     """
-    wall_s = round(time.perf_counter() - args.began, 2)
     compile_s = sum(run.attrs["compile_s"] for run in results.values())
     image = save(figure, args.out / "figures" / f"{args.name}.png")
     report = {
         "experiment": args.name,
         "reproduces": args.about,
-        "provenance": provenance(args.seed, "experiment", {}, args.trials, jax.local_devices(), wall_s, compile_s),
+        "provenance": {**made_with(args), "compile_s": compile_s},
         "numbers": numbers,
         "runs": {name: {"provenance": dict(run.attrs), "cells": to_records(run)} for name, run in results.items()},
     }
@@ -67,7 +80,7 @@ def record(
     table.parent.mkdir(parents=True, exist_ok=True)
     table.write_text(json.dumps(plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     print(json.dumps(plain(numbers), indent=1, ensure_ascii=False))
-    print(f"{image}\n{table}\n{wall_s} s")
+    print(f"{image}\n{table}\n{report['provenance']['wall_s']} s")
 
 
 def worst_z(result: xr.Dataset) -> float:

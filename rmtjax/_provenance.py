@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import jax
 
 from rmtjax._machine import processor
 
-__all__ = ["commit", "hardware", "versions"]
+__all__ = ["commit", "hardware", "provenance", "versions", "versions_of"]
+
+_PACKAGES = ("rmtjax", "jax", "jaxlib", "numpy")
 
 
 @functools.cache
 def commit() -> str:
-    """The commit of the checkout that the package runs from, with ``+`` if files differ; empty outside of one."""
+    """Return the commit of the checkout that the package runs from, with ``+`` if files differ; empty outside of one."""
     here = Path(__file__).parent
     ask = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     ours = ["git", "-C", str(here), "ls-files", "--error-unmatch", "__init__.py"]  # not a user's, whose .venv we are in
@@ -28,20 +31,28 @@ def commit() -> str:
         return ""
 
 
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of some packages that are installed."""
+    installed = {}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed
+
+
 @functools.cache
 def versions(*more: str) -> str:
-    """The versions of the packages that results depend on, and of some more."""
-    found = []
-    for package in ("rmtjax", "jax", "jaxlib", "numpy", *more):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    """Return the versions of the packages that every result depends on, and of some more, as a text."""
+    return ", ".join(f"{name} {number}" for name, number in versions_of((*_PACKAGES, *more)).items())
 
 
 def hardware(devices: Sequence[jax.Device]) -> str:
-    """How many devices, and which."""
+    """Return how many devices, and which."""
     device = devices[0]
     name = processor() if device.platform == "cpu" else device.device_kind
     return f"{len(devices)} × {name} ({device.platform})"
+
+
+def provenance(devices: Sequence[jax.Device], *packages: str) -> dict[str, str]:
+    """Return the devices, versions and commit behind a result; `packages` are further ones whose versions count."""
+    return {"device": hardware(devices), "versions": versions(*packages), "git_commit": commit()}

@@ -20,10 +20,9 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.special import erf
 
-from experiments._common import HERE, parse, plain
+from experiments._common import HERE, made_with, parse, plain
 from rmtjax.laws import intruders as law
 from rmtjax.laws import marchenko_pastur
-from rmtjax.montecarlo.provenance import provenance
 from rmtjax.report.figures import INK, MUTED, colours, new_figure, points, save, style
 from tests.oracles.intruder_simulation import DIRECTIONS, TOLERANCES, Shape, bbp, simulate
 
@@ -239,11 +238,10 @@ def main(argv: list[str] | None = None) -> None:
     earlier, runs, numbers, window = kept(path, args, strengths), {}, {}, windows()
 
     def write() -> None:
-        wall_s = round(time.perf_counter() - args.began, 2)
         report = {
             "experiment": args.name,
             "reproduces": args.about,
-            "provenance": provenance(args.seed, "experiment", {}, args.trials, jax.local_devices(), wall_s, 0.0),
+            "provenance": made_with(args),
             "numbers": {"largest_errors": numbers, "window": window},
             "runs": {**earlier, **runs},
         }
@@ -258,7 +256,7 @@ def main(argv: list[str] | None = None) -> None:
             made = earlier[name]["provenance"]
         else:
             mean, se = simulate(shape, spectra, args.seed, strengths)
-            made = provenance(args.seed, "secular equation", {}, args.trials, jax.local_devices()[:1], 0.0, 0.0)
+            made = made_with(args, jax.local_devices()[:1])
             made |= {"wall_s": round(time.perf_counter() - began, 2), "spectra": spectra, "directions": DIRECTIONS,
                      "strengths": strengths}  # fmt: skip
         law_, product = (of(shape, strengths, TOLERANCES) for of in (predicted, independent))

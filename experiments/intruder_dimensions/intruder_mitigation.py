@@ -24,7 +24,7 @@ from experiments._glue import mean_se, record
 from experiments.intruder_dimensions.intruder_study import LABELS, LOOKS
 from experiments.intruder_dimensions.intruder_study_runs import THRESHOLD, TOP, drift, embeddings, score_with, settings
 from rmtjax._files import write_json
-from rmtjax._provenance import commit, hardware, versions
+from rmtjax._provenance import provenance
 from rmtjax._startup import device_for_each_core, keep_programs
 from rmtjax.datasets.glue import find_glue, load_glue
 from rmtjax.intruders import mitigate, scan
@@ -73,10 +73,9 @@ def measure(name: str, seed: int, tuned: Path, data: Path, texts: list[str], wor
                 evenly(weights, tuned, t, folder)
             ways[way].append(told(folder))
             shutil.rmtree(folder)
-    made_with = {"device": hardware(jax.local_devices()), "versions": versions("flax"), "git_commit": commit()}
     return {
         "name": name, "seed": seed, "scales": [1.0, *SCALES], "norm": norm, "norm_of_intruders": of_intruders,
-        "texts": len(texts), **ways, "made_with": made_with,
+        "texts": len(texts), **ways, "made_with": provenance(jax.local_devices(), "flax"),
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Complex, Float, Key
 
 from rmtjax._precision import float64
 from rmtjax.ensembles._counter import batch_last
@@ -141,8 +141,8 @@ def spectral_measure(
     y: Float[Array, ""],
     beta: Number = 1.0,
     tolerance: Number = TOLERANCE,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    r"""Draw real and imaginary part of :math:`u^\top(z - W - \theta uu^\top)^{-1}u` at :math:`z = x + \mathrm iy`.
+) -> Complex[Array, ""]:
+    r"""Draw :math:`u^\top(z - W - \theta uu^\top)^{-1}u` at :math:`z = x + \mathrm iy`.
 
     That is the transform of the spectral measure at the spike. Its continued fraction forgets what is deep in the matrix
     at a rate that depends on z alone; half of the limiting rate is counted on.
@@ -155,5 +155,5 @@ def spectral_measure(
         beta: 1 for the GOE, 2 for the GUE, 4 for the GSE; any β > 0.
         tolerance: bound on what the rows left out could do.
     """
-    drawn = _measure_batched(key, N, theta, x, y, beta, tolerance)
-    return drawn[0], drawn[1]
+    real, imaginary = _measure_batched(key, N, theta, x, y, beta, tolerance)
+    return jax.lax.complex(real, imaginary)

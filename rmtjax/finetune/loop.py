@@ -20,7 +20,7 @@ from rmtjax._checks import whole
 from rmtjax._errors import InputError, stopping
 from rmtjax._files import lock_folder, prepare_folder, settle, write_json, write_text
 from rmtjax._progress import Report, Reporter
-from rmtjax._provenance import commit, hardware, versions
+from rmtjax._provenance import provenance
 from rmtjax.adapters import merged_copy, save_peft
 from rmtjax.finetune.checkpoints import Checkpoints
 from rmtjax.finetune.flags import default_flags
@@ -205,8 +205,7 @@ def _name(settings: Settings) -> str:
 
 
 def _made_with(run: Run) -> dict[str, str]:
-    packages = ("flax", "optax", "orbax-checkpoint", "tokenizers")
-    return {"device": hardware(run.devices), "versions": versions(*packages), "git_commit": commit()}
+    return provenance(run.devices, "flax", "optax", "orbax-checkpoint", "tokenizers")
 
 
 def _write(run: Run, state: TrainState, folder: Path, result: dict[str, Any], base_copy: bool) -> None:

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, stopping
 from rmtjax._progress import Report, Reporter
+from rmtjax._provenance import provenance
 from rmtjax._random import GENERATOR
 from rmtjax.montecarlo import distributed
 from rmtjax.montecarlo.claim import Claim
@@ -32,7 +34,6 @@ from rmtjax.montecarlo.keys import cell_keys
 from rmtjax.montecarlo.plan import check_results_fit, make_plan
 from rmtjax.montecarlo.program import computing
 from rmtjax.montecarlo.programs import Programs
-from rmtjax.montecarlo.provenance import provenance
 from rmtjax.montecarlo.resources import workers
 from rmtjax.montecarlo.result import assemble
 from rmtjax.montecarlo.rounds import Rounds
@@ -174,10 +175,17 @@ class Run:
         with self._clock, contextlib.nullcontext() if self.store is None else contextlib.closing(self.store):
             self._draw(progress)
             result = assemble(self.plan, self.law, *self.rounds.results)
-            attributes = provenance(
-                self.config.seed, self.sampler, self.options, int(result["trials"].max()), self.programs.devices,
-                self._clock.seconds, self.programs.compile_s,
-            )  # fmt: skip
+            attributes = {
+                "seed": self.config.seed,
+                "method": self.sampler,
+                **{f"option_{name}": value for name, value in self.options.items()},
+                "trials_per_cell": int(result["trials"].max()),
+                **provenance(self.programs.devices),
+                "generator": GENERATOR,
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "wall_s": self._clock.seconds,
+                "compile_s": self.programs.compile_s,
+            }
             if distributed.count() > 1:
                 attributes["processes"] = distributed.count()
             if self.store is not None:

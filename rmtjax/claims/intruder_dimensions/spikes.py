@@ -209,9 +209,12 @@ covariance_fluctuation = Claim(
 )
 
 
-def _measure_law(theta, x, y):
-    transform = spectral_measure.stieltjes(x + 1j * y, theta)
+def _parts(transform):
     return {"real": transform.real, "imaginary": transform.imag}
+
+
+def _measure_law(theta, x, y):
+    return _parts(spectral_measure.stieltjes(x + 1j * y, theta))
 
 
 measure = Claim(
@@ -223,11 +226,7 @@ measure = Claim(
         N=_N, theta=real("strength θ, of either sign"), x=real("real part of z"), y=positive("imaginary part of z")
     ),
     law=_measure_law,
-    samplers=dict(
-        compressed=lambda key, N, theta, x, y: dict(
-            zip(("real", "imaginary"), density.spectral_measure(key, N, theta, x, y), strict=True)
-        )
-    ),
+    samplers=dict(compressed=lambda key, N, theta, x, y: _parts(density.spectral_measure(key, N, theta, x, y))),
     grid=grid(N=[1e4, 1e9], theta=[-0.5, 0.8, 1.5, 3.0], x=[-1.5, 0.0, 1.5, 2.5], y=0.25),
     bias_bound=lambda N, theta, x, y: 4 / (N * y**3),
 )

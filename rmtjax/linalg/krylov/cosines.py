@@ -78,7 +78,7 @@ def largest_cosines(
     n_leading: int = 0,
     min_steps: int = 8,
     max_blocks: int = 64,
-    seed: int = 0,
+    rng: int | np.random.Generator = 0,
 ) -> Cosines:
     """Bound the largest absolute cosine of given vectors with any left singular vector, by block Lanczos from them.
 
@@ -92,13 +92,13 @@ def largest_cosines(
         n_leading: number of the largest singular vectors that must be known, too, to an angle of 0.05, before the end.
         min_steps: steps before the bounds are computed for the first time.
         max_blocks: largest number of blocks.
-        seed: seed of those columns.
+        rng: NumPy's generator for those columns, or its seed.
 
     Returns:
         `Cosines`; where lower < threshold ≤ upper it is not known on which side a cosine is.
     """
     (n, c), m = vectors.shape, operator.shape[1]
-    random = np.random.default_rng(seed).standard_normal((n, n_random)).astype(vectors.dtype)
+    random = np.random.default_rng(rng).standard_normal((n, n_random)).astype(vectors.dtype)
     numpy = isinstance(vectors, np.ndarray)
     short, transposed = short_side(operator)
     mixing, inside = np.eye(c), vectors

@@ -44,7 +44,7 @@ def top_singular(
     tolerance: float = 2e-3,
     width: int | None = None,
     max_blocks: int = 96,
-    seed: int | list[int] = 0,
+    rng: int | list[int] | np.random.Generator = 0,
 ) -> TopSingular:
     """Return the k largest singular values and left vectors, by block Lanczos from a random start.
 
@@ -55,7 +55,7 @@ def top_singular(
         width: columns of a block, by default k + 2, of large matrices a multiple of 8, from k + 4. Fewer need fewer products
             in all, and miss copies of values that are repeated more often.
         max_blocks: largest number of blocks.
-        seed: of the start.
+        rng: NumPy's generator for the start, or its seed.
 
     Returns:
         What was reached; `errors` above the tolerance say that it was not.
@@ -74,7 +74,7 @@ def top_singular(
             width = full_width(k + 4)
     if k < 1 or n < 3 * max(width, k + 2):
         raise InputError(f"k = {shown(k)}: must be 1 to {max(n // 3 - 2, 0)} for {n} rows or columns")
-    start = np.random.default_rng(seed).standard_normal((n, width)).astype(operator.weight.dtype)
+    start = np.random.default_rng(rng).standard_normal((n, width)).astype(operator.weight.dtype)
     space = BlockLanczos(
         short, start if isinstance(operator.weight, np.ndarray) else jnp.asarray(start), max(max_blocks, k // width + 1)
     )

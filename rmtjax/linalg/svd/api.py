@@ -191,7 +191,7 @@ def svd(
     with jax.enable_x64(True):
         a = jnp.asarray(a)
         if algorithm in ("randomized", "lanczos"):
-            seed = 0 if key is None else np.asarray(jax.random.key_data(key)).tolist()
+            rng = 0 if key is None else np.asarray(jax.random.key_data(key)).tolist()
             key = key_of(0) if key is None else key
             if k is None:
                 raise InputError(f"k is not given: {algorithm} computes the k largest")
@@ -201,7 +201,7 @@ def svd(
                 raise InputError("algorithm = lanczos: cannot run inside jit, vmap or grad; take randomized there")
             if jnp.iscomplexobj(a):
                 raise InputError(f"matrix has dtype {a.dtype}: must be real for lanczos")
-            return lanczos_svd(a, k, tolerance, seed)
+            return lanczos_svd(a, k, tolerance, rng)
         u, s, vh = _done(differentiable_svd, a, algorithm, bool(precise))
         return SVD(u, s, vh) if k is None else SVD(u[..., :k], s[..., :k], vh[..., :k, :])
 

@@ -19,7 +19,7 @@ _ROUNDED = 10
 """Multiple of the tolerance up to which the bound of an angle may be rounding, which the bound exaggerates."""
 
 
-def lanczos_svd(a: Array, k: int, tolerance: float, seed: int | list[int]) -> SVD:
+def lanczos_svd(a: Array, k: int, tolerance: float, rng: int | list[int]) -> SVD:
     """Return the k largest singular triplets of each matrix, by block Lanczos on the host's schedule."""
     triplets = []
     on_host = next(iter(a.devices())).platform == "cpu"
@@ -27,7 +27,7 @@ def lanczos_svd(a: Array, k: int, tolerance: float, seed: int | list[int]) -> SV
         # A power of two, so that squares of what is huge or tiny stay in range and nothing is rounded.
         scale = float(jnp.ldexp(jnp.ones((), a.dtype), jnp.frexp(jnp.max(jnp.abs(matrix)))[1] - 1)) or 1.0
         operator = LowRankUpdated(np.asarray(matrix) / scale if on_host else matrix / scale)
-        top = top_singular(operator, k, tolerance=tolerance, width=min(4, k + 2), max_blocks=288, seed=seed)
+        top = top_singular(operator, k, tolerance=tolerance, width=min(4, k + 2), max_blocks=288, rng=rng)
         # The process sees squares: below the root of their rounding there is nothing to be known of singular values.
         small = top.values[-1] <= 30 * np.sqrt(np.finfo(a.dtype).eps) * top.values[0]
         if small or not top.errors.max() <= _ROUNDED * tolerance:
