@@ -6,6 +6,7 @@ trace, a lowering or a compilation, and they give the same bits, because the mac
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import logging
@@ -73,12 +74,23 @@ def unpack(data: bytes, device: jax.Device) -> tuple[jax.stages.Compiled, dict[s
         return None
     try:
         about, (payload, in_tree, out_tree) = pickle.loads(zlib.decompress(content))
+        if b"lapack_" in payload:
+            _initialize_lapack()
         executable, arguments, no_kwargs = _unpickler(payload, device).load()
         loaded = jax.stages.Compiled(executable.load(), [], in_tree.unflatten(arguments), out_tree, no_kwargs=no_kwargs)
     except Exception as error:  # another version of JAX, or another processor
         _LOGGER.info("this executable cannot be loaded: %s", error)
         return None
     return loaded, about
+
+
+@functools.cache
+def _initialize_lapack() -> None:
+    """Let JAX look up the addresses of LAPACK's routines.
+
+    It does so when it lowers a program that calls one. A loaded program is never lowered, and would call address 0.
+    """
+    jax.jit(jax.lax.linalg.cholesky).lower(jax.ShapeDtypeStruct((1, 1), np.float32))
 
 
 def _unpickler(payload: bytes, device: jax.Device) -> pickle.Unpickler:

@@ -133,6 +133,47 @@ def test_a_second_process_traces_and_compiles_nothing(tmp_path):
         assert len(stored.read_bytes()) > len(content) // 2 and stored.read_bytes() != damage
 
 
+ROUTINES = """
+import pickle, re, sys
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+from jax import lax
+from rmtjax.montecarlo import executable
+jax.config.update("jax_enable_x64", True)
+matrix = np.array([[4.0, 1, 0], [1, 3, 1], [0, 1, 2]])
+functions = dict(
+    cholesky=jnp.linalg.cholesky, lu=lambda a: lax.linalg.lu(a)[0], qr=jnp.linalg.qr, solve=lambda a: jnp.linalg.solve(a, a),
+    eigh=jnp.linalg.eigh, svd=jnp.linalg.svd, eigvalsh=jnp.linalg.eigvalsh, singular=lambda a: jnp.linalg.svd(a, compute_uv=False),
+    eig=lambda a: lax.linalg.eig(a)[0], schur=lax.linalg.schur, hessenberg=lax.linalg.hessenberg,
+    triangular=lambda a: lax.linalg.triangular_solve(a, a), tridiagonal=lambda a: lax.linalg.tridiagonal_solve(a[0], a[1], a[0], a),
+    reflectors=lambda a: lax.linalg.householder_product(a, a[0]), to_tridiagonal=lambda a: lax.linalg.tridiagonal(a)[1],
+)
+file, programs = Path(sys.argv[1]), []
+if not file.exists():
+    for function in functions.values():
+        for dtype in ("float32", "float64", "complex64", "complex128"):
+            a = matrix.astype(dtype)
+            compiled = jax.jit(function).lower(a).compile()
+            routines = re.findall('custom_call_target="([^"]+)"', compiled.as_text())
+            programs.append((executable.pack(compiled), a, jax.tree.map(np.asarray, compiled(a)), routines))
+    file.write_bytes(pickle.dumps(programs))
+for data, a, expected, routines in pickle.loads(file.read_bytes()):
+    executable._initialize_lapack.cache_clear()
+    program, _ = executable.unpack(data, jax.devices()[0])
+    assert executable._initialize_lapack.cache_info().misses == bool(routines), routines
+    jax.tree.map(np.testing.assert_array_equal, program(a), expected)
+    programs.append(routines)
+print(sum(map(bool, programs)))
+"""
+
+
+def test_programs_that_call_lapack_run_in_a_process_that_has_lowered_none(tmp_path):
+    """They would call address 0."""
+    file = tmp_path / "programs"
+    python(ROUTINES, file, JAX_ENABLE_COMPILATION_CACHE="false")  # what JAX has loaded itself cannot be packed
+    assert python(ROUTINES, file) >= 40
+
+
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "rmtjax-programs").write_text("not a folder")
     first, _ = python(STORED, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
