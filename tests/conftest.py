@@ -1,8 +1,10 @@
 """Shapes in annotations are checked while the tests run, and compiled programs are kept for the next run."""
 
+import ctypes
 import gc
 import os
 import sys
+from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +29,27 @@ if os.environ.get("RMTJAX_TEST_SHAPES") != "0":  # users have no such hook: `mak
     install_import_hook(("rmtjax.laws", "rmtjax.linalg", "rmtjax.ensembles"), "beartype.beartype").__enter__()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest drops what the markers of the command line exclude
+def pytest_collection_modifyitems(items):
+    """Mark as thorough the cases of a test that `make test` does without, by the markers `each_value` and `first`."""
+    tests = defaultdict(list)
+    for item in items:
+        tests[item.nodeid.partition("[")[0]].append(item)
+    for cases in tests.values():
+        rest = []
+        if cases[0].get_closest_marker("each_value"):
+            values = [{(name, repr(value)) for name, value in case.callspec.params.items()} for case in cases]
+            unseen, rest = set().union(*values), list(range(len(cases)))
+            while unseen:
+                best = max(rest, key=lambda i: len(values[i] & unseen))
+                rest.remove(best)
+                unseen -= values[best]
+        elif first := cases[0].get_closest_marker("first"):
+            rest = range(*first.args, len(cases))
+        for i in rest:
+            cases[i].add_marker(pytest.mark.thorough)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _free_programs():
     """Free the programs of a file of tests after it.
@@ -39,6 +62,8 @@ def _free_programs():
 
     jax.clear_caches()
     gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # glibc would keep most of what was freed
 
 
 @pytest.fixture(autouse=True)

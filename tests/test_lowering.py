@@ -78,6 +78,7 @@ LAWS = {
 }
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("name", [*SAMPLERS, *DECOMPOSITIONS, *LAWS])
 def test_it_is_lowered(name, platform):

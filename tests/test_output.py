@@ -117,6 +117,7 @@ def call(monkeypatch, tmp_path, inputs):
     return run
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("name", "encoding"),
     [*((name, "ascii") for name in COMMANDS), ("claims", "cp1252"), ("intruders --json", "cp1252")],
@@ -179,6 +180,7 @@ def test_without_any_stream():
     assert subprocess.run([sys.executable, "-c", code, *arguments], timeout=300).returncode == 0
 
 
+@pytest.mark.thorough
 def test_files_in_a_locale_that_knows_ascii_alone(inputs, tmp_path):
     """Everything is read and written as UTF-8, whatever the locale's encoding is."""
     plain = {k: v for k, v in os.environ.items() if k not in ("LANG", "PYTHONIOENCODING") and not k.startswith("LC_")}

@@ -64,6 +64,7 @@ def steps(model, kind, count: int = 2) -> None:
 # -- what is adapted ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("method", KINDS)
 def test_start_is_the_model_itself(method):
     """All but orthogonal LoRA, whose update is there from the start; and another seed starts elsewhere."""
@@ -232,6 +233,7 @@ def test_counts(method):
     assert count_parameters(merged_copy(with_adapters(classifier(), method, rank=RANK))) == (0, total)
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("method", KINDS)
 def test_only_what_is_marked_trains(method):
     """After two steps of Adam on the filter, that has moved, all of it, and nothing else, constants included."""
@@ -375,6 +377,7 @@ def alpha_gradient(model, *data) -> nnx.State:
 # -- on and off --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("method", KINDS)
 def test_merged(method):
     """A plain model with the same answers, and the adapted one untouched."""

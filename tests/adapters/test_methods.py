@@ -67,6 +67,7 @@ def formula(layer: AdaptedLinear, method: str, rank: int = RANK) -> np.ndarray:
 EVERY = [*METHODS, "full"]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("method", EVERY)
 def test_formula(method, alpha):
@@ -86,6 +87,7 @@ def test_formula(method, alpha):
     np.testing.assert_allclose(layer(x), y, atol=1e-4)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("method", EVERY)
 def test_gradients(method, alpha):
@@ -157,6 +159,7 @@ def with_row(size: float, alpha: bool, moved: float = 0.0, own: bool = False) ->
     return layer
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("size", TINY.values(), ids=TINY)

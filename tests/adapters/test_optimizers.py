@@ -194,6 +194,7 @@ CASES = [(name, a, g, False) for name in INNER for a, g in PRECISIONS]
 CASES += [(name, a, g, True) for name in ("adamw", "momentum", "lion") for a, g in PRECISIONS]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(("name", "of_alpha", "of_gradient", "given"), CASES)
 def test_any_optimiser_and_precision(name, of_alpha, of_gradient, given):
     """What optax takes is taken: the moves are its moves, in its types; between them α stands still."""
@@ -386,6 +387,7 @@ def test_stiefel_in_a_partition():
 # --- project_spectral_norm ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "spectral-additive", "spectral-rotational"])
 def test_updates_stay_below_their_limits(method):
     """Steps that are far too long, in a State and in a dict by dotted path: what is added ends at the limit, and no lower."""

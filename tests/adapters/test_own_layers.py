@@ -191,6 +191,7 @@ def skip_unmarkable(kind, method, alpha):
     return method == "full" and not alpha
 
 
+@pytest.mark.each_value
 @by_kind_and_method
 def test_start_is_the_layer_itself(kind, method, alpha):
     if skip_unmarkable(kind, method, alpha):
@@ -203,6 +204,7 @@ def test_start_is_the_layer_itself(kind, method, alpha):
     assert relative(model(x), layer(x)) < 1e-5
 
 
+@pytest.mark.each_value
 @by_kind_and_method
 def test_the_layer_with_another_kernel(kind, method, alpha):
     """Adapted, merged in place and merged away: what the layer itself makes of diag(α) W + ΔW."""
@@ -229,6 +231,7 @@ def test_the_layer_with_another_kernel(kind, method, alpha):
     np.testing.assert_array_equal(model(x), before)
 
 
+@pytest.mark.each_value
 @by_kind_and_method
 def test_gradients(kind, method, alpha):
     """Of what trains and of the inputs, against those by way of the whole kernel."""
@@ -252,6 +255,7 @@ def test_gradients(kind, method, alpha):
         assert relative(mine, theirs) < 1e-4 and np.any(np.asarray(theirs) != 0)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("storage", ["bfloat16", "float32"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", SPLIT)
@@ -528,6 +532,7 @@ EXPECTED = {
 }  # fmt: skip
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("kind", [nnx.Linear, Scaled, nnx.LinearGeneral])
 @pytest.mark.parametrize("method", METHODS_AND_FULL)
@@ -587,6 +592,7 @@ def test_out_sharding_reaches_the_product(method, dtype):
             np.testing.assert_allclose(np.asarray(got, float), np.asarray(wanted, float), atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_precision_of_adapters_under_x64():
     """In double precision's scope the adapters are single precision as ever, and all methods compute."""
     with jax.enable_x64():

@@ -108,6 +108,7 @@ def loaded(base, adapter):
 # -- theirs here -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("kind", "model_type"), [("lora", "bert"), ("rslora", "roberta"), ("dora", "bert"), ("dora", "roberta")]
 )
@@ -191,6 +192,7 @@ def test_targets_are_those_of_peft(target, tmp_path):
 # -- ours there --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     ("method", "options"),
     [

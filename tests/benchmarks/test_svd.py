@@ -36,6 +36,7 @@ def result():
     return bench_svd([(2, 6, 6), (2, 40, 12), (2, 40, 40)], top=2, repeats=2)
 
 
+@pytest.mark.thorough
 def test_operations_that_a_shape_is_not_for_are_told(result):
     said = svd_summary(result).splitlines()
     assert "eigh and eigvalsh left out of 2×40×12: not square" in said

@@ -136,6 +136,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(("p", "n", "N"), SIZES)
 def test_the_whole_chain_has_the_dense_law(p, n, N):
     model = (0.8, 1.2, 0.6 if p > 1 else 0.0, 0.3, 0.7)
@@ -173,6 +174,7 @@ def several_statistics(scalars: law.MarginMoments) -> dict[str, np.ndarray]:
     return result
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("K", "p", "n"), [(2, 10, 6), (2, 6, 15), (2, 3, 2), (2, 2, 4), (3, 9, 14), (3, 5, 3), (3, 3, 4)]
 )
@@ -196,6 +198,7 @@ def test_sources_may_depend_on_each_other():
     same_law(several_statistics(scalars), several_statistics(given_source(rng, DENSE, 8, mean, 0.4, w[None])))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("p", "n"), [(10, 6), (6, 15), (2, 1), (2, 5), (1, 4), (7, 1)])
 def test_margin_and_forms_have_the_dense_law(p, n):
     rng = np.random.default_rng(6)
@@ -335,6 +338,7 @@ def test_accuracy_on_points_is_the_conditional_accuracy():
     assert np.ptp(exact) > 0.05
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("noise", ["gaussian", "rademacher", "student-t:6", "sparse:0.5"])
 def test_universality(noise):
     """Any entries of variance 1 obey the Gaussian law, but for about κ₄/(8p), κ₄ ≤ 3 their fourth cumulant, p = 100.
@@ -378,6 +382,7 @@ def test_single_precision_dense_agrees():
 # -- precision ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_program_in_single_precision_gets_the_same_draw():
     """Called without `jax.enable_x64`: in a process of its own, as the answer might never come."""
     code = """

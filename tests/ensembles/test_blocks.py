@@ -129,6 +129,7 @@ def test_rectangular_is_the_svd_of_its_blocks(n, m):
     assert_vectors(np.asarray(found.overlap_right), overlaps(right.swapaxes(1, 2)[:, :, :2], np.eye(2)), near)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("p", "n"), [(2, 2), (2, 5), (5, 2), (3, 9), (9, 3), (12, 12)])
 def test_covariance_is_the_eigenproblem_of_its_blocks(p, n):
     Z = rectangular_matrix(draw_covariance, p, n, 2)
@@ -198,6 +199,7 @@ def test_blocks_left_out_do_not_matter():
         np.testing.assert_allclose(coarse, fine, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_rank_one_is_the_sampler_of_one():
     """Same law as `wigner_outlier`, KS at level 1e-5."""
     ours = jax.jit(jax.vmap(lambda key: outlier.wigner_outliers(key, 50.0, jnp.array([1.5]))))(keys())

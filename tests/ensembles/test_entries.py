@@ -177,6 +177,7 @@ def test_sparse_is_a_normal_or_nothing(law, q):
     assert abs(np.corrcoef((x == 0)[1:], np.abs(x)[:-1])[0, 1]) < Z / np.sqrt(SIZE)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("law", [*ENTRIES, *HEAVY])
 def test_a_draw_belongs_to_its_key(law):
     """A batch of keys gives what each key gives, and two keys share nothing."""

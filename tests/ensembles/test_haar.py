@@ -32,6 +32,7 @@ def centred(x, mean):
     return (np.mean(x) - mean) / (np.std(x) / np.sqrt(len(x)))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("draw", [orthogonal, unitary])
 @pytest.mark.parametrize("n, k", [(1, 1), (300, 4), (64, 64)])
 @pytest.mark.parametrize("bits", [32, 64])

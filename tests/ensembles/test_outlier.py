@@ -137,6 +137,7 @@ def test_covariance_has_the_law_of_dense_matrices(p, n, ell):
     same_law(covariance(keys(), float(p), float(n), ell, 1.0, 1e-12), (values[:, -1], vectors[:, 0, -1] ** 2))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("theta", [0.5, 1.0, 1.01, 1.2, 3.0])
 def test_rows_left_out_do_not_matter(theta):
     """Against a depth for a tolerance of 1e-60, at N = 10⁵: the outlier moves by less than the stated 1e-12."""

@@ -87,6 +87,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(("rows", "cols", "r"), SHAPES)
 def test_the_dense_inverse_has_the_same_law(sampler, rows, cols, r):
     gamma, n = 0.3, cols + 1
@@ -213,6 +214,7 @@ def test_depth_stops_where_the_matrix_is_used_up(sampler, rows, cols, whole):
     np.testing.assert_allclose(at, beyond, rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_a_batch_of_sizes_gives_what_each_size_gives():
     """Sizes and ridges along the batch, hence depths too: no trial notices whom it is drawn with."""
 

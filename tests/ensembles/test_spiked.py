@@ -37,6 +37,7 @@ def wide(x):
     return np.asarray(x).astype(np.complex128)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("theta", "dtype"),
     [([3.0, -1.5, 0.25], d) for d in DTYPES] + [([2.0], "float64"), ([2.0] * 4, "float64")],

@@ -45,6 +45,7 @@ def fourth_moment(beta, N):
     return 2 + 5 * (k - 1) / N + (3 - 5 * k + 3 * k**2) / N**2
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("N", [1, 5])
 @pytest.mark.parametrize("beta", [1, 2, 4])
 def test_exact_moments_dense(beta, N):
@@ -63,6 +64,7 @@ def hermites(keys, N, beta):
     return jax.vmap(lambda k: hermite(k, N, beta, 1.5))(keys)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("N", [1, 2, 30])
 @pytest.mark.parametrize("beta", [0.3, 1, 2, 3.7, 20])
 def test_exact_moments_tridiagonal(beta, N):

@@ -51,6 +51,7 @@ def centred(x, mean):
 SIZES = [(1, 1), (3, 5), (6, 1)]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("p, n", SIZES)
 @pytest.mark.parametrize("beta", [1, 2])
 def test_exact_moments_dense(beta, p, n):
@@ -63,6 +64,7 @@ def test_exact_moments_dense(beta, p, n):
     assert abs(centred(second, 1.5**4 * (1 + (p - 1 + 2 / beta) / n))) < Z
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("p, n", [(1, 0.3), (3, 5), (3, 2.01), (5, 2), (5, 1), (20, 30)])
 @pytest.mark.parametrize("beta", [0.3, 1, 2, 7])
 def test_exact_moments_bidiagonal(beta, p, n):

@@ -27,6 +27,8 @@ def experiment(name):
 
 
 TRIALS = {
+    "intruder_figure2_profile": 3,
+    "intruder_figure3_similarity": 3,
     "appendix_c_arbitrary_source": 16,
     "appendix_d_three_sources": 16,
     "convergence": 16,
@@ -34,8 +36,6 @@ TRIALS = {
     "figure2_optimal_alpha_vs_beta": 16,
     "figure6_decision_function": 16,
     "intruder_figure1_outlier": 16,
-    "intruder_figure2_profile": 3,
-    "intruder_figure3_similarity": 3,
     "intruder_law": 16,
     "large_study": 16,
     "monotonicity": 16,
@@ -60,6 +60,7 @@ def numbers(value) -> list[float]:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("name", TRIALS)
 def test_experiment_leaves_a_figure_and_finite_numbers(name, tmp_path, monkeypatch, capsys):
     module = experiment(name)
@@ -128,6 +129,7 @@ def normal_claim(outputs: tuple[str, ...], scatter: float = 1.0) -> Claim:
     return Claim("normal", "x", "nowhere", params, law, {"direct": draw}, grid(a=0.0, b=0.0, c=0.0))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("outputs", [("value",), ("m0", "m1", "v0", "v1", "v2", "v3", "v4")], ids=["one", "seven"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_any_result_can_be_drawn(shape, outputs, tmp_path):

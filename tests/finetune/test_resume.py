@@ -42,6 +42,7 @@ def undisturbed(chosen, shared, tmp_path_factory):
     return left(out)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("stops", "save_every"),
     [
@@ -66,6 +67,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(stops, save_every, chosen, share
     assert len(checkpoints(out)) <= 2
 
 
+@pytest.mark.thorough
 def test_an_optimiser_of_two_kinds_goes_on_too(base, data, tmp_path):
     chosen, shared = settings(base, data, adapter="orthogonal", epochs=1, max_length=16), Shared()  # six steps
     finetune(chosen, tmp_path / "whole", announce=shared)
@@ -153,6 +155,7 @@ def test_a_run_of_other_settings_is_not_resumed(chosen, shared, tmp_path):
         finetune(dataclasses.replace(chosen, max_samples=5), out, resume=True, announce=shared)
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_under_other_flags_of_jax(chosen, undisturbed, tmp_path):
     """Whatever generator, x64 mode and promotion a user has set. How precise products are, and whether anything is
     compiled, is the user's choice.

@@ -85,6 +85,7 @@ def learned(request, base, larger, tmp_path_factory):
     return Watched(chosen, tmp_path_factory.mktemp(request.param) / "out")
 
 
+@pytest.mark.thorough
 def test_a_rule_is_learnt(learned):
     history, alpha = learned.result["history"], learned.run.settings.alpha
     assert history[-1]["accuracy"] > 0.9 > history[0]["accuracy"]
@@ -189,6 +190,7 @@ def test_how_a_run_is_shown(learned, capsys):
 # --- every method, task and precision -----------------------------------------------------------------------------
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("method", "alpha"),
     [
@@ -234,6 +236,7 @@ def full(base, data, tmp_path_factory):
     )
 
 
+@pytest.mark.thorough
 def test_full_trains_everything(full, base):
     folder = full.out / "model"
     assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "vocab.txt"}
@@ -286,6 +289,7 @@ def test_two_development_sets_and_three_classes(base, tmp_path):
     assert tensors["base_model.model.classifier.weight"].shape == (3, 16)
 
 
+@pytest.mark.thorough
 def test_half_precision_remat_and_shared_alpha(base, data, tmp_path):
     chosen = settings(
         base, data, adapter="lora", alpha=True, alpha_share="self", alpha_batch_size=2, alpha_optimizer="adamw", epochs=1,
@@ -306,6 +310,7 @@ def test_half_precision_remat_and_shared_alpha(base, data, tmp_path):
 SHARED = Shared()
 
 
+@pytest.mark.thorough
 def test_without_a_folder_nothing_is_written(base, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = finetune(settings(base, data, adapter="lora", epochs=2, max_length=16), announce=SHARED)
@@ -338,6 +343,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(at, base, data, tmp_path):
     assert not (tmp_path / "out/result.json").exists()
 
 
+@pytest.mark.thorough
 def test_a_guarded_run_stays_below_every_layers_limit(base, data, tmp_path):
     """Steps that would go far beyond: free they do, guarded they end at the limit."""
     strengths = {}

@@ -95,6 +95,7 @@ def apart(found, wanted):
 # --- gradients ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("method", "layout", "pieces", "regression"),
     [

@@ -58,6 +58,7 @@ ORTHOGONAL = {
 }
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("n", [24, 300, 420])
 @pytest.mark.parametrize("stored", ORTHOGONAL)
 def test_a_base_without_vectors(stored, n, tmp_path):

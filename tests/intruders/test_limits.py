@@ -76,6 +76,7 @@ def test_at_the_limit_so_many_draws_are_intruders(shape, tops, probability):
     assert abs(found.mean() - probability) < 4 * np.sqrt(probability * (1 - probability) / 300) + 0.01
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("top", [3, 10])
 @pytest.mark.parametrize(("shape", "tops"), [((120, 120), ()), ((160, 80), (3.1,)), ((80, 160), (2.9, 2.6))])
 def test_one_direction_through_the_edge_and_past_spikes(shape, tops, top):

@@ -72,6 +72,7 @@ def small_matrices(request, monkeypatch):
         yield
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("method", ["bounds", "eigh"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_verdict_is_that_of_the_decompositions(kind, method):
@@ -95,6 +96,7 @@ def test_every_verdict_is_that_of_the_decompositions(kind, method):
     assert decided >= {"bounds": 12, "eigh": 24}[method]  # they do the work, and not the SVDs behind them
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("update", ["low rank", "scaled", "dense"])
 def test_in_the_memory_of_a_device(shape, update):
@@ -157,6 +159,7 @@ def test_a_null_space_is_nobodys_vector(method):
         assert found.cosines[0] < 0.2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["line", "power law", "uniform"])
 def test_vectors_made_of_neighbours_inside_the_spectrum(kind):
     """An update in the direction of several singular vectors whose values all but coincide: a Krylov space takes some of them
@@ -240,6 +243,7 @@ def test_nothing_added_leaves_nothing_to_find(method):
         np.testing.assert_allclose(found.cosines, 1, atol=5e-3)
 
 
+@pytest.mark.each_value
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("shape", [(160, 160), (200, 120), (120, 200)])
 @pytest.mark.parametrize("method", ["bounds", "eigh"])
@@ -279,6 +283,7 @@ def test_vectors_that_any_decomposition_turns_are_left_to_the_svds(of, method):
     assert found.algorithm == "svd"
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("seed", [3, 30, 71, 88])
 def test_vectors_that_rounding_all_but_hides_are_not_intruders(seed):
     """Vectors at 0.7 to 0.95 of singular vectors of the base whose σ, 5e-5 to 3e-4 of the largest, squares to less than the

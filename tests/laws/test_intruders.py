@@ -253,6 +253,7 @@ def test_threshold_inverts_the_law():
     assert np.isinf(law.wigner_intruder_threshold(32, 0.3))
 
 
+@pytest.mark.thorough
 def test_derivatives():
     """Of the law, against central differences; of the threshold, which stays at its level to the second order."""
     at = np.array([300.0, 1.3, 0.5])
@@ -307,6 +308,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(call, part):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_each_part_of_the_law_is_worth_something():
     """Without the second order, or with the largest eigenvalue at its mean, the law is off by 0.019 and more at N = 200.
 

@@ -72,6 +72,7 @@ def _arguments(label, function):
     return arguments
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("function", list(_functions()))
 def test_lists_are_arrays(function, request):
     arguments = _arguments(request.node.callspec.id, function)

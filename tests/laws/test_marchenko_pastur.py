@@ -315,6 +315,7 @@ def gradient_of(name):
     return jax.jit(jax.grad(lambda *a: jnp.sum(FUNCTIONS[name][0](*a)), argnums=(0, 1, 2)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_gradients(name):
     """In every argument against central differences, whose error is about 1e-9; at c = 1 too, where the law is smooth."""
@@ -432,6 +433,7 @@ def test_refused_order(k):
 # -- matrices ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(150, 300), (200, 200), (300, 150)])
 def test_eigenvalues_and_singular_values_of_dense_matrices(shape):
     """Mean shares below x and mean moments over 100 matrices.

@@ -263,6 +263,7 @@ def test_no_point_and_no_end(law):
 # -- quantiles ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(1)
 def test_ppf_and_isf_invert(law):
     p = np.concatenate([10.0 ** -np.arange(300, 2, -6), np.linspace(0, 1, 121)[1:-1], 1 - 10.0 ** -np.arange(2, 16)])
     for inverse, function in ((law.ppf, law.cdf), (law.isf, law.sf)):
@@ -281,6 +282,7 @@ def test_ppf_and_isf_invert(law):
 # -- transformations ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(1)
 def test_gradients(law):
     """At the seams too, where a derivative is taken from one side."""
     x = np.linspace(-15, 25, 81) / law.scale

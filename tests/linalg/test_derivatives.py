@@ -83,6 +83,7 @@ def tolerance_of(dtype):
 
 
 # The shapes are such that XLA vectorises and contracts products: at (2, 2) it may not.
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("algorithm", "dtype", "shape"),
     [
@@ -112,6 +113,7 @@ def test_svd(algorithm, dtype, shape):
         check(lambda a: function(adjoint(a)), lambda a: by_numpy(a.conj().T), a, da, tolerance_of(dtype))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("algorithm", "dtype"),
     [(a, d) for a in ("auto", "library", "threads", "jacobi", "gram", "gram64") for d in known_dtypes(a)],
@@ -125,6 +127,7 @@ def test_svdvals(algorithm, dtype):
     )  # fmt: skip
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("algorithm", EIGH)
 def test_eigh_and_eigvalsh(algorithm, dtype):
@@ -159,6 +162,7 @@ def test_algorithms_that_size_chooses(n, algorithm, dtype):
 # -- scale -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("algorithm", ["library", "threads", "jacobi", "gram", "polar"])
 @pytest.mark.parametrize(("dtype", "scales"), [("float32", (1e-30, 1e30)), ("float64", (1e-200, 1e200))])
 def test_scale_does_not_matter(dtype, scales, algorithm):
@@ -192,6 +196,7 @@ def test_scale_does_not_matter(dtype, scales, algorithm):
 # -- again, and in batches ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("what", "dtype"),
     [("svd", "float64"), ("svd", "complex128"), ("randomized", "complex128"), ("eigh", "complex128")],
@@ -247,6 +252,7 @@ def never_wrong(got, wanted, tolerance, name):
     assert np.all(np.isnan(got) | close), (name, got, wanted)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("algorithm", ["library", "threads", "jacobi", "gram", "polar"])
 def test_equal_singular_values_give_nan_or_what_is_right(algorithm, dtype):
@@ -291,6 +297,7 @@ def test_equal_singular_values_give_nan_or_what_is_right(algorithm, dtype):
                 np.testing.assert_allclose(derivatives(a, skew, weight)[0][1], skew, atol=tolerance)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("algorithm", ["library", "threads", "jacobi", "gram", "polar"])
 def test_vectors_of_their_own_have_derivatives_beside_equal_ones(algorithm):
     """The leading ones of a matrix of low rank, forwards and backwards; and only the equal ones are NaN."""
@@ -364,6 +371,7 @@ def test_randomized_of_a_matrix_of_lower_rank_than_its_range():
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("algorithm", ["auto", "library", "threads", "gram", "gram64"])
 @pytest.mark.parametrize("shape", [(300_000, 8), (8, 300_000)])
 def test_singular_values_of_long_matrices_take_no_square_of_memory(shape, algorithm):

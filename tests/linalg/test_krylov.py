@@ -69,6 +69,7 @@ LIMITS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.each_value
 @LIMITS
 @pytest.mark.parametrize("kind", ["tuned", "random", "mixed", "last"])
 @pytest.mark.parametrize("name", MATRICES)
@@ -127,6 +128,7 @@ def densely(ritz, rows, x, weight):
     return best
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", ["random", "mixed"])
 @pytest.mark.parametrize("name", ["square", "power law", "spikes", "tall", "taller"])
 def test_no_peak_of_the_bound_is_missed(name, kind):

@@ -79,6 +79,7 @@ def check(found: SVD, a: np.ndarray, tolerance: float) -> None:
 # -- what comes out ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("algorithm", (*FULL, ALSO_SINGLE))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_svd(dtype, algorithm):
@@ -104,6 +105,7 @@ def test_svd_of_singular_matrices(algorithm):
         check(SVD(*found), one, tolerance)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("dtype", "algorithm"),
     [*itertools.product(DTYPES, VALUES), *((dtype, ALSO_SINGLE) for dtype in SINGLE)],
@@ -116,6 +118,7 @@ def test_svdvals(dtype, algorithm):
         np.testing.assert_allclose(got, np.linalg.svd(one, compute_uv=False), atol=100 * np.finfo(dtype).eps)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("algorithm", SYMMETRIC)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_eigh(dtype, algorithm):
@@ -196,6 +199,7 @@ def test_gram_in_double_precision_rounds_the_decomposition(dtype):
 # -- the largest -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("shape", [(2, 90, 60), (60, 90)])
 @pytest.mark.parametrize("algorithm", ["auto", "library", "jacobi", "randomized", "lanczos"])
 def test_top(shape, algorithm):
@@ -263,6 +267,7 @@ def test_gradients_of_values():
         np.testing.assert_allclose(batch, u[:, :, :1] * vh[:, :1], atol=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("algorithm", ["library", "threads", "jacobi", "gram", "polar"])
 @pytest.mark.parametrize(("shape", "dtype"), [((2, 6, 4), "complex128"), ((4, 6), "float64")])
 def test_derivatives_of_vectors(algorithm, shape, dtype):
@@ -288,6 +293,7 @@ def test_derivatives_of_vectors(algorithm, shape, dtype):
         np.testing.assert_allclose(jnp.sum(slope * da).real, jnp.sum(weight * wanted).real, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_derivatives_of_eigenvectors():
     rng = np.random.default_rng(11)
     with jax.enable_x64(True):
@@ -383,6 +389,7 @@ print("done")
 """
 
 
+@pytest.mark.thorough
 def test_decompositions_do_not_wait_for_each_other():
     """Batches of one program that need nothing of each other, on as few threads as there are batches (see the module)."""
     done = subprocess.run(

@@ -143,9 +143,11 @@ jax.config.update("jax_enable_x64", True)
 matrix = np.array([[4.0, 1, 0], [1, 3, 1], [0, 1, 2]])
 functions = dict(
     cholesky=jnp.linalg.cholesky, lu=lambda a: lax.linalg.lu(a)[0], qr=jnp.linalg.qr, solve=lambda a: jnp.linalg.solve(a, a),
-    eigh=jnp.linalg.eigh, svd=jnp.linalg.svd, eigvalsh=jnp.linalg.eigvalsh, singular=lambda a: jnp.linalg.svd(a, compute_uv=False),
+    eigh=jnp.linalg.eigh, eigvalsh=jnp.linalg.eigvalsh,
+    svd=jnp.linalg.svd, svdvals=lambda a: jnp.linalg.svd(a, compute_uv=False),
     eig=lambda a: lax.linalg.eig(a)[0], schur=lax.linalg.schur, hessenberg=lax.linalg.hessenberg,
-    triangular=lambda a: lax.linalg.triangular_solve(a, a), tridiagonal=lambda a: lax.linalg.tridiagonal_solve(a[0], a[1], a[0], a),
+    triangular=lambda a: lax.linalg.triangular_solve(a, a),
+    tridiagonal=lambda a: lax.linalg.tridiagonal_solve(a[0], a[1], a[0], a),
     reflectors=lambda a: lax.linalg.householder_product(a, a[0]), to_tridiagonal=lambda a: lax.linalg.tridiagonal(a)[1],
 )
 file, programs = Path(sys.argv[1]), []

@@ -163,6 +163,7 @@ def test_little_growth_means_more_rounds_and_the_same_draws(monkeypatch):
     np.testing.assert_array_equal(one[drawn], other[drawn])
 
 
+@pytest.mark.thorough
 def test_what_grows_beyond_the_memory_says_what_grew():
     with pytest.raises(InputError, match=r"memory: .* the trials that until_se = \{'value': 1e-06\} asks for take"):
         run(_waiting(), until_se=1e-6, memory=2e7)

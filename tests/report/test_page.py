@@ -136,6 +136,7 @@ def verdict():
     return verify([CLAIMS[name] for name in names], trials=400, progress=False)
 
 
+@pytest.mark.thorough
 def test_every_claim_of_a_verdict_is_there(verdict):
     html = page(verdict, CLAIMS.values())
     found = check(html)

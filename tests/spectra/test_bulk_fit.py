@@ -71,6 +71,7 @@ def test_atoms_are_compared_with_atoms():
     assert float(esd_distance(half, lambda v: jnp.where(v < 0, 0.0, jnp.where(v < 1, 0.5, 1.0)))) == 0.0
 
 
+@pytest.mark.thorough
 def test_p_values_are_uniform():
     """80 spectra of each ensemble: KS of the p-values against uniform at 1e-4 each, a false alarm in 3e-4 for the three.
 
