@@ -23,7 +23,10 @@ if os.environ.get("RMTJAX_TEST_QUICK") == "1" and version("jaxlib").startswith("
 # there is the one that was compiled. The processor's features are in the folder's name, as in that of the command line.
 PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs" / Path(cache_folder()).name
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+_GROWTH = 300 * 2**20
+"""Bytes by which the tests of a file may grow before their programs are freed."""
 
 if os.environ.get("RMTJAX_TEST_SHAPES") != "0":  # users have no such hook: `make fuzz` goes without
     install_import_hook(("rmtjax.laws", "rmtjax.linalg", "rmtjax.ensembles"), "beartype.beartype").__enter__()
@@ -50,6 +53,24 @@ def pytest_collection_modifyitems(items):
             cases[i].add_marker(pytest.mark.thorough)
 
 
+def _resident() -> int:
+    """Return the bytes of memory that this process holds, 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+
+
+def _free() -> None:
+    """Free compiled programs, and give the memory back."""
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # glibc would keep most of what was freed
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _free_programs():
     """Free the programs of a file of tests after it.
@@ -57,13 +78,16 @@ def _free_programs():
     Linux lets a process have 65,530 memory mappings, of which each compiled program takes several: one process that kept the
     programs of all tests would end with a segmentation fault.
     """
-    yield
-    import jax
+    yield _resident()
+    _free()
 
-    jax.clear_caches()
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)  # glibc would keep most of what was freed
+
+@pytest.fixture(autouse=True)
+def _bounded_memory(_free_programs):
+    """Free them in the middle of a file, too, where they have grown beyond what a small machine has."""
+    yield
+    if _resident() > _free_programs + _GROWTH:
+        _free()
 
 
 @pytest.fixture(autouse=True)

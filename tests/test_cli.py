@@ -46,6 +46,7 @@ def test_help_needs_no_jax():
     assert subprocess.run([sys.executable, "-c", code], timeout=60, stdout=subprocess.DEVNULL).returncode == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("chosen", [True, False])
 def test_compiled_programs_are_kept_for_the_next_command(law, tmp_path, chosen):
     """In the user's cache folder, or where JAX was told to keep them; and they give the same numbers again."""

@@ -202,6 +202,7 @@ def test_files_in_a_locale_that_knows_ascii_alone(inputs, tmp_path):
     assert layers[0]["name"].startswith("über")
 
 
+@pytest.mark.thorough
 def test_every_module_is_imported():
     """With what rmtjax says that it needs, whatever the versions."""
     package = Path(text_module.__file__).parents[1]

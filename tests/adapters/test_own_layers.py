@@ -573,6 +573,7 @@ def test_sharding_is_kept(method, kind, axis_type):
     assert merged_copy(trained).head.kernel.get_metadata() == metadata
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("method", METHODS_AND_FULL)
 def test_out_sharding_reaches_the_product(method, dtype):

@@ -136,7 +136,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("p", "n", "N"), SIZES)
 def test_the_whole_chain_has_the_dense_law(p, n, N):
     model = (0.8, 1.2, 0.6 if p > 1 else 0.0, 0.3, 0.7)
@@ -214,6 +214,7 @@ def test_margin_and_forms_have_the_dense_law(p, n):
         )
 
 
+@pytest.mark.thorough
 def test_without_a_mean_nothing_is_learnt():
     """‖μ_β‖ = 0 is admissible for the margin and the forms, where along and across are alike."""
     forms = sample_forms(8, 10, 6, 0.25, 0.0)
@@ -252,6 +253,7 @@ def test_law_at_a_billion_dimensions(n, N, gamma, gamma_source):
     close_to(np.asarray(law.optimal_alpha(scalars)), law.optimal_alpha(wanted), "alpha*")
 
 
+@pytest.mark.thorough
 def test_law_of_three_sources_at_a_billion_dimensions():
     rng = np.random.default_rng(12)
     w = rng.normal(size=(4, 3)) / 2
@@ -295,6 +297,7 @@ def test_means_have_the_norms_and_the_angle():
         assert np.ptp(np.abs(mean)) < 1e-15  # spread over all coordinates
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("p", "n", "N"), [(9, 14, 6), (14, 9, 20)])
 def test_dense_is_the_textbook(p, n, N):
     """The very same draws through explicit inverses."""
@@ -363,6 +366,7 @@ def test_universality(noise):
         close_to(sample, limit, f"{noise} {name} in the limit", allowance=2 / p)
 
 
+@pytest.mark.thorough
 def test_single_precision_dense_agrees():
     """The same key in float32: every scalar to 1e-4, and reported in float64."""
 

@@ -161,6 +161,7 @@ def test_wigner_has_the_law_of_dense_matrices():
         same_law(found, (values[:, :-3:-1], overlaps(vectors[:, :, :-3:-1], frame)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("n", "m"), [(5, 12), (12, 5)])
 def test_rectangular_has_the_law_of_dense_matrices(n, m):
     rng, theta = np.random.default_rng(2), np.array([1.0, 2.5])
@@ -192,6 +193,7 @@ def test_a_large_matrix_knows_the_laws():
     np.testing.assert_allclose(np.mean(found.outlier, 0), spikes.covariance_outlier(3 * theta[::-1], 0.25), atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_blocks_left_out_do_not_matter():
     """A coarse tolerance gives what a fine one gives, to that tolerance, through the transition."""
     for theta in ([0.5, 0.2], [1.05, 0.9], [2.0, 1.2]):

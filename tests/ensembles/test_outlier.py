@@ -172,6 +172,7 @@ def test_depth_does_not_grow_with_the_matrix_away_from_the_edge():
     assert levels(5.0, 1.0) == 5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("N", [2, 10**4])
 def test_the_edge_is_the_outlier_without_a_spike(N):
     edge = jax.jit(jax.vmap(lambda k: outlier.wigner_edge(k, N)))(keys()[:16])

@@ -87,7 +87,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.each_value
+@pytest.mark.first(4)
 @pytest.mark.parametrize(("rows", "cols", "r"), SHAPES)
 def test_the_dense_inverse_has_the_same_law(sampler, rows, cols, r):
     gamma, n = 0.3, cols + 1

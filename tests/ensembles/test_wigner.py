@@ -77,6 +77,7 @@ def test_exact_moments_tridiagonal(beta, N):
     assert abs(centred(fourth, 1.5**4 * fourth_moment(beta, N))) < Z
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("beta", [1, 2, 4])
 def test_tridiagonal_is_the_dense_ensemble_in_law(beta):
     """Largest eigenvalue, largest gap and fourth power sum, and the weight of the first coordinate on the top vector."""
@@ -240,6 +241,7 @@ def test_heavy_tails_and_the_bulk():
         assert low < np.quantile(values, 0.99) / np.quantile(values, 0.75) < high
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("draw", [gse, lambda k, N: wigner(k, N, "student-t"), lambda k, N: hermite(k, N, 1.5)])
 def test_a_draw_belongs_to_its_key(draw):
     """A batch of keys gives what each key gives; two keys differ."""

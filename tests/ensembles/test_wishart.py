@@ -180,6 +180,7 @@ DRAWS = [
 ]
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("draw", "shape", "kinds"), DRAWS)
 def test_shape_dtype_and_key(draw, shape, kinds):
     """The dtype that was asked for; a batch of keys gives what each key gives; two keys differ."""

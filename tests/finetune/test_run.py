@@ -250,6 +250,7 @@ def test_full_trains_everything(full, base):
     assert logits_of(model, full.run.dev["dev"]) == pytest.approx(full.logits(), rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.thorough
 def test_transformers_reads_a_full_model(full, data):
     transformers = pytest.importorskip("transformers")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(full.out / "model")
@@ -261,6 +262,7 @@ def test_transformers_reads_a_full_model(full, data):
     assert found == full.run.dev["dev"].ids[0].tolist()
 
 
+@pytest.mark.thorough
 def test_a_regression(base, tmp_path):
     data = write_task(tmp_path, 60, 30, name="STS-B")
     chosen = settings(
@@ -278,6 +280,7 @@ def test_a_regression(base, tmp_path):
     assert np.mean((values - watched.run.dev["dev"].labels) ** 2) < 1.5  # of a variance of 2.25
 
 
+@pytest.mark.thorough
 def test_two_development_sets_and_three_classes(base, tmp_path):
     data = write_task(tmp_path, 20, 8, name="MNLI")
     result = finetune(settings(base, data, task="MNLI", adapter="lora", epochs=1, max_length=16), tmp_path / "out")

@@ -27,6 +27,7 @@ def base(n, m, spikes=(), seed=0):
     return u, s, vt
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("shape", [(300, 300), (200, 400)])
 def test_of_a_gaussian_base_it_is_the_laws_threshold(shape):
     _, s, _ = base(*shape)
@@ -76,7 +77,7 @@ def test_at_the_limit_so_many_draws_are_intruders(shape, tops, probability):
     assert abs(found.mean() - probability) < 4 * np.sqrt(probability * (1 - probability) / 300) + 0.01
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("top", [3, 10])
 @pytest.mark.parametrize(("shape", "tops"), [((120, 120), ()), ((160, 80), (3.1,)), ((80, 160), (2.9, 2.6))])
 def test_one_direction_through_the_edge_and_past_spikes(shape, tops, top):

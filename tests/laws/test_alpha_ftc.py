@@ -364,6 +364,7 @@ def test_gradient_in_double_precision(finite_differences):
     np.testing.assert_allclose(gradient, finite_differences, rtol=1e-7)
 
 
+@pytest.mark.thorough
 def test_gradient_in_a_single_precision_program(finite_differences):
     """The arguments are float32, and so are the gradients; what lies between is not. Eager, under jit, and under vmap."""
     arguments = tuple(map(jnp.float32, POINT))

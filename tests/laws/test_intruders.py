@@ -74,6 +74,7 @@ def test_spectra_are_those_of_matrices():
 # -- the laws against it -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("N", "spectra", "strengths", "error"),
     [(100, 2000, [0.95, 1.05, 1.15, 1.3, 1.6], 0.008), (768, 80, [1.0, 1.1, 1.2, 3.0], ERROR)],
@@ -91,6 +92,7 @@ def test_wigner_law(N, spectra, strengths, error):
     assert np.max(np.abs(simple - mean[:, :3])[:, 1]) > 0.2
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("n", "m", "spectra"), [(200, 200, 250), (128, 512, 250)])
 def test_rectangular_law(n, m, spectra):
     """Square, and c = 1/4 and 4: the left vectors of one are the right vectors of the other."""
@@ -242,6 +244,7 @@ def test_window_scales():
         assert abs(high - low) < 0.002
 
 
+@pytest.mark.thorough
 def test_threshold_inverts_the_law():
     theta = law.wigner_intruder_threshold(4096.0, 0.7, 0.9)
     np.testing.assert_allclose(law.wigner_intruder_probability(4096.0, theta, 0.7), 0.9, atol=1e-7)

@@ -144,6 +144,7 @@ def test_eigh_and_eigvalsh(algorithm, dtype):
     check(function, by_numpy, a, da, tolerance_of(dtype))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("n", "algorithm"), [(48, "library"), (72, "auto")])
 def test_algorithms_that_size_chooses(n, algorithm, dtype):
@@ -162,7 +163,7 @@ def test_algorithms_that_size_chooses(n, algorithm, dtype):
 # -- scale -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("algorithm", ["library", "threads", "jacobi", "gram", "polar"])
 @pytest.mark.parametrize(("dtype", "scales"), [("float32", (1e-30, 1e30)), ("float64", (1e-200, 1e200))])
 def test_scale_does_not_matter(dtype, scales, algorithm):
@@ -252,7 +253,7 @@ def never_wrong(got, wanted, tolerance, name):
     assert np.all(np.isnan(got) | close), (name, got, wanted)
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("algorithm", ["library", "threads", "jacobi", "gram", "polar"])
 def test_equal_singular_values_give_nan_or_what_is_right(algorithm, dtype):
@@ -314,6 +315,7 @@ def test_vectors_of_their_own_have_derivatives_beside_equal_ones(algorithm):
         assert np.isfinite(tangents.S).all()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("algorithm", EIGH_ALGORITHMS)
 def test_equal_eigenvalues_give_nan_or_what_is_right(algorithm):
     rng = np.random.default_rng(9)

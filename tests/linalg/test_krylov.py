@@ -228,6 +228,7 @@ def test_a_space_that_is_used_up_stays_orthonormal():
     assert values[12:].max() < 2e-3
 
 
+@pytest.mark.thorough
 def test_arrays_of_jax_give_the_same():
     matrix = MATRICES["spikes"]
     vectors, _ = start(matrix, "tuned")

@@ -182,6 +182,7 @@ def test_overlaps_of_the_outlier_with_the_old_eigenvectors():
     assert abs(out.mean() - theta - 1 / theta) < 0.02
 
 
+@pytest.mark.thorough
 def test_gradients():
     rng, theta = np.random.default_rng(7), -0.8
     d, u = np.sort(rng.normal(size=5)), rng.normal(size=5)

@@ -206,6 +206,7 @@ def test_whole_numbers_come_out_exact():
     np.testing.assert_array_equal(sturm.eigenvalues(np.array([5.0]), np.zeros(0)), [5.0])
 
 
+@pytest.mark.thorough
 def test_indices_and_tolerance():
     a, b = hermite(60, seed=8, batch=(4,))
     everything = np.asarray(sturm.eigenvalues(a, b))

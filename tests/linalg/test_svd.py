@@ -227,6 +227,7 @@ def test_power_iterations_are_what_helps():
 # -- in programs -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [1, 40])
 def test_under_jit_and_vmap(n):
     rng = np.random.default_rng(8)
@@ -448,6 +449,7 @@ def test_a_program_under_vmap_takes_what_is_best_for_all():
 # -- which one ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_auto_is_one_of_them():
     rng = np.random.default_rng(14)
     for shape in ((20, 3, 3), (2, 3, 3), (20, 20, 20), (3, 70, 70), (40, 40, 5)):

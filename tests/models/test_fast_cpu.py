@@ -40,6 +40,7 @@ def noise(*examples: int, step: int = 0) -> DropoutKey:
 # -- layer norm and GELU -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("shape", [(5,), (3, 8), (2, 3, 16)])
 @pytest.mark.parametrize("eps", [1e-12, 0.5])
 def test_layer_norm(shape, eps):
@@ -228,6 +229,7 @@ def test_gradient_has_the_same_mask():
     assert half.dtype == jnp.bfloat16 and np.array_equal(np.asarray(half != 0), out != 0)
 
 
+@pytest.mark.thorough
 def test_a_mask_belongs_to_its_example():
     """Not to its place in the batch, to the others there, or to how far the batch is padded."""
     shape = (3, 6, 6)
@@ -303,6 +305,7 @@ def test_no_two_entries_share_a_number(monkeypatch):
 # -- the plain functions -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_plain_functions_are_equal():
     """Values and gradients, to the rounding of single precision; of dropout, whose masks are others, share and mean."""
     x, scale, bias = 3 * normal(4, 24), 1 + normal(24, seed=2), normal(24, seed=3)
@@ -327,6 +330,7 @@ def test_the_plain_functions_are_equal():
     assert plain.dropout(x, 0.3, None, 0) is x
 
 
+@pytest.mark.thorough
 def test_one_switch_chooses_the_plain_functions(monkeypatch):
     """Where a model is traced, and only within the context; its logits are the same."""
     model = classifier()

@@ -286,6 +286,7 @@ print("done")
 """
 
 
+@pytest.mark.thorough
 def test_two_systems_of_one_trial_do_not_lock_up():
     """Nor do two batches within one program, where they need nothing of each other (see `resources`)."""
     done = subprocess.run(

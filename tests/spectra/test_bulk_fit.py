@@ -101,6 +101,7 @@ def test_p_values_are_uniform():
     assert np.min(naive) > 0.9 and np.median(naive) > 0.999
 
 
+@pytest.mark.thorough
 def test_what_is_no_wigner_matrix_is_found_out():
     """Independent draws from the law itself, entries without a variance, two levels, and the wrong shape."""
     rng = np.random.default_rng(8)

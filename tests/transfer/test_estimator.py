@@ -163,6 +163,7 @@ def law_for(n):
     return alpha_ftc.scalars(1.0, P / n, (BETA**2 * MU**2 + PERP**2) ** 0.5, source)
 
 
+@pytest.mark.thorough
 def test_estimated_alpha_is_the_laws(mixture):
     rng = np.random.default_rng(0)
     _, _, w, mean = mixture
