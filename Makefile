@@ -15,7 +15,7 @@ VERSIONS_TESTS = tests/test_output.py tests/test_doctor.py tests/report/test_rep
   tests/checkpoints tests/models/test_checkpoint.py tests/models/test_encoder.py tests/models/test_tokenizer.py
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check test-lowest test-newest kills zoo golden fuzz dist lint docs bench clean
+.PHONY: demo test test-all check test-lowest test-newest kills zoo golden fuzz dist lint docs bench clean
 
 $(BIN)/.runs: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rmtjax needs Python 3.11 or newer")'
@@ -41,6 +41,10 @@ lint: $(BIN)/.tests$(subst =,-,$(PEERS))
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+# The thorough cases, too.
+test-all: lint
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not (kills or dist or fuzz or docs or zoo or golden)"
+
 # The lowest versions that pyproject.toml allows, each resolved by uv, in an environment of their own.
 test-lowest:
 	$(PYTHON) -m venv --clear .venv-lowest
@@ -61,11 +65,11 @@ test-newest:
 
 # Everything that CI runs.
 check:
-	$(MAKE) test PEERS=$(or $(PEERS),torch==2.13.0)
+	$(MAKE) test-all PEERS=$(or $(PEERS),torch==2.13.0)
 	$(MAKE) kills zoo golden fuzz dist docs PEERS=$(or $(PEERS),torch==2.13.0)
 	$(MAKE) test-lowest test-newest
 
-# Sweeps and fine-tunings that are killed, some of them fifty times.
+# Sweeps and fine-tunings that are killed, some of them RMTJAX_TEST_KILLS times, by default 20.
 kills: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python -m pytest -n auto --dist loadfile -m kills
 

@@ -1,12 +1,13 @@
 """Processes that are killed at random moments. They fork from a server that has imported what takes long to import."""
 
 import multiprocessing
+import os
 import time
 
 import jax
 import numpy as np
 
-KILLS = 50
+KILLS = int(os.environ.get("RMTJAX_TEST_KILLS", "20"))
 
 
 def context():

@@ -23,7 +23,7 @@ def steps(folder):
     return (checkpoints(folder) or [0])[-1]
 
 
-def test_fifty_kills(tmp_path):
+def test_kills(tmp_path):
     write_base(tmp_path)
     write_task(tmp_path)
     whole(tune, tmp_path / "first")  # compiles
