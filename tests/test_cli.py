@@ -139,6 +139,7 @@ def test_alpha_ftc_by_its_names(run, tmp_path):
     assert all(abs(c["z"]) < 4.5 for c in cells)
 
 
+@pytest.mark.thorough
 def test_entries_choose_the_sampler_that_has_them(run, tmp_path):
     sets = ["p=20", "n=10", "N=40", "alpha=0,1"]
     arguments = [*(a for s in sets for a in ("--set", s)), "--trials", "64", "--json", tmp_path / "d.json"]

@@ -363,6 +363,7 @@ def test_a_scan_of_strange_names_keeps_them(strange_scan, tmp_path):
     assert {layer["name"] for layer in layers} >= {f"{EVERYTHING}.{i}.weight" for i in range(2)}
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("kind", NASTY)
 def test_figures_of_strange_names(kind, tmp_path):
     name = NASTY[kind]

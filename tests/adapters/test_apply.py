@@ -64,7 +64,7 @@ def steps(model, kind, count: int = 2) -> None:
 # -- what is adapted ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("method", KINDS)
 def test_start_is_the_model_itself(method):
     """All but orthogonal LoRA, whose update is there from the start; and another seed starts elsewhere."""
@@ -113,6 +113,7 @@ def test_patterns(target, count):
         assert jax.tree.structure(nnx.state(model)) == before
 
 
+@pytest.mark.thorough
 def test_foreign_model():
     """Any NNX model: lists longer than ten, dictionaries, and a layer that is used twice stays one."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
@@ -233,7 +234,7 @@ def test_counts(method):
     assert count_parameters(merged_copy(with_adapters(classifier(), method, rank=RANK))) == (0, total)
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("method", KINDS)
 def test_only_what_is_marked_trains(method):
     """After two steps of Adam on the filter, that has moved, all of it, and nothing else, constants included."""
@@ -295,6 +296,7 @@ def test_full_with_alpha():
 # -- α -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("method", KINDS)
 def test_layers_with_more_axes_than_two(method):
     """Flax's own attention: kernels of shapes (8, 2, 4) and (2, 4, 8) are adapted as the matrices that they are."""
@@ -345,6 +347,7 @@ def test_alpha_of_wider_target():
         assert layer.alpha is None or np.all(layer.alpha[...] == 1)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("share", "groups"), [("module", 6), ("self", 4), ("attention", 2)])
 def test_sharing(share, groups):
     """One α is one variable: it counts once, and its gradient is the sum of the layers'."""
@@ -377,7 +380,7 @@ def alpha_gradient(model, *data) -> nnx.State:
 # -- on and off --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("method", KINDS)
 def test_merged(method):
     """A plain model with the same answers, and the adapted one untouched."""

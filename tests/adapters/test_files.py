@@ -159,6 +159,7 @@ NAMES = {
 }  # fmt: skip
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("names", [called, NAMES, {"": "model"}], ids=["function", "mapping", "prefix"])
 def test_names_of_the_pytorch_model(names, tmp_path):
     """Layers, heads, patterns and α are called as there, and come back under the same names."""

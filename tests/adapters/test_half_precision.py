@@ -79,7 +79,7 @@ def share_lost(model, plain, x) -> float:
 X = jax.random.normal(jax.random.key(3), (64, SIZE))
 
 
-@pytest.mark.each_value
+@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("layer", [nnx.Linear, Own])
 @pytest.mark.parametrize("kind", KINDS)

@@ -67,7 +67,7 @@ def formula(layer: AdaptedLinear, method: str, rank: int = RANK) -> np.ndarray:
 EVERY = [*METHODS, "full"]
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("method", EVERY)
 def test_formula(method, alpha):
@@ -87,7 +87,7 @@ def test_formula(method, alpha):
     np.testing.assert_allclose(layer(x), y, atol=1e-4)
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("method", EVERY)
 def test_gradients(method, alpha):
@@ -159,7 +159,7 @@ def with_row(size: float, alpha: bool, moved: float = 0.0, own: bool = False) ->
     return layer
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("size", TINY.values(), ids=TINY)
@@ -251,6 +251,7 @@ def test_spectral_constants(method):
     np.testing.assert_allclose((own.U[...] * own.S[...]) @ own.V[...].T, top, atol=1e-5)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("method", ["lora", "dora", "orthogonal", "spectral-additive", "spectral-rotational"])
 def test_half_precision_is_not_folded(method):
     """An update far below the rounding of W is still felt: computed beside W's product, not added to W."""

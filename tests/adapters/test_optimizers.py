@@ -289,6 +289,7 @@ def test_retraction(n, r):
                 np.testing.assert_allclose(got, nearest(x), atol=1e-5)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("n", "r"), [(9, 1), (9, 3), (6, 6)])
 def test_step(n, r):
     """Tangent part of the gradient, X skew(XᵀG) + X⊥ X⊥ᵀ G with the complement from a QR decomposition; then the polar factor."""
@@ -345,6 +346,7 @@ def test_finds_the_top_eigenspace():
     np.testing.assert_allclose(np.linalg.norm(x[:2]), np.sqrt(2), atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_orthogonal_lora_in_training():
     """After steps of Adam on a model all r singular values of every update are still a/r, and it has learnt something."""
     model = with_adapters(classifier(num_hidden_layers=1), "orthogonal", rank=4, lora_alpha=2.0)
@@ -466,6 +468,7 @@ def test_bounds_hold_whatever_the_factors_are(condition):
     np.testing.assert_array_equal(zero.bounded(2.0)["B"], zero.B[...])
 
 
+@pytest.mark.thorough
 def test_a_dense_update_is_scaled_down():
     update = FullUpdate(jnp.zeros((40, 30)))
     update.delta[...] = jax.random.normal(jax.random.key(0), (40, 30))

@@ -191,7 +191,7 @@ def skip_unmarkable(kind, method, alpha):
     return method == "full" and not alpha
 
 
-@pytest.mark.each_value
+@pytest.mark.first(1)
 @by_kind_and_method
 def test_start_is_the_layer_itself(kind, method, alpha):
     if skip_unmarkable(kind, method, alpha):
@@ -255,7 +255,7 @@ def test_gradients(kind, method, alpha):
         assert relative(mine, theirs) < 1e-4 and np.any(np.asarray(theirs) != 0)
 
 
-@pytest.mark.each_value
+@pytest.mark.first(1)
 @pytest.mark.parametrize("storage", ["bfloat16", "float32"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", SPLIT)
@@ -532,7 +532,7 @@ EXPECTED = {
 }  # fmt: skip
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("kind", [nnx.Linear, Scaled, nnx.LinearGeneral])
 @pytest.mark.parametrize("method", METHODS_AND_FULL)

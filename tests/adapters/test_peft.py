@@ -142,6 +142,7 @@ def test_trained_by_peft(kind, model_type, tmp_path):
         assert relative(gradient, other) < 1e-4, name
 
 
+@pytest.mark.thorough
 def test_patterns_of_ranks_and_scales(tmp_path):
     """Layers with a rank and a scale of their own, here and back there; all of PEFT's ways to write a pattern."""
     options = {
@@ -192,7 +193,7 @@ def test_targets_are_those_of_peft(target, tmp_path):
 # -- ours there --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("method", "options"),
     [
@@ -247,6 +248,7 @@ def test_trained_here(method, options, tmp_path):
             assert layers[path].update.strength == layer.update.strength
 
 
+@pytest.mark.thorough
 def test_merged_models_are_plain_ones(tmp_path):
     """The other way out: everything folded in, for `transformers` alone."""
     model = with_adapters(classifier(num_hidden_layers=1), "dora", rank=2, alpha=True, train=["classifier"])
@@ -316,6 +318,7 @@ def mine_there(path: str) -> str:
     return path.replace("blocks", "model.layers").replace(".q", ".self_attn.q_proj").replace(".o", ".self_attn.o_proj")
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "orthogonal"])
 def test_names_of_another_model(kind, tmp_path):
     """With names PEFT finds every tensor and answers alike; without them it would load nothing, and the base tells."""
@@ -356,6 +359,7 @@ def theirs_again(base):
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_ten_steps_of_adamw(kind, tmp_path):
     """The same start, ten batches, learning rate 3e-3 and decay: everything that trains stays within 1e-4 of PEFT's."""

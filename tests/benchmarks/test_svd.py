@@ -43,6 +43,7 @@ def test_operations_that_a_shape_is_not_for_are_told(result):
     assert "top left out of 2×6×6, 2×40×12: sides of less than 16 k" in said
 
 
+@pytest.mark.thorough
 def test_every_algorithm_is_timed_and_checked(result):
     cases = {(case["what"], *case["shape"]): case for case in result["cases"]}
     assert set(cases) == {
@@ -159,6 +160,7 @@ def test_what_failed_is_told(result):
     assert "failed" not in svd_summary(result)
 
 
+@pytest.mark.thorough
 def test_command(tmp_path):
     command = ["--shapes", "2x5x4", "--operations", "svd", "--repeats", "1", "--out", str(tmp_path / "o")]
     done = CliRunner().invoke(app, command)
@@ -178,6 +180,7 @@ def test_command_refuses_before_it_begins(tmp_path):
         assert isinstance(done.exception, InputError) and message in str(done.exception)
 
 
+@pytest.mark.thorough
 def test_all_that_accelerators_are_for(tmp_path):
     """`benchmarks/gpu.py`, small: a part in a process of its own, and results even of what was stopped."""
     file = tmp_path / "gpu.json"
@@ -192,6 +195,7 @@ def test_all_that_accelerators_are_for(tmp_path):
     assert found["spectra"]["failed"].startswith("stopped after") and found["spectra"]["found"] == {}
 
 
+@pytest.mark.thorough
 def test_peers_on_an_accelerators_benchmarks(tmp_path):
     """The train step and the scan for intruders beside PyTorch."""
     pytest.importorskip("peft")

@@ -95,6 +95,7 @@ def assert_vectors(found, wanted, values):
     np.testing.assert_allclose(found[gaps > 1e-4], wanted[gaps > 1e-4], atol=2e-8)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("N", "theta", "frame", "beta"),
     [
@@ -116,6 +117,7 @@ def test_wigner_is_the_eigenproblem_of_its_blocks(N, theta, frame, beta):
     assert_vectors(np.asarray(found.overlap), overlaps(vectors[:, :, :-3:-1], frame), values[:, -3:])
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (2, 5), (5, 2), (3, 9), (9, 3), (12, 12), (7, 10)])
 def test_rectangular_is_the_svd_of_its_blocks(n, m):
     W = rectangular_matrix(draw_rectangular, n, m, 2)
@@ -150,6 +152,7 @@ def same_law(ours, dense):
             assert p > 1e-5, f"{name} {column}: p = {p:.1g}"
 
 
+@pytest.mark.thorough
 def test_wigner_has_the_law_of_dense_matrices():
     rng, N, theta = np.random.default_rng(1), 12, np.array([1.0, 2.0])
     for beta, frame in ((1, TILTED), (2, COMPLEX)):
@@ -177,6 +180,7 @@ def test_rectangular_has_the_law_of_dense_matrices(n, m):
     same_law(found, (values[:, :2] ** 2, overlaps(left[:, :, :2], np.eye(2))))
 
 
+@pytest.mark.thorough
 def test_a_large_matrix_knows_the_laws():
     """N = 10⁹: eigenvalues of the update of oblique spikes, to 5 standard errors of a mean of 500."""
     theta = np.array([3.0, 4.0])

@@ -33,6 +33,7 @@ def draws() -> np.ndarray:
         return np.asarray(many(keys, 2))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("k", DOF[2:])
 def test_law(draws, k):
     x = draws[:, list(DOF).index(k)]
@@ -70,6 +71,7 @@ def test_streams_are_independent(draws):
         assert abs(stats.spearmanr(draws[:, j], other[:, j]).statistic) < Z / np.sqrt(TRIALS)
 
 
+@pytest.mark.thorough
 def test_a_batch_of_keys_gives_what_each_key_gives(draws):
     """200 keys one by one: among 2,400 entries the rejected ones are drawn again, alone and in the batch alike."""
     keys = jax.random.split(jax.random.key(1), TRIALS)[:200]
@@ -86,6 +88,7 @@ def test_a_batch_of_degrees_gives_what_each_gives():
     np.testing.assert_allclose(np.asarray(jax.jit(jax.vmap(lambda d: chi(key, d)))(dof)), alone, rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_a_batch_of_streams_gives_what_each_stream_gives():
     keys, streams = jax.random.split(jax.random.key(8), 5), jnp.arange(5)
     dof = jnp.array([0.5, 3.0, 40.0])

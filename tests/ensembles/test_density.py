@@ -27,6 +27,7 @@ def keys(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("N", "beta"), [(1, 1.0), (2, 2.0), (30, 1.0), (33, 4.0)])
 def test_hermite_counts_are_those_of_its_rows(N, beta):
     data = jax.random.key_data(keys(100)).T
@@ -42,6 +43,7 @@ def test_hermite_counts_are_those_of_its_rows(N, beta):
     np.testing.assert_allclose(found, exact, atol=1e-12)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("p", "n"), [(1, 1), (1, 3), (3, 1), (17, 30), (30, 17), (16, 16)])
 def test_laguerre_counts_are_those_of_its_rows(p, n):
     data = jax.random.key_data(keys(100)).T
@@ -87,6 +89,7 @@ def test_rows_left_out_do_not_matter(x, y):
     np.testing.assert_allclose(few, many, atol=1e-11)
 
 
+@pytest.mark.thorough
 def test_a_share_of_none_is_zero_however_it_is_compiled():
     """1 − count/p is −5.6e-17 for count = p = 10 once a compiler multiplies by the reciprocal and adds in one step."""
     marchenko_pastur = next(claim for claim in SPECTRA if claim.name == "marchenko-pastur")

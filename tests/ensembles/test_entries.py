@@ -40,6 +40,7 @@ def draw(law: str, seed: int = 1) -> np.ndarray:
     return np.asarray(jax.jit(lambda k: entries(k, (SIZE,), law))(jax.random.key(seed)))
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("law", [*FOURTH, *SECOND_ONLY])
 def test_moments(law):
     x = draw(law)
@@ -177,7 +178,7 @@ def test_sparse_is_a_normal_or_nothing(law, q):
     assert abs(np.corrcoef((x == 0)[1:], np.abs(x)[:-1])[0, 1]) < Z / np.sqrt(SIZE)
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("law", [*ENTRIES, *HEAVY])
 def test_a_draw_belongs_to_its_key(law):
     """A batch of keys gives what each key gives, and two keys share nothing."""

@@ -155,6 +155,7 @@ def test_unit_vectors(n):
     assert unit_vector(jax.random.key(0), n, jnp.float32).dtype == jnp.float32
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     "draw",
     [

@@ -37,6 +37,7 @@ def drawn_rows(rows, N):
     return [np.concatenate([np.asarray(g[i]) for g in groups])[:N] for i in range(len(groups[0]))]
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("N", "theta", "beta"), [(1, 2.0, 1.0), (3, 0.5, 4.0), (30, 0.3, 1.0), (30, 1.5, 2.0), (31, 0.0, 1.0)]
 )
@@ -55,6 +56,7 @@ def test_wigner_is_the_eigenproblem_of_its_rows(N, theta, beta):
     np.testing.assert_allclose(found.overlap, vectors[:, 0, -1] ** 2, atol=2e-9, rtol=1e-7)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("n", "m", "theta"), [(1, 1, 0.5), (1, 4, 1.0), (4, 1, 1.0), (9, 20, 0.2), (20, 9, 2.5), (16, 16, 1.5), (6, 6, 0.0)]
 )
@@ -77,6 +79,7 @@ def test_rectangular_is_the_svd_of_its_rows(n, m, theta):
     np.testing.assert_allclose(found.overlap_right, right_vectors[:, 0, 0] ** 2, atol=2e-9, rtol=1e-6)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("p", "n", "ell", "beta"),
     [(1, 1, 2.0, 1.0), (1, 4, 2.0, 2.0), (4, 1, 3.0, 1.0), (9, 20, 0.5, 1.0), (20, 9, 6.0, 1.0)],
@@ -179,6 +182,7 @@ def test_the_edge_is_the_outlier_without_a_spike(N):
     np.testing.assert_allclose(edge, wigner(keys(), float(N), 0.0, 1.0, 1e-12).outlier[:16], atol=1e-13)
 
 
+@pytest.mark.thorough
 def test_a_trial_does_not_depend_on_the_batch():
     few = jax.jit(jax.vmap(lambda k: outlier.wigner_outlier(k, 1e5, 1.3)))(keys()[5:7])
     np.testing.assert_allclose(few.outlier, wigner(keys(), 1e5, 1.3, 1.0, 1e-12).outlier[5:7], rtol=1e-15)

@@ -37,7 +37,7 @@ def wide(x):
     return np.asarray(x).astype(np.complex128)
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("theta", "dtype"),
     [([3.0, -1.5, 0.25], d) for d in DTYPES] + [([2.0], "float64"), ([2.0] * 4, "float64")],
@@ -59,6 +59,7 @@ def test_symmetric_update(theta, dtype):
         np.testing.assert_allclose(values, np.sort([*theta, *[0] * (n - r)]), atol=10 * digits(dtype))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("n", "m", "theta", "dtype"),
     [(12, 20, [3.0, 1.5, 0.25], d) for d in ("float32", "complex128")]
@@ -83,6 +84,7 @@ def test_rectangular_update(n, m, theta, dtype):
         np.testing.assert_allclose(values, [*theta, *[0] * (min(n, m) - r)], atol=10 * digits(dtype))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("ell", "dtype"),
     [([9.0, 4.0, 0.25], d) for d in ("float32", "complex128")] + [([4.0], "float64"), ([4.0, 4.0], "float64")],
@@ -157,6 +159,7 @@ def test_haar_directions_are_haar():
     assert abs(np.mean(np.sign(up[:, 0, 0]))) < Z / np.sqrt(trials)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_outlier_of_a_wigner_matrix(dtype):
     """θ + 1/θ and 1 − 1/θ², N = 100; below the threshold the edge. Bias O(1/N), allowed 2/N."""

@@ -64,7 +64,7 @@ def hermites(keys, N, beta):
     return jax.vmap(lambda k: hermite(k, N, beta, 1.5))(keys)
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("N", [1, 2, 30])
 @pytest.mark.parametrize("beta", [0.3, 1, 2, 3.7, 20])
 def test_exact_moments_tridiagonal(beta, N):
@@ -115,6 +115,7 @@ def test_two_by_two_gap_at_any_beta(beta):
     assert stats.kstest(gap2 * beta / (2 * 1.5**2), stats.chi2(beta + 1).cdf).pvalue > P
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("beta", [1, 2, 4])
 def test_structure_and_entries(beta):
     """Exactly Hermitian, and each independent component of each entry normal with its own variance."""
@@ -144,6 +145,7 @@ def wigners(keys, N, law, dtype, diagonal):
     return jax.vmap(lambda k: wigner(k, N, law, 1.0, dtype, diagonal))(keys)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("law", "entry_fourth", "dtype"),
     [
@@ -199,6 +201,7 @@ def test_bulk_of_the_tridiagonal_is_the_semicircle(beta):
     assert abs(values[-1] - 2) < 0.1
 
 
+@pytest.mark.thorough
 def test_heavy_tails_send_the_largest_eigenvalue_out():
     r"""Student's t with ν = 3: the largest eigenvalue is the outlier of the largest entry, not the edge's.
 
@@ -287,6 +290,7 @@ def test_shape_and_dtype_of_the_tridiagonal():
         assert t.diagonal.dtype == t.off_diagonal.dtype == jnp.float32
 
 
+@pytest.mark.thorough
 def test_parameters_may_be_traced():
     """A grid of β and σ in one program, and the derivative in σ, which is W/σ."""
     betas = jnp.array([0.5, 1.0, 4.0])

@@ -64,7 +64,7 @@ def test_exact_moments_dense(beta, p, n):
     assert abs(centred(second, 1.5**4 * (1 + (p - 1 + 2 / beta) / n))) < Z
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("p, n", [(1, 0.3), (3, 5), (3, 2.01), (5, 2), (5, 1), (20, 30)])
 @pytest.mark.parametrize("beta", [0.3, 1, 2, 7])
 def test_exact_moments_bidiagonal(beta, p, n):
@@ -75,6 +75,7 @@ def test_exact_moments_bidiagonal(beta, p, n):
     assert abs(centred(np.sum(s**2, (1, 2)) / p, 1.5**4 * (1 + (p - 1 + 2 / beta) / n))) < Z
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("p, n", [(3, 5), (5, 2)])
 @pytest.mark.parametrize("beta", [1, 2])
 def test_bidiagonal_is_the_dense_ensemble_in_law(beta, p, n):
@@ -161,6 +162,7 @@ def test_entries_of_the_rectangular_matrix(dtype):
         assert abs(np.corrcoef(w.real, w.imag)[0, 1]) < Z / np.sqrt(w.size)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 def test_sample_covariance(dtype):
     x = iid(jax.random.key(7), 40, 70, dtype=dtype)
@@ -203,6 +205,7 @@ def test_no_row_no_subdiagonal():
     assert b.diagonal.shape == (1,) and b.subdiagonal.shape == (0,)
 
 
+@pytest.mark.thorough
 def test_parameters_may_be_traced():
     """A grid of n, β and σ in one program, n below and above p."""
     n, beta, sigma = jnp.array([2.0, 3.5, 100.0]), jnp.array([0.5, 1.0, 4.0]), jnp.array([1.0, 2.0, 3.0])

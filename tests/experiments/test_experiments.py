@@ -60,7 +60,7 @@ def numbers(value) -> list[float]:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", TRIALS)
 def test_experiment_leaves_a_figure_and_finite_numbers(name, tmp_path, monkeypatch, capsys):
     module = experiment(name)
@@ -129,7 +129,7 @@ def normal_claim(outputs: tuple[str, ...], scatter: float = 1.0) -> Claim:
     return Claim("normal", "x", "nowhere", params, law, {"direct": draw}, grid(a=0.0, b=0.0, c=0.0))
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("outputs", [("value",), ("m0", "m1", "v0", "v1", "v2", "v3", "v4")], ids=["one", "seven"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_any_result_can_be_drawn(shape, outputs, tmp_path):

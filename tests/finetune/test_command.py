@@ -49,6 +49,7 @@ def test_what_a_run_prints_and_leaves(run, usual, base, data, tmp_path):
     assert files(tmp_path / "out/adapter") == before
 
 
+@pytest.mark.thorough
 def test_json_to_standard_output_is_alone(run, usual, tmp_path):
     more = ("--warmup-ratio", 0.5, "--max-grad-norm", 2, "--alpha-batch-size", 4)
     status, out, err = run(

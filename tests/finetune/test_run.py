@@ -96,6 +96,7 @@ def test_a_rule_is_learnt(learned):
     assert learned.compiled._cache_size() == learned.run.trainer.logits._cache_size() == 1
 
 
+@pytest.mark.first(1)
 def test_history_is_what_was_measured(learned):
     run, history = learned.run, learned.result["history"]
     per_epoch = run.batches.steps_per_epoch
@@ -146,6 +147,7 @@ def test_files_of_a_run(learned):
     assert all(name in result["made_with"]["versions"] for name in ("jax ", "flax ", "optax ", "tokenizers "))
 
 
+@pytest.mark.first(1)
 def test_the_adapter_is_the_trained_model(learned):
     trained = learned.logits()
     model = with_peft(load_classifier(learned.run.folder, 2)[0], learned.out / "adapter")
@@ -321,6 +323,7 @@ def test_without_a_folder_nothing_is_written(base, data, tmp_path, monkeypatch):
     assert not files(tmp_path)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("at", [2, 12])
 def test_a_loss_that_is_not_finite_ends_the_run(at, base, data, tmp_path):
     """Also in the very last step, and no line of a file holds it."""

@@ -65,6 +65,7 @@ def draws_with_intruders(u, s, vt, theta, draws, random, top=10):
     return np.array(found)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("probability", [0.05, 0.2, 0.5])
 @pytest.mark.parametrize(("shape", "tops"), [((130, 150), (3.0,)), ((120, 120), ()), ((160, 80), (2.9, 2.6))])
 def test_at_the_limit_so_many_draws_are_intruders(shape, tops, probability):

@@ -72,7 +72,7 @@ def test_adapters_are_those_of_pefts_own_function(kind, scale, tmp_path):
         assert before[key][:2] == after[key][:2] and (before[key] == after[key]) == ("value" in key), key
 
 
-@pytest.mark.each_value
+@pytest.mark.first(1)
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "orthogonal"])
 def test_adapters_become_what_the_formula_says(method, alpha, tmp_path):

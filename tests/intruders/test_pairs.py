@@ -264,6 +264,7 @@ def test_adapters_are_what_peft_merges(kind, tmp_path):
     assert min(np.abs(after[name] - before[name]).max() for name in after) > 0.1
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "orthogonal"])
 def test_alpha_is_what_merging_makes_of_it(method, tmp_path):
     """Layers with an update and α, with an update alone and with α alone."""

@@ -237,6 +237,7 @@ def test_optimum_beats_a_grid_of_alphas():
     assert np.all(beside[room] < best[room])
 
 
+@pytest.mark.thorough
 def test_optimal_mixture_beats_its_neighbours():
     gamma, eta, mean, source = random_settings(500, 3, seed=5)
     scalars = law.scalars(gamma, eta, mean, source)
@@ -248,6 +249,7 @@ def test_optimal_mixture_beats_its_neighbours():
         assert np.all(np.asarray(around) <= best + 1e-12)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("sources", [1, 2, 3])
 def test_best_accuracy_is_that_of_the_best_direction(sources):
     """Φ(√(mᵀM⁻¹m)) bounds every α of either sign; α* attains it only because a₀ > 0."""
@@ -424,6 +426,7 @@ def test_every_law_answers_in_double_precision_to_a_single_precision_program():
     assert {x.shape for x in scalars} == {(3,)}
 
 
+@pytest.mark.thorough
 def test_the_callers_precision_is_left_alone():
     """In a process of its own: neither import nor use flips the global switch."""
     code = """

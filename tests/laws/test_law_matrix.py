@@ -117,6 +117,7 @@ def test_quantiles_invert_the_distribution_function(case):
     assert np.isnan(case.ppf(np.array([-0.1, 1.1, np.nan]))).all()
 
 
+@pytest.mark.first(1)
 def test_the_sampler_follows_the_law(case):
     """Shares at or below five quantiles, to 4.5 standard errors and the bias of a finite matrix."""
     q = case.atom + (1 - case.atom) * np.array([0.05, 0.25, 0.5, 0.75, 0.95])

@@ -118,6 +118,7 @@ def test_ends_and_beyond(c):
     )
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("c", [1e-6, 0.3, 1.0, 1 + 1e-9, 300.0])
 def test_ppf_inverts_the_cdf_at_extremes(c):
     """Aspect ratios and probabilities beyond those of test_law_matrix.py; in the angle even the smallest are met."""
@@ -349,6 +350,7 @@ def test_gradient_where_one_form_of_the_mass_takes_over_from_the_other():
     np.testing.assert_allclose((b - c)[0], (b - c)[1], rtol=1e-11)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("name", ["pdf", "cdf", "singular_pdf", "singular_cdf"])
 def test_gradients_at_the_ends_are_no_nan(name):
     c, sigma = np.repeat([0.3, 1.0, 4.0], 6), np.ones(18)
@@ -360,6 +362,7 @@ def test_gradients_at_the_ends_are_no_nan(name):
     assert np.all(np.isfinite(np.stack(gradient_of(name)(x, c, sigma))[:, finite]))
 
 
+@pytest.mark.thorough
 def test_the_ends_as_quantiles():
     """They move as the ends of the support do, and infinitely fast with q but at 0 for c = 1."""
     c, q, sigma = np.tile([0.3, 0.3, 1.0, 1.0, 4.0, 4.0], 3), np.tile([0.0, 1.0], 9), np.full(18, 1.2)

@@ -153,6 +153,7 @@ def test_rotation_is_the_mean_of_what_it_says():
     assert np.max(np.abs(z)) < 4.5
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("n", "m"), [(20, 30), (30, 20), (20, 20)])
 def test_singular_rotation_is_the_mean_of_what_it_says(n, m):
     """1,000 updates, 40 comparisons a case at 4.5 standard errors: a false alarm in 3e-4 each."""
@@ -193,6 +194,7 @@ def test_breakdown_against_simulation():
     assert 0.35 < thrice < 0.7
 
 
+@pytest.mark.thorough
 def test_thresholds_scale_as_derived():
     """N^{-1/2} in the bulk and N^{-1/6} at the edge: over a factor 8 in N the exponents come out within 0.02 and 0.1.
 
@@ -239,6 +241,7 @@ def test_an_outlier_is_safe():
     np.testing.assert_allclose(float(law.rotation(values, 0.5)[-1]), 0.25 / (theta**2 - 1), rtol=0.1)
 
 
+@pytest.mark.thorough
 def test_overlap_is_a_cauchy_line():
     """Mean squared overlaps by distance, N = 200, δ = 0.4: each of 16 bins within 5 % of the law, whose range is 30."""
     rng = np.random.default_rng(10)

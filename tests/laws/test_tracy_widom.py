@@ -159,6 +159,7 @@ def law(request) -> Law:
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(2)
 def test_reference_values(law):
     """Both tails to a relative 5e-14, from 1e-100 on; the requirement is 1e-6 down to 1e-12."""
     x, f, rest = np.array(REFERENCE[law.beta]).T
@@ -169,6 +170,7 @@ def test_reference_values(law):
     np.testing.assert_allclose(law.logsf(x), log_rest, rtol=1e-13)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("s", [-2.3, 0.7, 3.1])
 def test_fredholm_determinants(s):
     """The references' own recipe, at places of its own, with few enough nodes to run here."""
@@ -244,6 +246,7 @@ def test_density_is_the_derivative(law):
     np.testing.assert_allclose(law.pdf(x), np.exp(law.logpdf(x)), rtol=1e-12)
 
 
+@pytest.mark.first(2)
 def test_no_point_and_no_end(law):
     x = np.array([-np.inf, -1e200, 1e200, np.inf, np.nan])
 
@@ -332,6 +335,7 @@ def test_refused_traced_beta():
 # -- matrices ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("beta", BETAS)
 def test_edge_of_tridiagonal_matrices(beta):
     """The largest eigenvalue of 5000 Dumitriu–Edelman matrices at N = 10⁶, in the scaling that the module states.

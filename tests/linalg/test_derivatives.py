@@ -113,7 +113,7 @@ def test_svd(algorithm, dtype, shape):
         check(lambda a: function(adjoint(a)), lambda a: by_numpy(a.conj().T), a, da, tolerance_of(dtype))
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("algorithm", "dtype"),
     [(a, d) for a in ("auto", "library", "threads", "jacobi", "gram", "gram64") for d in known_dtypes(a)],
@@ -127,7 +127,7 @@ def test_svdvals(algorithm, dtype):
     )  # fmt: skip
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("algorithm", EIGH)
 def test_eigh_and_eigvalsh(algorithm, dtype):
@@ -163,7 +163,7 @@ def test_algorithms_that_size_chooses(n, algorithm, dtype):
 # -- scale -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("algorithm", ["library", "threads", "jacobi", "gram", "polar"])
 @pytest.mark.parametrize(("dtype", "scales"), [("float32", (1e-30, 1e30)), ("float64", (1e-200, 1e200))])
 def test_scale_does_not_matter(dtype, scales, algorithm):
@@ -253,7 +253,7 @@ def never_wrong(got, wanted, tolerance, name):
     assert np.all(np.isnan(got) | close), (name, got, wanted)
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("algorithm", ["library", "threads", "jacobi", "gram", "polar"])
 def test_equal_singular_values_give_nan_or_what_is_right(algorithm, dtype):
@@ -357,6 +357,7 @@ def test_equal_eigenvalues_give_nan_or_what_is_right(algorithm):
         check(lambda a: (v(a),), lambda a: (by_numpy(a),), a, da, 1e-6)
 
 
+@pytest.mark.thorough
 def test_randomized_of_a_matrix_of_lower_rank_than_its_range():
     """Differentiating its QR decompositions gives noise there, of 10⁸; the derivative is that of the exact triplets."""
     rng = np.random.default_rng(10)
@@ -373,7 +374,7 @@ def test_randomized_of_a_matrix_of_lower_rank_than_its_range():
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("algorithm", ["auto", "library", "threads", "gram", "gram64"])
 @pytest.mark.parametrize("shape", [(300_000, 8), (8, 300_000)])
 def test_singular_values_of_long_matrices_take_no_square_of_memory(shape, algorithm):

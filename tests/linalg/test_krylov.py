@@ -69,7 +69,7 @@ LIMITS = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @LIMITS
 @pytest.mark.parametrize("kind", ["tuned", "random", "mixed", "last"])
 @pytest.mark.parametrize("name", MATRICES)
@@ -128,7 +128,7 @@ def densely(ritz, rows, x, weight):
     return best
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("kind", ["random", "mixed"])
 @pytest.mark.parametrize("name", ["square", "power law", "spikes", "tall", "taller"])
 def test_no_peak_of_the_bound_is_missed(name, kind):
@@ -251,6 +251,7 @@ def test_what_cannot_be_is_refused():
         BlockLanczos(LowRankUpdated(MATRICES["square"]), np.ones((4, 2), np.float32), 3)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("device", [False, True], ids=["host", "device"])
 @pytest.mark.parametrize("rank", [0, 1, 3, 30])
 def test_the_basis_stays_orthonormal_when_the_space_is_used_up(rank, device):

@@ -57,6 +57,7 @@ def test_one_spike_is_sherman_and_morrison_with_a_plus():
     assert np.max(np.abs(got - (G - correction / (1 + form)))) > 0.1
 
 
+@pytest.mark.thorough
 def test_secular_determinant_vanishes_at_the_outlier():
     rng = np.random.default_rng(2)
     n, theta = 300, np.array([2.0, 1.5])
@@ -91,6 +92,7 @@ def test_batches_of_resolvents():
 # -- eigenvalues after an update ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("theta", [1.5, -0.7, 1e-9, 1e9])
 @pytest.mark.parametrize("n", [1, 2, 60])
 def test_rank_one(n, theta):
@@ -164,6 +166,7 @@ def test_rank_three_with_both_signs():
     np.testing.assert_allclose(low_rank.update_eigenvalues(d, U, theta), values, atol=1e-14)
 
 
+@pytest.mark.thorough
 def test_overlaps_of_the_outlier_with_the_old_eigenvectors():
     """In the eigenbasis of a GOE: N|⟨w_j, v̂⟩|² → (θ² − 1)/(λ_out − λ_j)², averaged over 20 updates to 10 %.
 

@@ -116,6 +116,7 @@ def test_counts_never_decrease(kind):
     assert np.all(np.diff(counts) >= 0)
 
 
+@pytest.mark.thorough
 def test_batches_and_layouts():
     """More matrices than points and the reverse, shared points, one point, every way of `vmap`."""
     a, b = hermite(37, seed=1, batch=(2, 3))
@@ -223,6 +224,7 @@ def test_indices_and_tolerance():
     np.testing.assert_array_equal(of_index, everything[0])
 
 
+@pytest.mark.thorough
 def test_gradients_are_squares_of_eigenvectors():
     """dλ/da_i = v_i² and dλ/db_i = 2 v_i v_{i+1}."""
     a, b = hermite(80, seed=9)

@@ -79,7 +79,7 @@ def check(found: SVD, a: np.ndarray, tolerance: float) -> None:
 # -- what comes out ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("algorithm", (*FULL, ALSO_SINGLE))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_svd(dtype, algorithm):
@@ -94,6 +94,7 @@ def test_svd(dtype, algorithm):
         check(svd(a, algorithm=algorithm), a, 60 * np.finfo(dtype).eps)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("algorithm", FULL)
 def test_svd_of_singular_matrices(algorithm):
     """Vectors of null spaces are orthonormal all the same."""
@@ -118,7 +119,7 @@ def test_svdvals(dtype, algorithm):
         np.testing.assert_allclose(got, np.linalg.svd(one, compute_uv=False), atol=100 * np.finfo(dtype).eps)
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("algorithm", SYMMETRIC)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_eigh(dtype, algorithm):
@@ -199,7 +200,7 @@ def test_gram_in_double_precision_rounds_the_decomposition(dtype):
 # -- the largest -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.each_value
+@pytest.mark.first(2)
 @pytest.mark.parametrize("shape", [(2, 90, 60), (60, 90)])
 @pytest.mark.parametrize("algorithm", ["auto", "library", "jacobi", "randomized", "lanczos"])
 def test_top(shape, algorithm):
@@ -315,6 +316,7 @@ def test_derivatives_of_eigenvectors():
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_callers_in_many_threads():
     """Eight at once get their own answers, and BLAS has as many threads afterwards as before."""
     rng = np.random.default_rng(12)

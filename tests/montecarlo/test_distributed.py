@@ -84,6 +84,7 @@ def _together(start, port, count, *arguments, **how):
     return [process.returncode for process in crew], [out for out, _ in said], [err for _, err in said]
 
 
+@pytest.mark.thorough
 def test_three_processes_make_what_one_makes(start, port, tmp_path):
     asked = "--set", "n=1:40:40", "--trials", 3000, "--out"
     alone = start(*asked, "one.zarr", "--json", "-")
@@ -112,6 +113,7 @@ def _open_mpi(which, job):
     }  # fmt: skip
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("cluster", [_slurm, _open_mpi])
 def test_what_a_cluster_says_of_itself(start, cluster):
     """JAX makes the port of the job's number. The variables are those that `srun` and `mpirun` set."""

@@ -231,6 +231,7 @@ def test_more_memory_than_there_is():
         run(big, grid(n=1e6), trials=2)
 
 
+@pytest.mark.thorough
 def test_little_memory_is_met_by_drawing_fewer_at_once():
     wide = _claim(
         samplers=dict(

@@ -94,6 +94,7 @@ def test_devices_that_need_executables_of_their_own_load_the_first_ones():
     assert python(LOADED, "bytes") == [0, 1]
 
 
+@pytest.mark.thorough
 def test_devices_that_cannot_load_bytes_compile():
     assert python(LOADED, "none") == [0, 4]  # JAX itself keeps what is lowered
 
@@ -110,6 +111,7 @@ print(json.dumps([count(), [value.hex() for value in result["mean"].values.ravel
 )
 
 
+@pytest.mark.thorough
 def test_a_second_process_traces_and_compiles_nothing(tmp_path):
     environment = dict(JAX_COMPILATION_CACHE_DIR=str(tmp_path), RMTJAX_TEST_QUICK="0")
     first, reference = python(STORED, **environment)
@@ -176,6 +178,7 @@ def test_programs_that_call_lapack_run_in_a_process_that_has_lowered_none(tmp_pa
     assert python(ROUTINES, file) >= 40
 
 
+@pytest.mark.thorough
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "rmtjax-programs").write_text("not a folder")
     first, _ = python(STORED, JAX_COMPILATION_CACHE_DIR=str(tmp_path))

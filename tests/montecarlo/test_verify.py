@@ -66,6 +66,7 @@ def test_true_laws_hold_and_false_ones_do_not():
     assert refuted.findings[1].cell["n"] == 16
 
 
+@pytest.mark.thorough
 def test_the_family_wise_error_is_the_level():
     """100 verdicts on 6 true cells each at level 0.2: 20 false alarms expected, 4.5 standard deviations are ±18."""
     alarms = sum(not verify([MEAN], trials=100, seed=seed, level=0.2).holds for seed in range(100))

@@ -121,6 +121,7 @@ def test_what_is_no_wigner_matrix_is_found_out():
     assert esd_test(np.linalg.eigvalsh(sign + np.tril(sign, -1).T), draws=99).p_value > 0.01
 
 
+@pytest.mark.thorough
 def test_result_of_the_test():
     rng = np.random.default_rng(9)
     values = 2 * np.linalg.eigvalsh(goe(rng, 40))
@@ -251,6 +252,7 @@ def test_a_few_large_spikes_do_not_hide_many_small_ones():
     assert fit.count == 60 and abs(fit.sigma / 2 - 1) < 0.03
 
 
+@pytest.mark.thorough
 def test_a_spectrum_that_is_not_noise_and_spikes():
     """A power law: the fit stands still at a σ whose own edge separates bulk and spikes, and the test refuses the bulk."""
     values = np.arange(1, 301.0) ** -0.7
