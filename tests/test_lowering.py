@@ -1,8 +1,9 @@
-"""Every kernel of linear algebra, every compressed sampler and every law is lowered for accelerators, with none at hand.
+"""Every kernel is lowered for accelerators, with none at hand: every claim's samplers, linear algebra, laws, a training step.
 
 `jax.export` lowers a program for a platform that this machine does not have. All programs below are lowered for both platforms,
-in float64 too. That does not say how fast or how precise float64 is on a TPU: nobody has measured it. `svd` by Lanczos is no
-program but a loop on the host, and refuses to be traced (`tests/linalg/test_svd.py`).
+in float64 too, but for what calls a primitive that TPUs lack (`LACKING`). That does not say how fast or how precise float64 is
+on a TPU: nobody has measured it. Every compressed sampler needs it. `svd` by Lanczos is no program but a loop on the host, and
+refuses to be traced (`tests/linalg/test_svd.py`); the step of that loop on a device is lowered here.
 """
 
 import functools
@@ -10,8 +11,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from rmtjax.adapters import alpha_updater
+from rmtjax.claims import CLAIMS
 from rmtjax.ensembles import density, intruder, outlier
 from rmtjax.ensembles.chi import chi
 from rmtjax.ensembles.entries import entries
@@ -22,7 +26,13 @@ from rmtjax.laws import marchenko_pastur, semicircle
 from rmtjax.laws.edge import tracy_widom
 from rmtjax.laws.intruders import wigner_intruder_probability
 from rmtjax.linalg import low_rank, ridge, sturm
+from rmtjax.linalg.krylov import LowRankUpdated
+from rmtjax.linalg.krylov.block_lanczos import _device_step
 from rmtjax.linalg.svd import eigh, eigvalsh, svd, svdvals
+from rmtjax.montecarlo.claim import call_with
+
+from .finetune.helpers import adapted, sequences
+from .finetune.test_step import PIECES, trainer_of
 
 PLATFORMS = ("cuda", "tpu")
 KEY = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
@@ -86,3 +96,60 @@ def test_it_is_lowered(name, platform):
     with jax.enable_x64(True):
         exported = jax.export.export(jax.jit(function), platforms=[platform])(*arguments)
     assert exported.platforms == (platform,) and len(exported.mlir_module_serialized) > 0
+
+
+LACKING = {("erratum-eigenvalue-outlier", "dense"): "eig", ("corrected-eigenvalue-outlier", "dense"): "eig"}
+"""Samplers that TPUs cannot run, and the primitive that they lack: eigenvalues of a matrix that is not symmetric."""
+
+CHECKS = [jax.export.DisabledSafetyCheck.custom_call("cuhybrid_eig_real")]
+"""JAX does not promise that it will know this call in later versions; here it is only lowered."""
+
+
+@pytest.mark.first(6)
+@pytest.mark.parametrize(("name", "sampler"), [(name, s) for name, claim in CLAIMS.items() for s in claim.samplers])
+def test_samplers_of_claims_are_lowered(name, sampler):
+    claim = CLAIMS[name]
+    cells = claim.resolve(claim.grid if claim.comparison_grid is None else claim.comparison_grid)
+    chosen, traced, fixed = claim.samplers[sampler], {}, claim.samplers[sampler].choose(None)
+    for axis in cells.axes:
+        for parameter, values in axis.values.items():
+            if parameter in chosen.static_argnames:
+                fixed[parameter] = int(values[0]) if claim.params[parameter].whole else float(values[0])
+            else:
+                traced[parameter] = array(len(values)) if parameter in claim.within else NUMBER
+
+    def draw(key, values):
+        return call_with(chosen.draw, key, **values, **fixed)
+
+    for platform in PLATFORMS:
+        with jax.enable_x64(True):
+            if platform == "tpu" and (name, sampler) in LACKING:
+                with pytest.raises(NotImplementedError, match=LACKING[name, sampler]):
+                    jax.export.export(jax.jit(draw), platforms=[platform])(KEY, traced)
+            else:
+                export = jax.export.export(jax.jit(draw), platforms=[platform], disabled_checks=CHECKS)
+                assert export(KEY, traced).mlir_module_serialized
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_step_of_training_is_lowered(platform):
+    """AdamW on the adapters, Adam on α, dropout, pieces of two lengths."""
+    model = adapted("dora", alpha=True)
+    moves = alpha_updater(optax.adam(1e-2), every=2)
+    trainer = trainer_of(model, optimizer=optax.adamw(1e-2), alpha=moves, dropout=True)
+    batch = trainer.put(PIECES.arrange(sequences((2, 4, 5, 9, 13, 16)), np.arange(6)))
+    export = jax.export.export(trainer.step, platforms=[platform])
+    assert export(trainer.start, trainer.frozen, batch, batch).mlir_module_serialized
+    logits = jax.export.export(trainer.logits, platforms=[platform])
+    assert logits(trainer.start, trainer.frozen, batch).mlir_module_serialized
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_step_of_the_scan_is_lowered(platform):
+    """One step of block Lanczos with the basis on the device, for a layer with a low-rank update."""
+    given = [np.ones(shape, np.float32) for shape in ((40, 30), (40, 2), (2, 30), (40, 24), (40, 4))]
+
+    def step(weight, left, right, basis, block):
+        return _device_step(LowRankUpdated(weight, None, left, right), basis, jnp.int32(0), block)
+
+    assert jax.export.export(jax.jit(step), platforms=[platform])(*given).mlir_module_serialized

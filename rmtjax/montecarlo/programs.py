@@ -223,7 +223,7 @@ class Programs:
         own_name = "tiles" if name is None else f"tiles_{uuid.uuid4().hex}"
         while True:
             tile = tile_function(draw, plan, width, width * plan.cells_per_tile <= most)
-            lowered = LoweredProgram(tile, inputs, self._within, device, self._limits, own_name)
+            lowered = self._lowered(tile, inputs, own_name)
             content_name = None if name is None else files.content_name(lowered.text, needed.pooled)
             program = None if name is None else Program.from_bytes(files.find(content_name), inputs, device)
             if program is None:
@@ -235,6 +235,18 @@ class Programs:
         if name is not None and width == widest and program.to_bytes() is not None:
             files.write(name, content_name, program.to_bytes())
         return program
+
+    def _lowered(self, tile: Callable, inputs: Inputs, name: str) -> LoweredProgram:
+        device = self._devices[0]
+        try:
+            return LoweredProgram(tile, inputs, self._within, device, self._limits, name)
+        except (
+            NotImplementedError
+        ) as error:  # a primitive that the platform lacks; `needs` has traced the sampler before
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"devices: {self._claim.name!r} cannot run on {device.platform} ({reason}); cpu runs every sampler"
+            ) from None
 
     def _check_memory(self, need: float, budget: float, static: tuple) -> None:
         if need > budget:

@@ -329,3 +329,16 @@ def test_a_compiler_without_the_option_is_asked_again(monkeypatch):
     monkeypatch.setattr(program.COMPILER, "options", {"cpu": {"xla_cpu_enable_fast_min_max": False}})
     assert program.COMPILER.compile(lowered, "cpu")(3.0) == 6
     assert "cpu" in program.COMPILER.options
+
+
+def test_what_a_platform_lacks_is_said(monkeypatch):
+    """As a TPU does of eigenvalues of matrices that are not symmetric."""
+
+    def lacking(*arguments, **options):
+        raise NotImplementedError("MLIR translation rule for primitive 'eig' not found for platforms ['tpu']")
+
+    monkeypatch.setattr("rmtjax.montecarlo.programs.LoweredProgram", lacking)
+    law, draw = lambda x: x, lambda key, x: x + jax.random.normal(key)
+    claim = Claim("own", "x", "nowhere", dict(x=real()), law, dict(direct=draw), grid(x=[0.0]))
+    with pytest.raises(InputError, match="devices: 'own' cannot run on cpu .MLIR translation rule for primitive 'eig'"):
+        run(claim, trials=8)
