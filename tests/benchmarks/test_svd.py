@@ -28,6 +28,7 @@ from benchmarks.svd import app
 from rmtjax import InputError
 from rmtjax.linalg.svd import EIGH_ALGORITHMS
 
+pytestmark = pytest.mark.thorough
 ROOT = Path(__file__).parents[2]
 
 
@@ -36,14 +37,12 @@ def result():
     return bench_svd([(2, 6, 6), (2, 40, 12), (2, 40, 40)], top=2, repeats=2)
 
 
-@pytest.mark.thorough
 def test_operations_that_a_shape_is_not_for_are_told(result):
     said = svd_summary(result).splitlines()
     assert "eigh and eigvalsh left out of 2×40×12: not square" in said
     assert "top left out of 2×6×6, 2×40×12: sides of less than 16 k" in said
 
 
-@pytest.mark.thorough
 def test_every_algorithm_is_timed_and_checked(result):
     cases = {(case["what"], *case["shape"]): case for case in result["cases"]}
     assert set(cases) == {
@@ -160,7 +159,6 @@ def test_what_failed_is_told(result):
     assert "failed" not in svd_summary(result)
 
 
-@pytest.mark.thorough
 def test_command(tmp_path):
     command = ["--shapes", "2x5x4", "--operations", "svd", "--repeats", "1", "--out", str(tmp_path / "o")]
     done = CliRunner().invoke(app, command)
@@ -180,7 +178,6 @@ def test_command_refuses_before_it_begins(tmp_path):
         assert isinstance(done.exception, InputError) and message in str(done.exception)
 
 
-@pytest.mark.thorough
 def test_all_that_accelerators_are_for(tmp_path):
     """`benchmarks/gpu.py`, small: a part in a process of its own, and results even of what was stopped."""
     file = tmp_path / "gpu.json"
@@ -195,7 +192,6 @@ def test_all_that_accelerators_are_for(tmp_path):
     assert found["spectra"]["failed"].startswith("stopped after") and found["spectra"]["found"] == {}
 
 
-@pytest.mark.thorough
 def test_peers_on_an_accelerators_benchmarks(tmp_path):
     """The train step and the scan for intruders beside PyTorch."""
     pytest.importorskip("peft")

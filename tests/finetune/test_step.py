@@ -129,6 +129,7 @@ def test_loss_of_examples():
     assert loss_of(True)(jnp.array([[1.0], [4.0]]), jnp.array([3.0, 3.5])) == pytest.approx([4.0, 0.25])
 
 
+@pytest.mark.thorough
 def test_dropout_does_not_depend_on_how_a_batch_is_cut():
     data = sequences(LENGTHS)
     (loss, gradient), *others = [
@@ -262,6 +263,7 @@ def _on_devices(path):
     np.savez(path, **found)
 
 
+@pytest.mark.thorough
 def test_nothing_depends_on_the_number_of_devices(tmp_path, monkeypatch, programs):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     monkeypatch.setenv("XLA_FLAGS", flags)

@@ -126,6 +126,7 @@ def test_what_a_cluster_says_of_itself(start, cluster):
     assert json.loads(printed)["processes"] == 2 and nothing == ""
 
 
+@pytest.mark.thorough
 def test_a_verdict_is_the_same_on_two(start, port):
     asked = "--trials", 5000, "--json", "-"
     alone = json.loads(start(*asked, command="verify").communicate(timeout=LIMIT_S)[0])
@@ -135,6 +136,7 @@ def test_a_verdict_is_the_same_on_two(start, port):
     assert out[1] == ""
 
 
+@pytest.mark.thorough
 def test_rounds_of_a_standard_error(start, port, tmp_path):
     """Kept in memory alone; and a store whose first round is there already, though only the first process sees it."""
     asked = "--until-se", 0.02, "--json"

@@ -60,6 +60,7 @@ def test_the_bits_are_those_that_were_recorded():
     assert keys.tolist() == [[575795642, 1159403250], [2890413789, 3034663915]]
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("name", [*HOSTILE, "all"])
 def test_a_flag_changes_no_draw(name):
     wanted = _product()
@@ -111,6 +112,7 @@ def test_a_store_of_before_is_taken_for_the_default_generators(tmp_path, caplog)
     assert "does not say which generator it was drawn with; it is taken to be threefry2x32" in caplog.text
 
 
+@pytest.mark.thorough
 def test_environment_variables_change_no_sweep():
     """The whole command with every variable set before JAX starts."""
     command = [
