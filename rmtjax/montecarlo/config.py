@@ -90,14 +90,14 @@ class RunConfig:
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         """What is kept of the draws."""
-        kept: list[Statistic] = [Moments()]
+        statistics: list[Statistic] = [Moments()]
         if self.covariance:
-            kept.append(Comoments())
+            statistics.append(Comoments())
         if self.histogram is not None:
-            kept.append(Histogram(self.histogram))
+            statistics.append(Histogram(self.histogram))
         if self.keep_samples:
-            kept.append(Samples())
-        return tuple(kept)
+            statistics.append(Samples())
+        return tuple(statistics)
 
     def targets(self, outputs: Sequence[str]) -> dict[str, float] | None:
         """Return the standard error that each output is to reach, None where the number of trials is given.

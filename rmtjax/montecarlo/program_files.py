@@ -140,10 +140,10 @@ def _is_ours(value: Any) -> bool:
         return False
     if module.partition(".")[0] not in ("rmtjax", "jax", "numpy"):
         return False
-    found = sys.modules.get(module)
+    bound = sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is value
+        bound = getattr(bound, part, None)
+    return bound is value
 
 
 @functools.cache
@@ -194,7 +194,7 @@ class ProgramFiles:
         return cls(None if folder is None or "://" in folder else Path(folder) / _FOLDER, device)
 
     def name(self, parts: Any) -> str | None:
-        """Return the name of the program that is made of these parts, None where it must not be kept."""
+        """Return the name of the program that these parts make, None where it must not be kept."""
         source = None if self._folder is None else _source()
         if source is None:
             return None
@@ -211,7 +211,7 @@ class ProgramFiles:
         return f"executables/{fingerprint((text, alone, _versions(), self._circumstances))}"
 
     def find(self, name: str | None) -> bytes | None:
-        """Return the content of the file of either name, None if there is none that can be read."""
+        """Return the content of the file of either name, None if it cannot be read."""
         if name is None or self._folder is None:
             return None
         try:

@@ -213,8 +213,8 @@ class Programs:
         shape = tuple(axis.length for axis in plan.within.axes)
         options = {**self._options, **self._named(static)}
         draw = jax.jit(checked_draw(self._claim, self._sampler, plan.outputs, options, shape))
-        one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
-        needed = needs(lambda p, k, w: draw(wrapped(k), {**p, **w}), *one, self._within)
+        example = jax.tree.map(lambda v: v[0, 0], inputs[:2])
+        needed = needs(lambda p, k, w: draw(wrapped(k), {**p, **w}), *example, self._within)
         most = needed.at_once if device.platform == "cpu" else math.inf
         width = widest = whole_width(plan.block, min(self._width(static), most))
         budget = self._reserve(needed.pooled)
