@@ -112,7 +112,7 @@ def model_folder(model: str | os.PathLike = PACKAGED, *, adapter: bool = False) 
 
 @contextlib.contextmanager
 def called(argument: str) -> Iterator[None]:
-    """Let errors of other readers name the argument as it is called here."""
+    """Make errors of other readers name the argument by its name here."""
     try:
         yield
     except InputError as error:
@@ -137,7 +137,7 @@ def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
     A model of sentence-transformers is read with its other modules, whose tensors are named as in memory: `2.linear.weight`.
 
     Raises:
-        InputError: for a pickle, and for whatever is missing, truncated or something else.
+        InputError: for a pickle, and for anything that is missing, truncated or of another kind.
     """
     if path != PACKAGED and exists(path, argument) and (file := Path(path)).is_file():
         if file.suffix.lower() in _PICKLES:

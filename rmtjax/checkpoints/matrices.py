@@ -67,7 +67,7 @@ def natural_order(name: str) -> list:
 
 
 def read_config(folder: Path, argument: str) -> dict[str, Any] | None:
-    """Return what a model's `config.json` says; None if there is none.
+    """Return the content of a model's `config.json`; None without one.
 
     Raises:
         InputError: if it cannot be read.

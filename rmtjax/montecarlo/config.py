@@ -1,4 +1,4 @@
-"""What a run is asked for, checked once."""
+"""The settings of a run, checked once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RunConfig:
         covariance: whether to keep the covariance of the outputs, too.
         histogram: increasing bin edges, to count every output in them, too.
         keep_samples: whether to keep every sample, too.
-        store: a folder for a Zarr store, written chunk by chunk. One that exists must hold this very run, which then resumes.
+        store: a folder for a Zarr store, written chunk by chunk. One that exists must hold this run, which then resumes.
         memory: bytes that the run may use; by default 60 % of what is free.
         devices: the devices to use; by default all local ones.
         limits: sizes of chunks, calls and queues.

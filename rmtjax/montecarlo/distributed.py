@@ -129,7 +129,7 @@ def agree(error: Exception | None) -> None:
 
 
 def share(order: Sequence[int], compute: Callable[[list[int], Finished], Any], finished: Finished) -> None:
-    """Compute chunks together.
+    """Compute chunks together with the other processes.
 
     The i-th of n processes computes every n-th chunk, beginning with the i-th. A thread exchanges what is finished, in waves
     of a chunk from each, while the next ones are computed.

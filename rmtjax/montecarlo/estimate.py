@@ -1,4 +1,4 @@
-"""Estimate what a run would take, from drawing a little of it."""
+"""Estimates of what a run would take, from drawing a little of it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Estimate:
 
 
 def estimate(run: Run, seconds: float = 3.0) -> Estimate:
-    """Compile a run's programs, draw a little with each, and extrapolate. Nothing is stored.
+    """Return what a run would take, extrapolated from a few draws of each compiled program. Nothing is stored.
 
     Args:
         run: not executed yet.

@@ -34,7 +34,7 @@ Inputs = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """Compile and run programs in this thread with JAX's defaults and in double precision, whatever flags the user has set."""
+    """Compile and run programs in this thread with JAX's defaults and in double precision, regardless of the user's flags."""
     with pinned(), double(), jax.disable_jit(False):
         yield
 
@@ -209,7 +209,7 @@ class Program:
         return cls(compiled, device, _blank(inputs, about["capacity"]), about["alone"], data=data)
 
     def to_bytes(self) -> bytes | None:
-        """Return the program as bytes, None where there is no way to do so."""
+        """Return the program as bytes, None where it cannot be written."""
         return self._data
 
     def on(self, device: jax.Device) -> jax.stages.Compiled:

@@ -49,7 +49,7 @@ _VERSIONS = 3
 """Number of versions of the source whose programs stay on the disk."""
 
 _UNUSED_S = 60 * 86400.0
-"""An executable that is not used for so long is dropped, in seconds."""
+"""An executable that is unused for longer is dropped, in seconds."""
 
 _IRRELEVANT = (
     "cache",
@@ -66,7 +66,7 @@ _IRRELEVANT = (
 
 
 class Unknown(Exception):
-    """What a sampler is made of is not known well enough to name its programs."""
+    """A sampler has parts that are not known well enough to name its programs."""
 
 
 def fingerprint(value: Any) -> str:
@@ -227,7 +227,7 @@ class ProgramFiles:
             return None
 
     def write(self, name: str, content_name: str, data: bytes) -> None:
-        """Write a program under both its names, if the folder can be written, and drop what nobody uses any more."""
+        """Write a program under both its names, if the folder can be written, and drop unused ones."""
         try:
             for file, content in ((content_name, data), (name, content_name.encode("ascii"))):
                 path = self._folder / file
@@ -241,7 +241,7 @@ class ProgramFiles:
             _LOGGER.info("the program cannot be kept in %s: %s", self._folder, error)
 
     def _clean(self) -> None:
-        """Drop the names of old versions and executables that are not used; whatever has another name stays."""
+        """Drop the names of old versions and unused executables; files with other names stay."""
         versions = [path for path in self._folder.iterdir() if re.fullmatch("source-[0-9a-f]{16}", path.name)]
         old = [file for path in sorted(versions, key=_age)[_VERSIONS:] for file in path.iterdir()]
         unused = [file for file in (self._folder / "executables").iterdir() if _age(file) > _UNUSED_S]

@@ -73,7 +73,7 @@ class Rounds:
             self._fresh[chunk] = values
 
     def close(self) -> None:
-        """Take what the round has found and decide on the next; a damaged part of it leaves the round open."""
+        """Close the round and decide on the next from its results; a damaged part leaves the round open."""
         size = self._plan.chunk
         chunks = range(self._first_chunk, self._first_chunk + -(-len(self.tiles) // size))
         values = self._read(chunks)

@@ -128,7 +128,7 @@ def points(axes: Axes, x: Any, mean: Any, se: Any, colour: Any = INK, **options:
 
 
 def save(figure: Figure, path: str | os.PathLike) -> Path:
-    """Write a figure, the format told from the suffix, and return where. Folders are made as needed.
+    """Write a figure in the format of the suffix, and return its path. Folders are created as needed.
 
     Raises:
         InputError: if the suffix names no format that can be written.

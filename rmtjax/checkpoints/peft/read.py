@@ -107,7 +107,7 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
 
 
 def _check_wrapper(folder: Path, config: Mapping[str, Any], layer: LayerKeys, path: str, scale: float) -> None:
-    """Refuse a layer whose scale depends on whether a wrapper's name, which stands inside its own, was there in training."""
+    """Raise InputError if a layer's scale depends on whether a wrapper's name within its own was present in training."""
     if layer.wrapped is None:
         return
     wrapper = layer.wrapped.split(" ")[0]
