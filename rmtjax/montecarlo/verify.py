@@ -177,11 +177,11 @@ def _against_law(label: str, claim: Claim | None, result: xr.Dataset) -> list[_T
     return tests
 
 
-def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> list[_Tests]:
+def _against_each_other(claim: Claim, first: xr.Dataset, second: xr.Dataset) -> list[_Tests]:
     tests = []
     for name in first["output"].values:
-        a, b = first.sel(output=name), other.sel(output=name)
-        samples = [one[kind].values for one in (a, b) for kind in ("mean", "se", "trials")]
+        a, b = first.sel(output=name), second.sel(output=name)
+        samples = [result[kind].values for result in (a, b) for kind in ("mean", "se", "trials")]
         z, p, se = welch(*samples)
         tests.append(
             _Tests(
@@ -189,9 +189,9 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
                 erratum=claim.erratum,
                 output=str(name),
                 against=first.attrs["method"],
-                sampler=other.attrs["method"],
+                sampler=second.attrs["method"],
                 tests=z.size,
-                trials=other.attrs["trials_per_cell"],
+                trials=second.attrs["trials_per_cell"],
                 mean=b["mean"],
                 se=b["se"].copy(data=se),
                 expected=a["mean"],
