@@ -1,6 +1,6 @@
 """Checks of arguments that every room shares, so that a message has one form: `name = value: must be …`.
 
-A value that JAX traces has no number yet and passes; `is_traced` tells the two apart.
+A value that JAX traces has no number yet and passes; `is_traced` recognises it.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def numbers(
     """
     if is_traced(values):
         return
-    given = np.asarray(values, float)
-    bad = ~(np.isfinite(given) & _inside(given, low, high, open_low, open_high))
+    array = np.asarray(values, float)
+    bad = ~(np.isfinite(array) & _inside(array, low, high, open_low, open_high))
     if np.any(bad):
         allowed = interval("a finite number", low, high, open_low=open_low, open_high=open_high)
-        raise InputError(f"{name} = {float(given[bad][0]):g}: must be {allowed}")
+        raise InputError(f"{name} = {float(array[bad][0]):g}: must be {allowed}")
 
 
 def _inside(value: Any, low: float, high: float, open_low: bool, open_high: bool) -> Any:
@@ -125,7 +125,7 @@ def finite(name: str, array: Any) -> None:
 
 
 def one_of(what: str, name: Any, known: Iterable[str]) -> str:
-    """Return a name that is one of some.
+    """Return a name that is among the known ones.
 
     Raises:
         InputError: for any other value, with the nearest of the known names.

@@ -1,4 +1,4 @@
-"""What the package raises of its own."""
+"""The exceptions of the package."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class HostError(RuntimeError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C during a run; the message says what is done by then and how the run goes on."""
+    """Ctrl-C during a run; the message says what is done by then and how to resume the run."""
 
 
 @contextlib.contextmanager
 def stopping(how_far: Callable[[], str]) -> Iterator[None]:
-    """Let Ctrl-C say how far something has come."""
+    """Make Ctrl-C report the progress of a run."""
     try:
         yield
     except KeyboardInterrupt:
@@ -50,13 +50,13 @@ def shown(value: Any, limit: int = 60) -> str:
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first few of some names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    """Return the first few of some names, and the number of the others."""
+    remainder = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + remainder
 
 
 def unknown(what: str, name: Any, known: Iterable[str]) -> InputError:
-    """The error for a name that does not exist, with the nearest that does."""
+    """Return the error for an unknown name, with the nearest known one."""
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if isinstance(name, str) else []
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -38,7 +38,7 @@ LOCK = ".lock"
 
 
 def prepare_folder(name: str, path: str | os.PathLike) -> Path:
-    """Make a folder to write into, before there is anything to lose.
+    """Return a folder to write into, created before anything is computed.
 
     Raises:
         InputError: naming the argument, if it cannot be made or written to.

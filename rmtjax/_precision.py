@@ -37,13 +37,13 @@ def double() -> Iterator[None]:
 
 @contextlib.contextmanager
 def single() -> Iterator[None]:
-    """Compute in float32 as JAX does by default. How precise products are is left to the user and the device."""
+    """Compute in float32 as JAX does by default. The precision of products is left to the user and the device."""
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 def as_array(name: str, values: list | tuple) -> Any:
-    """Numbers in lists, or lists of them, as an array.
+    """Return numbers in lists, or lists of them, as an array.
 
     Raises:
         InputError: naming the argument, if they are none or are ragged.
@@ -91,11 +91,11 @@ def float64(
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        given = signature.bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
         with double():
-            for name, value in given.arguments.items():
+            for name, value in bound.arguments.items():
                 if name not in keep:
-                    given.arguments[name] = _converted(name, value, name in trees)
-            return function(*given.args, **given.kwargs)
+                    bound.arguments[name] = _converted(name, value, name in trees)
+            return function(*bound.args, **bound.kwargs)
 
     return wrapped

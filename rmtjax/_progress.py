@@ -36,12 +36,12 @@ is called with a `Progress` after every step."""
 
 
 class Reporter:
-    """Tells a terminal or a function how far a call has come; used in a `with` statement.
+    """Reports the progress of a call to a terminal or a function; used in a `with` statement.
 
     Args:
         total: how much there is to do.
         label: what is running.
-        progress: whom to tell.
+        progress: receiver of the reports.
         unit: what is counted.
 
     Raises:
@@ -90,15 +90,15 @@ class Reporter:
             self._bar.stop()
 
     def advance(self, count: int, note: str | None = None) -> None:
-        """Count what has been finished since the last call, and say what that was."""
+        """Count what has been finished since the last call, and report it."""
         self.show(self._now.done + count, self._now.total, note)
 
     def note(self, text: str) -> None:
-        """Say what is being done, in a few words."""
+        """Report the present step in a few words."""
         self.show(self._now.done, self._now.total, text)
 
     def show(self, done: int, total: int, note: str | None = None) -> None:
-        """Set how much is done, of how much, and what is being done."""
+        """Report how much is done, of how much, and the present step."""
         note = self._now.note if note is None else note
         self._now = Progress(done, total, self._now.unit, note)
         if self._tell is not None:

@@ -21,9 +21,10 @@ _PACKAGES = ("rmtjax", "jax", "jaxlib", "numpy")
 @functools.cache
 def commit() -> str:
     """Return the commit of the checkout that the package runs from, with ``+`` if files differ; empty outside of one."""
-    here = Path(__file__).parent
-    ask = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    ours = ["git", "-C", str(here), "ls-files", "--error-unmatch", "__init__.py"]  # not a user's, whose .venv we are in
+    package = Path(__file__).parent
+    ask = ["git", "-C", str(package), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    # The checkout must be the package's own, not that of a user whose .venv holds the package.
+    ours = ["git", "-C", str(package), "ls-files", "--error-unmatch", "__init__.py"]
     try:
         subprocess.run(ours, capture_output=True, timeout=5, check=True)
         return subprocess.run(ask, capture_output=True, text=True, timeout=5, check=True).stdout.strip()

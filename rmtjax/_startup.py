@@ -22,7 +22,7 @@ __all__ = [
 
 
 def device_for_each_core() -> None:
-    """Let JAX see each processor core as a device, unless the user has said how many it should see.
+    """Let JAX see each processor core as a device, unless the user has set their number.
 
     A core with a share of the batch of its own is faster than all cores together on one product after the other.
     """
@@ -36,7 +36,7 @@ def device_for_each_core() -> None:
 
 
 def cache_folder() -> str:
-    """Where compiled programs are kept. They are good for one kind of processor, and a home folder may be shared by several."""
+    """Return the folder of compiled programs: one for each kind of processor, as several may share a home folder."""
     from platformdirs import user_cache_dir
 
     features = zlib.crc32(processor_features().encode())
@@ -44,7 +44,7 @@ def cache_folder() -> str:
 
 
 def keep_programs() -> None:
-    """Let JAX keep what it compiles for the next command, unless the user has said where it should."""
+    """Let JAX keep compiled programs for the next command, unless the user has chosen a folder."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
     # A law is many small programs, each of which takes longer to compile than to load.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -54,7 +54,7 @@ _PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
 
 
 def choose_platform(platform: str | None, devices: int | None) -> None:
-    """Say which devices JAX should start, before it does.
+    """Choose the devices that JAX is to start, before it does.
 
     Args:
         platform: cpu, gpu, cuda, rocm or tpu; None for what JAX prefers.
@@ -78,7 +78,7 @@ def choose_platform(platform: str | None, devices: int | None) -> None:
 
 
 def chosen_devices(platform: str | None, devices: int | None) -> list | None:
-    """The local devices that were chosen, None for all.
+    """Return the local devices that were chosen, None for all.
 
     Raises:
         InputError: if there are none, or fewer.
@@ -88,13 +88,13 @@ def chosen_devices(platform: str | None, devices: int | None) -> list | None:
     import jax
 
     try:
-        found = jax.local_devices()
+        local = jax.local_devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts that there is a backend
         reason = (str(error).splitlines() or ["it does not start"])[0]
         raise InputError(f"platform = {platform!r}: JAX cannot use it here ({reason})") from None
-    if devices is not None and devices > len(found):
-        raise InputError(f"devices = {devices}: there are {len(found)} ({found[0].platform})")
-    return found[:devices]
+    if devices is not None and devices > len(local):
+        raise InputError(f"devices = {devices}: there are {len(local)} ({local[0].platform})")
+    return local[:devices]
 
 
 _HEARTBEAT_S = 30
@@ -102,7 +102,7 @@ _HEARTBEAT_S = 30
 
 
 def join_hosts(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
-    """Make this process one of several, and say whether it is the first, which writes and prints.
+    """Join this process to the others of a run, and return whether it is the first, which writes and prints.
 
     Args:
         coordinator: host:port where process 0 listens; "auto" where JAX finds it by itself (SLURM, Open MPI, Kubernetes, TPU
@@ -112,9 +112,9 @@ def join_hosts(coordinator: str | None, num_processes: int | None, process_id: i
     Raises:
         InputError: for arguments that do not fit together, or if the others cannot be reached.
     """
-    given = {"num-processes": num_processes, "process-id": process_id}
+    numbers = {"num-processes": num_processes, "process-id": process_id}
     if coordinator is None:
-        for name, value in given.items():
+        for name, value in numbers.items():
             if value is not None:
                 raise InputError(f"{name} = {value}: needs --coordinator HOST:PORT, or auto")
         return True
@@ -125,7 +125,7 @@ def join_hosts(coordinator: str | None, num_processes: int | None, process_id: i
         if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
             raise InputError(f"coordinator = {coordinator!r}: must be HOST:PORT, or auto")
         address = coordinator
-        for name, value in given.items():
+        for name, value in numbers.items():
             if value is None:
                 raise InputError(f"{name} is missing: --coordinator {coordinator} needs it")
     if num_processes is not None and num_processes < 1:

@@ -34,20 +34,20 @@ def _prints(character: str) -> bool:
     return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
-def _json_escape(found: re.Match[str]) -> str:
-    units = found.group().encode("utf-16-be", "surrogatepass")
+def _json_escape(match: re.Match[str]) -> str:
+    units = match.group().encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i] << 8 | units[i + 1]:04x}" for i in range(0, len(units), 2))
 
 
 def visible_json(text: str) -> str:
-    """JSON of the same content in which a character that does not print is its escape; line breaks between items stay."""
+    """Return JSON of the same content with unprintable characters escaped; line breaks between items stay."""
     if text.replace("\n", "").isprintable():
         return text
     return re.sub(r"[^\n -~]", lambda c: c.group() if _prints(c.group()) else _json_escape(c), text)
 
 
 def ascii_json(text: str) -> str:
-    """JSON of the same content in ASCII alone."""
+    """Return JSON of the same content in ASCII alone."""
     return text if text.isascii() else re.sub(r"[^\x00-\x7f]", _json_escape, text)
 
 
@@ -62,7 +62,7 @@ def prepare_streams() -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error; one that nobody reads is lost."""
+    """Write a line to standard error; without a reader it is lost."""
     with contextlib.suppress(OSError):
         print(visible(text), file=sys.stderr, flush=True)
 

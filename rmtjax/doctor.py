@@ -177,9 +177,9 @@ def examine(root: str | os.PathLike = "/") -> Diagnosis:
     )
 
     cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder())
-    there = next(p for p in (cache, *cache.parents) if p.exists())
+    existing = next(p for p in (cache, *cache.parents) if p.exists())
     facts["compiled programs"] = f"kept in {cache}"
-    if not _can_be_written(there):
+    if not _can_be_written(existing):
         problems.append(Problem(f"{cache} cannot be written", "JAX_COMPILATION_CACHE_DIR=FOLDER names another"))
     free = shutil.disk_usage(".").free
     facts["disk"] = f"{_amount(free)} free here"

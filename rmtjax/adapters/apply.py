@@ -72,7 +72,7 @@ def apply_adapters(
         UserWarning: if a pattern also names modules with weights that are no dense layers, or an end matches none.
 
     Examples:
-        A layer of one's own is called itself, with all of its arguments; only its kernel is another:
+        A custom layer's own method is called, with all of its arguments; only its kernel differs:
 
         >>> from flax import nnx
         >>> import jax.numpy as jnp
@@ -96,8 +96,8 @@ def apply_adapters(
         plain = value.item() if isinstance(value, (np.generic, jax.Array)) and value.ndim == 0 else value
         kinds = {"alpha": bool, "rank": int, "seed": int}.get(name, (int, float, type(None)))
         if not isinstance(plain, kinds) or (name != "alpha" and isinstance(plain, bool)):
-            what = {"alpha": "True or False", "lora_alpha": "a number"}.get(name, "a whole number")
-            raise InputError(f"{name} = {shown(value)}: must be {what}")
+            allowed = {"alpha": "True or False", "lora_alpha": "a number"}.get(name, "a whole number")
+            raise InputError(f"{name} = {shown(value)}: must be {allowed}")
         plains[name] = plain
     alpha, rank, lora_alpha, seed = plains.values()
     if not -(2**63) <= seed < 2**63:
@@ -141,13 +141,13 @@ def apply_adapters(
     a, key = float(rank) if lora_alpha is None else float(lora_alpha), key_of(seed % 2**32)
     adapted = {}
     for i, path in enumerate(dict.fromkeys([*targets, *scaled])):
-        layer, own = targets.get(path, scaled.get(path)), None
+        layer, update = targets.get(path, scaled.get(path)), None
         if path in targets:
             kernel, fold = matrix_of(layer), jax.random.fold_in(key, i)
             with pinned():
-                own = FullUpdate(kernel) if full else make_update(adapter, kernel, rank, a, fold, dotted(path))
-            own = shard_update(layer, own)
+                update = FullUpdate(kernel) if full else make_update(adapter, kernel, rank, a, fold, dotted(path))
+            update = shard_update(layer, update)
         vector = vectors[path[: len(path) - SHARING[alpha_share]]] if path in scaled else None
-        adapted[path] = AdaptedLinear(layer, own, vector)
+        adapted[path] = AdaptedLinear(layer, update, vector)
     exchange(model, adapted)
     retype(marked, TrainedParam)

@@ -50,8 +50,8 @@ def check_dense(layer: DenseLayer, where: str) -> None:
     kernel, (inputs, outputs) = layer.kernel[...], _features(layer)
     if kernel.shape != (*inputs, *outputs):
         stacked = kernel.ndim > len(inputs) + len(outputs)
-        what = "is a stack of layers, its kernel" if stacked else "is no plain matrix product, its kernel"
-        raise InputError(f"{where} {what} has shape {kernel.shape}, that of one layer is {(*inputs, *outputs)}")
+        problem = "is a stack of layers, its kernel" if stacked else "is no plain matrix product, its kernel"
+        raise InputError(f"{where} {problem} has shape {kernel.shape}, that of one layer is {(*inputs, *outputs)}")
     if kernel.dtype.name not in _FLOATS:
         raise InputError(f"{where} has a kernel of type {kernel.dtype.name}, must be one of {', '.join(_FLOATS)}")
     raw = layer.kernel.get_metadata()
@@ -199,18 +199,18 @@ class AdaptedLinear(nnx.Module):
             options.pop("out_sharding")
         if args or options or not _is_plain(base):
             return self._through_base(inputs, *args, **options)
-        own = matrix_of(base)
+        matrix = matrix_of(base)
         bias = None if base.bias is None else base.bias[...]
-        x, _, bias = base.promote_dtype((inputs, own, bias), dtype=base.dtype)
+        x, _, bias = base.promote_dtype((inputs, matrix, bias), dtype=base.dtype)
         general = isinstance(base, nnx.LinearGeneral)
         if general:
-            x = x.reshape(*x.shape[: x.ndim - len(base.axis)], len(own))
+            x = x.reshape(*x.shape[: x.ndim - len(base.axis)], len(matrix))
         if self.is_merged or self.update is None:
-            kernel = self.merged_kernel[...] if self.is_merged else self._scaled(own)
+            kernel = self.merged_kernel[...] if self.is_merged else self._scaled(matrix)
             y = x @ kernel.astype(x.dtype)
         else:
-            # α meets the weights in their own precision: in half of it, most of its steps from 1 would be rounded away.
-            y = self.update(x, own, None if self.alpha is None else self.alpha[...])
+            # α scales the weights in their own precision: in half of it, most of its steps from 1 would be rounded away.
+            y = self.update(x, matrix, None if self.alpha is None else self.alpha[...])
         if general:
             y = y.reshape(*y.shape[:-1], *base.out_features)
         return y if bias is None else y + bias
@@ -315,7 +315,7 @@ def _flattened(names: Any, layer: DenseLayer) -> dict[str | None, Any]:
 
 
 def sharded_like(layer: DenseLayer, variable: nnx.Variable, sides: tuple[str | None, ...]) -> nnx.Variable:
-    """Return a variable sharded as the kernel of a layer is, in its metadata and where its array lies.
+    """Return a variable sharded as the kernel of a layer is, in its metadata and in the placement of its array.
 
     Args:
         layer: a dense layer.
@@ -326,9 +326,9 @@ def sharded_like(layer: DenseLayer, variable: nnx.Variable, sides: tuple[str | N
     names, changes = metadata.get("out_sharding"), {}
     if names is not None:
         spec = names.spec if isinstance(names, NamedSharding) else names
-        own = [_flattened(tuple(spec), layer)[side] for side in sides]
-        own = tuple(own) if type(names) is tuple else PartitionSpec(*own)
-        changes["out_sharding"] = NamedSharding(names.mesh, own) if isinstance(names, NamedSharding) else own
+        sharding = [_flattened(tuple(spec), layer)[side] for side in sides]
+        sharding = tuple(sharding) if type(names) is tuple else PartitionSpec(*sharding)
+        changes["out_sharding"] = NamedSharding(names.mesh, sharding) if isinstance(names, NamedSharding) else sharding
         changes |= {name: metadata[name] for name in ("mesh", "sharding_rules") if name in metadata}
     if _is_placed(kernel) and _is_concrete(value):
         axes = _flattened(tuple(kernel.sharding.spec), layer)

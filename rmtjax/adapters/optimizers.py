@@ -164,7 +164,7 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _leaf_name(path: tuple) -> str:
-    """Return the dotted name of a leaf, whatever the tree is made of."""
+    """Return the dotted name of a leaf of any tree."""
     parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
     return ".".join(parts[:-1] if parts[-1] in ("value", "raw_value") and len(parts) > 1 else parts)
 
@@ -172,9 +172,9 @@ def _leaf_name(path: tuple) -> str:
 def project_spectral_norm(model: nnx.Module, limits: Mapping[str, float]) -> optax.GradientTransformation:
     r"""Keep what adapters add below a limit for each layer, :math:`\|\Delta W\|_2 \le \ell`, whatever an optimiser wants.
 
-    Goes last in a chain: the step is changed so that after it the bound holds. Of LoRA's and DoRA's update the singular
-    values above the limit are cut to it, which is the projection; the parameters of the other adapters are scaled down
-    together. α is not touched, and DoRA's bound is that of BA before rows are rescaled.
+    It goes last in a chain: the step is changed so that the bound holds after it. Singular values of LoRA's and DoRA's update
+    above the limit are cut to it, which is the projection; the parameters of the other adapters are scaled down together.
+    α is not touched, and DoRA's bound is that of BA before rows are rescaled.
 
     Args:
         model: with adapters.
@@ -195,16 +195,16 @@ def project_spectral_norm(model: nnx.Module, limits: Mapping[str, float]) -> opt
             raise InputError(f"limits: {path} is no layer with an adapter")
         if not (isinstance(limit, numbers.Real) and limit > 0):
             raise InputError(f"limits: {path} = {shown(limit)}: must be above 0")
-        own = layers[path].update
-        if isinstance(own, OrthogonalLoRA):
-            strength = abs(own.scale / own.rank)
+        update = layers[path].update
+        if isinstance(update, OrthogonalLoRA):
+            strength = abs(update.scale / update.rank)
             if strength > limit:
                 raise InputError(
                     f"limits: {path}: an orthogonal adapter's singular values all are a/r = {strength:g}, the"
                     f" limit is {limit:.3g}; a smaller scale keeps it"
                 )
             continue
-        graph, state = nnx.split(own)
+        graph, state = nnx.split(update)
         parts[path] = (graph, nnx.to_flat_state(state), float(limit))
 
     def init_fn(params: optax.Params) -> optax.EmptyState:
@@ -216,11 +216,11 @@ def project_spectral_norm(model: nnx.Module, limits: Mapping[str, float]) -> opt
         flat, tree = jax.tree_util.tree_flatten_with_path(params)
         where = {_leaf_name(path): i for i, (path, _) in enumerate(flat)}
         steps = jax.tree.leaves(updates)
-        for path, (graph, own, limit) in parts.items():
-            at = {name[0]: where.get(f"{path}.update.{name[0]}") for name, _ in own}
+        for path, (graph, variables, limit) in parts.items():
+            at = {name[0]: where.get(f"{path}.update.{name[0]}") for name, _ in variables}
             moved = [
                 (name, variable if at[name[0]] is None else variable.replace(flat[at[name[0]]][1] + steps[at[name[0]]]))
-                for name, variable in own
+                for name, variable in variables
             ]
             for name, value in nnx.merge(graph, nnx.from_flat_state(moved)).bounded(limit).items():
                 if at[name] is None:

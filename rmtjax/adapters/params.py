@@ -24,7 +24,7 @@ class AlphaParam(nnx.Param):
 
 
 class AdapterConstant(nnx.Variable):
-    """What an adapter remembers and nobody trains."""
+    """State of an adapter that is not trained."""
 
 
 TRAINABLE = nnx.Any(AdapterParam, TrainedParam)

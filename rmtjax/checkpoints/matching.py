@@ -22,9 +22,9 @@ def _end(name: str) -> str:
 
 
 def _same_end(one: str, other: str) -> bool:
-    """Return whether two dotted names are one, up to leading parts that one of them lacks (`bert.encoder…`, `encoder…`).
+    """Return whether two dotted names are equal up to leading parts that one of them lacks (`bert.encoder…`, `encoder…`).
 
-    Parts that say another tower are not lacking: they are another layer.
+    Names of different towers are different layers.
     """
     longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
     return longer.endswith(f".{shorter}") and tower(longer[: -len(shorter)]) in (None, "text", tower(shorter))
@@ -36,11 +36,11 @@ def match_names(
     argument: str,
     narrowed: Callable[[str, list[str]], list[str]] = lambda key, candidates: candidates,
 ) -> dict[str, str]:
-    """Return for each item the key of the other side's weight that is the same layer, where there is one.
+    """Return for each item the key of the other side's weight that is the same layer, if any.
 
-    The first of these ways that finds any decides: the same name; the same name in memory; the same but for leading components
-    `model`; but for those of a tower; but for leading parts that one side lacks. A name that does not say a tower is never taken
-    for one of a vision or audio tower, unless that tower is the whole model.
+    The first of these ways that finds a match decides: the same name; the same name in memory; the same but for leading
+    components `model`; but for those of a tower; but for leading parts that one side lacks. A name without a tower never matches
+    one of a vision or audio tower, unless that tower is the whole model.
 
     Args:
         items, others: the two sides.
@@ -51,36 +51,36 @@ def match_names(
         InputError: if more than one is left, or two items are left with the same.
     """
     exact: list[dict[str, list[Names]]] = [{}, {}, {}, {}, {}]
-    for other in others:
+    for weight in others:
         ways = (
-            other.plain,
-            other.memory,
-            reduced_names(other.memory)[0],
-            _without_towers(other.memory),
-            _end(other.memory),
+            weight.plain,
+            weight.memory,
+            reduced_names(weight.memory)[0],
+            _without_towers(weight.memory),
+            _end(weight.memory),
         )
         for table, name in zip(exact, ways, strict=True):
-            table.setdefault(name, []).append(other)
-    whole = {tower(other.memory) for other in others}
+            table.setdefault(name, []).append(weight)
+    towers = {tower(weight.memory) for weight in others}
 
     def candidates(item: Names) -> Iterable[list[Names]]:
         yield exact[0].get(item.plain, [])
         yield [*exact[1].get(item.plain, []), *exact[1].get(item.memory, [])]
         yield exact[2].get(reduced_names(item.memory)[0], [])
-        own = tower(item.memory)
+        item_tower = tower(item.memory)
         alike = exact[3].get(_without_towers(item.memory), [])
-        if own is None:
-            sure = [other for other in alike if tower(other.memory) in (None, "text")]
-            yield alike if sure or len(whole) == 1 else []
+        if item_tower is None:
+            sure = [weight for weight in alike if tower(weight.memory) in (None, "text")]
+            yield alike if sure or len(towers) == 1 else []
         else:
-            without = [other for other in alike if tower(other.memory) is None]
-            yield without if own == "text" or whole == {None} else []
-        yield [other for other in exact[4].get(_end(item.memory), []) if _same_end(item.memory, other.memory)]
+            without = [weight for weight in alike if tower(weight.memory) is None]
+            yield without if item_tower == "text" or towers == {None} else []
+        yield [weight for weight in exact[4].get(_end(item.memory), []) if _same_end(item.memory, weight.memory)]
 
-    found: dict[str, str] = {}
+    matches: dict[str, str] = {}
     for item in items:
         for several in candidates(item):
-            keys = list(dict.fromkeys(other.key for other in several))
+            keys = list(dict.fromkeys(weight.key for weight in several))
             if len(keys) > 1:
                 keys = narrowed(item.key, keys) or keys
             if len(keys) > 1:
@@ -88,16 +88,16 @@ def match_names(
                     f"{argument}: {item.key} could be any of {listed(keys)} (layers can name the one that is meant)"
                 )
             if keys:
-                found[item.key] = keys[0]
+                matches[item.key] = keys[0]
                 break
-    taken: dict[str, str] = {}
+    item_of: dict[str, str] = {}
     direct = {item.key: item.plain for item in items}
-    plain_of = {other.key: other.plain for other in others}
-    for key, other in sorted(found.items(), key=lambda pair: direct[pair[0]] != plain_of[pair[1]]):
-        if taken.setdefault(other, key) == key:
+    plain_of = {weight.key: weight.plain for weight in others}
+    for key, weight_key in sorted(matches.items(), key=lambda pair: direct[pair[0]] != plain_of[pair[1]]):
+        if item_of.setdefault(weight_key, key) == key:
             continue
-        if direct[taken[other]] == plain_of[other]:  # that one has the very name, this one is another layer
-            del found[key]
+        if direct[item_of[weight_key]] == plain_of[weight_key]:  # the name is equal, so this is another layer
+            del matches[key]
         else:
-            raise InputError(f"{argument}: {other} could be either of {listed([taken[other], key])}")
-    return {item.key: found[item.key] for item in items if item.key in found}
+            raise InputError(f"{argument}: {weight_key} could be either of {listed([item_of[weight_key], key])}")
+    return {item.key: matches[item.key] for item in items if item.key in matches}

@@ -67,7 +67,7 @@ def natural_order(name: str) -> list:
 
 
 def read_config(folder: Path, argument: str) -> dict[str, Any] | None:
-    """Return what a model's `config.json` says; None if there is none.
+    """Return the content of a model's `config.json`; None without one.
 
     Raises:
         InputError: if it cannot be read.
@@ -151,7 +151,7 @@ class Checkpoint:
         for factors in _FACTORS:
             for factor in factors:
                 if name.endswith(factor):
-                    return all(f"{name.removesuffix(factor)}{one}" in self.tensors for one in factors)
+                    return all(f"{name.removesuffix(factor)}{sibling}" in self.tensors for sibling in factors)
         return False
 
     def names(self, name: str) -> Names:
@@ -183,7 +183,7 @@ class Checkpoint:
 
     @property
     def adds_transposed(self) -> bool:
-        """Whether PEFT adds the transposed of BA to a stack of experts' matrices, if shapes do not tell."""
+        """Whether PEFT adds the transposed of BA to a stack of experts' matrices, where shapes do not decide."""
         return self._is_one_of(_ADDS_TRANSPOSED)
 
     def _is_one_of(self, kinds: tuple[str, ...]) -> bool:

@@ -61,9 +61,9 @@ def without_wrappers(name: str) -> tuple[str, list[str]]:
     >>> without_wrappers("module.base_model.model.model.layers.0._orig_mod.q_proj.weight")
     ('model.layers.0.q_proj.weight', ['_orig_mod'])
     """
-    rest = name[_LEADING.match(name).end() :] if _LEADING.match(name) else name
-    inside = [match[1] for match in _INNER.finditer(rest)]
-    return _INNER.sub("", rest), inside
+    stripped = name[_LEADING.match(name).end() :] if _LEADING.match(name) else name
+    inside = [match[1] for match in _INNER.finditer(stripped)]
+    return _INNER.sub("", stripped), inside
 
 
 @functools.lru_cache(1 << 17)
@@ -105,7 +105,7 @@ class Names(NamedTuple):
     """What one weight is called.
 
     Attributes:
-        key: what tells it from all others of its side.
+        key: its identifier, unique on its side.
         plain: its name in the file, without wrappers.
         memory: its name in memory.
     """
@@ -124,7 +124,7 @@ class InMemory(NamedTuple):
         part, parts: which of how many equal blocks of rows of the tensor in memory it is, if several are put together.
         split: names of the tensors in memory that its rows are split into, in equal blocks; empty if it is one.
         transposed: whether the two last dimensions change places.
-        unknown: the operation that is not followed here, if there is one.
+        unknown: the operation that is not followed here, if any.
     """
 
     name: str
@@ -168,8 +168,8 @@ class _Scoped(NamedTuple):
     def start(self, name: str) -> int | None:
         """Return where in a name the part begins that the rules look at; None if they do not apply."""
         if self.components is not None:
-            found = self.components.search(name)
-            return None if found is None else found.end()
+            match = self.components.search(name)
+            return None if match is None else match.end()
         if self.prefix and name.startswith(f"{self.prefix}."):
             return len(self.prefix) + 1
         return 0

@@ -1,4 +1,4 @@
-"""Quantised weights, told from plain ones by the names and types of their tensors; none is read as numbers.
+"""Quantised weights, recognised by the names and types of their tensors; none is read as numbers.
 
 A quantised matrix is several tensors of one module: packed integers and the tables that turn them back (scales, zero points,
 codebooks). Neither are weights: integers are not, and a table of scales that is shaped like a matrix is none.
@@ -113,10 +113,10 @@ def quantized_tensors(kinds_of: Mapping[str, str]) -> tuple[dict[str, str], dict
         method = f"quantised in a format that is not known here ({last} of type {kind}); give the checkpoint in 16 or 32 bits"
         weights_of.setdefault(module, method)
         tensors[name] = method
-        for other in members.get(module, []):
-            below = other[len(module) + 1 :]
-            if other not in tensors and re.fullmatch(
+        for member in members.get(module, []):
+            below = member[len(module) + 1 :]
+            if member not in tensors and re.fullmatch(
                 r"(weight[.:])?(?!weight$|bias$)[^.]+|\w*centroids\.weight", below
             ):
-                tensors[other] = f"a table of {module}, which is {method}"
+                tensors[member] = f"a table of {module}, which is {method}"
     return tensors, weights_of

@@ -1,4 +1,4 @@
-"""What an adapter does to the matrices of a base: the share that each of its layers has in them."""
+"""The effect of an adapter on the matrices of a base: the share that each of its layers has in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Share(NamedTuple):
 
     Attributes:
         layer: the adapter's.
-        expert, experts: which one of a stack of how many it is; None and 1 if it is no stack.
+        expert, experts: index within a stack, and the size of the stack; None and 1 if it is no stack.
         rows: rows of the layer's matrix in memory that the file's matrix holds, (first, end); None for all.
         within: rows of the file's matrix that these are, (first, end); None for all.
         turned: whether the file keeps the transposed of what the layer's BA adds to.
@@ -45,14 +45,14 @@ class Share(NamedTuple):
         return layer if self.expert is None else layer.expert(self.expert, self.experts)
 
     def stored(self, b: np.ndarray, a: np.ndarray, stored: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return factors of what BA adds to a matrix of this shape as the file stores it."""
+        """Return the factors of BA's change of a matrix of this shape as the file stores it."""
         left, right = (a.T, b.T) if self.turned else (b, a)
         if self.rows is not None:
             left = left[slice(*self.rows)]
         if self.within is not None:
-            whole = np.zeros((stored[0], left.shape[1]), left.dtype)
-            whole[slice(*self.within)] = left
-            left = whole
+            padded = np.zeros((stored[0], left.shape[1]), left.dtype)
+            padded[slice(*self.within)] = left
+            left = padded
         return left, right
 
     def in_memory(self, left: np.ndarray, right: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,9 +60,9 @@ class Share(NamedTuple):
         if self.within is not None:
             left = left[slice(*self.within)]
         if self.rows is not None:
-            whole = np.zeros((rows, left.shape[1]), left.dtype)
-            whole[slice(*self.rows)] = left
-            left = whole
+            padded = np.zeros((rows, left.shape[1]), left.dtype)
+            padded[slice(*self.rows)] = left
+            left = padded
         return (right.T, left.T) if self.turned else (left, right)
 
 
@@ -84,8 +84,8 @@ def _targets(base: Checkpoint) -> dict[str, _Target]:
 def _plain(target: _Target) -> str:
     """Return the name that a tensor has in the file, if it is one tensor there."""
     tensors = {plain_name(matrix.tensor) for matrix, _ in target.made_of}
-    whole = all(place.parts == 1 and not place.split and place.expert is None for _, place in target.made_of)
-    return tensors.pop() if len(tensors) == 1 and whole else target.name
+    is_whole = all(place.parts == 1 and not place.split and place.expert is None for _, place in target.made_of)
+    return tensors.pop() if len(tensors) == 1 and is_whole else target.name
 
 
 def _expert(matrix: Matrix, place: InMemory) -> int | None:
@@ -126,7 +126,7 @@ class _Target(NamedTuple):
     def shares(
         self, key: str, layer: PeftLayer, base: Checkpoint, may_turn: Callable[[str], bool]
     ) -> dict[str, Share] | str:
-        """Return what a layer does to each of the matrices, by their names; or why that cannot be told.
+        """Return a layer's share in each of the matrices, by their names; or the reason why it is unknown.
 
         Raises:
             ValueError: with both shapes, if they do not fit.
@@ -183,34 +183,36 @@ def match_whole(
     argument: str,
     narrowed: Callable[[list[str]], list[str]],
 ) -> tuple[dict[str, list[Whole]], dict[str, str]]:
-    """Find which matrices of a base an adapter holds whole (`modules_to_save`).
+    """Return the matrices of a base that an adapter holds whole (`modules_to_save`), and the tensors that match none.
 
     Args:
         base, adapter, argument, narrowed: see `match_adapter`.
         own: the tensors in question, name → key.
 
     Returns:
-        What is held of each matrix of the base; and tensors that are none, with the reason, "" if the base has no such one.
+        Pieces by matrix of the base; and the reason by unmatched tensor, "" if the base has no such weight.
     """
     targets = _targets(base)
     others = [Names(name, _plain(target), name) for name, target in targets.items()]
 
-    def left(_: str, candidates: list[str]) -> list[str]:
+    def remaining(_: str, candidates: list[str]) -> list[str]:
         return [c for c in candidates if narrowed([matrix.name for matrix, _ in targets[c].made_of])]
 
-    found = match_names([base.names(name) for name in own], others, argument, left)
-    whole: dict[str, list[Whole]] = {}
+    target_of = match_names([base.names(name) for name in own], others, argument, remaining)
+    held: dict[str, list[Whole]] = {}
     missing: dict[str, str] = {}
     for name, key in own.items():
-        if name not in found:
+        if name not in target_of:
             missing[name] = ""
             continue
-        target = targets[found[name]]
+        target = targets[target_of[name]]
         stacked = _expert(*target.made_of[0]) is not None
-        shape = (target.experts,) * stacked + target.shape(*target.made_of[0])
-        given = adapter.tensors.shape(key)
-        if given != shape or any(place.unknown or (place.transposed and place.split) for _, place in target.made_of):
-            missing[name] = f"of shape {list(given)}, in the base {list(shape)}"
+        base_shape = (target.experts,) * stacked + target.shape(*target.made_of[0])
+        adapter_shape = adapter.tensors.shape(key)
+        if adapter_shape != base_shape or any(
+            place.unknown or (place.transposed and place.split) for _, place in target.made_of
+        ):
+            missing[name] = f"of shape {list(adapter_shape)}, in the base {list(base_shape)}"
             continue
         for matrix, place in target.made_of:
             n = matrix.stored[1] if place.transposed else matrix.stored[0]
@@ -219,8 +221,8 @@ def match_whole(
             size = n // max(len(place.split), 1)
             within = (which * size, (which + 1) * size) if place.split else None
             piece = Whole(key, _expert(matrix, place) if stacked else None, rows, within, place.transposed)
-            whole.setdefault(matrix.name, []).append(piece)
-    return whole, missing
+            held.setdefault(matrix.name, []).append(piece)
+    return held, missing
 
 
 class Adapted(NamedTuple):
@@ -228,7 +230,7 @@ class Adapted(NamedTuple):
 
     Attributes:
         shares: of each matrix, by its name.
-        layers: the adapter's layers, each with the parameter that it turned out to be of.
+        layers: the adapter's layers, each with the parameter that it updates.
         missing: layers that are not among the shares, and why; "" if the base has no such weight.
     """
 
@@ -245,7 +247,7 @@ def match_adapter(
     narrowed: Callable[[list[str]], list[str]],
     may_turn: Callable[[str], bool],
 ) -> Adapted:
-    """Find what an adapter does to the matrices of a base.
+    """Return the shares of an adapter's layers in the matrices of a base.
 
     Args:
         base, adapter: the two.
@@ -262,16 +264,16 @@ def match_adapter(
     layers = dict(adapter.layers)
     names = {key: layer.module or key for key, layer in layers.items()}
 
-    def matched(wanted: Mapping[str, str]) -> dict[str, str]:
-        """Return the target of each wanted name that has one; the values of `wanted` are the layers whose shapes must fit."""
+    def matched(key_of: Mapping[str, str]) -> dict[str, str]:
+        """Return the target of each name that has one; the values of `key_of` are the layers whose shapes must fit."""
 
-        def left(name: str, candidates: list[str]) -> list[str]:
-            asked = [c for c in candidates if narrowed([matrix.name for matrix, _ in targets[c].made_of])] or candidates
-            return [c for c in asked if targets[c].fits(layers[wanted[name]])] or asked
+        def remaining(name: str, candidates: list[str]) -> list[str]:
+            kept = [c for c in candidates if narrowed([matrix.name for matrix, _ in targets[c].made_of])] or candidates
+            return [c for c in kept if targets[c].fits(layers[key_of[name]])] or kept
 
-        return match_names([base.names(name) for name in wanted], others, argument, left)
+        return match_names([base.names(name) for name in key_of], others, argument, remaining)
 
-    found: dict[str, str] = {}
+    target_of: dict[str, str] = {}
     modules: dict[str, list[str]] = {}
     for key, layer in layers.items():
         if layer.parameters:
@@ -291,11 +293,11 @@ def match_adapter(
         for key, name in zip(innermost_first, next(filter(fitting, ways), ways[0]), strict=True):
             if name is not None:
                 layers[key] = adapter.with_parameter(key, name.rpartition(".")[2])
-                found[key] = of_parameters[name]
+                target_of[key] = of_parameters[name]
 
     for ending in ("weight", "in_proj_weight"):
-        wanted = {f"{names[key]}.{ending}": key for key in layers if key not in found}
-        found |= {wanted[name]: target for name, target in matched(wanted).items()}
+        key_of = {f"{names[key]}.{ending}": key for key in layers if key not in target_of}
+        target_of |= {key_of[name]: target for name, target in matched(key_of).items()}
 
     def parts_of(module: str) -> str:
         """Return why a module of which the base has tensors is not found as one; "" if it has none."""
@@ -309,18 +311,18 @@ def match_adapter(
                 return f"kept by the base in tensors such as {name}, whose place in it is not known{unsure}"
         return ""
 
-    taken: dict[str, str] = {}
-    for key, name in found.items():
-        if taken.setdefault(name, key) != key:
-            raise InputError(f"{argument}: {name} could be either of {listed([taken[name], key])}")
+    key_by_target: dict[str, str] = {}
+    for key, name in target_of.items():
+        if key_by_target.setdefault(name, key) != key:
+            raise InputError(f"{argument}: {name} could be either of {listed([key_by_target[name], key])}")
     shares: dict[str, list[Share]] = {}
     missing: dict[str, str] = {}
     for key, layer in layers.items():
-        if key not in found:
+        if key not in target_of:
             missing[key] = parts_of(names[key])
             continue
         try:
-            of_layer = targets[found[key]].shares(key, layer, base, may_turn)
+            of_layer = targets[target_of[key]].shares(key, layer, base, may_turn)
         except ValueError as error:
             raise InputError(f"{argument}: {key}: {error}; is it an adapter for another base?") from None
         if isinstance(of_layer, str):

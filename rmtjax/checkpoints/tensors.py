@@ -1,8 +1,8 @@
 """The tensors of safetensors files, read one at a time.
 
-The header is parsed here and not by the `safetensors` package, which refuses a whole file for one type of numbers that it does
-not know and maps every page that it reads into memory. The format is an 8-byte little-endian length, a JSON object of that
-length (name → dtype, shape, data_offsets), then the data.
+The header is parsed here and not by the `safetensors` package, which refuses a whole file for one unknown type of numbers and
+maps every page that it reads into memory. The format is an 8-byte little-endian length, a JSON object of that length (name →
+dtype, shape, data_offsets), then the data.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _entry(path: Path, entry: Mapping[str, Any], data: int) -> Tensor:
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
-    whole = [*shape, begin, end]
-    if any(isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in whole) or end < begin:
+    numbers = [*shape, begin, end]
+    if any(isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in numbers) or end < begin:
         raise ValueError
     if not isinstance(entry["dtype"], str):
         raise TypeError
@@ -111,7 +111,7 @@ def _entry(path: Path, entry: Mapping[str, Any], data: int) -> Tensor:
 
 
 def no_pickles(old: str, name: str) -> str:
-    """Return the reason to give where there is only a pickle."""
+    """Return the reason for refusing a folder that holds only a pickle."""
     return (
         f"holds {old} but no {name}; a pickle runs the code inside it when it is read, so it is not: convert it with"
         " save_pretrained of the library that wrote it"
@@ -119,9 +119,9 @@ def no_pickles(old: str, name: str) -> str:
 
 
 class TensorFile(Mapping[str, jax.Array]):
-    """The tensors of one safetensors file, or of several shards behind an index, read when they are asked for.
+    """The tensors of one safetensors file, or of several shards behind an index, read on access.
 
-    The index decides which shard holds a tensor: a copy of it elsewhere, left over from an earlier save, is not read.
+    The index decides which shard holds a tensor: a copy in another shard, left over from an earlier save, is not read.
 
     Args:
         folder: where the files are.
@@ -134,7 +134,7 @@ class TensorFile(Mapping[str, jax.Array]):
     Attributes:
         folder: as given.
         files: the files' paths within the folder, those that the index names first.
-        metadata: what the files say of themselves.
+        metadata: the metadata of all files.
         quantized: names of tensors that are quantised weights or belong to one, and what they are, which follows "is" in a
             sentence.
         quantized_modules: the same for the modules that these belong to.
@@ -189,16 +189,16 @@ class TensorFile(Mapping[str, jax.Array]):
             raise self._error(
                 f"cannot be read (no weight_map of names and files: {shown(str(error))})", index.name
             ) from None
-        found, files = {}, []
+        tensors, files = {}, []
         for file in dict.fromkeys(shard_of.values()):
             files.append(file)
             for name, tensor in self._read_file(index.parent / file).items():
                 if shard_of.setdefault(name, file) == file:
-                    found[name] = tensor
+                    tensors[name] = tensor
         for file in files:
-            if lost := sorted(name for name, shard in shard_of.items() if shard == file and name not in found):
+            if lost := sorted(name for name, shard in shard_of.items() if shard == file and name not in tensors):
                 raise self._error(f"lacks {listed(lost)}, which {index.name} promises", file)
-        return found
+        return tensors
 
     def _read_file(self, path: Path) -> dict[str, Tensor]:
         file = path.relative_to(self.folder).as_posix()

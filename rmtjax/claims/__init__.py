@@ -30,7 +30,7 @@ CLAIMS: dict[str, Claim] = {claim.name: claim for group in GROUPS.values() for c
 
 
 def load_claims(path: str | Path) -> list[Claim]:
-    """The claims that a Python file defines at its top level, in order.
+    """Return the claims that a Python file defines at its top level, in order.
 
     The file is run, so load only what you would run.
 
@@ -52,10 +52,10 @@ def load_claims(path: str | Path) -> list[Claim]:
         line = next((f.tb_lineno for f in _frames(error) if f.tb_frame.f_code.co_filename == str(path)), None)
         where = f", line {line}" if line else ""
         raise InputError(f"claims file {path}{where}: {type(error).__name__}: {error}") from None
-    found = [value for value in vars(module).values() if isinstance(value, Claim)]
-    if not found:
+    claims = [value for value in vars(module).values() if isinstance(value, Claim)]
+    if not claims:
         raise InputError(f"claims file {path} defines no claim: assign at least one rmtjax.Claim(…) to a name")
-    return found
+    return claims
 
 
 def _frames(error: BaseException):
@@ -66,21 +66,21 @@ def _frames(error: BaseException):
 
 
 def find_claims(names: Sequence[str]) -> list[Claim]:
-    """The claims with these names, of groups and of files (names that end in ``.py``) too; all of them for no name."""
+    """Return the claims with these names, of groups and of files (names that end in ``.py``) too; without names, all."""
     if not names:
         return list(CLAIMS.values())
-    found: list[Claim] = []
+    claims: list[Claim] = []
     for name in names:
         if name.endswith(".py"):
-            found += load_claims(name)
+            claims += load_claims(name)
         elif name in GROUPS:
-            found += GROUPS[name]
+            claims += GROUPS[name]
         elif name in CLAIMS:
-            found.append(CLAIMS[name])
+            claims.append(CLAIMS[name])
         else:
             raise unknown("claim", name, [*CLAIMS, *GROUPS])
     named: dict[str, Claim] = {}
-    for claim in found:
+    for claim in claims:
         if named.setdefault(claim.name, claim) is not claim:
             raise InputError(f"claim {claim.name!r} is there twice, and not the same: give each a name of its own")
     return list(named.values())

@@ -23,7 +23,7 @@ def check_above(name, value, threshold):
 
 
 def _batch_size(N=1, c=1.0, **_):
-    """Matrices drawn at once."""
+    """Return the number of matrices drawn at once."""
     return max(1, int(2**20 // (N * N * max(c, 1.0))))
 
 
@@ -34,10 +34,10 @@ def dense(draw, *static, default_trials=2_000, **options):
 
 
 def window(size_, distance):
-    """How the largest eigenvalue's bias falls with the distance from the threshold, in units of size^(−2/3)."""
+    """Return how the largest eigenvalue's bias falls with the distance from the threshold, in units of size^(−2/3)."""
     return size_ ** (-2 / 3) / (1 + size_ ** (1 / 3) * np.maximum(distance, 0.0))
 
 
 def overlap_window(size_, distance):
-    """Likewise for overlaps, whose transition is smeared over size^(−1/3)."""
+    """Return the same for overlaps, whose transition is smeared over size^(−1/3)."""
     return size_ ** (-1 / 3) / (1 + size_ ** (2 / 3) * distance**2)

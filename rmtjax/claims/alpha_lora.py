@@ -77,7 +77,7 @@ _DENSE_OPTIONS = dict(entries=_ENTRIES, dtype=Option("float64", ("float64", "flo
 
 
 def _batch_size(p=1, n=1, N=1):
-    """Matrices drawn at once: enough to fill the machine's vectors, few enough to stay in its caches."""
+    """Return the number of matrices drawn at once: enough to fill the machine's vectors, few enough to stay in its caches."""
     return max(1, int(2**20 // (p * (n + N))))
 
 
@@ -93,7 +93,7 @@ def _dense(draw, static_argnames=("p", "n", "N"), **options):
 
 
 def _limit(constant):
-    """Allowance for a limit whose error is O(1/size): `constant` over the smallest size.
+    """Return the allowance for a limit whose error is O(1/size): `constant` over the smallest size.
 
     The constants are two to four times the largest |mean − law|·size measured at sizes 100 to 800 in the settings of the
     default grids.
@@ -125,7 +125,7 @@ def _dense_scalars(key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, entries
 
 
 def _test_size(text: str) -> int | None:
-    """None for the exact conditional accuracy, else how many test points."""
+    """Return None for the exact conditional accuracy, else the number of test points."""
     if text == "exact":
         return None
     if not text.isdecimal() or not 1 <= int(text) <= 2**31:
@@ -279,7 +279,7 @@ arbitrary = Claim(
 
 
 def _three_sources(norm, overlap, mu_beta, best, second, third):
-    """Three classifiers of one norm with given cosines to μ_β, their other parts at one common cosine `overlap`."""
+    """Return three classifiers of one norm with given cosines to μ_β, their other parts at one common cosine `overlap`."""
     cosines = jnp.stack(jnp.broadcast_arrays(best, second, third), -1)
     off = jnp.sqrt(1 - cosines**2)
     equal = overlap[..., None, None] + (1 - overlap[..., None, None]) * jnp.eye(3)

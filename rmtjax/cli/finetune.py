@@ -43,14 +43,14 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             )
         )
     _, *others = inspect.signature(command, eval_str=True).parameters.values()
-    others = [other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others]
+    others = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in others]
 
     @functools.wraps(command)
     def with_options(**values: Any) -> None:
-        given = {field.name: values.pop(field.name) for field in fields}
+        settings = {field.name: values.pop(field.name) for field in fields}
         for name in lists:
-            given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
-        command(Settings(**given), **values)
+            settings[name] = tuple(part.strip() for part in settings[name].split(",") if part.strip())
+        command(Settings(**settings), **values)
 
     with_options.__signature__ = inspect.Signature([*options, *others])
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in (*options, *others)}

@@ -101,7 +101,7 @@ def sweep(
 
 def _sampler_with(claim: Claim, options: dict[str, str]) -> str | None:
     """Return the claim's first sampler that has all of the options, None if none has."""
-    return next((name for name, one in claim.samplers.items() if set(options) <= set(one.options)), None)
+    return next((name for name, sampler in claim.samplers.items() if set(options) <= set(sampler.options)), None)
 
 
 def _targets(texts: list[str]) -> dict[str, float] | float | None:

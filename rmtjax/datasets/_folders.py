@@ -9,7 +9,7 @@ __all__ = ["data_folder"]
 
 
 def data_folder(name: str) -> Path | None:
-    """Return the folder of a data set, or None if there is none.
+    """Return the folder of a data set, or None if it does not exist.
 
     It is looked for in `$RMTJAX_DATA`, then in `../shared/data` seen from the current directory and from the repository's root.
 

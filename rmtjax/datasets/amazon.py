@@ -29,7 +29,7 @@ _FOLDER = "amazon_reviews"
 
 
 def find_data(path: str | os.PathLike[str] | None = None) -> Path | None:
-    """Find the folder of the eight `<domain>_<split>.svmlight` files.
+    """Return the folder of the eight `<domain>_<split>.svmlight` files.
 
     Looks at `path` alone where one is given; else in `$RMTJAX_DATA/amazon_reviews`, then in
     `../shared/data/amazon_reviews` seen from the current directory and from the repository's root.
@@ -47,7 +47,7 @@ def find_data(path: str | os.PathLike[str] | None = None) -> Path | None:
 
 
 def load_domain(folder: str | os.PathLike[str], domain: str, split: str) -> tuple[csr_matrix, np.ndarray]:
-    """Read one split of one domain.
+    """Return one split of one domain.
 
     Args:
         folder: Folder of the svmlight files (zero-based indices).
@@ -90,7 +90,7 @@ def load_domain(folder: str | os.PathLike[str], domain: str, split: str) -> tupl
 def load_pair(
     folder: str | os.PathLike[str], source: str, target: str, features: str = "counts", words: int = WORDS
 ) -> TransferPair:
-    """Read a transfer: a source domain's train split, and a target domain's train and test splits.
+    """Return a transfer: a source domain's train split, and a target domain's train and test splits.
 
     Each domain is scaled to mean 0 and variance 1 per word by its own train split; `tfidf` weights come from that
     split too. Only the inputs of the split are used for that, never its labels. So the scaler sees the whole target
@@ -125,8 +125,8 @@ def load_pair(
         raise InputError(f"source and target are both {source!r}; allowed: two different domains")
     (source_X,), (source_y,) = scaled_splits(folder, source, ("train",), features, words)
     (target_X, test_X), (target_y, test_y) = scaled_splits(folder, target, ("train", "test"), features, words)
-    what = f"{features} of the {words} most frequent words"
-    return TransferPair(source, target, what, source_X, source_y, target_X, target_y, test_X, test_y)
+    description = f"{features} of the {words} most frequent words"
+    return TransferPair(source, target, description, source_X, source_y, target_X, target_y, test_X, test_y)
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

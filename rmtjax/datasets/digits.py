@@ -11,7 +11,7 @@ from rmtjax.datasets.pair import TransferPair
 
 
 def load_default(source: tuple[int, int] = (6, 8), target: tuple[int, int] = (5, 9), seed: int = 0) -> TransferPair:
-    """Make a transfer pair from scikit-learn's bundled 8×8 digits.
+    """Return a transfer pair from scikit-learn's bundled 8×8 digits.
 
     The default task was chosen among all pairs of digits for what transfer can add: the classifier of 6 against 8
     tells 5 from 9 in about three cases of four, and with 8 target samples it takes the target classifier from about

@@ -120,7 +120,7 @@ def task(name: str) -> Task:
 
 
 def find_glue() -> Path | None:
-    """Return the folder `glue` in `$RMTJAX_DATA`, else in `../shared/data`; None if there is neither.
+    """Return the folder `glue` in `$RMTJAX_DATA`, else in `../shared/data`; None if neither exists.
 
     `../shared/data` is seen from the current directory and from the repository's root.
     """
@@ -128,7 +128,7 @@ def find_glue() -> Path | None:
 
 
 def load_glue(name: str, data: str | os.PathLike[str], split: str = "train") -> Examples:
-    """Read one split of one task.
+    """Return one split of one task.
 
     Args:
         name: The task, as `task` takes it.
@@ -153,9 +153,9 @@ def load_glue(name: str, data: str | os.PathLike[str], split: str = "train") -> 
     """
     chosen = task(name)
     stem = str(split).replace("validation", "dev")
-    known = ("train", "dev", *(("dev_matched", "dev_mismatched") if chosen.name == "mnli" else ()))
-    if stem not in known:
-        raise unknown(f"{chosen.folder} split", str(split), known)
+    splits = ("train", "dev", *(("dev_matched", "dev_mismatched") if chosen.name == "mnli" else ()))
+    if stem not in splits:
+        raise unknown(f"{chosen.folder} split", str(split), splits)
     stem = "dev_matched" if chosen.name == "mnli" and stem == "dev" else stem
     folder = Path(data)
     if not folder.is_dir():
@@ -174,7 +174,7 @@ def load_glue(name: str, data: str | os.PathLike[str], split: str = "train") -> 
 
 
 def score(name: str, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Score predictions by the task's metrics.
+    """Return the scores of predictions by the task's metrics.
 
     Args:
         name: The task, as `task` takes it.
@@ -190,36 +190,36 @@ def score(name: str, predictions: ArrayLike, labels: ArrayLike) -> dict[str, flo
             score is not finite.
     """
     chosen = task(name)
-    given, true = _checked(chosen, "predictions", predictions), _checked(chosen, "labels", labels)
-    if len(given) != len(true):
-        raise InputError(f"predictions has {len(given)} entries and labels {len(true)}; allowed: the same number")
-    return {metric: float(_METRICS[metric](true, given)) for metric in chosen.metrics}
+    predicted, true = _checked(chosen, "predictions", predictions), _checked(chosen, "labels", labels)
+    if len(predicted) != len(true):
+        raise InputError(f"predictions has {len(predicted)} entries and labels {len(true)}; allowed: the same number")
+    return {metric: float(_METRICS[metric](true, predicted)) for metric in chosen.metrics}
 
 
 def _correlation(metric: Callable[[np.ndarray, np.ndarray], Any]) -> Callable[[np.ndarray, np.ndarray], Any]:
-    return lambda true, given: 0.0 if any((a == a[0]).all() for a in (true, given)) else metric(true, given)
+    return lambda true, predicted: 0.0 if any((a == a[0]).all() for a in (true, predicted)) else metric(true, predicted)
 
 
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     "accuracy": accuracy_score,
-    "f1": lambda true, given: f1_score(true, given, pos_label=1, zero_division=0.0),
+    "f1": lambda true, predicted: f1_score(true, predicted, pos_label=1, zero_division=0.0),
     "matthews": _correlation(matthews_corrcoef),
-    "pearson": _correlation(lambda true, given: pearsonr(true, given).statistic),
-    "spearman": _correlation(lambda true, given: spearmanr(true, given).statistic),
+    "pearson": _correlation(lambda true, predicted: pearsonr(true, predicted).statistic),
+    "spearman": _correlation(lambda true, predicted: spearmanr(true, predicted).statistic),
 }
 
 
-def _checked(chosen: Task, what: str, values: ArrayLike) -> np.ndarray:
+def _checked(chosen: Task, name: str, values: ArrayLike) -> np.ndarray:
     allowed = "finite numbers" if chosen.regression else f"class indices 0 to {chosen.num_labels - 1}"
     try:
         array = np.asarray(values, float)
     except (TypeError, ValueError):
-        raise InputError(f"{what} = {shown(values)}: must be {allowed}") from None
+        raise InputError(f"{name} = {shown(values)}: must be {allowed}") from None
     if array.ndim != 1 or not array.size:
-        raise InputError(f"{what} has the shape {array.shape}; allowed: (n,), one entry an example, n at least 1")
+        raise InputError(f"{name} has the shape {array.shape}; allowed: (n,), one entry an example, n at least 1")
     odd = array[~(np.isfinite(array) if chosen.regression else np.isin(array, range(chosen.num_labels)))]
     if odd.size:
-        raise InputError(f"{what} holds {odd[0]:g}; allowed for {chosen.name}: {allowed}")
+        raise InputError(f"{name} holds {odd[0]:g}; allowed for {chosen.name}: {allowed}")
     return array if chosen.regression else array.astype(int)
 
 
@@ -242,8 +242,8 @@ def _encode(chosen: Task, raw: Sequence[Any], codes: dict[Any, int], where: Call
     return np.array(encoded, np.float32 if chosen.regression else np.int32)
 
 
-def _missing(file: Path, there: Iterable[str]) -> InputError:
-    return InputError(f"{file} is missing; allowed: what the folder holds ({', '.join(sorted(there)) or 'nothing'})")
+def _missing(file: Path, present: Iterable[str]) -> InputError:
+    return InputError(f"{file} is missing; allowed: what the folder holds ({', '.join(sorted(present)) or 'nothing'})")
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -302,7 +302,7 @@ def _read_official(chosen: Task, place: Path, stem: str) -> Examples:
 
 
 def _cached(chosen: Task, folder: Path) -> Path | None:
-    """Return the newest folder of the `datasets` cache beneath that holds the task; those of `glue` win over other sets."""
+    """Return the newest folder of a `datasets` cache that holds the task, preferring those of `glue` to other sets."""
 
     def holds(info: Path) -> bool:
         try:
@@ -312,8 +312,8 @@ def _cached(chosen: Task, folder: Path) -> Path | None:
         # A folder with a state file is one split of what save_to_disk wrote.
         return config == chosen.name and not (info.parent / "state.json").exists() and any(info.parent.glob("*.arrow"))
 
-    found = [info.parent for info in folder.rglob("dataset_info.json") if holds(info)]
-    return max(found, key=lambda p: (any(p.glob("glue-*.arrow")), p.stat().st_mtime, p), default=None)
+    folders = [info.parent for info in folder.rglob("dataset_info.json") if holds(info)]
+    return max(folders, key=lambda p: (any(p.glob("glue-*.arrow")), p.stat().st_mtime, p), default=None)
 
 
 def _read_datasets(chosen: Task, place: Path, stem: str) -> Examples:
@@ -350,9 +350,9 @@ def _dataset(place: Path, split: str) -> Any:
     files, saved = sorted({file for pattern in patterns for file in place.glob(pattern)}), place / "dataset_dict.json"
     try:
         if saved.is_file():
-            there = json.loads(saved.read_text(encoding="utf-8"))["splits"]
-            if split not in there:
-                raise _missing(place / split, there)
+            splits = json.loads(saved.read_text(encoding="utf-8"))["splits"]
+            if split not in splits:
+                raise _missing(place / split, splits)
             return datasets.load_from_disk(str(place / split)).with_format(None)
         if not files:
             raise _missing(place / split, (f.name for f in place.iterdir() if f.suffix in (".arrow", ".parquet")))
@@ -368,5 +368,5 @@ def _dataset(place: Path, split: str) -> Any:
     except IndexError:  # how the library reads an empty split that it saved
         raise InputError(f"{place}, split {split} is empty; allowed: at least one example") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"{place} cannot be read ({shown(str(error))})"
-        raise InputError(f"folder {what}; allowed: what the datasets library wrote") from error
+        failure = f"{place} cannot be read ({shown(str(error))})"
+        raise InputError(f"folder {failure}; allowed: what the datasets library wrote") from error

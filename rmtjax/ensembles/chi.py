@@ -45,10 +45,10 @@ def chi_batched(key_data: Array, stream: Array | int, dof: Array) -> Array:
     def redraw(state):
         round_, gamma, accepted = state
         at = jax.lax.argmin(accepted, 0, jnp.int32)
-        here = (jnp.arange(count)[:, None] == at) & ~accepted
+        is_redrawn = (jnp.arange(count)[:, None] == at) & ~accepted
         bits = words(key_data, stream, 3, used + 3 * round_)
-        again, ok = _marsaglia_tsang(box_muller(bits[:2])[0], unit(bits[2]), jnp.sum(jnp.where(here, d, 0), 0))
-        return round_ + 1, jnp.where(here, again, gamma), accepted | (here & ok)
+        again, ok = _marsaglia_tsang(box_muller(bits[:2])[0], unit(bits[2]), jnp.sum(jnp.where(is_redrawn, d, 0), 0))
+        return round_ + 1, jnp.where(is_redrawn, again, gamma), accepted | (is_redrawn & ok)
 
     _, gamma, _ = jax.lax.while_loop(lambda state: ~jnp.all(state[2]), redraw, (0, *first))
 

@@ -76,8 +76,8 @@ def _heavy(key, count, dof):
 
 def _sparse(key, count, density):
     mask_key, normal_key = jax.random.split(key)
-    kept = unit(bulk_words(mask_key, count)) <= density
-    return jnp.where(kept, _gaussian(normal_key, count) / math.sqrt(density), 0.0)
+    is_kept = unit(bulk_words(mask_key, count)) <= density
+    return jnp.where(is_kept, _gaussian(normal_key, count) / math.sqrt(density), 0.0)
 
 
 ENTRIES: dict[str, str] = {

@@ -52,7 +52,7 @@ def depth(
     r: int,
     tolerance: float,
 ) -> Int[Array, ""]:
-    r"""Return the levels of the fraction after which the rest is worth less than `tolerance`, whatever the size of the matrix.
+    r"""Return the levels of the fraction after which the rest is below `tolerance`, for any size of the matrix.
 
     K levels fix the moments :math:`E^\top A^jE`, j ≤ 2K − 1 (2K where rows > cols), so the truncated and the full corner
     differ by at most twice the error of the best polynomial of that degree for :math:`1/(x+\gamma)` on the spectrum.
@@ -68,8 +68,8 @@ def depth(
     """
     degree = _chebyshev_degree(gamma, rows, cols, n, tolerance)
     levels = jnp.ceil((degree + jnp.where(rows > cols, 0.0, 1.0)) / 2)
-    whole = jnp.ceil(jnp.minimum(rows, cols) / r)  # at most this many levels exist: the matrix is used up
-    return jnp.minimum(levels, whole).astype(jnp.int32)
+    available = jnp.ceil(jnp.minimum(rows, cols) / r)  # at most this many levels exist: the matrix is used up
+    return jnp.minimum(levels, available).astype(jnp.int32)
 
 
 def _chebyshev_terms(gamma, rows, cols, n):

@@ -43,9 +43,9 @@ def _matrix(name, value, *, hermitian=False):
     real = np.finfo(floating(value.dtype, name=name)).dtype
     finite(name, value)
     if not is_traced(value):
-        given = np.asarray(value)
-        asymmetry = np.abs(given - given.conj().T).max() if hermitian else 0.0
-        if asymmetry > 100 * np.finfo(real).eps * np.abs(given).max():
+        matrix = np.asarray(value)
+        asymmetry = np.abs(matrix - matrix.conj().T).max() if hermitian else 0.0
+        if asymmetry > 100 * np.finfo(real).eps * np.abs(matrix).max():
             raise InputError(f"{name} differs from its adjoint by {asymmetry:.3g}: must be Hermitian")
     return jnp.asarray(value), real
 
@@ -63,15 +63,15 @@ def _strengths(name, value, rank_limit, dtype, neutral):
     if rank > rank_limit:
         raise InputError(f"{name} holds {rank} strengths: a rank is at most the dimension, {rank_limit}")
     if known:
-        given = np.atleast_1d(np.asarray(value))
-        if given.dtype.kind not in "iuf":
+        strengths = np.atleast_1d(np.asarray(value))
+        if strengths.dtype.kind not in "iuf":
             raise InputError(f"{name} = {shown(value)}: must be real numbers")
         with np.errstate(over="ignore"):
-            kept = given.astype(dtype)
-        bad = ~np.isfinite(kept) | (kept == neutral) | ((kept <= 0) if neutral else False)
+            converted = strengths.astype(dtype)
+        bad = ~np.isfinite(converted) | (converted == neutral) | ((converted <= 0) if neutral else False)
         if bad.any():
             allowed = "finite, > 0 and not 1, which is no spike" if neutral else "finite and not 0, which is no spike"
-            raise InputError(f"{name} = {given[bad][0]:g}: must be {allowed}, in {dtype.name}")
+            raise InputError(f"{name} = {strengths[bad][0]:g}: must be {allowed}, in {dtype.name}")
     return jnp.atleast_1d(jnp.asarray(value, dtype))
 
 
@@ -90,9 +90,9 @@ def _directions(name, value, key, n, r, dtype, *, orthogonal_only=False):
     if columns.dtype.kind == "c" and dtype.kind == "f":
         raise InputError(f"{name} has dtype {columns.dtype.name}: must be real for a real base")
     if not is_traced(columns):
-        given = np.asarray(columns)
-        exact = given.astype(np.complex128 if given.dtype.kind == "c" else np.float64)
-        tolerance = max(1e-6, 100 * float(jnp.finfo(given.dtype).eps) if given.dtype.kind in "fc" else 0.0)
+        host = np.asarray(columns)
+        exact = host.astype(np.complex128 if host.dtype.kind == "c" else np.float64)
+        tolerance = max(1e-6, 100 * float(jnp.finfo(host.dtype).eps) if host.dtype.kind in "fc" else 0.0)
         gram = exact.conj().T @ exact
         norms = np.sqrt(np.diagonal(gram).real)
         bad = ~(np.abs(norms - 1) <= tolerance)

@@ -153,9 +153,9 @@ def laguerre(
         InputError: for sizes, β, a scale or a dtype that are not admissible.
     """
     p, dtype = whole("p", p), floating(dtype, "f")
-    given, n, beta, sigma = n, positive("n", n), positive("beta", beta), positive("sigma", sigma)
-    if not isinstance(given, jax.core.Tracer) and float(given) <= p - 1 and float(given) % 1:
-        raise InputError(f"n = {shown(given)}: must be a whole number or > p − 1 = {p - 1}")
+    samples, n, beta, sigma = n, positive("n", n), positive("beta", beta), positive("sigma", sigma)
+    if not isinstance(samples, jax.core.Tracer) and float(samples) <= p - 1 and float(samples) % 1:
+        raise InputError(f"n = {shown(samples)}: must be a whole number or > p − 1 = {p - 1}")
     return _laguerre(key, p, n, beta, sigma, dtype)
 
 

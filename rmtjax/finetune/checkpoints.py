@@ -24,7 +24,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def latest(self, state: TrainState) -> TrainState | None:
-        """Return the newest state, laid out as `state` is; None if there is none.
+        """Return the newest state, laid out as `state` is; None without one.
 
         Raises:
             InputError: if it cannot be read.
@@ -47,7 +47,7 @@ class Checkpoints:
             self._manager.save(step, args=self._ocp.args.StandardSave(state._asdict()))
 
     def close(self) -> None:
-        """Wait until what is being written is on the disk."""
+        """Wait until all pending writes are on the disk."""
         self._manager.wait_until_finished()
         self._manager.close()
         settle(self._folder)

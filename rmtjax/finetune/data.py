@@ -68,7 +68,7 @@ class Sequences:
 
 
 def choose_lengths(lengths: np.ndarray, most: int = 4, step: int = 16, longest: int | None = None) -> tuple[int, ...]:
-    """Return the few lengths that sequences are padded to: those with the least padding in all.
+    """Return the few lengths that sequences are padded to, chosen for the least padding in all.
 
     Args:
         lengths: of the sequences.
@@ -87,8 +87,8 @@ def choose_lengths(lengths: np.ndarray, most: int = 4, step: int = 16, longest: 
         cost = best[:, None] + grid[None, :] * (counts[None, :] - counts[:, None])
         cost = np.where(np.arange(len(grid))[:, None] < np.arange(len(grid))[None, :], cost, np.iinfo(np.int64).max)
         before, shorter = cost.argmin(0), np.minimum(best, cost.min(0))
-        kept = shorter == best
-        back.append([back[-1][j] if kept[j] else (*back[-1][i], grid[i]) for j, i in enumerate(before)])
+        is_unchanged = shorter == best
+        back.append([back[-1][j] if is_unchanged[j] else (*back[-1][i], grid[i]) for j, i in enumerate(before)])
         best = shorter
     return tuple(int(x) for x in (*back[-1][-1], grid[-1]))
 
@@ -134,9 +134,9 @@ class Layout:
             mine, row = order[device :: self.devices], device * (rows // self.devices)
             while len(mine):
                 held = int(np.searchsorted(self.lengths, lengths[mine[0]]))
-                here, mine = mine[: self.size], mine[self.size :]
+                piece, mine = mine[: self.size], mine[self.size :]
                 bucket[row] = held + 1
-                for column, k in enumerate(here):
+                for column, k in enumerate(piece):
                     i, n = which[k], lengths[k]
                     ids[row, column, :n], mask[row, column, :n], types[row, column, :n] = data.ids[i], 1, data.types[i]
                     labels[row, column], weight[row, column], number[row, column] = data.labels[i], 1, k
@@ -145,7 +145,7 @@ class Layout:
 
 
 def split_off(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers of the examples that adapters train on, and those that α moves on (Algorithm 1's `val_split`).
+    """Return the indices of the examples that train the adapters, and of those that train α (Algorithm 1's `val_split`).
 
     A share of 1 gives all to both; below, the two are disjoint.
 
@@ -157,15 +157,17 @@ def split_off(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarr
     everything = np.arange(count)
     if share == 1:
         return everything, everything
-    kept = round(share * count)
-    if kept in (0, count):
-        raise InputError(f"val_split = {share}: leaves {'α' if kept == 0 else 'the adapters'} none of {count} examples")
+    alpha_count = round(share * count)
+    if alpha_count in (0, count):
+        raise InputError(
+            f"val_split = {share}: leaves {'α' if alpha_count == 0 else 'the adapters'} none of {count} examples"
+        )
     order = np.random.default_rng([seed, 1]).permutation(count)
-    return np.sort(order[kept:]), np.sort(order[:kept])
+    return np.sort(order[alpha_count:]), np.sort(order[:alpha_count])
 
 
 class Batches:
-    """The batches of a run. Batch `step` can be asked for at any time, so a run goes on wherever it stopped.
+    """The batches of a run. Batch `step` is available at any time, so a run can resume at any step.
 
     Args:
         data: the training set.
@@ -186,12 +188,12 @@ class Batches:
         alpha: tuple[int, int, float] | None = None,
     ) -> None:
         self._data, self._layout, self._alpha = data, layout, alpha
-        own, kept = (np.arange(len(data)), None) if alpha is None else split_off(len(data), alpha[2], seed)
+        own, of_alpha = (np.arange(len(data)), None) if alpha is None else split_off(len(data), alpha[2], seed)
         self._order = grain.MapDataset.source(own).seed(seed).shuffle().batch(batch_size, drop_remainder=False)
         if alpha is not None:
-            size = min(alpha[0], len(kept))
-            self._fresh = grain.MapDataset.source(kept).seed(seed + 1).shuffle().repeat().batch(size)
-            self._idle = Batch(*map(np.zeros_like, self._fresh_batch(1)))  # of the right shape; nobody looks at it
+            size = min(alpha[0], len(of_alpha))
+            self._fresh = grain.MapDataset.source(of_alpha).seed(seed + 1).shuffle().repeat().batch(size)
+            self._idle = Batch(*map(np.zeros_like, self._fresh_batch(1)))  # of the right shape; never read
         self._pieces = layout.pieces(min(batch_size, len(own)))
         self.steps_per_epoch = len(self._order)
         self.steps = self.steps_per_epoch * epochs

@@ -46,7 +46,7 @@ def finetune(
     progress: Report = None,
     announce: Callable[[Run], None] | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune, evaluating after each epoch.
+    """Return the result of a fine-tuning, which evaluates after each epoch.
 
     Into `out` go `run.json` (what was done), `metrics.jsonl` (a line for each evaluation), `checkpoints/` (Orbax),
     `curves.png`, `result.json`, the adapters for PEFT in `adapter/` and, where a base had to be changed (full
@@ -55,7 +55,7 @@ def finetune(
     Args:
         settings: what to do.
         out: a folder for files; None writes none.
-        resume: go on with the run in `out`, which then ends as if it had never stopped.
+        resume: resume the run in `out`, which then ends as if it had never stopped.
         save_every: steps between checkpoints; by default an epoch.
         stop_after: stop after so many steps in all, as if killed, but with a checkpoint.
         base_copy: with α, also write the base with α merged, 4 bytes a weight, without which PEFT answers otherwise.
@@ -79,7 +79,7 @@ def finetune(
     if out is None:
         return _train(run, None, None, **how, progress=progress, announce=announce)
     check_existing(Path(out), run.identity(), resume)
-    folder = prepare_folder("out", out).resolve()  # PEFT is told where the base lies
+    folder = prepare_folder("out", out).resolve()  # the adapter's config names the base by its path
     release = lock_folder("out", folder)
     try:
         check_existing(folder, run.identity(), resume)  # again: another run may just have ended there
@@ -103,7 +103,7 @@ def _train(
     progress: Report,
     announce: Callable[[Run], None] | None,
 ) -> dict[str, Any]:
-    """Run the steps from where the state stands to the end, and return the result."""
+    """Run the remaining steps and return the result."""
     if announce is not None:
         announce(run)
     identity, history = run.identity(), []
@@ -124,10 +124,10 @@ def _train(
     def how_far() -> str:
         if folder is None:
             return f"stopped after step {step} of {run.batches.steps}: nothing is kept; a run with a folder can go on"
-        kept = max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+        saved_step = max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=0)
         return (
-            f"stopped after step {step} of {run.batches.steps}: {folder} has a checkpoint of step {kept}; --resume goes on"
-            if kept
+            f"stopped after step {step} of {run.batches.steps}: {folder} has a checkpoint of step {saved_step}; --resume goes on"
+            if saved_step
             else f"stopped after step {step} of {run.batches.steps}: {folder} has no checkpoint yet; --resume starts anew"
         )
 
@@ -144,11 +144,12 @@ def _train(
             step += 1
             losses = [*losses[-1:], loss]
             bar.show(step, run.batches.steps)
-            seen = float(losses[0])  # that of the step before: waiting for it keeps the queue short and the device busy
-            if not math.isfinite(seen if step % per_epoch else float(state.loss)):
+            # Waiting for the loss of the step before keeps the queue short and the device busy.
+            previous_loss = float(losses[0])
+            if not math.isfinite(previous_loss if step % per_epoch else float(state.loss)):
                 rate = run.settings.learning_rate
                 raise InputError(f"learning_rate = {rate:g}: the loss is not finite by step {step}; try a smaller one")
-            bar.note(f"loss {seen:.3f}" + (f", {headline} {history[-1][headline]:.4f}" if history else ""))
+            bar.note(f"loss {previous_loss:.3f}" + (f", {headline} {history[-1][headline]:.4f}" if history else ""))
             if step % per_epoch == 0:
                 line = {
                     "step": step,
@@ -167,7 +168,7 @@ def _train(
                 history.append(line)
                 state = state._replace(loss=jnp.zeros_like(state.loss))
                 if folder is not None:
-                    write_text(folder / METRICS, "".join(json.dumps(one) + "\n" for one in history))
+                    write_text(folder / METRICS, "".join(json.dumps(entry) + "\n" for entry in history))
             if checkpoints is not None and (step % (save_every or per_epoch) == 0 or step == last):
                 checkpoints.save(step, state)
         jax.block_until_ready(state)

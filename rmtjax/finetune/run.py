@@ -75,9 +75,9 @@ def _some(examples: glue.Examples, settings: Settings) -> glue.Examples:
     """Return at most as many examples as `max_samples` allows, in the order of the file."""
     if settings.max_samples is None or len(examples) <= settings.max_samples:
         return examples
-    kept = np.sort(np.random.default_rng(settings.seed).permutation(len(examples))[: settings.max_samples])
-    second = None if examples.second is None else [examples.second[i] for i in kept]
-    return glue.Examples([examples.first[i] for i in kept], second, examples.labels[kept], examples.skipped)
+    chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(examples))[: settings.max_samples])
+    second = None if examples.second is None else [examples.second[i] for i in chosen]
+    return glue.Examples([examples.first[i] for i in chosen], second, examples.labels[chosen], examples.skipped)
 
 
 class Run:
@@ -142,8 +142,8 @@ class Run:
         parts, weights, _, _ = Parts.of(model)
         updater = None
         if settings.alpha:
-            own = {"adam": optax.adam, "adamw": optax.adamw}[settings.alpha_optimizer]
-            updater = alpha_updater(own(settings.alpha_learning_rate), settings.alpha_every)
+            alpha_optimizer = {"adam": optax.adam, "adamw": optax.adamw}[settings.alpha_optimizer]
+            updater = alpha_updater(alpha_optimizer(settings.alpha_learning_rate), settings.alpha_every)
         optimizer = optimizer_of(settings, parts, sorted(weights), self.batches.steps)
         if settings.guard is not None:
             limits = intruder_limits(
@@ -181,15 +181,15 @@ class Run:
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Return GLUE's metrics on the development set."""
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for name, data in self.dev.items():
             logits = predict(self.trainer, state, self.layout, data)
             answers = logits[:, 0] if self.task.regression else logits.argmax(-1)
             after = "_mismatched" if name == "dev_mismatched" else ""
-            found |= {
+            metrics |= {
                 metric + after: value for metric, value in glue.score(self.task.name, answers, data.labels).items()
             }
-        return found
+        return metrics
 
     def alphas(self, state: TrainState) -> dict[str, np.ndarray]:
         """Return the vectors α by the paths of their layers."""

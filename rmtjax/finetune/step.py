@@ -169,17 +169,17 @@ class Trainer:
                 return (self._loss(logits, piece.labels) * piece.weight).sum()
 
             def add(total, piece):
-                own = self._at_length(functools.partial(jax.value_and_grad(loss), trained), piece)
-                return jax.tree.map(jnp.add, total, own), None
+                of_piece = self._at_length(functools.partial(jax.value_and_grad(loss), trained), piece)
+                return jax.tree.map(jnp.add, total, of_piece), None
 
-            def whole(batch):
+            def of_batch(batch):
                 if len(batch.bucket) == 1:
                     return self._at_length(functools.partial(jax.value_and_grad(loss), trained), first(batch))
                 nothing = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), trained))
                 return jax.lax.scan(add, nothing, batch)[0]
 
             first = functools.partial(jax.tree.map, lambda x: x[0])
-            total = jax.lax.psum((whole(batch), batch.weight.sum()), "data")
+            total = jax.lax.psum((of_batch(batch), batch.weight.sum()), "data")
             (value, gradient), count = total
             return value / count, jax.tree.map(lambda g: g / count, gradient)
 
@@ -194,7 +194,7 @@ class Trainer:
         return mapped(trained, others, batch, key)
 
     def _step(self, state: TrainState, frozen: Weights, batch: Batch, fresh: Batch | None) -> tuple[TrainState, Array]:
-        """Do one step: the adapters on `batch`, then, every T steps, α on `fresh`. Return the loss before the step, too."""
+        """Return the state after a step of the adapters on `batch` and, every T steps, of α on `fresh`; and the loss before."""
         with pinned():
             keys = jax.random.split(jax.random.fold_in(self._key, state.step)) if self._dropout else (None, None)
         loss, gradient = self._gradient(
@@ -224,10 +224,10 @@ class Trainer:
         def local(weights, alpha, frozen, batch):
             model = self.parts.model(weights, alpha, frozen)
 
-            def one(_, piece):
+            def of_piece(_, piece):
                 return None, self._at_length(lambda p: model(p.ids, p.mask, p.types), piece)
 
-            return jax.lax.scan(one, None, batch)[1]
+            return jax.lax.scan(of_piece, None, batch)[1]
 
         everywhere, spread = PartitionSpec(), PartitionSpec("data")
         return jax.shard_map(

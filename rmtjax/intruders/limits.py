@@ -94,14 +94,14 @@ def intruder_limits(
     updated = {path: layer for path, layer in adapted_layers(model).items() if layer.update is not None}
     if not updated:
         raise InputError("model: has no layer with an adapter to guard")
-    asked = list(updated) if layers is None else [layers] if isinstance(layers, str) else list(layers)
-    for path in asked:
+    guarded = list(updated) if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    for path in guarded:
         if path not in updated:
             raise InputError(f"layers: {path} is none of {listed(list(updated))}")
-    found = {}
+    limits = {}
     with one_blas_thread():
         for path, layer in updated.items():
-            if path in asked:
+            if path in guarded:
                 kernel = np.asarray(matrix_of(layer.base), np.float32).T
                 share = probability / layer.update.rank
                 limit = strength_limit(
@@ -116,5 +116,5 @@ def intruder_limits(
                         f"top_k = {top_k}: any update of {path} plants an intruder, as in a matrix of small rank or of equal"
                         " singular values; guard others by layers, or look at fewer vectors"
                     )
-                found[path] = limit
-    return found
+                limits[path] = limit
+    return limits

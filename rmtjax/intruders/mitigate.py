@@ -94,12 +94,12 @@ def _mitigated_layer(pairs: Pairs, name: str, changes: list[_Change]) -> dict[st
     count = changes[0].share.experts
     new_a, new_b = [], []
     for expert in [None] if count == 1 and None in by_expert else range(count):
-        one = layer if expert is None else layer.expert(expert, count)
-        a, b = np.asarray(one.A, np.float32), np.asarray(one.B, np.float32)
+        part = layer if expert is None else layer.expert(expert, count)
+        a, b = np.asarray(part.A, np.float32), np.asarray(part.B, np.float32)
         if of_expert := by_expert.get(expert):
-            left = np.concatenate([one.strength * b, *(f.left for f in of_expert)], 1)
+            left = np.concatenate([part.strength * b, *(f.left for f in of_expert)], 1)
             new = truncated(left, np.concatenate([a, *(f.right for f in of_expert)]), a.shape[0])
-            a, b = new.right, new.left / one.strength
+            a, b = new.right, new.left / part.strength
         new_a.append(a)
         new_b.append(b)
     # PEFT keeps the A of all experts below one another, the B interleaved.
@@ -126,7 +126,7 @@ def _mitigated_dora(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str
 
 @dataclasses.dataclass(frozen=True)
 class Mitigation:
-    """What was scaled down, and what that has left.
+    """The scans before and after intruders were scaled down.
 
     Attributes:
         before: scan of what was given.
@@ -181,8 +181,8 @@ def mitigate(
             α and no update.
     """
     number("mitigation_lambda", mitigation_lambda, 0, 1, open_high=True)
-    there, target = exists(out, "out"), Path(out)
-    if there and (not target.is_dir() or any(target.iterdir())):
+    is_present, target = exists(out, "out"), Path(out)
+    if is_present and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"out = {target}: is in use; give a folder that is empty or new")
     how = {
         "top_k": top_k,
@@ -193,7 +193,7 @@ def mitigate(
     }
     before = scan(base, tuned, layers=layers, **how)
     pairs = Pairs(base, tuned, layers)
-    planted = [one.name for one in before.layers if one.intruders]
+    planted = [layer.name for layer in before.layers if layer.intruders]
     bare = [
         name
         for name in planted
@@ -208,9 +208,9 @@ def mitigate(
     target = prepare_folder("out", target)
     try:
         _write(pairs, before, target, mitigation_lambda)
-    except BaseException:  # half of it would look like all
-        for made in target.iterdir():
-            shutil.rmtree(made) if made.is_dir() else made.unlink()
+    except BaseException:  # half of it would look complete
+        for entry in target.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         if new:
             target.rmdir()
         raise
@@ -230,9 +230,9 @@ def mitigate(
     return Mitigation(before, after, float(mitigation_lambda), target)
 
 
-def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
-    planted = {layer.name: layer for layer in found.layers if layer.intruders}
-    whole = [name for name in planted if not pairs.shares(name)]
+def _write(pairs: Pairs, before: Scan, target: Path, scale: float) -> None:
+    planted = {layer.name: layer for layer in before.layers if layer.intruders}
+    whole_names = [name for name in planted if not pairs.shares(name)]
     of_layer: dict[str, list[str]] = {}
     for name in planted:
         for share in pairs.shares(name):
@@ -240,7 +240,7 @@ def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
 
     def pieces(shard: str) -> Iterator[tuple[Tensor, int | None, np.ndarray]]:
         """Yield the new numbers for one file with where they belong, a layer or a matrix in memory at a time."""
-        for name in whole:
+        for name in whole_names:
             tensor, index = pairs.place(name)
             if tensor.file == pairs.tuned.folder / shard:
                 pair = pairs.read(name)
@@ -255,30 +255,30 @@ def _write(pairs: Pairs, found: Scan, target: Path, scale: float) -> None:
                     pair = pairs.read(name)
                     change = correction(pair, planted[name], scale)
                     changes += [_Change(pair, share, change) for share in pairs.shares(name) if share.layer == layer]
-                made = _mitigated_layer(pairs, layer, changes)
+                arrays = _mitigated_layer(pairs, layer, changes)
                 for part, key in keys.items():
-                    yield pairs.tuned.place(key), None, made[part]
+                    yield pairs.tuned.place(key), None, arrays[part]
 
     for shard in pairs.tuned.files:
         (target / shard).parent.mkdir(parents=True, exist_ok=True)
         write_with(target / shard, _patched(pairs.tuned.folder / shard, pieces(shard)))
-    _copy_beside(pairs.tuned.folder, target, whole=pairs.of_folder)
+    _copy_beside(pairs.tuned.folder, target, everything=pairs.of_folder)
     if pairs.adapter is not None:
         _copy_base(pairs.tuned.folder, target, pairs.adapter.config)
 
 
 def _patched(file: Path, new: Iterator[tuple[Tensor, int | None, np.ndarray]]) -> Callable[[BinaryIO], None]:
-    """Return what writes a safetensors file anew, with some tensors replaced and every other bit as it was."""
+    """Return a writer of a safetensors file with some tensors replaced and every other byte as it was."""
 
     def fill(target: BinaryIO) -> None:
         with file.open("rb") as source:
             shutil.copyfileobj(source, target, 1 << 22)
         for tensor, index, value in new:
-            made = np.ascontiguousarray(value).astype(FLOATS[tensor.dtype]).tobytes()
+            data = np.ascontiguousarray(value).astype(FLOATS[tensor.dtype]).tobytes()
             size = (tensor.stop - tensor.start) // (1 if index is None else tensor.shape[0])
-            assert len(made) == size
+            assert len(data) == size
             target.seek(tensor.start + (index or 0) * size)
-            target.write(made)
+            target.write(data)
 
     return fill
 
@@ -293,14 +293,14 @@ def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _copy_beside(folder: Path, target: Path, *, whole: bool = True) -> None:
-    """Copy what belongs to an adapter or a model besides its weights; where the folder may hold other things, by name."""
+def _copy_beside(folder: Path, target: Path, *, everything: bool = True) -> None:
+    """Copy the files of an adapter or a model besides its weights: all, or only known names if the folder may hold others."""
     named = ("config.json", "generation_config.json", *TOKENIZER_FILES)
-    pickled = pickled_modules(folder) if whole else []
-    for file in sorted(folder.rglob("*") if whole else folder.iterdir()):
+    pickled = pickled_modules(folder) if everything else []
+    for file in sorted(folder.rglob("*") if everything else folder.iterdir()):
         inside = file.relative_to(folder)
         hidden = any(part.startswith((".", "checkpoint", "events.out")) or part == "base" for part in inside.parts)
-        known = file.suffix not in _NOT_BESIDE or file.name == ALPHA or inside.as_posix() in pickled
-        if file.is_file() and not hidden and (known if whole else file.name in named):
+        belongs = file.suffix not in _NOT_BESIDE or file.name == ALPHA or inside.as_posix() in pickled
+        if file.is_file() and not hidden and (belongs if everything else file.name in named):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target / inside, file.read_bytes())

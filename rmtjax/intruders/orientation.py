@@ -31,9 +31,9 @@ def kept_transposed(
 ) -> frozenset[str]:
     """Return the weights that the file of a base keeps as (inputs, outputs).
 
-    What has to fit a weight tells; of a square one what is known of its neighbours, where all are alike. Else the config
-    says of what architectures the model is made, and without one an adapter says so of its layers. For a stack of experts the
-    shapes of its projections tell.
+    What has to fit a weight decides; for a square one its neighbours do, where all are alike. Otherwise the config's
+    architectures decide, and without a config what the adapter says of its layers. For a stack of experts the shapes of its
+    projections decide.
 
     Args:
         base: the checkpoint.
@@ -63,8 +63,8 @@ def kept_transposed(
 def _by_fit(
     base: Checkpoint, name: str, shares: Mapping[str, Sequence[Share]], layers: Mapping[str, PeftLayer]
 ) -> bool | None:
-    """Return whether the file keeps the transposed of a weight, by what has to fit it: an update, or a bias, which is as long as
-    there are outputs. Neither tells of a square one.
+    """Return whether the file keeps the transposed of a weight, by what has to fit it: an update, or a bias, as long as the
+    number of outputs. Neither decides for a square one.
     """
     matrix = base.matrices[name]
     n, m = matrix.stored

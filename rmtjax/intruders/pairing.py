@@ -32,7 +32,7 @@ _BESIDE = {
 
 @dataclasses.dataclass
 class Pairing:
-    """What was found of the weights of a base.
+    """The weights of a base, paired with what changed them.
 
     Attributes:
         partners: the names that weights of the base have in a tuned checkpoint.
@@ -67,7 +67,7 @@ def asked_for(names: list[str], wanted: re.Pattern[str] | None) -> list[str]:
 
 
 def pair_adapter(base: Checkpoint, adapter: PeftFile, wanted: re.Pattern[str] | None) -> Pairing:
-    """Find what an adapter's layers update, and which matrices it holds whole.
+    """Return the matrices that an adapter's layers update, and those that it holds whole.
 
     Args:
         base, adapter: the two.
@@ -77,19 +77,19 @@ def pair_adapter(base: Checkpoint, adapter: PeftFile, wanted: re.Pattern[str] | 
         InputError: if the adapter is one for another base.
     """
     where = f"tuned = {adapter.folder}"
-    said = bool(adapter.config.get("fan_in_fan_out"))
+    fan_in_fan_out = bool(adapter.config.get("fan_in_fan_out"))
 
     def narrowed(names: list[str]) -> list[str]:
         return asked_for(names, wanted)
 
     adapted = match_adapter(
-        base, adapter, where, narrowed=narrowed, may_turn=lambda name: said or is_named_conv1d(name)
+        base, adapter, where, narrowed=narrowed, may_turn=lambda name: fan_in_fan_out or is_named_conv1d(name)
     )
     pairing = Pairing(shares=adapted.shares, layers=adapted.layers, remarks=list(adapter.remarks))
     pairing.skipped += [Skipped(name, reason) for name, reason in adapter.unread.items()]
-    asked = [] if wanted is None else narrowed([f"{name}.weight" for name in adapter.unread])
+    chosen = [] if wanted is None else narrowed([f"{name}.weight" for name in adapter.unread])
     for name, reason in adapter.unread.items():
-        if reason != DORA_EMBEDDING or f"{name}.weight" in asked:
+        if reason != DORA_EMBEDDING or f"{name}.weight" in chosen:
             pairing.incomplete.append(name)
     stray = [name for name, reason in adapted.missing.items() if not reason]
 
@@ -116,7 +116,7 @@ def pair_adapter(base: Checkpoint, adapter: PeftFile, wanted: re.Pattern[str] | 
 def _closest(base: Checkpoint, name: str) -> str:
     """Return, for a message, the matrix of the base whose name ends most like a layer's."""
     last = name.rpartition(".")[2]
-    alike = [one for one in base.matrices if f".{last}." in f".{one}."]
+    alike = [candidate for candidate in base.matrices if f".{last}." in f".{candidate}."]
     return f" (it has {min(alike, key=len)}, for example)" if alike else ""
 
 
@@ -127,8 +127,8 @@ def _pair_whole(
     wanted: re.Pattern[str] | None,
     narrowed: Callable[[list[str]], list[str]],
 ) -> None:
-    """Find the matrices that an adapter holds whole (`modules_to_save`)."""
-    own = {}
+    """Add to a pairing the matrices that an adapter holds whole (`modules_to_save`)."""
+    own_keys = {}
     for name, key in adapter.own.items():
         shape = adapter.tensors.shape(key)
         why = next((why for part, why in _BESIDE.items() if part in key), adapter.tensors.unreadable(key))
@@ -137,11 +137,11 @@ def _pair_whole(
         if _TOKENS in key and wanted is not None and narrowed([f"{name.partition(_TOKENS)[0]}.weight"]):
             pairing.incomplete.append(name)
         if why is None and len(shape) in (2, 3):
-            own[name] = key
+            own_keys[name] = key
         elif why is not None or len(shape) > 1:
             reason = why or f"of {len(shape)} dimensions, trained whole"
             pairing.skipped.append(Skipped(without_wrappers(key)[0], reason))
-    pairing.whole, missing = match_whole(base, adapter, own, f"tuned = {adapter.folder}", narrowed)
+    pairing.whole, missing = match_whole(base, adapter, own_keys, f"tuned = {adapter.folder}", narrowed)
     for name, reason in missing.items():
         pairing.skipped.append(
             Skipped(name, f"trained whole, beside the adapter, {reason or 'and no matrix of the base'}")
@@ -155,7 +155,7 @@ def _pair_whole(
 
 
 def pair_checkpoints(base: Checkpoint, after: Checkpoint, folder: Path | None) -> Pairing:
-    """Find the matrices that two checkpoints have in common.
+    """Return the matrices that two checkpoints have in common.
 
     Args:
         base, after: the two.
@@ -185,9 +185,9 @@ def pair_checkpoints(base: Checkpoint, after: Checkpoint, folder: Path | None) -
     for name, reason in after.skipped.items():
         if name not in alike:
             pairing.skipped.append(Skipped(name, f"{reason} (in the tuned model)"))
-    taken = set(partners.values())
+    matched = set(partners.values())
     only_base = [name for name in base.matrices if name not in partners]
-    only_tuned = [name for name in after.matrices if name not in taken]
+    only_tuned = [name for name in after.matrices if name not in matched]
     unread = {*base.skipped, *after.skipped}
     pairing.skipped += [Skipped(name, "only in the base") for name in only_base if name not in unread]
     pairing.skipped += [Skipped(name, "only in the tuned model") for name in only_tuned if name not in unread]
@@ -210,8 +210,8 @@ def pair_checkpoints(base: Checkpoint, after: Checkpoint, folder: Path | None) -
         before = base.tensors.folder / file
         if not before.is_file() or before.read_bytes() != (folder / file).read_bytes():
             pairing.incomplete.append(file)
-    for name, other in list(partners.items()):
-        shapes = base.matrices[name].stored, after.matrices[other].stored
+    for name, tuned_name in list(partners.items()):
+        shapes = base.matrices[name].stored, after.matrices[tuned_name].stored
         if shapes[0] != shapes[1]:
             pairing.skipped.append(Skipped(name, f"shapes differ: {list(shapes[0])} and {list(shapes[1])}"))
             if _STACK_OF_LAYERS.search(name):  # not a head or a table for another number of rows
@@ -221,14 +221,16 @@ def pair_checkpoints(base: Checkpoint, after: Checkpoint, folder: Path | None) -
     return pairing
 
 
-def _differs(base: Checkpoint, after: Checkpoint, name: str, other: str) -> bool:
+def _differs(base: Checkpoint, after: Checkpoint, name: str, tuned_name: str) -> bool:
     """Return whether tuning has changed a weight that is not compared, such as a convolution's of four dimensions."""
     files = base.tensors, after.tensors
     shape = files[0].shape(name)
-    unreadable = any(file.unreadable(one) for file, one in zip(files, (name, other), strict=True))
+    unreadable = any(file.unreadable(key) for file, key in zip(files, (name, tuned_name), strict=True))
     if base.skipped[name] == NO_MATRIX or unreadable:
         return False
-    return shape != files[1].shape(other) or not np.array_equal(files[0].on_host(name), files[1].on_host(other))
+    return shape != files[1].shape(tuned_name) or not np.array_equal(
+        files[0].on_host(name), files[1].on_host(tuned_name)
+    )
 
 
 def _is_quantized(base: Checkpoint, after: Checkpoint, name: str) -> bool:

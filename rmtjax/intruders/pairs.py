@@ -88,17 +88,17 @@ class Pairs:
         self.incomplete = self._pairing.incomplete
         names = self._pairing.names
         if wanted is not None:
-            kept = asked_for(names, wanted)
-            if names and not kept:
+            chosen = asked_for(names, wanted)
+            if names and not chosen:
                 raise InputError(f"layers = {layers!r}: matches none of {listed(names)}")
         else:
-            kept = [name for name in names if not self._is_embedding(name)]
+            chosen = [name for name in names if not self._is_embedding(name)]
             embeddings = [name for name in names if self._is_embedding(name)]
             self.skipped += [Skipped(name, "an embedding (--layers takes it all the same)") for name in embeddings]
-        self.names = sorted(kept, key=natural_order)
-        said = bool(self.adapter is not None and self.adapter.config.get("fan_in_fan_out"))
+        self.names = sorted(chosen, key=natural_order)
+        fan_in_fan_out = bool(self.adapter is not None and self.adapter.config.get("fan_in_fan_out"))
         shares, of_adapter = self._pairing.shares, self._pairing.layers
-        self._turned = kept_transposed(self._base, self.names, shares, of_adapter, said)
+        self._turned = kept_transposed(self._base, self.names, shares, of_adapter, fan_in_fan_out)
         self._has_alpha = self.adapter is not None and self._merged_alpha(folder)
         if self.adapter is not None:
             self.remarks += self._other_base(str(base))
@@ -106,28 +106,28 @@ class Pairs:
             reason = "".join(f"; {skip.name} is {skip.reason}" for skip in self.skipped[:1])
             raise InputError(f"tuned = {tuned}: has no weight matrix in common with the base, {base}{reason}")
 
-    def _other_base(self, given: str) -> list[str]:
-        """Return a remark, if the adapter names a base that is not called as this one is."""
+    def _other_base(self, base: str) -> list[str]:
+        """Return a remark, if the adapter names a base by another name than this one's."""
         named, folder = (
             str(self.adapter.config.get("base_model_name_or_path") or ""),
             self._base.tensors.folder.resolve(),
         )
         called = {
-            Path(given).name,
+            Path(base).name,
             folder.name,
             *(part.rpartition("--")[2] for part in folder.parts),
         }  # the hub's cache
         scaled = (self.adapter.folder / ALPHA).is_file()  # and the base that is named may be a copy with α in it
         if not named or scaled or Path(named).name in called or Path(named).resolve() == folder:
             return []
-        return [f"the adapter names {named} as its base, and was compared with {given}"]
+        return [f"the adapter names {named} as its base, and was compared with {base}"]
 
     def _merged_alpha(self, folder: Path) -> bool:
         """Return whether the base has been scaled by the adapter's α already."""
-        merged, own = self._base.tensors.folder / MERGED_ALPHA, folder / ALPHA
-        if not (merged.is_file() and own.is_file()):
+        of_base, of_adapter = self._base.tensors.folder / MERGED_ALPHA, folder / ALPHA
+        if not (of_base.is_file() and of_adapter.is_file()):
             return False
-        if merged.read_bytes() != own.read_bytes():
+        if of_base.read_bytes() != of_adapter.read_bytes():
             raise InputError(
                 f"base = {self._base.tensors.folder}: has been scaled by another α than that of tuned = {folder}"
             )
@@ -175,7 +175,7 @@ class Pairs:
         return map(self.read, self.names)
 
     def read(self, name: str) -> Pair | Skipped:
-        """Read one pair; or say why there is none.
+        """Return one pair, or the reason why it is skipped.
 
         Raises:
             InputError: if an update's factors do not fit the weight.

@@ -1,4 +1,4 @@
-"""What the layers of an adapter make of a matrix of the base."""
+"""The matrices that the layers of an adapter make of the base's."""
 
 from __future__ import annotations
 

@@ -33,15 +33,15 @@ def law(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def checked(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
-        given = bound.arguments
-        if "k" in given:
-            whole("k", given["k"], 0, LARGEST_ORDER)
+        arguments = bound.arguments
+        if "k" in arguments:
+            whole("k", arguments["k"], 0, LARGEST_ORDER)
         for name in ("c", "sigma"):
-            if name in given:
-                numbers(name, given[name], 0, open_low=True)
+            if name in arguments:
+                numbers(name, arguments[name], 0, open_low=True)
         for name in points:
-            if isinstance(given.get(name), (list, tuple)):
-                given[name] = as_array(name, given[name])
+            if isinstance(arguments.get(name), (list, tuple)):
+                arguments[name] = as_array(name, arguments[name])
         return compiled(*bound.args, **bound.kwargs)
 
     return float64(checked, keep=("k", *points))

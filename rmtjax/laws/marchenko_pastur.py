@@ -302,7 +302,7 @@ def _quantile_jvp(singular, primals, tangents):
         weight = _weight(c)
         by_c = by_c - jnp.where((c > 1) & (q < 1), by_share * (1 - q), 0.0)
     tangent = jnp.zeros_like(x)
-    # 1/pdf is infinite at the ends: no product of it with a derivative that nobody asked for.
+    # 1/pdf is infinite at the ends: no product of it with a derivative that is not asked for.
     if not isinstance(tangents[0], SymbolicZero):
         tangent = tangent + by_share / weight * tangents[0]
     if not isinstance(tangents[1], SymbolicZero):

@@ -71,15 +71,15 @@ def cdf(x: _Array, theta: _Array) -> _Array:
     t = jnp.where(strong, 1 / jnp.where(strong, theta, 1.0), theta)
     phi = jnp.arccos(jnp.clip(x / 2, -1.0, 1.0))
     small = jnp.abs(t) < 0.05
-    whole = jnp.where(small, 0.5, t)
-    series = jnp.arctan2(whole * jnp.sin(phi), 1 - whole * jnp.cos(phi))
+    safe_t = jnp.where(small, 0.5, t)
+    series = jnp.arctan2(safe_t * jnp.sin(phi), 1 - safe_t * jnp.cos(phi))
     terms = [jnp.sin(k * phi) / k for k in range(1, 13)]
     head = sum(t**k * term for k, term in enumerate(terms, 1))
     first = jnp.where(small, head, series)
     second = jnp.where(
         small,
         sum(t**k * term for k, term in enumerate(terms[1:])),
-        (series - whole * jnp.sin(phi)) / whole**2,
+        (series - safe_t * jnp.sin(phi)) / safe_t**2,
     )
     above = jnp.where(strong, t**2, 1.0) / jnp.pi * (phi + first - second)
     atom = jnp.where(strong, 1 - t**2, 0.0)

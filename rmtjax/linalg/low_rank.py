@@ -215,12 +215,12 @@ def _roots_above(d, weight):
         Indices of the entries and what is added, each of shape (N,).
     """
     n = d.size
-    reach, here = jnp.append(jnp.diff(d), jnp.sum(weight)), jnp.arange(n)
+    reach, index = jnp.append(jnp.diff(d), jnp.sum(weight)), jnp.arange(n)
     below_middle = _secular((d - d[:, None]) - reach[:, None] / 2, weight)[0] > 0
-    left = below_middle | (here == n - 1)
-    origin = jnp.where(left, here, here + 1)
+    left = below_middle | (index == n - 1)
+    origin = jnp.where(left, index, index + 1)
     delta = d - d[origin][:, None]
-    sign, limit = jnp.where(left, 1.0, -1.0), jnp.where(here == n - 1, reach, reach / 2)
+    sign, limit = jnp.where(left, 1.0, -1.0), jnp.where(index == n - 1, reach, reach / 2)
 
     def as_float(key):
         return lax.bitcast_convert_type(key, jnp.float64)
@@ -231,7 +231,7 @@ def _roots_above(d, weight):
 
     largest = lax.bitcast_convert_type(limit, jnp.int64) + 1
     _, high = bisect(is_below, jnp.zeros(n, jnp.int64), largest, 63, lambda low, high: low + (high - low) // 2)
-    # Where nothing keeps the root off the pole, the least of the floats is what is left.
+    # Where the root is at the pole itself, the bisection ends at the smallest float.
     return origin, sign * jnp.where(high <= 1, 0.0, jnp.minimum(as_float(high), limit))
 
 

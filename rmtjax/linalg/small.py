@@ -44,7 +44,7 @@ def cholesky(a: Matrix) -> Matrix:
         positive = pivot > 0
         safe = jnp.sqrt(jnp.where(positive, pivot, 1.0))
         c[i].append(jnp.where(positive, safe, 0.0))
-        c[i].append(jnp.where(positive, 1 / safe, 0.0))  # the reciprocal pivot rides along: division is dear
+        c[i].append(jnp.where(positive, 1 / safe, 0.0))  # the reciprocal pivot is kept, since division is slow
     return tuple(tuple(row) for row in c)
 
 

@@ -33,7 +33,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What became of the weights of a file.
+    """How the weights of a file were used.
 
     Attributes:
         loaded: how many were loaded.
@@ -54,50 +54,50 @@ def _modern(name: str) -> str:
 def _load(
     folder: Path, build: Callable[[nnx.Rngs], Model], head: str | None, config: EncoderConfig, seed: int
 ) -> tuple[Model, LoadReport]:
-    """Fill the model that `build` makes. Names that begin with `head` may be missing from the file."""
+    """Return the model that `build` makes, filled from the file, which may lack names that begin with `head`."""
     graph, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     variables = dict(nnx.to_flat_state(state))
     tensors = TensorFile(folder)
     prefix = f"{config.architecture}."
     in_file = {_modern(name): name for name in tensors if not name.endswith(".position_ids")}
     with_prefix = any(name.startswith(prefix) for name in in_file)
-    found: dict[str, str] = {}  # a name in the model → in the file
+    name_in_file: dict[str, str] = {}  # a name in the model → in the file
     for name, original in in_file.items():
         if head is None:
             name = name.removeprefix(prefix)
         elif not with_prefix and not name.startswith(head):
             name = prefix + name
-        found[name] = original
-    wanted = {weight_name(path): path for path in variables}
-    missing = [name for name in wanted if name not in found]
+        name_in_file[name] = original
+    paths = {weight_name(path): path for path in variables}
+    missing = [name for name in paths if name not in name_in_file]
     lost = [name for name in missing if head is None or not name.startswith(head)]
     if head is not None:
-        # A pooler is part of the head in all but name: checkpoints of masked language models come without.
+        # A pooler is part of the head in all but name: checkpoints of masked language models have none.
         lost = [name for name in lost if not name.startswith(f"{prefix}pooler.")]
     if lost:
         raise InputError(f"model = {folder}: the file lacks {len(lost)} weights: {listed(lost)}")
     loaded, key = {}, key_of(seed % 2**32)
-    for name, path in wanted.items():
+    for name, path in paths.items():
         variable = variables[path]
         shape, transpose = variable.shape, path[-1] == "kernel"
-        if name in found:
-            expected, given = shape[::-1] if transpose else shape, tensors.shape(found[name])
-            if given != expected:
+        if name in name_in_file:
+            expected, file_shape = shape[::-1] if transpose else shape, tensors.shape(name_in_file[name])
+            if file_shape != expected:
                 asks = "num_labels" if head is not None and name.startswith(head) else "config.json"
                 raise InputError(
-                    f"model = {folder}: {found[name]} has shape {list(given)}, {asks} asks for {list(expected)}"
+                    f"model = {folder}: {name_in_file[name]} has shape {list(file_shape)}, {asks} asks for {list(expected)}"
                 )
-            value = tensors[found[name]].astype(variable.dtype)
+            value = tensors[name_in_file[name]].astype(variable.dtype)
             value = value.T if transpose else value
         elif transpose:
-            own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            weight_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
             with pinned():
-                value = config.initializer_range * jax.random.normal(own, shape, variable.dtype)
+                value = config.initializer_range * jax.random.normal(weight_key, shape, variable.dtype)
         else:
             value = jnp.zeros(shape, variable.dtype)
         loaded[path] = variable.replace(value)
-    unused = tuple(sorted(original for name, original in found.items() if name not in wanted))
-    report = LoadReport(len(wanted) - len(missing), tuple(missing), unused)
+    unused = tuple(sorted(original for name, original in name_in_file.items() if name not in paths))
+    report = LoadReport(len(paths) - len(missing), tuple(missing), unused)
     return nnx.merge(graph, nnx.from_flat_state(loaded)), report
 
 
@@ -192,12 +192,12 @@ def save_model(
         tensors[weight_name(path)] = np.ascontiguousarray(value.T if path[-1] == "kernel" else value)
     classifier = isinstance(model, SequenceClassifier)
     if labels and (not classifier or len(labels) != model.num_labels or len(set(labels)) != len(labels)):
-        wanted = (
+        allowed = (
             f"{model.num_labels} different names, one for each output"
             if classifier
             else "none, an encoder has no classes"
         )
-        raise InputError(f"labels = {shown(list(labels))}: must be {wanted}")
+        raise InputError(f"labels = {shown(list(labels))}: must be {allowed}")
     target = prepare_folder("folder", folder)
     config = model.config.to_dict()
     config["architectures"] = [_CLASSES[model.config.model_type][classifier]]

@@ -1,4 +1,4 @@
-"""What a Hugging Face `config.json` says of an encoder."""
+"""The content of a Hugging Face `config.json` of an encoder."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class EncoderConfig:
 
     @classmethod
     def read(cls, folder: str | Path) -> EncoderConfig:
-        """Read `config.json` of a folder.
+        """Return the content of a folder's `config.json`.
 
         Raises:
             InputError: if it is missing, no JSON, or describes something that is not built here.
@@ -130,11 +130,11 @@ class EncoderConfig:
                     f"model = {folder}: {name} = {shown(values[name])} is not built here, must be {allowed!r}"
                 )
         names = {f.name for f in dataclasses.fields(cls)} - {"others"}
-        known = {name: values[name] for name in names if name in values}
-        if known.get("pad_token_id") is None:  # null is as good as absent
-            known["pad_token_id"] = 0 if values["model_type"] == "bert" else 1
+        fields = {name: values[name] for name in names if name in values}
+        if fields.get("pad_token_id") is None:  # null equals absent
+            fields["pad_token_id"] = 0 if values["model_type"] == "bert" else 1
         try:
-            return cls(**known, others={k: v for k, v in values.items() if k not in names})
+            return cls(**fields, others={k: v for k, v in values.items() if k not in names})
         except InputError as error:
             raise InputError(f"model = {folder}: config.json: {error}") from None
 

@@ -215,10 +215,10 @@ class Encoder(nnx.Module):
         return x
 
     def _layer(self, layer: Layer, asking, x, bias, dropout_key, places: Iterator[int]):
-        own = [next(places) for _ in range(3)]
+        layer_places = [next(places) for _ in range(3)]
 
         def run(asking, x):
-            return layer(asking, x, bias, dropout_key, iter(own))
+            return layer(asking, x, bias, dropout_key, iter(layer_places))
 
         run_it: Callable = jax.checkpoint(run) if self.remat else run
         return run_it(asking, x)

@@ -24,7 +24,7 @@ _plain_chosen = contextvars.ContextVar("plain functions", default=False)
 
 @contextlib.contextmanager
 def plain_functions() -> Iterator[None]:
-    """Let models that are traced within use the plain functions of JAX and Flax in the place of those for processors.
+    """Use the plain functions of JAX and Flax, not those for processors, in models that are traced within.
 
     >>> import jax
     >>> from rmtjax.models.functions import gelu, plain_functions

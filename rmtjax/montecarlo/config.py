@@ -1,4 +1,4 @@
-"""What a run is asked for, checked once."""
+"""The settings of a run, checked once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RunConfig:
         covariance: whether to keep the covariance of the outputs, too.
         histogram: increasing bin edges, to count every output in them, too.
         keep_samples: whether to keep every sample, too.
-        store: a folder for a Zarr store, written chunk by chunk. One that exists must hold this very run, which then resumes.
+        store: a folder for a Zarr store, written chunk by chunk. One that exists must hold this run, which then resumes.
         memory: bytes that the run may use; by default 60 % of what is free.
         devices: the devices to use; by default all local ones.
         limits: sizes of chunks, calls and queues.
@@ -90,14 +90,14 @@ class RunConfig:
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         """What is kept of the draws."""
-        kept: list[Statistic] = [Moments()]
+        statistics: list[Statistic] = [Moments()]
         if self.covariance:
-            kept.append(Comoments())
+            statistics.append(Comoments())
         if self.histogram is not None:
-            kept.append(Histogram(self.histogram))
+            statistics.append(Histogram(self.histogram))
         if self.keep_samples:
-            kept.append(Samples())
-        return tuple(kept)
+            statistics.append(Samples())
+        return tuple(statistics)
 
     def targets(self, outputs: Sequence[str]) -> dict[str, float] | None:
         """Return the standard error that each output is to reach, None where the number of trials is given.

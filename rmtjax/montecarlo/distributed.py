@@ -43,8 +43,8 @@ def _packed(arrays: Arrays) -> np.ndarray:
 
 
 def _unpacked(data: np.ndarray) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as found:
-        return dict(found)
+    with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as archive:
+        return dict(archive)
 
 
 class _Banner:
@@ -60,13 +60,13 @@ class _Banner:
             yield
             return
         sys.stdout.flush()
-        kept = os.dup(1)
+        saved_stdout = os.dup(1)
         os.dup2(2, 1)
         try:
             yield
         finally:
-            os.dup2(kept, 1)
-            os.close(kept)
+            os.dup2(saved_stdout, 1)
+            os.close(saved_stdout)
         self._is_printed = True
 
 
@@ -107,16 +107,16 @@ def broadcast(arrays: Arrays | None) -> dict[str, np.ndarray]:
 
     mine = _packed({} if arrays is None else arrays)
     size = _sizes(mine)[0]
-    whole = np.empty(size, np.uint8)
+    received = np.empty(size, np.uint8)
     for start in range(0, size, _PIECE):
-        piece = whole[start : start + _PIECE]
+        piece = received[start : start + _PIECE]
         if index() == 0:
             piece[:] = mine[start : start + _PIECE]
         try:
             piece[:] = np.asarray(broadcast_one_to_all(piece))
         except (ValueError, RuntimeError) as error:
             raise HostError(str(error).splitlines()[0]) from None
-    return _unpacked(whole)
+    return _unpacked(received)
 
 
 def agree(error: Exception | None) -> None:
@@ -129,7 +129,7 @@ def agree(error: Exception | None) -> None:
 
 
 def share(order: Sequence[int], compute: Callable[[list[int], Finished], Any], finished: Finished) -> None:
-    """Compute chunks together.
+    """Compute chunks together with the other processes.
 
     The i-th of n processes computes every n-th chunk, beginning with the i-th. A thread exchanges what is finished, in waves
     of a chunk from each, while the next ones are computed.
@@ -139,8 +139,8 @@ def share(order: Sequence[int], compute: Callable[[list[int], Finished], Any], f
         compute: ``compute(chunks, done)`` computes some and calls ``done(chunk, arrays)`` once for each.
         finished: called on every process with every chunk, in order.
     """
-    processes, here = count(), index()
-    mine = list(order[here::processes])
+    processes, rank = count(), index()
+    mine = list(order[rank::processes])
     ready: dict[int, Arrays] = {}
     arrived = threading.Condition()
     failed: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
@@ -157,14 +157,14 @@ def share(order: Sequence[int], compute: Callable[[list[int], Finished], Any], f
     def exchange() -> None:
         try:
             for wave in range(0, len(order), processes):
-                chunk = order[wave + here] if wave + here < len(order) else None
+                chunk = order[wave + rank] if wave + rank < len(order) else None
                 with arrived:
                     arrived.wait_for(lambda: stopped or chunk is None or chunk in ready)  # noqa: B023
                     if stopped and chunk is not None and chunk not in ready:
                         return
                     arrays = {} if chunk is None else ready.pop(chunk)
-                for other, found in zip(order[wave : wave + processes], gather(arrays), strict=False):
-                    finished(other, found)
+                for wave_chunk, chunk_arrays in zip(order[wave : wave + processes], gather(arrays), strict=False):
+                    finished(wave_chunk, chunk_arrays)
         except BaseException as error:
             failed.put(error)
 

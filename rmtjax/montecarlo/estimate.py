@@ -1,4 +1,4 @@
-"""Estimate what a run would take, from drawing a little of it."""
+"""Estimates of what a run would take, from drawing a little of it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Estimate:
 
 
 def estimate(run: Run, seconds: float = 3.0) -> Estimate:
-    """Compile a run's programs, draw a little with each, and extrapolate. Nothing is stored.
+    """Return what a run would take, extrapolated from a few draws of each compiled program. Nothing is stored.
 
     Args:
         run: not executed yet.
@@ -69,10 +69,10 @@ def estimate(run: Run, seconds: float = 3.0) -> Estimate:
         kinds.setdefault(programs.static_of(group * plan.cells_per_tile), []).append(i)
 
     def draw(tiles: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
-        found: dict[str, np.ndarray] = {}
+        drawn: dict[str, np.ndarray] = {}
         began = time.perf_counter()
-        run.scheduler.run({0: tiles}, lambda _, values: found.update(values), lambda _: None)
-        return time.perf_counter() - began, {name: v[: len(tiles)] for name, v in found.items()}
+        run.scheduler.run({0: tiles}, lambda _, values: drawn.update(values), lambda _: None)
+        return time.perf_counter() - began, {name: v[: len(tiles)] for name, v in drawn.items()}
 
     with computing(), threadpool_limits(1, user_api="blas"):
         trials = 0
@@ -82,23 +82,23 @@ def estimate(run: Run, seconds: float = 3.0) -> Estimate:
             tiles = first[np.isin(first[:, 0], cells)]
             programs.compile(tiles)
             _, values = draw(tiles)
-            _, *found = state(plan, tiles, [values])
-            enough = np.clip(1.02 * plan.needed(*found), found[0], plan.trials)
+            _, drawn, m2 = state(plan, tiles, [values])
+            enough = np.clip(1.02 * plan.needed(drawn, m2), drawn, plan.trials)
             trials = int(plan.outer.size * enough.mean())
         left = 0.0
         for members in kinds.values():
             spent, count = 0.0, 1
-            while True:  # the first call wakes what is asleep, and each later one doubles
+            while True:  # the first call warms up, and each later one doubles
                 tiles = missing[random.choice(members, min(count, len(members)), replace=False)]
                 spent, _ = draw(tiles)
                 if spent >= seconds / len(kinds) / 2 or count >= len(members):
                     break
                 count = max(2 * count, int(count * seconds / len(kinds) / max(spent, 1e-3)))
             left += spent * len(members) / len(tiles)
-    known, open_ = run.rounds.trials, run.rounds.missing_trials
-    done, trials = known - open_, max(trials, known)
-    left *= (trials - done) / max(open_, 1)
-    kept = result_bytes(plan) / plan.trials_in(plan.first()).sum() * trials
+    planned, missing_trials = run.rounds.trials, run.rounds.missing_trials
+    done, trials = planned - missing_trials, max(trials, planned)
+    left *= (trials - done) / max(missing_trials, 1)
+    result_size = result_bytes(plan) / plan.trials_in(plan.first()).sum() * trials
     threads = len(programs.devices)
     values = plan.outer.size * len(plan.outputs) * math.prod(plan.within.shape)
     return Estimate(
@@ -108,7 +108,7 @@ def estimate(run: Run, seconds: float = 3.0) -> Estimate:
         programs=len(programs),
         compile_s=programs.compile_s,
         seconds=left,
-        memory=kept + programs.working_memory * threads,
-        stored=kept + _DATASET * values + _DESCRIBED,
+        memory=result_size + programs.working_memory * threads,
+        stored=result_size + _DATASET * values + _DESCRIBED,
         workers=threads,
     )

@@ -71,16 +71,16 @@ class Grid:
     def override(self, **values: Values) -> Grid:
         """Return the grid with other values for some parameters.
 
-        Where a parameter moved together with others, those stay at their first value: there is nothing to move with.
+        Parameters that moved together with one of these stay at their first value, since they have nothing to move with.
         """
-        kept = []
+        axes = []
         for axis in self.axes:
             rest = {name: v for name, v in axis.values.items() if name not in values}
             if len(rest) == len(axis.values):
-                kept.append(axis)
+                axes.append(axis)
             elif rest:
-                kept += [Axis({name: v[:1]}, fixed=True) for name, v in rest.items()]
-        return Grid((*kept, *grid(**values).axes))
+                axes += [Axis({name: v[:1]}, fixed=True) for name, v in rest.items()]
+        return Grid((*axes, *grid(**values).axes))
 
     def split(self, names: Sequence[str]) -> tuple[Grid, Grid]:
         """Return the grid without the axes of the given parameters, and the grid of these axes."""

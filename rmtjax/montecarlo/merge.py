@@ -31,7 +31,7 @@ def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
     """Return one result of the trials of several, which must be of the same claim, sampler and grid, and of different seeds.
 
     Each result becomes the state of its statistics again, and states are merged as those of blocks are, so that the result is
-    that of all trials together; a cell may have any number of trials in each. Samples are put one after another.
+    that of all trials together; a cell may have any number of trials in each. Samples are concatenated.
 
     Args:
         results: from `run` or `open_result`, at least two; those that are not finished count with what they have.
@@ -47,20 +47,20 @@ def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
     if len(results) < 2:
         raise InputError(f"results has {len(results)} entries: give at least two")
     first, *others = results
-    for i, other in enumerate(others, 1):
-        for name in (*_SAME, *sorted({k for r in (first, other) for k in r.attrs if k.startswith("option_")})):
-            if first.attrs.get(name) != other.attrs.get(name):
+    for i, result in enumerate(others, 1):
+        for name in (*_SAME, *sorted({k for r in (first, result) for k in r.attrs if k.startswith("option_")})):
+            if first.attrs.get(name) != result.attrs.get(name):
                 raise InputError(
-                    f"results[{i}] is of {name} {shown(other.attrs.get(name))}, results[0] of {shown(first.attrs.get(name))}:"
+                    f"results[{i}] is of {name} {shown(result.attrs.get(name))}, results[0] of {shown(first.attrs.get(name))}:"
                     " must be the same"
                 )
-        if set(other.data_vars) != set(first.data_vars):
-            different = sorted(set(other.data_vars) ^ set(first.data_vars))
+        if set(result.data_vars) != set(first.data_vars):
+            different = sorted(set(result.data_vars) ^ set(first.data_vars))
             raise InputError(f"{', '.join(different)} is not in all results: they must keep the same statistics")
         for name, values in first.coords.items():
-            if name not in other.coords or not values.equals(other.coords[name]):
+            if name not in result.coords or not values.equals(result.coords[name]):
                 raise InputError(f"results[{i}] has other values of {name} than results[0]: must be the same grid")
-        if not same_law(first["law"].values, other["law"].values):
+        if not same_law(first["law"].values, result["law"].values):
             raise InputError(f"results[{i}] has another law than results[0]: must be the same")
     seeds = [seed for result in results for seed in _seeds(result)]
     for seed in seeds:
@@ -68,8 +68,8 @@ def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
             raise InputError(f"seed = {seed} is in two results: their trials are the same draws and count once")
     kinds = [statistic for kind in STATISTICS.values() if (statistic := kind.of_result(first)) is not None]
     state = _state(first, kinds)
-    for other in others:
-        state = {name: v for s in kinds if s.is_reduced for name, v in s.merge(state, _state(other, kinds)).items()}
+    for result in others:
+        state = {name: v for s in kinds if s.is_reduced for name, v in s.merge(state, _state(result, kinds)).items()}
     is_drawn = (state["count"] > 0)[:, None, None]
     state |= {name: np.where(is_drawn, state[name], np.nan) for name in ("mean", "min", "max")}
     variables = result_variables(kinds, state, _by_cell(first["law"]))

@@ -80,9 +80,9 @@ class Plan:
         if self.until is None:
             return np.empty((0, 2), int)
         needed = self.needed(count, m2)
-        wanted = np.ceil(np.minimum(self.limits.spare * needed, self.trials) / self.block).astype(int)
-        wanted = np.minimum(np.minimum(np.maximum(wanted, done + 1), self.limits.growth * done), self.blocks)
-        return _tiles(done, np.where(needed > count, wanted, done))
+        blocks = np.ceil(np.minimum(self.limits.spare * needed, self.trials) / self.block).astype(int)
+        blocks = np.minimum(np.minimum(np.maximum(blocks, done + 1), self.limits.growth * done), self.blocks)
+        return _tiles(done, np.where(needed > count, blocks, done))
 
     def needed(self, count: np.ndarray, m2: np.ndarray) -> np.ndarray:
         """Return the trials that each cell needs by the variance of its draws so far (arrays as for `next`).
@@ -114,25 +114,25 @@ class Plan:
             {"values": {name: v.tolist() for name, v in axis.values.items()}, "fixed": axis.fixed}
             for axis in self.grid.axes
         ]
-        kept = [{s.name: {k: list(v) for k, v in vars(s).items()}} for s in self.statistics]
+        statistics = [{s.name: {k: list(v) for k, v in vars(s).items()}} for s in self.statistics]
         return {
             **self.about, "grid": axes, "within": list(self.within.names), "outputs": list(self.outputs),
-            "trials": self.trials, "until": None if self.until is None else dict(self.until), "statistics": kept,
+            "trials": self.trials, "until": None if self.until is None else dict(self.until), "statistics": statistics,
             "block": self.block, "cells_per_tile": self.cells_per_tile, "chunk": self.chunk,
         }  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """Return the plan of which `to_dict` has made these values."""
+        """Return the plan from the values that `to_dict` returns."""
         axes = tuple(
             Axis({name: np.array(v, float) for name, v in axis["values"].items()}, bool(axis["fixed"]))
             for axis in values["grid"]
         )
         outer, within = Grid(axes).split(values["within"])
         statistics = tuple(
-            STATISTICS[name](**{k: tuple(v) for k, v in one.items()})
-            for kept in values["statistics"]
-            for name, one in kept.items()
+            STATISTICS[name](**{k: tuple(v) for k, v in fields.items()})
+            for entry in values["statistics"]
+            for name, fields in entry.items()
         )
         about = {name: values[name] for name in ("claim", "equation", "source", "meaning")}
         numbers = {name: int(values[name]) for name in ("trials", "block", "cells_per_tile", "chunk")}
@@ -194,10 +194,10 @@ def check_results_fit(plan: Plan, budget: float, tiles: int | None = None) -> No
     """Raise `InputError` if the results of `tiles` tiles, by default of the first round, take more than `budget` bytes."""
     need = result_bytes(plan, tiles)
     if need > budget:
-        what = (
+        trials = (
             f"{plan.trials} trials" if plan.until is None else f"the trials that until_se = {dict(plan.until)} asks for"
         )
         raise InputError(
-            f"memory: the results of {plan.grid.size} cells × {what} take {need / 1e9:.3g} GB, more than the"
+            f"memory: the results of {plan.grid.size} cells × {trials} take {need / 1e9:.3g} GB, more than the"
             f" {budget / 1e9:.3g} GB allowed; ask for fewer cells, trials or statistics"
         )

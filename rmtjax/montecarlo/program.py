@@ -34,7 +34,7 @@ Inputs = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """Compile and run programs in this thread with JAX's defaults and in double precision, whatever flags the user has set."""
+    """Compile and run programs in this thread with JAX's defaults and in double precision, regardless of the user's flags."""
     with pinned(), double(), jax.disable_jit(False):
         yield
 
@@ -80,9 +80,9 @@ def tile_function(draw: Callable, plan: Plan, width: int, together: bool = True)
         if plan.cells_per_tile == 1:
             result = one_cell({k: v[0] for k, v in params.items()}, within, keys[0], first, trials)
             return jax.tree.map(lambda v: v[None], result)
-        of_cell = lambda own: one_cell(own[0], within, own[1], first, trials)  # noqa: E731
-        own = params, keys
-        return jax.vmap(of_cell)(own) if together else jax.lax.map(of_cell, own)
+        of_cell = lambda cells: one_cell(cells[0], within, cells[1], first, trials)  # noqa: E731
+        cells = params, keys
+        return jax.vmap(of_cell)(cells) if together else jax.lax.map(of_cell, cells)
 
     return tile
 
@@ -120,8 +120,8 @@ class LoweredProgram:
 
         def several(count, params, keys, first, within, trials):
             def one_more(i, out):
-                done = tile(jax.tree.map(lambda v: v[i], params), within, keys[i], first[i], trials)
-                return jax.tree.map(lambda o, v: o.at[i].set(v), out, done)
+                drawn = tile(jax.tree.map(lambda v: v[i], params), within, keys[i], first[i], trials)
+                return jax.tree.map(lambda o, v: o.at[i].set(v), out, drawn)
 
             empty = jax.tree.map(lambda a: jnp.zeros((capacity, *a.shape), a.dtype), shapes)
             return jax.lax.fori_loop(0, count, one_more, empty)
@@ -209,7 +209,7 @@ class Program:
         return cls(compiled, device, _blank(inputs, about["capacity"]), about["alone"], data=data)
 
     def to_bytes(self) -> bytes | None:
-        """Return the program as bytes, None where there is no way to do so."""
+        """Return the program as bytes, None where it cannot be written."""
         return self._data
 
     def on(self, device: jax.Device) -> jax.stages.Compiled:

@@ -49,7 +49,7 @@ _VERSIONS = 3
 """Number of versions of the source whose programs stay on the disk."""
 
 _UNUSED_S = 60 * 86400.0
-"""An executable that is not used for so long is dropped, in seconds."""
+"""An executable that is unused for longer is dropped, in seconds."""
 
 _IRRELEVANT = (
     "cache",
@@ -66,7 +66,7 @@ _IRRELEVANT = (
 
 
 class Unknown(Exception):
-    """What a sampler is made of is not known well enough to name its programs."""
+    """A sampler has parts that are not known well enough to name its programs."""
 
 
 def fingerprint(value: Any) -> str:
@@ -140,10 +140,10 @@ def _is_ours(value: Any) -> bool:
         return False
     if module.partition(".")[0] not in ("rmtjax", "jax", "numpy"):
         return False
-    found = sys.modules.get(module)
+    bound = sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is value
+        bound = getattr(bound, part, None)
+    return bound is value
 
 
 @functools.cache
@@ -194,7 +194,7 @@ class ProgramFiles:
         return cls(None if folder is None or "://" in folder else Path(folder) / _FOLDER, device)
 
     def name(self, parts: Any) -> str | None:
-        """Return the name of the program that is made of these parts, None where it must not be kept."""
+        """Return the name of the program that these parts make, None where it must not be kept."""
         source = None if self._folder is None else _source()
         if source is None:
             return None
@@ -211,7 +211,7 @@ class ProgramFiles:
         return f"executables/{fingerprint((text, alone, _versions(), self._circumstances))}"
 
     def find(self, name: str | None) -> bytes | None:
-        """Return the content of the file of either name, None if there is none that can be read."""
+        """Return the content of the file of either name, None if it cannot be read."""
         if name is None or self._folder is None:
             return None
         try:
@@ -227,7 +227,7 @@ class ProgramFiles:
             return None
 
     def write(self, name: str, content_name: str, data: bytes) -> None:
-        """Write a program under both its names, if the folder can be written, and drop what nobody uses any more."""
+        """Write a program under both its names, if the folder can be written, and drop unused ones."""
         try:
             for file, content in ((content_name, data), (name, content_name.encode("ascii"))):
                 path = self._folder / file
@@ -241,7 +241,7 @@ class ProgramFiles:
             _LOGGER.info("the program cannot be kept in %s: %s", self._folder, error)
 
     def _clean(self) -> None:
-        """Drop the names of old versions and executables that are not used; whatever has another name stays."""
+        """Drop the names of old versions and unused executables; files with other names stay."""
         versions = [path for path in self._folder.iterdir() if re.fullmatch("source-[0-9a-f]{16}", path.name)]
         old = [file for path in sorted(versions, key=_age)[_VERSIONS:] for file in path.iterdir()]
         unused = [file for file in (self._folder / "executables").iterdir() if _age(file) > _UNUSED_S]

@@ -26,7 +26,7 @@ __all__ = ["PROGRAMS", "ProgramCache", "Programs"]
 
 
 class ProgramCache:
-    """Programs by key; whoever asks for one that another thread is making waits for it.
+    """Programs by key; a request for one that another thread is making waits for it.
 
     Args:
         size: the largest number of programs; the oldest are dropped.
@@ -38,7 +38,7 @@ class ProgramCache:
         self._lock = threading.Lock()
 
     def get(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """Return the program of a key, made if there is none."""
+        """Return the program of a key, made if it is missing."""
         with self._lock:
             future = self._programs.get(key)
             if is_mine := future is None:
@@ -134,10 +134,10 @@ class Programs:
             raise InputError(f"memory: {self._claim.name!r} ran out of memory on {device} ({reason})") from None
 
     def compile(self, tiles: np.ndarray) -> None:
-        """Make every program that the tiles (group, block) need.
+        """Compile every program that the tiles (group, block) need.
 
         Raises:
-            InputError: for whatever is wrong with the sampler, before anything runs.
+            InputError: for anything that is wrong with the sampler, before anything runs.
         """
         first_cells = (np.unique(tiles[:, 0]) * self._plan.cells_per_tile).tolist()
         missing: dict[tuple, int] = {}
@@ -201,7 +201,7 @@ class Programs:
     def _compiled(
         self, static: tuple, inputs: Inputs, files: ProgramFiles | None = None, name: str | None = None
     ) -> Program:
-        """Compile a program that fits the memory, drawing fewer trials at once if it must.
+        """Return a compiled program that fits the memory, drawing fewer trials at once if necessary.
 
         Args:
             static: the static parameters.
@@ -213,8 +213,8 @@ class Programs:
         shape = tuple(axis.length for axis in plan.within.axes)
         options = {**self._options, **self._named(static)}
         draw = jax.jit(checked_draw(self._claim, self._sampler, plan.outputs, options, shape))
-        one = jax.tree.map(lambda v: v[0, 0], inputs[:2])
-        needed = needs(lambda p, k, w: draw(wrapped(k), {**p, **w}), *one, self._within)
+        example = jax.tree.map(lambda v: v[0, 0], inputs[:2])
+        needed = needs(lambda p, k, w: draw(wrapped(k), {**p, **w}), *example, self._within)
         most = needed.at_once if device.platform == "cpu" else math.inf
         width = widest = whole_width(plan.block, min(self._width(static), most))
         budget = self._reserve(needed.pooled)

@@ -1,4 +1,4 @@
-"""Memory and devices: what there is, and what a trial needs of it."""
+"""Memory and devices: what is available, and what a trial needs of it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LAPACK = {
     "ffi_call": math.inf,
 }  # fmt: skip
 """Primitives that JAX leaves to LAPACK on processors, and what multiplies the entries of the largest operand times its longer
-side to give no fewer products than JAX takes them to need."""
+side to give at least as many products as JAX takes them to need."""
 
 _ONE_THREAD = 1e5
-"""Products up to which JAX does a batch on the thread that it is on (2·10⁵ in jaxlib 0.10's `lapack_kernels.cc`). It deals
-larger ones out to its pool of threads, and waits for them on one of these, as do other programs, and what else in the same
-program can run at the same time: together they can use up the pool waiting for each other, on two cores at once."""
+"""Products up to which JAX does a batch on its current thread (2·10⁵ in jaxlib 0.10's `lapack_kernels.cc`). It deals larger
+ones out to its pool of threads and waits for them on one of these. Other programs, and independent parts of the same program,
+do so too: together they can occupy the whole pool and deadlock, on two cores at once."""
 
 
 def _host_memory() -> float:
@@ -53,12 +53,12 @@ def _host_memory() -> float:
 
 def _chosen(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
     try:
-        found = jax.local_devices() if devices is None else list(devices)
+        chosen = jax.local_devices() if devices is None else list(devices)
     except TypeError:
-        found = [devices]
-    if not found or not all(isinstance(device, jax.Device) for device in found):
+        chosen = [devices]
+    if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
         raise InputError(f"devices = {shown(devices)}: must be a list of devices of JAX, at least one")
-    return found
+    return chosen
 
 
 def available_memory(devices: Sequence[jax.Device] | None = None) -> float:
@@ -71,7 +71,7 @@ def available_memory(devices: Sequence[jax.Device] | None = None) -> float:
 
 
 class Needs(NamedTuple):
-    """What tracing tells about a function.
+    """What tracing shows about a function.
 
     Attributes:
         bytes: of the largest array that it makes on the way: a lower bound of the memory it needs.
@@ -102,18 +102,18 @@ def _lapack(equation) -> Needs:
 
 
 def _needs(jaxpr) -> Needs:
-    found = Needs()
+    total = Needs()
     for equation in jaxpr.eqns:
         if equation.primitive.name in _LAPACK:
-            found |= _lapack(equation)
+            total |= _lapack(equation)
         for variable in equation.outvars:
             aval = variable.aval
-            found |= Needs(math.prod(getattr(aval, "shape", ())) * getattr(aval.dtype, "itemsize", 1))
+            total |= Needs(math.prod(getattr(aval, "shape", ())) * getattr(aval.dtype, "itemsize", 1))
         for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                found |= _needs(inner)
-    return found
+                total |= _needs(inner)
+    return total
 
 
 def needs(function: Callable, *args) -> Needs:
@@ -127,7 +127,7 @@ def workers(devices: Sequence[jax.Device] | None, tiles: int) -> list[jax.Device
     Those given have one thread each. By default all devices are used, and processors have a thread for each core, since a
     program mostly uses one core.
     """
-    found = _chosen(devices)
-    if devices is None and found[0].platform == "cpu":
-        found = found * max(1, cores() // len(found))
-    return found[: max(1, tiles)]
+    threads = _chosen(devices)
+    if devices is None and threads[0].platform == "cpu":
+        threads = threads * max(1, cores() // len(threads))
+    return threads[: max(1, tiles)]

@@ -44,8 +44,8 @@ class Rounds:
         """The tiles of each chunk of this round that is not done."""
         size = self._plan.chunk
         chunks = {self._first_chunk + i // size: self.tiles[i : i + size] for i in range(0, len(self.tiles), size)}
-        done = self._fresh.__contains__ if self._store is None or self._is_shared else self._store.has
-        return {chunk: tiles for chunk, tiles in chunks.items() if not done(chunk)}
+        is_stored = self._fresh.__contains__ if self._store is None or self._is_shared else self._store.has
+        return {chunk: tiles for chunk, tiles in chunks.items() if not is_stored(chunk)}
 
     @property
     def missing_tiles(self) -> np.ndarray:
@@ -73,7 +73,7 @@ class Rounds:
             self._fresh[chunk] = values
 
     def close(self) -> None:
-        """Take what the round has found and decide on the next; a damaged part of it leaves the round open."""
+        """Close the round and decide on the next from its results; a damaged part leaves the round open."""
         size = self._plan.chunk
         chunks = range(self._first_chunk, self._first_chunk + -(-len(self.tiles) // size))
         values = self._read(chunks)
@@ -104,17 +104,17 @@ class Rounds:
             raise
 
     def _recall(self) -> None:
-        """Let all processes have what is stored of this round by the first."""
+        """Broadcast to all processes what the first has stored of this round."""
         if not self._is_shared:
             return
-        size, known = self._plan.chunk, None
+        size, stored = self._plan.chunk, None
         if distributed.index() == 0:
             chunks = range(self._first_chunk, self._first_chunk + -(-len(self.tiles) // size))
             if self._store is not None:
                 self._store.forget_damaged(chunks)
-            done = [c for c in chunks if self._store is not None and self._store.has(c)]
-            parts = [self._store.read(c * size, (c + 1) * size) for c in done]
-            known = {**(joined(parts) if parts else {}), "chunks": np.array(done, int)}
-        known = distributed.broadcast(known)
-        for i, chunk in enumerate(known.pop("chunks").tolist()):
-            self._fresh[chunk] = {name: v[i * size : (i + 1) * size] for name, v in known.items()}
+            chunks_stored = [c for c in chunks if self._store is not None and self._store.has(c)]
+            parts = [self._store.read(c * size, (c + 1) * size) for c in chunks_stored]
+            stored = {**(joined(parts) if parts else {}), "chunks": np.array(chunks_stored, int)}
+        stored = distributed.broadcast(stored)
+        for i, chunk in enumerate(stored.pop("chunks").tolist()):
+            self._fresh[chunk] = {name: v[i * size : (i + 1) * size] for name, v in stored.items()}

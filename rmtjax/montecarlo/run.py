@@ -67,8 +67,8 @@ class _Stopwatch:
 class Run:
     """A run in its three steps: planned and checked, compiled, executed.
 
-    Compilation takes one core and execution all of them, so whoever has several runs compiles them side by side and
-    executes one after the other.
+    Compilation takes one core and execution all of them, so several runs are compiled side by side and executed one after
+    the other.
 
     Args:
         claim: what to draw and what to expect.
@@ -148,12 +148,12 @@ class Run:
                 imported.join()
 
     def discard(self) -> None:
-        """Let go of the store, and remove it if this run has made it and put nothing into it."""
+        """Release the store, and remove it if this run created it and wrote nothing into it."""
         if self.store is not None:
             self.store.discard()
 
     def _how_far(self) -> str:
-        """Say what is done when the run stops now, and how to resume it."""
+        """Return what is done when the run stops now, and how to resume it."""
         if self.store is None:
             is_silent = distributed.count() > 1 and distributed.index()
             return "stopped" if is_silent else "stopped: nothing is kept without a store"

@@ -366,10 +366,10 @@ def merge_tiles(statistics: Sequence[Statistic], tiles: State, owner: np.ndarray
         if not left.size:
             return state
         a, b = ({name: v[i] for name, v in state.items()} for i in (left, left + 1))
-        kept = np.flatnonzero(even)
-        at = np.searchsorted(kept, left)
+        even_rows = np.flatnonzero(even)
+        at = np.searchsorted(even_rows, left)
         both = {name: v for s in merged for name, v in s.merge(a, b).items()}
-        state = {name: v[kept] for name, v in state.items()}
+        state = {name: v[even_rows] for name, v in state.items()}
         for name, v in both.items():
             state[name][at] = v
-        owner = owner[kept]
+        owner = owner[even_rows]

@@ -6,9 +6,9 @@ value, with a checksum for each chunk; ``result/`` the finished dataset; ``prove
 it went, the only part that may differ between two runs of the same specification.
 
 Every file appears under its name only when it is complete. The ``count`` of a chunk is written last, so a chunk whose
-``count`` is there is there altogether. Whoever writes holds a lock on the folder, which the system takes back when the
-process ends. Digests tell whether the files are still what was written, before anything is made of their bytes. A run
-draws a chunk that is damaged or lost again, and writes a damaged result again; its own description it cannot restore.
+``count`` exists is complete. Whoever writes holds a lock on the folder, which the system releases when the process ends.
+Digests show whether the files are still what was written, before their bytes are decoded. A run draws a chunk that is
+damaged or lost again, and writes a damaged result again; it cannot restore its own description.
 Everything is on the disk before the provenance says that the run is finished.
 """
 
@@ -63,7 +63,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike, plan: Plan, made: Mapping[str, Any], law: Mapping[str, np.ndarray]) -> Store:
-        """Open the store of this very run, or make it where nothing exists.
+        """Return the store of this run, created where nothing exists.
 
         Args:
             path: a folder.
@@ -72,15 +72,15 @@ class Store:
             law: what is predicted, by output.
 
         Raises:
-            InputError: where something else is there, which is left as it was; where another process is writing; where nothing
-                can be written.
+            InputError: where the path holds something else, which is left as it was; where another process is writing; where
+                nothing can be written.
         """
         import zarr
         from zarr.codecs import ZstdCodec
 
         path = _path("store", path)
         new, empty = _is_free(path), path.is_dir()
-        wanted = {"format": _FORMAT, "claim": plan.about["claim"], **made, **plan.to_dict()}
+        expected = {"format": _FORMAT, "claim": plan.about["claim"], **made, **plan.to_dict()}
         if new:
             with _writing(f"store {path}"), _appearing(path) as unfinished:
                 root = zarr.create_group(unfinished, zarr_format=3)
@@ -88,25 +88,25 @@ class Store:
                 predicted = root.create_group("law")
                 for name, values in law.items():
                     predicted.create_array(name, data=np.ascontiguousarray(values), compressors=ZstdCodec(level=1))
-                root.attrs.put(_signed({**wanted, "law": _folder_digest(unfinished / "law")}))
+                root.attrs.put(_signed({**expected, "law": _folder_digest(unfinished / "law")}))
         else:
-            there, found = _read_root(path)
-            if "generator" not in found:
+            root, attributes = _read_root(path)
+            if "generator" not in attributes:
                 _LOGGER.warning(
                     "store %s does not say which generator it was drawn with; it is taken to be %s, JAX's default",
                     path, GENERATOR,
                 )  # fmt: skip
-            found = {"generator": GENERATOR} | found
-            for key, value in wanted.items():
-                if found.get(key) != value:
-                    what, stored, given = _difference(key, found.get(key), value)
+            attributes = {"generator": GENERATOR} | attributes
+            for key, value in expected.items():
+                if attributes.get(key) != value:
+                    entry, stored, asked = _difference(key, attributes.get(key), value)
                     raise InputError(
-                        f"store {path} holds another run: its {what} is {shown(stored)}, here it is {shown(given)};"
+                        f"store {path} holds another run: its {entry} is {shown(stored)}, here it is {shown(asked)};"
                         " give another folder or remove this one"
                     )
-            _compare(path, "law", found["law"])
+            _compare(path, "law", attributes["law"])
             with intact(path):
-                before = {name: np.asarray(array[...]) for name, array in there["law"].arrays()}
+                before = {name: np.asarray(array[...]) for name, array in root["law"].arrays()}
             for name, values in law.items():
                 if not same_law(before[name].ravel(), np.ravel(values)):  # a single cell's is stored with one axis
                     raise InputError(
@@ -146,9 +146,9 @@ class Store:
             self._release()
 
     def _stored(self) -> tuple[set[int], set[int]]:
-        """Return the chunks that are complete, and those that have lost a file since they were; `count` is written last."""
-        kept = {name for statistic in self.plan.statistics for name in statistic.names} - set(_MOMENTS)
-        stored = {name: set() for name in sorted(kept | {"moments", "count"})}
+        """Return the chunks that are complete, and those that were and have lost a file; `count` is written last."""
+        names = {name for statistic in self.plan.statistics for name in statistic.names} - set(_MOMENTS)
+        stored = {name: set() for name in sorted(names | {"moments", "count"})}
         for name in stored:
             folder = self.path / "tiles" / name
             if name not in self._arrays or not folder.is_dir():
@@ -160,8 +160,8 @@ class Store:
         complete = set.intersection(*stored.values())
         return complete, stored["count"] - complete
 
-    def _say(self, what: str) -> None:
-        _LOGGER.warning("store %s is damaged: %s", self.path, what)
+    def _say(self, damage: str) -> None:
+        _LOGGER.warning("store %s is damaged: %s", self.path, damage)
 
     def _say_redrawn(self, chunks: Iterable[int], why: str) -> None:
         self._say(f"{why} of chunks {shown(sorted(chunks))}; the run draws them again")
@@ -175,7 +175,7 @@ class Store:
         """Mark the damaged ones of some chunks as missing, with a warning, so that they are drawn again.
 
         Returns:
-            Which they are; one that was drawn again already is not among them, or a bad disk would keep a run for ever.
+            The damaged chunks, without those already drawn again once, since a bad disk would keep a run from ending.
         """
         damaged = set()
         for chunk in chunks:
@@ -226,8 +226,8 @@ class Store:
                     )
                     draft: dict[str, Any] = {}
                     zarr.create_array(draft, **layout)
-                    told = {"digest": _layout_digest(draft["zarr.json"].to_bytes())}
-                    self._arrays[name] = self._group.create_array(name, **layout, attributes=told)
+                    attributes = {"digest": _layout_digest(draft["zarr.json"].to_bytes())}
+                    self._arrays[name] = self._group.create_array(name, **layout, attributes=attributes)
                 self._arrays[name][chunk * size : (chunk + 1) * size] = v
         self._done.add(chunk)
 
@@ -238,20 +238,20 @@ class Store:
             InputError: if a chunk is damaged.
         """
         with intact(self.path, "run it again, which draws its damaged chunks again"):
-            found = {name: np.asarray(array[start:stop]) for name, array in self._arrays.items()}
-        moments = found.pop("moments")
-        return {**{name: moments[:, i] for i, name in enumerate(_MOMENTS)}, **found}
+            arrays = {name: np.asarray(array[start:stop]) for name, array in self._arrays.items()}
+        moments = arrays.pop("moments")
+        return {**{name: moments[:, i] for i, name in enumerate(_MOMENTS)}, **arrays}
 
     def so_far(self) -> xr.Dataset:
         """Return the dataset of the chunks that are stored."""
         size, tiles = self.plan.chunk, self.plan.first()
         chosen, parts, start = [], [], 0
         while len(tiles):
-            there = [i for i in range(-(-len(tiles) // size)) if self.has(start // size + i)]
+            stored = [i for i in range(-(-len(tiles) // size)) if self.has(start // size + i)]
             live = np.concatenate(
-                [np.arange(i * size, min((i + 1) * size, len(tiles))) for i in there] or [np.empty(0, int)]
+                [np.arange(i * size, min((i + 1) * size, len(tiles))) for i in stored] or [np.empty(0, int)]
             )
-            values = self.read(start, start + len(tiles)) if there else {}
+            values = self.read(start, start + len(tiles)) if stored else {}
             chosen.append(tiles[live])
             parts.append({name: v[live] for name, v in values.items()})
             if len(live) < len(tiles):
@@ -268,7 +268,7 @@ class Store:
     def finish(self, result: xr.Dataset, made: Mapping[str, Any]) -> None:
         """Add the finished dataset, and the provenance of the session that finished it.
 
-        In a store that is finished already they stay what they are, or what they were if the dataset is damaged.
+        A store that is already finished keeps them; a damaged dataset is written again.
         """
         with intact(self.path):
             recorded = _sessions(self.path, self._root)
@@ -287,19 +287,19 @@ class Store:
 
 def _tell(path: Path, root: zarr.Group, sessions: Sequence[Mapping[str, Any]]) -> None:
     """Write the provenance of all sessions and the digest of the result's files, last of all."""
-    told = _signed({"sessions": list(sessions), "result": _folder_digest(path / "result")})
-    root.require_group("provenance").attrs.put(told)
+    attributes = _signed({"sessions": list(sessions), "result": _folder_digest(path / "result")})
+    root.require_group("provenance").attrs.put(attributes)
     settle(path / "provenance")
 
 
 def _sessions(path: Path, root: zarr.Group) -> tuple[list[dict[str, Any]], str] | None:
     """Return the provenance of the sessions of a finished run and its result's digest; None if it is not finished."""
-    told = dict(root["provenance"].attrs) if "provenance" in root else {}
-    if not told:
+    attributes = dict(root["provenance"].attrs) if "provenance" in root else {}
+    if not attributes:
         return None
-    if not _is_signed(told):
+    if not _is_signed(attributes):
         raise InputError(f"store {path} is damaged: its provenance is not what was written")
-    return told["sessions"], told["result"]
+    return attributes["sessions"], attributes["result"]
 
 
 def _compare(path: Path, name: str, digest: str, cure: str = "") -> None:
@@ -318,20 +318,20 @@ def _path(name: str, path: Any) -> Path:
     return Path(path)
 
 
-def _difference(key: str, stored: Any, given: Any) -> tuple[str, Any, Any]:
+def _difference(key: str, stored: Any, asked: Any) -> tuple[str, Any, Any]:
     """Return what differs in an entry of two specifications, and both values; of two grids, the first value that differs."""
     if (
         key == "grid"
         and stored is not None
-        and [list(a["values"]) for a in stored] == [list(a["values"]) for a in given]
+        and [list(a["values"]) for a in stored] == [list(a["values"]) for a in asked]
     ):
-        for axis, other in zip(stored, given, strict=True):
+        for axis, asked_axis in zip(stored, asked, strict=True):
             for name, values in axis["values"].items():
-                other_values = other["values"][name]
-                if len(values) == len(other_values) and values != other_values:
-                    i = next(i for i, (x, y) in enumerate(zip(values, other_values, strict=True)) if x != y)
-                    return f"{name}[{i}]", values[i], other_values[i]
-    return key, stored, given
+                asked_values = asked_axis["values"][name]
+                if len(values) == len(asked_values) and values != asked_values:
+                    i = next(i for i, (x, y) in enumerate(zip(values, asked_values, strict=True)) if x != y)
+                    return f"{name}[{i}]", values[i], asked_values[i]
+    return key, stored, asked
 
 
 def _is_free(path: Path) -> bool:
@@ -340,12 +340,12 @@ def _is_free(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _writing(what: str) -> Iterator[None]:
+def _writing(target: str) -> Iterator[None]:
     """Translate errors of the file system into an InputError that names the argument."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"{what} cannot be written: {error.strerror or error}") from None
+        raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager
@@ -360,8 +360,8 @@ def intact(path: Path, cure: str = "remove it and run again") -> Iterator[None]:
             raise
         if "start new thread" in str(error):
             raise MemoryError(str(error)) from None
-        said = " ".join(str(error).split())[:150] or type(error).__name__
-        raise InputError(f"store {path} is damaged ({said}); {cure}") from None
+        message = " ".join(str(error).split())[:150] or type(error).__name__
+        raise InputError(f"store {path} is damaged ({message}); {cure}") from None
 
 
 @contextlib.contextmanager
@@ -377,14 +377,14 @@ def _appearing(path: Path) -> Iterator[Path]:
 
 
 def _folder_digest(folder: Path) -> str:
-    """Return a digest of the files in a folder and their names; Zarr reads zeros or NaN for a lost file, without a word."""
-    found = hashlib.blake2b(digest_size=16)
+    """Return a digest of the files in a folder and their names; Zarr reads zeros or NaN for a lost file, silently."""
+    digest = hashlib.blake2b(digest_size=16)
     for file in sorted(folder.rglob("*")):
         if file.is_file() and not file.name.startswith("."):
             content = file.read_bytes()
-            found.update(f"{file.relative_to(folder).as_posix()} {len(content)} ".encode())
-            found.update(content)
-    return found.hexdigest()
+            digest.update(f"{file.relative_to(folder).as_posix()} {len(content)} ".encode())
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def _layout_digest(content: bytes) -> str:
@@ -394,7 +394,7 @@ def _layout_digest(content: bytes) -> str:
 
 
 def _signed(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a description with a digest of it, which tells later whether it is still what was written."""
+    """Return attributes with their digest, which shows later whether they are still what was written."""
     text = json.dumps(attributes, sort_keys=True)
     return {**attributes, "digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
 
@@ -409,7 +409,7 @@ def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def state(plan: Plan, tiles: np.ndarray, parts: Sequence[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, ...]:
-    """Return what a plan decides its next round by: blocks, trials and sums of squares of each cell."""
+    """Return what decides a plan's next round: blocks, trials and sums of squares of each cell."""
     cell, _, rows = rows_of(plan, tiles, joined([{n: p[n] for n in ("count", *_MOMENTS)} for p in parts]))
     merged = merge_tiles((Moments(),), rows, cell)
     return np.bincount(cell, minlength=plan.outer.size), merged["count"], merged["m2"]
@@ -424,7 +424,7 @@ def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
     """Write a result that is of no single run, such as several merged, so that `open_result` reads it.
 
     Raises:
-        InputError: if there is something already, or the place cannot be written.
+        InputError: if the path exists already or cannot be written.
     """
     import zarr
 
@@ -446,27 +446,27 @@ def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         raise InputError(f"{refusal}: it is a file; give a folder that does not exist yet or that holds a run")
     try:
         root = zarr.open_group(path, mode="r", zarr_format=3)
-        found = dict(root.attrs)
+        attributes = dict(root.attrs)
     except FileNotFoundError:
         raise InputError(f"{refusal}: it holds other files; give another folder") from None
     except Exception as error:
         raise InputError(f"store {path} is damaged: its zarr.json cannot be read ({type(error).__name__})") from None
-    if found.get("format") != _FORMAT:
-        raise InputError(f"{refusal}: its format is {shown(found.get('format'))}, here it is {_FORMAT!r}")
-    if not _is_signed(found):
+    if attributes.get("format") != _FORMAT:
+        raise InputError(f"{refusal}: its format is {shown(attributes.get('format'))}, here it is {_FORMAT!r}")
+    if not _is_signed(attributes):
         raise InputError(f"store {path} is damaged: its zarr.json is not what was written")
-    # Stores of before 0.1.0 have each axis as values by name, and by an empty name whether it is fixed.
-    for i, axis in enumerate(found.get("grid", ())):
+    # Stores from before 0.1.0 have each axis as values by name, and by an empty name whether it is fixed.
+    for i, axis in enumerate(attributes.get("grid", ())):
         if "" in axis:
             values = {name: v for name, v in axis.items() if name}
-            found["grid"][i] = {"values": values, "fixed": axis[""]}
-    return root, found
+            attributes["grid"][i] = {"values": values, "fixed": axis[""]}
+    return root, attributes
 
 
 def open_result(path: str | os.PathLike) -> xr.Dataset:
     """Return the dataset of a store, or of several that were merged, with the provenance of the session that finished it.
 
-    A run that is not finished, which may be writing just now, gives what it has: cells without a trial are NaN, and the
+    An unfinished run, which may be writing at the moment, gives what it has: cells without a trial are NaN, and the
     attribute ``unfinished`` is 1.
 
     Raises:
@@ -477,7 +477,7 @@ def open_result(path: str | os.PathLike) -> xr.Dataset:
     path = _path("store", path)
     if not path.exists():
         raise InputError(f"store {path} does not exist")
-    root, found = _read_root(path)
+    root, attributes = _read_root(path)
     with intact(path):
         recorded = _sessions(path, root)
         if recorded is not None:
@@ -485,8 +485,12 @@ def open_result(path: str | os.PathLike) -> xr.Dataset:
             redo = "; run it again, which writes it again" if (path / "tiles").is_dir() else ""
             _compare(path, "result", digest, redo)
             return xr.open_zarr(path, group="result", consolidated=False).load().assign_attrs(sessions[-1])
-        result = Store(path, root, Plan.from_dict(found)).so_far()
-        options = {f"option_{name}": value for name, value in found["options"].items()}
+        result = Store(path, root, Plan.from_dict(attributes)).so_far()
+        options = {f"option_{name}": value for name, value in attributes["options"].items()}
         return result.assign_attrs(
-            seed=found["seed"], method=found["method"], **options, trials_per_cell=found["trials"], unfinished=1
-        )  # fmt: skip
+            seed=attributes["seed"],
+            method=attributes["method"],
+            **options,
+            trials_per_cell=attributes["trials"],
+            unfinished=1,
+        )

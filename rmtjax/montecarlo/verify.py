@@ -108,11 +108,11 @@ class _Tests:
     def finding(self, adjusted: np.ndarray, level: float) -> Finding:
         at = np.unravel_index(np.argmin(self.p - 1e-9 * np.abs(np.nan_to_num(self.z))), self.p.shape)
         place = dict(zip(self.mean.dims, at, strict=True))
-        here = self.mean.isel(place)
-        cell = {str(n): float(v) for n, v in here.coords.items() if n != "output"}
+        mean = self.mean.isel(place)
+        cell = {str(n): float(v) for n, v in mean.coords.items() if n != "output"}
         return Finding(
             self.claim, self.output, self.against, self.sampler, self.tests, self.trials, float(self.z[at]),
-            float(adjusted.min()), cell, float(here), float(self.se.isel(place)), float(self.expected.isel(place)),
+            float(adjusted.min()), cell, float(mean), float(self.se.isel(place)), float(self.expected.isel(place)),
             bool((adjusted > level).all()), self.erratum,
         )  # fmt: skip
 
@@ -147,12 +147,12 @@ def allowance(claim: Claim | None, result: xr.Dataset) -> np.ndarray:
 def _against_law(label: str, claim: Claim | None, result: xr.Dataset) -> list[_Tests]:
     tests = []
     for name, allowed in zip(result["output"].values, allowance(claim, result), strict=True):
-        one = result.sel(output=name)
-        mean, se, law = (one[kind].values for kind in ("mean", "se", "law"))
+        of_output = result.sel(output=name)
+        mean, se, law = (of_output[kind].values for kind in ("mean", "se", "law"))
         drawn = np.broadcast_to(result["trials"].values, mean.shape)
         z, p = t_with_allowance(mean, se, drawn, law, allowed)
-        if {"min", "max", "variance"} <= set(one):  # as in every dataset of `run`
-            events = are_events(mean, *(one[kind].values for kind in ("variance", "min", "max")), drawn)
+        if {"min", "max", "variance"} <= set(of_output):  # as in every dataset of `run`
+            events = are_events(mean, *(of_output[kind].values for kind in ("variance", "min", "max")), drawn)
             events &= (law >= 0) & (law <= 1)
             if events.any():
                 allowed_there = np.broadcast_to(allowed, mean.shape)[events]
@@ -167,9 +167,9 @@ def _against_law(label: str, claim: Claim | None, result: xr.Dataset) -> list[_T
                 sampler=str(result.attrs.get("method", "")),
                 tests=int((drawn >= 2).sum()),
                 trials=int(result.attrs.get("trials_per_cell", drawn.max(initial=0))),
-                mean=one["mean"],
-                se=one["se"],
-                expected=one["law"],
+                mean=of_output["mean"],
+                se=of_output["se"],
+                expected=of_output["law"],
                 z=z,
                 p=np.where(drawn >= 2, p, 1.0),  # a cell without draws says nothing
             )
@@ -177,11 +177,11 @@ def _against_law(label: str, claim: Claim | None, result: xr.Dataset) -> list[_T
     return tests
 
 
-def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> list[_Tests]:
+def _against_each_other(claim: Claim, first: xr.Dataset, second: xr.Dataset) -> list[_Tests]:
     tests = []
     for name in first["output"].values:
-        a, b = first.sel(output=name), other.sel(output=name)
-        samples = [one[kind].values for one in (a, b) for kind in ("mean", "se", "trials")]
+        a, b = first.sel(output=name), second.sel(output=name)
+        samples = [result[kind].values for result in (a, b) for kind in ("mean", "se", "trials")]
         z, p, se = welch(*samples)
         tests.append(
             _Tests(
@@ -189,9 +189,9 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
                 erratum=claim.erratum,
                 output=str(name),
                 against=first.attrs["method"],
-                sampler=other.attrs["method"],
+                sampler=second.attrs["method"],
                 tests=z.size,
-                trials=other.attrs["trials_per_cell"],
+                trials=second.attrs["trials_per_cell"],
                 mean=b["mean"],
                 se=b["se"].copy(data=se),
                 expected=a["mean"],
@@ -203,17 +203,15 @@ def _against_each_other(claim: Claim, first: xr.Dataset, other: xr.Dataset) -> l
 
 
 def _runs(claim: Claim, config: RunConfig) -> list[Run]:
-    """Return the run of a claim's first sampler on its grid; on the grid of comparison, if there is one; and the others'."""
+    """Return the runs of a claim: its first sampler on its grid, then all samplers on the grid of comparison, if it has one."""
     name, sampler = claim.sampler()
     trials = sampler.default_trials if config.trials is None else config.trials
     first = Run(claim, None, config, trials=trials, sampler=name)
     if claim.comparison_grid is None or len(claim.samplers) == 1:
         return [first]
     runs = [first, Run(claim, claim.comparison_grid, config, trials=trials, sampler=name)]
-    for other_name, other in list(claim.samplers.items())[1:]:
-        runs.append(
-            Run(claim, claim.comparison_grid, config, trials=min(trials, other.default_trials), sampler=other_name)
-        )
+    for name, sampler in list(claim.samplers.items())[1:]:
+        runs.append(Run(claim, claim.comparison_grid, config, trials=min(trials, sampler.default_trials), sampler=name))
     return runs
 
 
@@ -260,7 +258,7 @@ def verify(
         importlib.import_module(module)
     # One claim's programs compile on one core; several claims fill the others, and the bars show which is awaited.
     with ThreadPoolExecutor(len(workers(config.devices, len(claims)))) as pool:
-        compiled = [pool.submit(lambda runs: [one.compile() for one in runs], runs) for runs in plans]
+        compiled = [pool.submit(lambda runs: [run.compile() for run in runs], runs) for runs in plans]
         try:
             for claim, (first, *compared), ready in zip(claims, plans, compiled, strict=True):
                 with Reporter(1, f"{claim.name}: compiling", progress):
@@ -270,8 +268,8 @@ def verify(
                 tests += _against_law(claim.name, claim, result)
                 if compared:
                     references[claim.name] = reference = compared[0].execute(progress)
-                    for other in compared[1:]:
-                        results[claim.name, other.sampler] = drawn = other.execute(progress)
+                    for run in compared[1:]:
+                        results[claim.name, run.sampler] = drawn = run.execute(progress)
                         tests += _against_each_other(claim, reference, drawn)
                 if done is not None:
                     done(claim)
@@ -290,14 +288,14 @@ def judge(results: Sequence[xr.Dataset], claims: Iterable[Claim] = (), *, level:
         level: the family-wise error, in (0, 1).
 
     Returns:
-        A `Verdict`. A claim that several results are of is there under one name for each.
+        A `Verdict`. A claim that several results are of has one name for each.
     """
     number("level", level, 0, 1, open_low=True, open_high=True)
     if not results:
         raise InputError("results is empty: give at least one")
-    known = {claim.name: claim for claim in claims}
+    by_name = {claim.name: claim for claim in claims}
     tests: list[_Tests] = []
-    kept: dict[tuple[str, str], xr.Dataset] = {}
+    tested: dict[tuple[str, str], xr.Dataset] = {}
     for i, result in enumerate(results):
         missing = [name for name in ("mean", "se", "law", "z", "trials") if name not in result]
         if missing or "output" not in result.dims:
@@ -306,12 +304,12 @@ def judge(results: Sequence[xr.Dataset], claims: Iterable[Claim] = (), *, level:
             )
         name, sampler = (str(result.attrs.get(key, "")) for key in ("claim", "method"))
         labels = itertools.chain([name, f"{name} ({sampler})"], (f"{name} ({k})" for k in itertools.count(2)))
-        taken = {label for label, _ in kept}
+        taken = {label for label, _ in tested}
         label = next(label for label in labels if label not in taken)
-        kept[label, sampler] = result
-        tests += _against_law(label, claim_of(result, known), result)
+        tested[label, sampler] = result
+        tests += _against_law(label, claim_of(result, by_name), result)
     wall = sum(float(result.attrs.get("wall_s", 0.0)) for result in results)
-    return Verdict(_findings(tests, level), kept, level, wall)
+    return Verdict(_findings(tests, level), tested, level, wall)
 
 
 def claim_of(result: xr.Dataset, known: Mapping[str, Claim]) -> Claim | None:

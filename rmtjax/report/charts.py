@@ -32,12 +32,12 @@ def _left(y: Scale) -> float:
 
 
 def _under(chart: Chart, label: str, left: float, top: float, right: float) -> float:
-    """The x axis's label in as many lines as it needs; the height."""
-    lines, rest = [], label.split(" ")
-    while rest:
-        line = rest.pop(0)
-        while rest and width_of(line + " " + rest[0]) < right - left:
-            line += " " + rest.pop(0)
+    """Write the x axis's label in at most two lines, and return their height."""
+    lines, words = [], label.split(" ")
+    while words:
+        line = words.pop(0)
+        while words and width_of(line + " " + words[0]) < right - left:
+            line += " " + words.pop(0)
         lines.append(line)
     for i, line in enumerate(lines[:2]):
         chart.text((left + right) / 2, top + 14 * i, line, anchor="middle")
@@ -53,12 +53,12 @@ def law_panels(table: Table, name: str, claim: str) -> tuple[list[Chart], int]:
 def _law_panel(table: Table, panel: Panel, name: str, claim: str) -> Chart:
     x, lines, title, log_y = panel.x, panel.lines, panel.title, panel.log_y
     flat = np.concatenate([line.z for line in lines])
-    known = flat[np.isfinite(flat)]
+    finite_z = flat[np.isfinite(flat)]
     worst = flat[np.argmax(np.nan_to_num(np.abs(flat), nan=-1.0, posinf=1e300))]
     description = (
         f"{claim}, {title}: {table.expected} as lines and Monte Carlo as points with bars of two standard errors"
         + ("" if x is None else f", against {table.axis_label(x)}")
-        + f". Largest |z| {number(abs(float(worst)), 3)}; {int((np.abs(known) <= 2).sum())} of {flat.size} points within ±2."
+        + f". Largest |z| {number(abs(float(worst)), 3)}; {int((np.abs(finite_z) <= 2).sum())} of {flat.size} points within ±2."
     )
     chart = Chart(_WIDTH, name, f"{claim}: {title}", description)
     every = np.concatenate([np.concatenate([line.mean, line.law]) for line in lines])
@@ -130,7 +130,7 @@ def _law_panel(table: Table, panel: Panel, name: str, claim: str) -> Chart:
 
 
 def _tips(table: Table, panel: Panel, line: Line) -> list[str]:
-    """Return what a pointer over each point is told."""
+    """Return the tip of each point for a pointer over it."""
     places = [line.label] * line.at.size
     if panel.x is not None:
         places = [", ".join(filter(None, (line.label, table.where(panel.x, int(cell))))) for cell in line.cells]
@@ -157,14 +157,14 @@ class Slope:
     lines: int
 
     def __str__(self) -> str:
-        """As many decimals as its error makes meaningful, two or three."""
+        """Return as many decimals as its error makes meaningful, two or three."""
         decimals = 2 if self.se >= 0.02 else 3
-        told = f"{self.slope:.{decimals}f}" + (f" ± {self.se:.{decimals}f}" if self.se >= 0.0005 else "")
-        return ("0.000" + told[6:] if told.startswith("-0.000") else told).replace("-", "−")
+        text = f"{self.slope:.{decimals}f}" + (f" ± {self.se:.{decimals}f}" if self.se >= 0.0005 else "")
+        return ("0.000" + text[6:] if text.startswith("-0.000") else text).replace("-", "−")
 
 
 def size_axis(table: Table) -> str | None:
-    """The longest dim that is a size with at least two values."""
+    """Return the longest dim that is a size with at least two values."""
     sizes = [(n, d) for d, n in zip(table.dims, table.sizes, strict=True) if n > 1 and table.is_size(d)]
     sizes = [(n, d) for n, d in sizes if np.unique(table.values(d)).size == n and np.all(table.values(d) > 0)]
     return max(sizes, key=lambda nd: nd[0])[1] if sizes else None
@@ -177,7 +177,7 @@ def _by_size(table: Table, dim: str, array: np.ndarray) -> np.ndarray:
 
 
 def slope_of(table: Table) -> Slope | None:
-    """The common slope of log|mean − law| on log size over lines with at least two resolved sizes, each with its own height.
+    """Return the common slope of log|mean − law| on log size over lines with two or more resolved sizes, each of its own height.
 
     Resolved is what exceeds four standard errors. The error of the slope is from the standard errors or from the scatter
     about the lines, whichever is larger.
@@ -188,9 +188,9 @@ def slope_of(table: Table) -> Slope | None:
     size = np.log(table.values(dim))
     gap, se = (_by_size(table, dim, a).reshape(-1, size.size) for a in (np.abs(table.mean - table.law), table.se))
     with np.errstate(invalid="ignore"):
-        seen = np.isfinite(gap) & (gap > 4 * se) & (se > 0)
+        resolved = np.isfinite(gap) & (gap > 4 * se) & (se > 0)
     xs, ys, errors, lines = [], [], [], 0
-    for g, s, ok in zip(gap, se, seen, strict=True):
+    for g, s, ok in zip(gap, se, resolved, strict=True):
         if ok.sum() >= 2:
             lines += 1
             xs.append(size[ok] - size[ok].mean())
@@ -208,7 +208,7 @@ def slope_of(table: Table) -> Slope | None:
 
 
 def convergence(table: Table, name: str, claim: str, slope: Slope) -> Chart:
-    """\\|mean − law\\| against size, the fitted slope beside it, the allowance of the claim where it has one."""
+    """Return a chart of \\|mean − law\\| against size, the fitted slope beside it, and the allowance of the claim, if any."""
     dim, size = slope.dim, table.values(slope.dim)
     gap, se, allowed = (_by_size(table, dim, a) for a in (np.abs(table.mean - table.law), table.se, table.allowed))
     with np.errstate(invalid="ignore"):
@@ -216,19 +216,19 @@ def convergence(table: Table, name: str, claim: str, slope: Slope) -> Chart:
     rows = [(o, c) for o in range(gap.shape[0]) for c in range(gap.shape[1]) if resolved[o, c].sum() >= 2]
     rows.sort(key=lambda oc: -float(gap[oc].max()))
     lines = [rows[i] for i in evenly_spread(len(rows), SHAPES, 0)]
-    told = f"slope {slope}"
-    said = (
-        f"{claim}: absolute difference of Monte Carlo mean and law against {table.axis_label(dim)} on logarithmic axes; {told}"
-        f" from {slope.resolved} differences above four standard errors."
+    slope_text = f"slope {slope}"
+    description = (
+        f"{claim}: absolute difference of Monte Carlo mean and law against {table.axis_label(dim)} on logarithmic axes;"
+        f" {slope_text} from {slope.resolved} differences above four standard errors."
     )
-    chart = Chart(_WIDTH, name, f"{claim}: convergence", said)
+    chart = Chart(_WIDTH, name, f"{claim}: convergence", description)
     limits = np.where(resolved, gap, gap + 2 * se)
     shown = [limits[oc] for oc in lines] + [allowed[oc] for oc in lines if allowed[oc].all()]
     top, height = 30.0, 292.0
     y = Scale.around(shown, top + height, top, log=True)
     left, right = _left(y), _WIDTH - 14
     x = Scale.around([size], left, right, log=True, pad=0.04)
-    _title(chart, f"Convergence: |mean − law|, {told}", left)
+    _title(chart, f"Convergence: |mean − law|, {slope_text}", left)
     axes = Axes.draw(chart, "a", x, y)
     others = [d for d in table.dims if d != dim]
     shape = [table.sizes[table.dims.index(d)] for d in others]
@@ -251,14 +251,14 @@ def convergence(table: Table, name: str, claim: str, slope: Slope) -> Chart:
             for v, w, e in zip(size, g, s, strict=True)
         ]
         chart.markers(px[ok], y(g)[ok], kind, j, 3.6, [t for t, k in zip(tips, ok, strict=True) if k])
-        rest = ~ok & np.isfinite(limits[o, c])
+        unresolved = ~ok & np.isfinite(limits[o, c])
         chart.markers(
-            px[rest],
-            y(limits[o, c])[rest],
+            px[unresolved],
+            y(limits[o, c])[unresolved],
             kind,
             j,
             3.2,
-            [f"at most {t}" for t, k in zip(tips, rest, strict=True) if k],
+            [f"at most {t}" for t, k in zip(tips, unresolved, strict=True) if k],
             open_=True,
         )
     bottom = top + height + 16
@@ -270,15 +270,15 @@ def convergence(table: Table, name: str, claim: str, slope: Slope) -> Chart:
 
 
 def quantiles(table: Table, name: str, claim: str) -> Chart | None:
-    """The z of every cell against the quantiles of the normal law; None where they are few or the law is a limit."""
+    """Return a chart of the z of every cell against normal quantiles; None if cells are few or the law is a limit."""
     z = np.sort(table.z[np.isfinite(table.z) & np.isfinite(table.beyond)])
     if z.size < 12 or table.allowed.any() or np.abs(z).max() > 12 or not z.any():
         return None
     theory = stats.norm.ppf((np.arange(z.size) + 0.5) / z.size)
     inside = int((np.abs(z) <= 2).sum())
-    said = f"{claim}: z of {z.size} cells against quantiles of the normal law; {inside} within ±2,"
-    said += f" {0.9545 * z.size:.0f} expected."
-    chart = Chart(_WIDTH, name, f"{claim}: quantiles of z", said)
+    description = f"{claim}: z of {z.size} cells against quantiles of the normal law; {inside} within ±2,"
+    description += f" {0.9545 * z.size:.0f} expected."
+    chart = Chart(_WIDTH, name, f"{claim}: quantiles of z", description)
     keep = evenly_spread(z.size, 300, 0)
     limit = 1.08 * max(3.0, float(np.abs(z).max()))
     reach = 1.08 * max(2.0, float(theory[-1]))
@@ -297,14 +297,14 @@ def quantiles(table: Table, name: str, claim: str) -> Chart | None:
 
 
 def overview(rows: Sequence[tuple[str, np.ndarray, bool]], name: str) -> Chart:
-    """The z of every test in one row a claim: (name, z, whether all is as it should be)."""
+    """Return a chart of the z of every test, a row a claim: (name, z, whether all is as expected)."""
     reach, step = 6.0, 19.0
     wide = min(max(width_of(label, 12) for label, _, _ in rows) + 40, 264)
     count = sum(z.size for _, z, _ in rows)
     off = sum(int((np.abs(np.nan_to_num(z, posinf=9e9, neginf=-9e9)) > reach).sum()) for _, z, _ in rows)
-    said = f"z-scores of {count} tests of {len(rows)} claims, a row a claim, beyond each claim's allowance."
-    said += f" {off} lie beyond ±{reach:g}."
-    chart = Chart(760, name, "z-scores of all tests", said)
+    description = f"z-scores of {count} tests of {len(rows)} claims, a row a claim, beyond each claim's allowance."
+    description += f" {off} lie beyond ±{reach:g}."
+    chart = Chart(760, name, "z-scores of all tests", description)
     top, bottom = 8.0, 8.0 + step * len(rows)
     x = Scale(
         -reach * 1.08, reach * 1.08, wide, 748, marks=[(float(v), f"{v}".replace("-", "−")) for v in range(-6, 7, 2)]

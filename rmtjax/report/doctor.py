@@ -1,4 +1,4 @@
-"""A diagnosis as people read it: what there is, then what is wrong and what to do about it."""
+"""A diagnosis as people read it: what is installed, then what is wrong and what to do about it."""
 
 from __future__ import annotations
 

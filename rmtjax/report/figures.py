@@ -91,7 +91,7 @@ def style() -> Iterator[None]:
 def new_figure(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.4, 4.2), **options: Any
 ) -> tuple[Figure, Any]:
-    """A figure and its axes (one, or an array of them), without pyplot.
+    """Return a figure and its axes (one, or an array of them), without pyplot.
 
     Args:
         rows, columns: how many panels.
@@ -128,7 +128,7 @@ def points(axes: Axes, x: Any, mean: Any, se: Any, colour: Any = INK, **options:
 
 
 def save(figure: Figure, path: str | os.PathLike) -> Path:
-    """Write a figure, the format told from the suffix, and return where. Folders are made as needed.
+    """Write a figure in the format of the suffix, and return its path. Folders are created as needed.
 
     Raises:
         InputError: if the suffix names no format that can be written.
@@ -162,7 +162,7 @@ def law_against_monte_carlo(
     *,
     claim: Claim | None = None,
 ) -> Figure:
-    """Any claim's result: the law as lines, Monte Carlo as points with bars of 2 s.e., and z below.
+    """Return a figure of any claim's result: the law as lines, Monte Carlo as points with bars of 2 s.e., and z below.
 
     Outputs and the values of the remaining axes become panels, at most six: spread evenly over all, the one with the
     largest \\|z\\| among them.
@@ -202,11 +202,11 @@ def law_against_monte_carlo(
             below.set_ylabel("z" if column == 0 else "")
             below.set_xlabel(with_subscripts(panel.x_label))
         for empty in range(len(panels), rows * columns):
-            for one in axes[2 * (empty // columns) :, empty % columns][:2]:
-                one.set_visible(False)
-        more = f" ({len(panels)} of {count} panels)" if len(panels) < count else ""
+            for unused in axes[2 * (empty // columns) :, empty % columns][:2]:
+                unused.set_visible(False)
+        remark = f" ({len(panels)} of {count} panels)" if len(panels) < count else ""
         about = f"{result.attrs.get('claim', '')} — {result.attrs.get('source', '')}".strip(" —")
-        heading = textwrap.fill(visible(about if title is None else title) + more, int(12 * figure.get_figwidth()))
+        heading = textwrap.fill(visible(about if title is None else title) + remark, int(12 * figure.get_figwidth()))
         figure.suptitle(with_subscripts(heading), x=0.01, ha="left")
         _legend(figure, colour_of, "z beyond the allowance" if table.allowed.any() else "z = (mean − law)/s.e.")
     return figure
@@ -241,7 +241,7 @@ def _draw(above: Axes, below: Axes, panel: Panel, colour_of: dict[str, Any]) -> 
 
 
 def _legend(figure: Figure, hues: dict[str, Any], z: str) -> None:
-    """Below the panels, where it covers nothing."""
+    """Draw the legend below the panels, where it covers nothing."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 

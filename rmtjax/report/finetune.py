@@ -16,7 +16,7 @@ __all__ = ["curves", "files", "summary", "table"]
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """The score, the best one, and the speed, in a line."""
+    """Return the score, the best one, and the speed, in a line."""
     speed = result["steps_per_second"]
     return (
         f"{result['headline']} {100 * result['last']:.2f} (best {100 * result['best']:.2f} in epoch {result['best_epoch']}), "
@@ -25,13 +25,13 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def files(out: str | os.PathLike) -> list[str]:
-    """What a run has left, by name."""
-    known = ("adapter", "model", "metrics.jsonl", "curves.png", "result.json", "checkpoints")
-    return [name for name in known if (Path(out) / name).exists()]
+    """Return the names of the files that a run has left."""
+    names = ("adapter", "model", "metrics.jsonl", "curves.png", "result.json", "checkpoints")
+    return [name for name in names if (Path(out) / name).exists()]
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """The history of a run: loss and metrics after each epoch."""
+    """Return the history of a run: loss and metrics after each epoch."""
     lines = result["history"]
     metrics = [name for name in lines[0] if name not in _OTHER and not name.startswith("alpha_")]
     shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -56,7 +56,7 @@ def table(result: Mapping[str, Any]) -> Table:
 
 
 def curves(result: Mapping[str, Any], path: str | os.PathLike) -> Path:
-    """Draw training loss and metrics over epochs, and the range of α where there is one."""
+    """Draw training loss and metrics over epochs, and the range of α, if any."""
     lines = result["history"]
     epochs = [line["epoch"] for line in lines]
     metrics = [name for name in lines[0] if name not in _OTHER and not name.startswith("alpha_")]

@@ -24,7 +24,7 @@ _MOST = 60
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Names without the `.weight` and the leading parts that all of them share, fit to be shown."""
+    """Return names without the `.weight` and the leading parts that all of them share, fit to be shown."""
     parts = [visible(name).removesuffix(".weight").split(".") for name in names]
     shared = 0
     while len(parts) > 1 and all(len(p) > shared + 1 and p[shared] == parts[0][shared] for p in parts):
@@ -48,11 +48,11 @@ KEY = (
 
 
 def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
-    """A line a layer: the strength of what was added and where the BBP threshold is, the first outlier and where theory expects
-    it, the smallest of the cosines, intruders and how many theory expects.
+    """Return a line a layer: the strength of the update and the BBP threshold, the first outlier measured and predicted, the
+    smallest of the cosines, and intruders measured and predicted.
 
     Args:
-        scan: what to tell.
+        scan: of a checkpoint.
         every: of all layers, not only of those that changed.
         width: columns of the terminal, for which the less important ones are left out.
     """
@@ -67,7 +67,7 @@ def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
                 "‖Δ‖": _number(theta[0] if len(theta) else 0.0),
                 "BBP\nat": _number(layer.prediction.threshold),
                 "eff.\nrank": f"{layer.update.effective_rank:.1f}",
-                "outlier": _number(_found(layer)[0] if len(theta) else np.nan),
+                "outlier": _number(_measured(layer)[0] if len(theta) else np.nan),
                 "theory": _number(layer.prediction.outliers[0] if len(theta) else np.nan),
                 "least\ncosine": f"{'≈ ' if layer.algorithm == 'bounds' else ''}{layer.cosines.min():.2f}",
                 "intruders": _count(layer),
@@ -90,28 +90,28 @@ def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
 
 
 def _count(layer: LayerScan) -> str:
-    """The number of intruders, and how many verdicts are open; a question mark where all are, since 0 would be an answer."""
+    """Return the number of intruders, and how many verdicts are open; a question mark if all are, as 0 would be an answer."""
     undecidable = layer.verdicts.count("undecidable")
     if undecidable == len(layer.verdicts):
         return "?"
     return f"{layer.intruders}" + (f" + {undecidable} ?" if undecidable else "")
 
 
-def _found(layer: LayerScan) -> np.ndarray:
-    """The measured singular value that each predicted outlier stands for: the one of its rank among all outliers and the base's
-    own spikes; NaN where that was not computed.
+def _measured(layer: LayerScan) -> np.ndarray:
+    """Return the measured singular value of each predicted outlier: that of its rank among all outliers and the base's
+    own spikes; NaN where it was not computed.
     """
     predicted = layer.prediction.outliers
-    found = np.full(predicted.shape, np.nan)
+    measured = np.full(predicted.shape, np.nan)
     for i in np.flatnonzero(np.isfinite(predicted)):
         rank = int((predicted > predicted[i]).sum() + (layer.base_values > predicted[i]).sum())
         if rank < len(layer.values):
-            found[i] = layer.values[rank]
-    return found
+            measured[i] = layer.values[rank]
+    return measured
 
 
 def summary(scan: Scan) -> str:
-    """Totals in a few lines."""
+    """Return totals in a few lines."""
     total = scan.to_dict()["total"]
     expected = f"; {total['predicted']:.1f} expected" if np.isfinite(total["predicted"]) else ""
     names = {"bounds": "bounds", "eigh": "eigendecompositions", "svd": "SVDs"}
@@ -130,13 +130,13 @@ def summary(scan: Scan) -> str:
 
 
 def doubts(scan: Scan) -> list[str]:
-    """What was skipped, and whatever else should not be overlooked, in a line each."""
+    """Return what was skipped, and other remarks that matter, in a line each."""
     lines, reasons = list(scan.remarks), {}
     for skip in scan.skipped:
         reasons.setdefault(re.sub(r": .*", "", skip.reason), []).append(skip.name)
     for reason, names in reasons.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        lines.append(f"skipped ({reason}): {', '.join(names[:3])}{more}")
+        remainder = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"skipped ({reason}): {', '.join(names[:3])}{remainder}")
     undecidable = [layer.name for layer in scan.layers if "undecidable" in layer.verdicts]
     if undecidable:
         count = sum(layer.verdicts.count("undecidable") for layer in scan.layers)
@@ -163,13 +163,13 @@ def mitigated(result: Mitigation) -> list[str]:
 
 
 def _ticks(count: int, most: int) -> np.ndarray:
-    """Places among `count` to number, at most `most` of them: 1, 2, 3, … or 5, 10, 15, …"""
+    """Return the places among `count` to number, at most `most` of them: 1, 2, 3, … or 5, 10, 15, …"""
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, count) if count <= most * s)
     return np.arange(step - 1, count, step)
 
 
 def cosines(scan: Scan):
-    """Figure: of every leading vector, the largest cosine with any vector of before; intruders are ringed."""
+    """Return a figure of the largest cosine of every leading vector with any vector of before; intruders are ringed."""
     layers = [layer for layer in scan.layers if layer.update.frobenius > 0][:_MOST] or list(scan.layers[:_MOST])
     names = list(map(literal, _short([layer.name for layer in layers])))
     values = np.array([layer.cosines for layer in layers])
@@ -201,7 +201,7 @@ def cosines(scan: Scan):
 
 
 def similarity(scan: Scan, most: int = 6):
-    """Figure: leading vectors after against before, in the layers with the most intruders (the paper's Figure 3)."""
+    """Return a figure of leading vectors after against before, in the layers with the most intruders (the paper's Figure 3)."""
     layers = sorted(scan.layers, key=lambda layer: (-layer.intruders, layer.cosines.min()))[:most]
     columns = min(3, len(layers))
     rows = -(-len(layers) // columns)
@@ -228,25 +228,25 @@ def similarity(scan: Scan, most: int = 6):
 
 
 def outliers(scan: Scan):
-    """Figure: where theory expects the outliers, and where they are; how strong updates are against their thresholds."""
+    """Return a figure of predicted against measured outliers, and of the strengths of updates against their thresholds."""
     layers = [layer for layer in scan.layers if len(layer.update.strengths) and layer.update.frobenius > 0][:_MOST]
     names = list(map(literal, _short([layer.name for layer in layers])))
     with style():
         width = 0.5 + 0.068 * max(map(len, names), default=0)
         figure, (left, right) = new_figure(1, 2, size=(8.2 + width, max(4.3, 1.3 + 0.19 * len(layers))))
-        foretold, found, chance = [], [], []
+        predicted, measured, chance = [], [], []
         for layer in layers:
-            there = _found(layer)
-            seen = np.isfinite(there)
-            foretold += layer.prediction.outliers[seen].tolist()
-            found += there[seen].tolist()
-            chance += layer.prediction.probabilities[seen].tolist()
+            of_layer = _measured(layer)
+            is_measured = np.isfinite(of_layer)
+            predicted += layer.prediction.outliers[is_measured].tolist()
+            measured += of_layer[is_measured].tolist()
+            chance += layer.prediction.probabilities[is_measured].tolist()
         left.set_box_aspect(1)
         left.set_anchor("N")
-        if foretold:
-            span = [0.95 * min(foretold + found), 1.05 * max(foretold + found)]
+        if predicted:
+            span = [0.95 * min(predicted + measured), 1.05 * max(predicted + measured)]
             left.plot(span, span, color=MUTED, lw=1, label="equal")
-            dots = left.scatter(foretold, found, c=chance, cmap="cividis", vmin=0, vmax=1, s=22, zorder=3)
+            dots = left.scatter(predicted, measured, c=chance, cmap="cividis", vmin=0, vmax=1, s=22, zorder=3)
             bar = figure.colorbar(dots, ax=left, location="bottom", pad=0.03, aspect=30, shrink=0.8, anchor=(0.5, 1.0))
             bar.set_label("expected probability of an intruder", fontsize=9)
             left.legend(fontsize=8)

@@ -32,13 +32,13 @@ _SPACE = '<mspace width="0.167em"></mspace>'
 
 
 def escape(text: str) -> str:
-    """A text as a page may hold it: without markup and control characters."""
+    """Return a text without markup and control characters, as a page may hold it."""
     return escape_markup(visible(text, "\n\t"))
 
 
 @functools.cache
 def spoken(latex: str) -> str:
-    """An equation as one line of plain text; the LaTeX itself where it cannot be read."""
+    """Return an equation as one line of plain text; the LaTeX itself where it cannot be read."""
     try:
         return plain_equation(latex)
     except Exception:  # a user's equation may be anything
@@ -47,28 +47,28 @@ def spoken(latex: str) -> str:
 
 def _write(element: Element, out: list[str]) -> None:
     # The converter's texts hold character references beside bare <, so it is written out here, with known names only.
-    known = element.tag in _TAGS
+    is_known = element.tag in _TAGS
     if element.tag == "mi" and unescape(element.text or "") == "~":
         out.append("<mo>∼</mo>")
         return
-    if known:
-        given = "".join(
+    if is_known:
+        attributes = "".join(
             f' {k}="{escape(v)}"' for k, v in element.attrib.items() if k in _ATTRIBUTES and _PLAIN.fullmatch(v)
         )
-        out.append(f"<{element.tag}{given}>")
+        out.append(f"<{element.tag}{attributes}>")
     out.append(escape(unescape(element.text or "")))
     for child, following in itertools.zip_longest(element, element[1:]):
         _write(child, out)
         out.append(escape(unescape(child.tail or "")))
         if child.tag == "mi" and (child.text or "").isalpha() and len(child.text) > 1 and following is not None:
             out.append(_SPACE if following.tag in ("mi", "mn", "msub", "msup", "mfrac", "msqrt", "mrow") else "")
-    if known:
+    if is_known:
         out.append(f"</{element.tag}>")
 
 
 @functools.cache
 def mathml(latex: str) -> str | None:
-    """An equation as a ``<math>`` element that is safe to put into a page; None for what is no LaTeX that can be read."""
+    """Return an equation as a ``<math>`` element that is safe in a page; None for LaTeX that cannot be read."""
     from latex2mathml.converter import convert_to_element
 
     if not latex.strip():

@@ -64,7 +64,7 @@ _SHOWN_AS = {
 
 @dataclass
 class _Download:
-    """What is offered of the data of a figure: a link, or why there is none."""
+    """The download of a figure's data: a link, or the reason why it is missing."""
 
     name: str
     href: str | None
@@ -104,7 +104,7 @@ class _Section:
 
 
 def csv(result: xr.Dataset, claim: Claim | None = None, reference: xr.Dataset | None = None) -> str:
-    """The data that the page offers, a row a cell: output, parameters, mean, se, law, z, trials.
+    """Return the data that the page offers, a row a cell: output, parameters, mean, se, law, z, trials.
 
     Where the claim allows a limit to be off, also how far, and z of what exceeds that.
 
@@ -131,8 +131,8 @@ def _csv(table: Table) -> str:
     lead = [[_exact(v) for v in column] for column in columns.values()]
     trials = [int(v) for v in table.trials.ravel()]
     for i, name in enumerate(table.outputs):
-        rest = ([_exact(v) for v in array[i].ravel()] for array in values.values())
-        writer.writerows((_text(name), *row) for row in zip(*lead, *rest, trials, strict=True))
+        cells = ([_exact(v) for v in array[i].ravel()] for array in values.values())
+        writer.writerows((_text(name), *row) for row in zip(*lead, *cells, trials, strict=True))
     return out.getvalue()
 
 
@@ -147,12 +147,12 @@ def _text(name: str) -> str:
 
 
 def _slug(text: str) -> str:
-    """Letters, digits and single dashes."""
+    """Return a text as letters, digits and single dashes."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")[:60].strip("-") or "claim"
 
 
 class _Idents:
-    """Names for ids and files, each given once, whatever the case. What is inside of one is named with two dashes."""
+    """Names for ids and files, unique regardless of case. Parts of a section have two dashes in their names."""
 
     def __init__(self) -> None:
         self._given: set[str] = set()
@@ -178,7 +178,7 @@ def _cell(cell: dict[str, float]) -> str:
 
 
 def _status(f: Finding) -> tuple[str, str]:
-    """In words, and as a class of the page: good, bad or none."""
+    """Return the status in words, and as a class of the page: good, bad or none."""
     if not f.tests:
         return "not tested", "none"
     words = {
@@ -203,7 +203,7 @@ def _finding(f: Finding, target: str, finished: bool) -> dict[str, Any]:
 
 
 def _span(values: np.ndarray) -> str:
-    """The values of a parameter in a few words."""
+    """Return the values of a parameter in a few words."""
     if values.size <= 8:
         return ", ".join(number(float(v)) for v in values)
     return f"{values.size:,} values from {number(float(values.min()))} to {number(float(values.max()))}"
@@ -222,7 +222,7 @@ def _parameters(table: Table) -> list[dict[str, str]]:
 
 
 def _numbers(table: Table) -> tuple[list[str], list[list[str]], int]:
-    """Heading and rows of the table of cells: all of them, or those with the largest |z|."""
+    """Return heading and rows of the table of cells: all of them, or those with the largest |z|."""
     columns = table.columns()
     varying = [n for n, (d, v) in table.coords.items() if d is not None and v.size > 1] or list(columns)
     several = len(table.outputs) > 1
@@ -272,11 +272,11 @@ class _Maker:
 
     def __init__(self) -> None:
         self.idents, self.room, self.left_out = _Idents(), _EMBED, 0
-        for taken in ("overview", "printed", "top", "main", "claims", "theme", "strip", "z-scores", "tests"):
-            self.idents(taken)
+        for reserved in ("overview", "printed", "top", "main", "claims", "theme", "strip", "z-scores", "tests"):
+            self.idents(reserved)
 
     def download(self, name: str, text: str) -> _Download:
-        """A link that holds the data, as long as there is room."""
+        """Return a link that holds the data, while there is room."""
         href = f"data:text/csv;charset=utf-8,{quote(text, safe=',.-+/:;()*!=@$')}"
         size = len(href)
         if size > self.room:
@@ -308,19 +308,19 @@ class _Maker:
         if slope is not None and table.allowed.any():
             caption += " Dotted in the convergence: what the claim allows. Open: at most this, not resolved."
         figures = [_Figure(f"{ident}--figure", caption, drawn, self.download(f"{ident}.csv", _csv(table)))]
-        for k, (method, other) in enumerate(others.items() if reference is not None else ()):
-            pair = Table.of(other, claim, reference)
+        for k, (method, compared) in enumerate(others.items() if reference is not None else ()):
+            pair = Table.of(compared, claim, reference)
             panels, count = law_panels(pair, f"{ident}--with{k}", f"{label}, {method}")
-            said = (
+            pair_caption = (
                 f"Two samplers of the same quantity: {pair.expected} as lines, {method} as points with bars of two standard"
                 " errors of the difference; below, z of the difference."
             )
             if len(panels) < count:
-                said += f" {len(panels)} of {count} panels, the worst among them."
+                pair_caption += f" {len(panels)} of {count} panels, the worst among them."
             name = f"{ident}-{_slug(method)}"
             pictures = [(c.svg(), f"{name}-{i + 1}.svg") for i, c in enumerate(panels)]
             figures.append(
-                _Figure(f"{ident}--with{k}--figure", said, pictures, self.download(f"{name}.csv", _csv(pair)))
+                _Figure(f"{ident}--with{k}--figure", pair_caption, pictures, self.download(f"{name}.csv", _csv(pair)))
             )
         header, rows, total = _numbers(table)
         finished = not result.attrs.get("unfinished") and bool((table.trials > 0).all())
@@ -328,7 +328,7 @@ class _Maker:
         kinds = {f["kind"] for f in shown}
         worst = next((f for kind in ("bad", "none") for f in shown if f["kind"] == kind), shown[0])
         provenance = [(str(result.attrs.get("method", "")) or "run", _provenance(result))]
-        provenance += [(f"{method}, compared", _provenance(other)) for method, other in others.items()]
+        provenance += [(f"{method}, compared", _provenance(compared)) for method, compared in others.items()]
         section = _Section(
             label=label, ident=ident, source=source, status=worst["status"], finished=finished,
             latex=latex, math=mathml(latex), plain=spoken(latex), findings=shown,
@@ -385,13 +385,13 @@ def _notes(
 
 
 def _printed(sections: dict[str, tuple[_Section, Table]], verdict: Verdict) -> list[dict[str, Any]]:
-    """What was printed beside what holds, for each pair of claims ``erratum-…`` and ``corrected-…``."""
+    """Return the printed law beside the corrected one, for each pair of claims ``erratum-…`` and ``corrected-…``."""
     rows = []
     for f in verdict.findings:
-        other = f"corrected-{f.claim.removeprefix('erratum-')}"
-        if not f.erratum or f.against != "law" or other not in sections or not f.claim.startswith("erratum-"):
+        corrected = f"corrected-{f.claim.removeprefix('erratum-')}"
+        if not f.erratum or f.against != "law" or corrected not in sections or not f.claim.startswith("erratum-"):
             continue
-        (wrong, _), (right, table) = sections[f.claim], sections[other]
+        (wrong, _), (right, table) = sections[f.claim], sections[corrected]
         columns = table.columns()
         same = np.all(
             [columns[n] == v for n, v in f.cell.items() if n in columns] or [np.zeros(table.cells, bool)], axis=0
@@ -412,15 +412,15 @@ def _printed(sections: dict[str, tuple[_Section, Table]], verdict: Verdict) -> l
 
 @functools.cache
 def _assets() -> tuple[str, str]:
-    here = files("rmtjax.report")
+    folder = files("rmtjax.report")
     light, dark = ("".join(f"--{k}:{v[i]};" for k, v in COLOURS.items()) for i in range(2))
-    style = here.joinpath("page.css").read_text("utf-8").replace("/*light*/", light).replace("/*dark*/", dark)
+    style = folder.joinpath("page.css").read_text("utf-8").replace("/*light*/", light).replace("/*dark*/", dark)
     style += "".join(
         f"svg .l.{k}{{stroke:var(--{k})}}svg .a.{k},svg text.{k}{{fill:var(--{k})}}"
         f"svg .m.{k}{{fill:var(--{k});stroke:var(--paper)}}svg .m.{k}.o{{fill:var(--paper);stroke:var(--{k})}}"
         for k in COLOURS
     )
-    return style, here.joinpath("page.js").read_text("utf-8")
+    return style, folder.joinpath("page.js").read_text("utf-8")
 
 
 @functools.cache
@@ -443,7 +443,7 @@ def _hash(text: str) -> str:
 
 
 def page(verdict: Verdict, claims: Iterable[Claim] = (), *, title: str = "Laws against Monte Carlo") -> str:
-    """The page: a table of all findings, then for each claim its equation, figures, numbers and where they come from.
+    """Return the page: a table of all findings, then for each claim its equation, figures, numbers and provenance.
 
     Everything comes from the results. Where a result's claim is among those given, the page also draws what the claim
     allows a limit law at finite size.
@@ -457,20 +457,20 @@ def page(verdict: Verdict, claims: Iterable[Claim] = (), *, title: str = "Laws a
         HTML. Figures are SVG inside it. It holds the data of each figure as CSV, up to 3 MB in all, and says how to get
         what is left out.
     """
-    known = {claim.name: claim for claim in claims}
+    by_name = {claim.name: claim for claim in claims}
     maker = _Maker()
-    made: dict[str, tuple[_Section, Table]] = {}
+    parts: dict[str, tuple[_Section, Table]] = {}
     for label in dict.fromkeys(f.claim for f in verdict.findings):
         findings = [f for f in verdict.findings if f.claim == label]
         method = next(f.sampler for f in findings if f.against == "law")
         result = verdict.results[label, method]
         others = {f.sampler: verdict.results[label, f.sampler] for f in findings if f.against != "law"}
-        claim = claim_of(result, known)
-        made[label] = maker.section(
+        claim = claim_of(result, by_name)
+        parts[label] = maker.section(
             label, findings, result, others, verdict.references.get(label), claim, claim is None
         )
-    sections = [section for section, _ in made.values()]
-    strip = overview([(s.label, t.beyond.ravel(), s.good) for s, t in made.values()], "strip")
+    sections = [section for section, _ in parts.values()]
+    strip = overview([(s.label, t.beyond.ravel(), s.good) for s, t in parts.values()], "strip")
     lines = summary(verdict).split("\n")
     going = [s.label for s in sections if not s.finished]
     if going:
@@ -493,7 +493,7 @@ def page(verdict: Verdict, claims: Iterable[Claim] = (), *, title: str = "Laws a
     policy += "; base-uri 'none'; form-action 'none'"
     return _template().render(
         title=title, summary=lines[-1], refuted=lines[:-1], holds=verdict.holds, cards=cards, sections=sections,
-        strip=strip.svg(), strip_data=maker.download("tests.csv", _tests_csv(verdict)), printed=_printed(made, verdict),
+        strip=strip.svg(), strip_data=maker.download("tests.csv", _tests_csv(verdict)), printed=_printed(parts, verdict),
         level=f"{verdict.level:g}", style=style, script=script, policy=policy, left_out=maker.left_out,
         made=[str(first[k]) for k in ("device", "versions", "finished") if first.get(k)],
         findings=[finding for s in sections for finding in s.findings],
@@ -501,7 +501,7 @@ def page(verdict: Verdict, claims: Iterable[Claim] = (), *, title: str = "Laws a
 
 
 def _tests_csv(verdict: Verdict) -> str:
-    """The findings as CSV."""
+    """Return the findings as CSV."""
     out = io.StringIO()
     writer = csv_module.writer(out, lineterminator="\n")
     writer.writerow(

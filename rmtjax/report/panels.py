@@ -66,7 +66,7 @@ class Table:
 
     @classmethod
     def of(cls, result: xr.Dataset, claim: Claim | None = None, reference: xr.Dataset | None = None) -> Table:
-        """From a result, its claim where there is one, and another sampler's result where that takes the law's place."""
+        """Return the table of a result, with its claim if it has one, and another sampler's result in place of the law."""
         dims = [str(d) for d in result["mean"].dims if d != "output"]
         order = ("output", *dims)
         values = {n: result[n].transpose(*order).values.astype(float) for n in ("mean", "se", "law", "z")}
@@ -85,12 +85,12 @@ class Table:
             integers = {n for n, (_, v) in coords.items() if n in _SIZES and np.all(v == np.floor(v)) and np.all(v > 0)}
         expected = "law"
         if reference is not None:
-            expected, other = (
+            expected, moments = (
                 str(reference.attrs.get("method", "reference")),
                 reference[["mean", "se"]].transpose(*order),
             )
             allowed = np.zeros_like(values["se"])
-            values["se"], values["law"] = np.hypot(values["se"], other["se"].values), other["mean"].values
+            values["se"], values["law"] = np.hypot(values["se"], moments["se"].values), moments["mean"].values
             values["z"] = tested = z_score(values["mean"] - values["law"], values["se"], values["law"])
         else:
             allowed = allowance(claim, result)
@@ -109,7 +109,7 @@ class Table:
         return math.prod(self.sizes)
 
     def values(self, dim: str) -> np.ndarray:
-        """Values of the parameter that names a dim."""
+        """Return the values of the parameter that names a dim."""
         return self.coords[dim][1] if dim in self.coords else np.arange(float(self.sizes[self.dims.index(dim)]))
 
     def is_size(self, dim: str) -> bool:
@@ -117,14 +117,14 @@ class Table:
         return dim in self.integers and dim in _SIZES | {"rank"}
 
     def where(self, dim: str, index: int) -> str:
-        """``N = 10⁹``; with what moves along where the first alone does not tell."""
+        """Return ``N = 10⁹``; with what moves along where the first is ambiguous."""
         names = [dim]
         if np.unique(self.values(dim)).size < self.values(dim).size:
             names += [n for n, (d, _) in self.coords.items() if d == dim and n != dim]
         return ", ".join(f"{plain_symbol(n)} = {number(float(self.coords[n][1][index]))}" for n in names)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Every parameter in every cell, in the order of the cells."""
+        """Return every parameter in every cell, in the order of the cells."""
         index = np.indices(self.sizes).reshape(len(self.sizes), -1) if self.sizes else np.zeros((0, 1), int)
         every = {}
         for name, (dim, values) in self.coords.items():
@@ -132,10 +132,10 @@ class Table:
         return every
 
     def axis_label(self, dim: str) -> str:
-        """Meaning and symbol of an axis, and what moves along with it."""
+        """Return meaning and symbol of an axis, and what moves along with it."""
         meaning, sign = self.meaning.get(dim, dim), plain_symbol(dim)
-        known = not meaning.isascii() or sign in meaning.split()
-        label = sign if meaning == dim else meaning if known else f"{sign}: {meaning}"
+        has_symbol = not meaning.isascii() or sign in meaning.split()
+        label = sign if meaning == dim else meaning if has_symbol else f"{sign}: {meaning}"
         at, along = self.values(dim), []
         for name, (d, values) in self.coords.items():
             if d == dim and name != dim and np.all(at != 0):
@@ -151,7 +151,7 @@ class Line:
     """One line of a panel: the law, and Monte Carlo at the cells.
 
     Attributes:
-        label: what tells it from the others; empty where there is one.
+        label: its name among the others; empty if it is the only one.
         cells: places of the cells on the axis.
         at: where they stand on it.
         mean, se, law, allowed: as in the table.
@@ -176,7 +176,7 @@ class Panel:
 
     Attributes:
         output, where: in words, the output and the values of the axes that are not drawn.
-        x: the dim along the axis; None where there is one cell.
+        x: the dim along the axis; None for a single cell.
         x_label: its meaning and symbol.
         lines, line_count: the lines, and how many there would be without a limit.
         apart: whether the cells stand side by side with nothing between them.
@@ -212,7 +212,7 @@ def panels_of(
     claim: Claim | None = None,
     most_points: int | None = None,
 ) -> tuple[list[Panel], int]:
-    """Return a panel for each output and value of the axes that are left, at most `PANELS`, and of how many they are.
+    """Return a panel for each output and value of the remaining axes, at most `PANELS`, and the number of all panels.
 
     They are spread evenly over all, the one with the largest \\|z\\| among them; so are lines and points.
 
@@ -232,18 +232,18 @@ def panels_of(
             raise unknown("output", name, table.outputs)
     chosen = range(len(table.outputs)) if outputs is None else [table.outputs.index(name) for name in outputs]
     x, hue = _choose_axes(table, x, hue)
-    rest = [d for d, n in zip(table.dims, table.sizes, strict=True) if n > 1 and d not in (x, hue)]
+    panel_dims = [d for d, n in zip(table.dims, table.sizes, strict=True) if n > 1 and d not in (x, hue)]
     axis = {d: i + 1 for i, d in enumerate(table.dims)}
-    places = list(itertools.product(chosen, *(range(table.sizes[axis[d] - 1]) for d in rest)))
+    places = list(itertools.product(chosen, *(range(table.sizes[axis[d] - 1]) for d in panel_dims)))
     badness = _size(table.beyond)[list(chosen)]
-    others = tuple(i for i in range(1, badness.ndim) if i not in [axis[d] for d in rest])
+    others = tuple(i for i in range(1, badness.ndim) if i not in [axis[d] for d in panel_dims])
     worst = int(np.argmax(badness.max(axis=others).ravel() if others else badness.ravel()))
     panels = []
     for i in evenly_spread(len(places), PANELS, worst):
         place = [places[i][0], *([0] * len(table.dims))]
-        for d, j in zip(rest, places[i][1:], strict=True):
+        for d, j in zip(panel_dims, places[i][1:], strict=True):
             place[axis[d]] = j
-        where = ", ".join(table.where(d, j) for d, j in zip(rest, places[i][1:], strict=True))
+        where = ", ".join(table.where(d, j) for d, j in zip(panel_dims, places[i][1:], strict=True))
         panels.append(_panel(table, place, x, hue, where, claim, most_points))
     return panels, len(places)
 
@@ -347,13 +347,13 @@ def _together(table: Table, dim: str) -> list[str]:
 
 
 def _curve(claim: Claim, table: Table, place: list[int], x: str, order: np.ndarray) -> np.ndarray:
-    """Return points of the law along x, more than there are cells; at whole numbers alone where x is one."""
+    """Return points of the law along x, more than cells; at whole numbers alone if x is an integer."""
     at = table.values(x)[order]
     between = np.geomspace if is_logarithmic(at) else np.linspace
     steps = np.interp(between(at[0], at[-1], _CURVE), at, np.arange(at.size))
     if x in table.integers:
-        whole = np.unique(np.round(np.interp(steps, np.arange(at.size), at)))
-        steps = np.interp(whole, at, np.arange(at.size))
+        integers = np.unique(np.round(np.interp(steps, np.arange(at.size), at)))
+        steps = np.interp(integers, at, np.arange(at.size))
     moving, fixed = {}, {}
     for name in claim.params:
         dim, values = table.coords[name]

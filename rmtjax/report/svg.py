@@ -42,7 +42,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
 def escape(text: str) -> str:
-    """A text as XML may hold it, which knows no control characters."""
+    """Return a text escaped for XML, without the control characters that it forbids."""
     return escape_markup(visible(text))
 
 
@@ -52,7 +52,7 @@ def _at(value: float) -> str:
 
 @dataclass
 class Scale:
-    """Where a value stands between two pixels, and which values are marked."""
+    """The place of a value between two pixels, and the values that are marked."""
 
     low: float
     high: float
@@ -69,7 +69,7 @@ class Scale:
 
     @classmethod
     def around(cls, values: Iterable[np.ndarray], start: float, end: float, *, log=False, pad=0.06, **options) -> Scale:
-        """A scale that holds all finite values and leaves some air."""
+        """Return a scale that holds all finite values with a margin."""
         parts = [np.ravel(np.asarray(v, float)) for v in values]
         every = np.concatenate(parts) if parts else np.empty(0)
         every = every[np.isfinite(every) & ((every > 0) | (not log))]
@@ -81,7 +81,7 @@ class Scale:
         return cls(low - room, high + room, start, end, **options)
 
     def __call__(self, value):
-        """The pixel, also of an array; what is not finite has none."""
+        """Return the pixel of a value, or of each of an array."""
         value = np.asarray(value, float)
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.log:
@@ -103,7 +103,7 @@ class Scale:
         largest = max(abs(low), abs(high))
         exponent = math.floor(math.log10(largest))
         at, decimals = self._steps(low, high)
-        if decimals > 4 and exponent - math.log10(high - low) > 3:  # nearly equal values: tell them from the first
+        if decimals > 4 and exponent - math.log10(high - low) > 3:  # nearly equal values: as differences from the first
             base = float(at[0])
             unit = math.floor(math.log10(high - low))
             self.note = f"{self.note} {base:.{decimals}g} + … × {power_of_ten(unit)}".strip().replace("-", "−")
@@ -127,7 +127,7 @@ class Scale:
 
 
 def _marker(kind: int, x: float, y: float, size: float) -> str:
-    """The outline of a marker."""
+    """Return the outline of a marker."""
     s = size
     if kind % 4 == 0:
         return f"M{_at(x - s)} {_at(y)}a{s} {s} 0 1 0 {2 * s} 0a{s} {s} 0 1 0 {-2 * s} 0z"
@@ -160,15 +160,15 @@ class Chart:
         self, x: float, y: float, text: str, kind: str = "ink", anchor: str = "start", size: float = 12, bold=False
     ) -> None:
         """Write text at a point."""
-        more = "" if anchor == "start" else f' text-anchor="{anchor}"'
-        more += ' font-weight="600"' if bold else ""
-        more += "" if size == 12 else f' font-size="{size:g}"'
+        attributes = "" if anchor == "start" else f' text-anchor="{anchor}"'
+        attributes += ' font-weight="600"' if bold else ""
+        attributes += "" if size == 12 else f' font-size="{size:g}"'
         self.add(
-            f'<text x="{_at(x)}" y="{_at(y)}" class="{kind}" fill="{COLOURS[kind][0]}"{more}>{escape(text)}</text>'
+            f'<text x="{_at(x)}" y="{_at(y)}" class="{kind}" fill="{COLOURS[kind][0]}"{attributes}>{escape(text)}</text>'
         )
 
     def lines(self, xs, ys, kind: str, *, width=1.6, dash="", cut: str = "", opacity=1.0) -> None:
-        """A line through points; it is broken where one is not finite."""
+        """Draw a line through points, broken where one is not finite."""
         path, pen = [], False
         for x, y in zip(np.ravel(xs), np.ravel(ys), strict=True):
             if not (math.isfinite(x) and math.isfinite(y)):
@@ -181,18 +181,18 @@ class Chart:
 
     def stroke(self, path: str, kind: str, *, width=1.0, dash="", cut="", opacity=1.0) -> None:
         """Draw along a path."""
-        more = f' stroke-dasharray="{dash}"' if dash else ""
-        more += f' clip-path="url(#{cut})"' if cut else ""
-        more += f' opacity="{opacity:g}"' if opacity != 1 else ""
+        attributes = f' stroke-dasharray="{dash}"' if dash else ""
+        attributes += f' clip-path="url(#{cut})"' if cut else ""
+        attributes += f' opacity="{opacity:g}"' if opacity != 1 else ""
         self.add(
-            f'<path class="l {kind}" d="{path}" fill="none" stroke="{COLOURS[kind][0]}" stroke-width="{width:g}"{more}/>'
+            f'<path class="l {kind}" d="{path}" fill="none" stroke="{COLOURS[kind][0]}" stroke-width="{width:g}"{attributes}/>'
         )
 
     def fill(self, path: str, kind: str, opacity=1.0, cut="") -> None:
         """Fill the inside of a path."""
-        more = f' opacity="{opacity:g}"' if opacity != 1 else ""
-        more += f' clip-path="url(#{cut})"' if cut else ""
-        self.add(f'<path class="a {kind}" d="{path}" fill="{COLOURS[kind][0]}"{more}/>')
+        attributes = f' opacity="{opacity:g}"' if opacity != 1 else ""
+        attributes += f' clip-path="url(#{cut})"' if cut else ""
+        self.add(f'<path class="a {kind}" d="{path}" fill="{COLOURS[kind][0]}"{attributes}/>')
 
     def markers(
         self,
@@ -204,7 +204,7 @@ class Chart:
         tips: Sequence[str] | None = None,
         open_: bool = False,
     ) -> None:
-        """Points, each with what a pointer over it is told."""
+        """Draw points, each with a tip for a pointer over it."""
         fill, line = ("paper", kind) if open_ else (kind, "paper")
         body = []
         for i, (x, y) in enumerate(zip(np.ravel(xs), np.ravel(ys), strict=True)):
@@ -218,7 +218,7 @@ class Chart:
             self.add(f'<g class="{kinds}" {colours} stroke-width="{1.2 if open_ else 0.7}">', *body, "</g>")
 
     def clip(self, name: str, x: float, y: float, width: float, height: float) -> str:
-        """A rectangle beyond which nothing shows; its id."""
+        """Add a rectangle beyond which nothing shows, and return its id."""
         ident = f"{self.name}-{name}"
         self.add(
             f'<clipPath id="{ident}"><rect x="{_at(x)}" y="{_at(y)}" width="{_at(width)}" height="{_at(height)}"/></clipPath>'
@@ -226,7 +226,7 @@ class Chart:
         return ident
 
     def legend(self, items: Sequence[tuple[str, str, int]], left: float, top: float) -> float:
-        """Rows of (text, class, shape), shape −1 for a line alone, −2 for points alone; the height that they take."""
+        """Draw rows of (text, class, shape), shape −1 for a line alone, −2 for points alone, and return their height."""
         x, y = left, top + 12
         for label, kind, shape in items:
             wide = 30 + width_of(label)
@@ -241,7 +241,7 @@ class Chart:
         return y - top + 8
 
     def svg(self) -> str:
-        """The whole, for a page or a file."""
+        """Return the whole SVG, for a page or a file."""
         w, h = _at(self.width), _at(self.height)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img"'
@@ -253,7 +253,7 @@ class Chart:
 
 
 def width_of(text: str, size: float = 12) -> float:
-    """About how wide a text is."""
+    """Return about how wide a text is."""
     return 0.56 * size * len(text)
 
 
@@ -268,7 +268,7 @@ class Axes:
 
     @classmethod
     def draw(cls, chart: Chart, name: str, x: Scale, y: Scale, *, below: bool = True) -> Axes:
-        """Grid, marks and their labels; `below` says whether the x axis has labels."""
+        """Draw grid, marks and their labels; `below` says whether the x axis has labels."""
         left, right, top, bottom = x.start, x.end, min(y.start, y.end), max(y.start, y.end)
         cut = chart.clip(name, left - 4, top - 4, right - left + 8, bottom - top + 8)
         across = [(float(y(v)), label) for v, label in y.marks if top - 0.5 <= float(y(v)) <= bottom + 0.5]

@@ -24,7 +24,7 @@ _MOST = 41
 
 
 def table(rows: Sequence[Mapping[str, Any]], most: int = _MOST) -> Table:
-    """Parameters that vary, then mean ± standard error, law and z of every output. Those that are fixed go on top."""
+    """Return the parameters that vary, then mean ± standard error, law and z of every output. Fixed ones go on top."""
     outputs = rows[0].get("outputs")
     parameters = [k for k in rows[0] if k not in ("trials", "mean", "se", "law", "z", "outputs")]
     varying = [k for k in parameters if len({row[k] for row in rows}) > 1] or parameters
@@ -48,13 +48,13 @@ def table(rows: Sequence[Mapping[str, Any]], most: int = _MOST) -> Table:
 
 
 def summary(result: xr.Dataset, until: float | Mapping[str, float] | None = None) -> str:
-    """How much was drawn, how, and how long it took; and which cells are not as precise as `until` asks for."""
-    trials, made = result["trials"].values, result.attrs
+    """Return how much was drawn, how, and how long it took; and which cells are less precise than `until` asks for."""
+    trials, attributes = result["trials"].values, result.attrs
     least, most = (f"{int(f(trials)):,}" for f in (np.min, np.max))
     each = most if least == most else f"{least} to {most}"
     text = (
-        f"{trials.size:,} cells × {each} trials ({made['method']}) in {made['wall_s']:.2f} s, of which"
-        f" {made['compile_s']:.2f} s to compile"
+        f"{trials.size:,} cells × {each} trials ({attributes['method']}) in {attributes['wall_s']:.2f} s, of which"
+        f" {attributes['compile_s']:.2f} s to compile"
     )
     targets = (
         until if isinstance(until, Mapping) else dict.fromkeys(result["output"].values.tolist(), until or math.inf)
@@ -71,21 +71,21 @@ def summary(result: xr.Dataset, until: float | Mapping[str, float] | None = None
 
 
 def plan(run: Run, found: Estimate) -> str:
-    """What a run would take, in three lines."""
+    """Return what a run would take, in three lines."""
     device = run.programs.devices[0]
     crew = f"{found.workers} cores" if device.platform == "cpu" else f"{found.workers} × {device.device_kind}"
-    done = f", {found.done:,} of them stored already" if found.done else ""
+    stored = f", {found.done:,} of them stored already" if found.done else ""
     programs = f"{found.programs:,} program{'s' * (found.programs != 1)}"
     about = "about " if run.plan.until is not None else ""
     return (
-        f"{run.claim.name} ({run.sampler}): {found.cells:,} cells, {about}{found.trials:,} trials{done}\n"
+        f"{run.claim.name} ({run.sampler}): {found.cells:,} cells, {about}{found.trials:,} trials{stored}\n"
         f"about {duration(found.seconds)} on {crew} after {found.compile_s:.1f} s to compile {programs}\n"
         f"about {byte_count(found.memory)} of memory, {byte_count(found.stored)} in a store"
     )
 
 
 def _digits(value: float, se: float) -> str:
-    """As many decimals as the standard error makes meaningful, and one more."""
+    """Return as many decimals as the standard error makes meaningful, and one more."""
     if not math.isfinite(value):
         return str(value)
     decimals = 6 if not se > 0 else max(0, min(15, 2 - math.floor(math.log10(se))))

@@ -16,8 +16,8 @@ _NUMBERS = re.compile(r"[-+−±–.,%×*\d\s]*")
 def _fraction(node, l2tobj):
     def part(argument):
         text = l2tobj.nodelist_to_text([argument]).strip()
-        whole = re.fullmatch(r"√\([^()]*\)|[^ +\-−/]*", text)
-        return text if whole else f"({text})"
+        is_atom = re.fullmatch(r"√\([^()]*\)|[^ +\-−/]*", text)
+        return text if is_atom else f"({text})"
 
     over, under = node.nodeargd.argnlist
     return f"{part(over)}/{part(under)}"
@@ -49,7 +49,7 @@ def _converter():
 
 
 def plain_equation(latex: str) -> str:
-    """An equation in LaTeX as one line of plain text, for terminals."""
+    """Return an equation in LaTeX as one line of plain text, for terminals."""
     text = _converter()(latex).replace("^ᵀ", "ᵀ").replace("^*", "*").replace("^2", "²").replace("^-1", "⁻¹")
     for digit, subscript in zip("0123456789", "₀₁₂₃₄₅₆₇₈₉", strict=True):
         text = text.replace(f"_{digit}", subscript)
@@ -57,12 +57,12 @@ def plain_equation(latex: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """A text in Markdown that starts no HTML element and stays on its line."""
+    """Return a text in Markdown that starts no HTML element and stays on its line."""
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", visible(text))
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; columns of numbers are aligned to the right."""
+    """Return a Markdown table; columns of numbers are aligned to the right."""
     header, *rows = [[markdown_text(cell).replace("|", r"\|") for cell in row] for row in (header, *rows)]
     numbers = [all(_NUMBERS.fullmatch(cell) for cell in column) for column in zip(*rows, strict=True)]
     rule = ["--:" if right else "---" for right in numbers or [False] * len(header)]

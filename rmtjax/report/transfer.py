@@ -25,48 +25,48 @@ def _on_amazon(result: xr.Dataset) -> bool:
 
 
 def table_rows(result: xr.Dataset) -> list[dict[str, Any]]:
-    """One row a pair and rule for α: mean, standard deviation and standard error over the draws, and the paper's number."""
+    """Return a row a pair and rule for α: mean, standard deviation and standard error over draws, and the paper's number."""
     rows = []
     for pair in result["pair"].values:
         for rule in result["rule"].values:
-            one = result.sel(pair=pair, rule=rule)
-            accuracy = one["accuracy"].values
+            of_rule = result.sel(pair=pair, rule=rule)
+            accuracy = of_rule["accuracy"].values
             sd = accuracy.std(ddof=1) if accuracy.size > 1 else np.nan
             row = {
                 "source_gamma": result.attrs["source_gamma"],
-                "source": one["source"].item(),
-                "target": one["target"].item(),
+                "source": of_rule["source"].item(),
+                "target": of_rule["target"].item(),
                 "rule": str(rule),
                 "accuracy": accuracy.mean(),
                 "sd": sd,
                 "se": sd / len(accuracy) ** 0.5,
-                "alpha_median": float(np.median(one["chosen_alpha"])),
+                "alpha_median": float(np.median(of_rule["chosen_alpha"])),
             }
             if _on_amazon(result):
-                row |= {"paper": one["paper"].item(), "paper_spread": one["paper_spread"].item()}
+                row |= {"paper": of_rule["paper"].item(), "paper_spread": of_rule["paper_spread"].item()}
             rows.append(row)
     return rows
 
 
 def summary(result: xr.Dataset) -> dict[str, Any]:
-    """Means over all pairs; differences to α = 1 over the same draws; distance to the paper; what the law foretold."""
+    """Return means over all pairs; differences to α = 1 over the same draws; distance to the paper; errors of the law."""
     overall = result["accuracy"].mean("pair")
     gain = overall - overall.sel(rule="alpha=1")
     used = result["alpha"].sel(alpha=slice(0, 4))
     gap = result["law"].sel(alpha=used) - result["curve"].mean("seed").sel(alpha=used)
-    found: dict[str, Any] = {}
+    by_rule: dict[str, Any] = {}
     for rule in result["rule"].values:
-        one, lead = overall.sel(rule=rule), gain.sel(rule=rule)
+        accuracy, lead = overall.sel(rule=rule), gain.sel(rule=rule)
         spread = lead.std(ddof=1).item() if result.sizes["seed"] > 1 else float("nan")
-        found[str(rule)] = {
-            "accuracy": one.mean().item(),
+        by_rule[str(rule)] = {
+            "accuracy": accuracy.mean().item(),
             "minus_alpha_1": lead.mean().item(),
             "minus_alpha_1_se": spread / result.sizes["seed"] ** 0.5,
         }
         if _on_amazon(result):
             away = (result["accuracy"].mean("seed") - result["paper"]).sel(rule=rule) ** 2
-            found[str(rule)]["rms_to_paper"] = (away.mean(skipna=False) ** 0.5).item()
-    return found | {
+            by_rule[str(rule)]["rms_to_paper"] = (away.mean(skipna=False) ** 0.5).item()
+    return by_rule | {
         "rms_of_law_at_alpha_0_to_4": ((gap**2).mean() ** 0.5).item(),
         "bias_of_law_at_alpha_0_to_4": gap.mean().item(),
     }
@@ -82,25 +82,25 @@ def _spread(values: np.ndarray, digits: int = 2) -> str:
 
 
 def _columns(result: xr.Dataset, digits: int) -> tuple[list[str], list[list[str]], list[str]]:
-    """Heading, a row a pair, and the row of means."""
+    """Return the heading, a row a pair, and the row of means."""
     header = ["pair", "β", *SHOWN.values(), "median α*"]
     if _on_amazon(result):
         header += ["paper β", "paper α = 0", "paper α = 1", "paper α*"]
     rows = []
     for pair in result["pair"].values:
-        one = result.sel(pair=pair)
-        row = [str(pair), f"{one['beta']:.2f}"]
-        row += [_spread(one["accuracy"].sel(rule=rule).values, digits) for rule in SHOWN]
-        row.append(f"{one['chosen_alpha'].sel(rule='alpha*').median():.2f}")
+        of_pair = result.sel(pair=pair)
+        row = [str(pair), f"{of_pair['beta']:.2f}"]
+        row += [_spread(of_pair["accuracy"].sel(rule=rule).values, digits) for rule in SHOWN]
+        row.append(f"{of_pair['chosen_alpha'].sel(rule='alpha*').median():.2f}")
         if _on_amazon(result):
-            row.append(_number(one["paper_beta"].item()))
+            row.append(_number(of_pair["paper_beta"].item()))
             for rule in ("alpha=0", "alpha=1"):
-                paper, spread = one["paper"].sel(rule=rule), one["paper_spread"].sel(rule=rule)
+                paper, spread = of_pair["paper"].sel(rule=rule), of_pair["paper_spread"].sel(rule=rule)
                 row.append(f"{paper:.2f} ± {spread:.2f}" if digits == 2 else f"{paper:.{digits}f}")
-            row.append(_number(one["paper"].sel(rule="alpha*").item(), digits))
+            row.append(_number(of_pair["paper"].sel(rule="alpha*").item(), digits))
         rows.append(row)
-    found = summary(result)
-    means = ["mean", "", *(f"{found[rule]['accuracy']:.{digits}f}" for rule in SHOWN), ""]
+    overall = summary(result)
+    means = ["mean", "", *(f"{overall[rule]['accuracy']:.{digits}f}" for rule in SHOWN), ""]
     if _on_amazon(result):
         paper = [f"{result['paper'].sel(rule=rule).mean():.{digits}f}" for rule in ("alpha=0", "alpha=1")]
         means += ["", *paper, ""]
@@ -108,7 +108,7 @@ def _columns(result: xr.Dataset, digits: int) -> tuple[list[str], list[list[str]
 
 
 def table(result: xr.Dataset) -> Table:
-    """The table for the terminal: accuracy in %, mean ± standard deviation over the draws."""
+    """Return the table for the terminal: accuracy in %, mean ± standard deviation over the draws."""
     header, rows, means = _columns(result, 1)
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for name in header:
@@ -120,10 +120,10 @@ def table(result: xr.Dataset) -> Table:
 
 
 def gains(result: xr.Dataset) -> str:
-    """One line: what each rule gains over α = 1 on the same draws."""
-    found = summary(result)
+    """Return one line with the gain of each rule over α = 1 on the same draws."""
+    overall = summary(result)
     parts = (
-        f"{label} {found[rule]['minus_alpha_1']:+.2f} ± {_number(found[rule]['minus_alpha_1_se'])}"
+        f"{label} {overall[rule]['minus_alpha_1']:+.2f} ± {_number(overall[rule]['minus_alpha_1_se'])}"
         for rule, label in SHOWN.items()
         if rule != "alpha=1"
     )
@@ -131,7 +131,7 @@ def gains(result: xr.Dataset) -> str:
 
 
 def markdown(results: Sequence[xr.Dataset]) -> str:
-    """Table 1 in Markdown, once for each result (one a γ̃)."""
+    """Return Table 1 in Markdown, once for each result (one a γ̃)."""
     first = results[0]
     lines = [
         f"# Transfer: n = {first.attrs['n']}, γ = {first.attrs['gamma']:g}, {first.attrs['features']}\n",
@@ -148,14 +148,14 @@ def markdown(results: Sequence[xr.Dataset]) -> str:
         rows.append([f"**{cell}**" if cell else "" for cell in means])
         lines += [f"\n## γ̃ = {result.attrs['source_gamma']:g}\n", markdown_table(header, rows), gains(result)]
         if _on_amazon(result):
-            found = summary(result)
-            away = (f"{SHOWN[rule]} {found[rule]['rms_to_paper']:.2f}" for rule in ("alpha=0", "alpha=1"))
+            overall = summary(result)
+            away = (f"{SHOWN[rule]} {overall[rule]['rms_to_paper']:.2f}" for rule in ("alpha=0", "alpha=1"))
             lines[-1] += f" Rms distance to the paper: {', '.join(away)}."
     return "\n".join(lines) + "\n"
 
 
 def as_dict(result: xr.Dataset) -> dict[str, Any]:
-    """Rows, summary and provenance as plain values."""
+    """Return rows, summary and provenance as plain values."""
     return {
         "settings": dict(result.attrs),
         "seeds": result["seed"].values.tolist(),
@@ -172,14 +172,14 @@ def as_dict(result: xr.Dataset) -> dict[str, Any]:
 
 
 def figure(results: Sequence[xr.Dataset], pairs: Sequence[str] | None = None, up_to: Sequence[float] | None = None):
-    """Figure 3: accuracy against α for at most three pairs, the law beside it; a row for each result.
+    """Return Figure 3: accuracy against α for at most three pairs, the law beside it; a row for each result.
 
     Args:
         results: from `run_transfer`, of the same pairs.
         pairs: which to show; the first three by default.
         up_to: for each result the largest α to show; by default twice the largest median α*, at least 2.
     """
-    measured, foretold = colours(2)
+    measured, predicted = colours(2)
     first = results[0]
     pairs = [str(p) for p in first["pair"].values[:3]] if pairs is None else list(pairs)
     with style():
@@ -191,15 +191,20 @@ def figure(results: Sequence[xr.Dataset], pairs: Sequence[str] | None = None, up
             end = 2 * max(1.0, float(chosen.max())) if up_to is None else up_to[index]
             cut = result.sel(alpha=slice(0, end))
             for axes, pair in zip(row, pairs, strict=True):
-                one = cut.sel(pair=pair)
-                mean, se = one["curve"].mean("seed"), one["curve"].std("seed", ddof=1) / cut.sizes["seed"] ** 0.5
+                of_pair = cut.sel(pair=pair)
+                mean, se = (
+                    of_pair["curve"].mean("seed"),
+                    of_pair["curve"].std("seed", ddof=1) / cut.sizes["seed"] ** 0.5,
+                )
                 axes.axvline(1, color=MUTED, lw=1, ls=":", label="α = 1")
                 axes.axvline(
                     chosen.sel(pair=pair), color=measured, lw=1, ls=":", label="median α* of the law, from n samples"
                 )
                 axes.fill_between(cut["alpha"], mean - 2 * se, mean + 2 * se, color=measured, alpha=0.2, lw=0)
                 axes.plot(cut["alpha"], mean, color=measured, label="measured, ± 2 s.e.")
-                axes.plot(cut["alpha"], one["law"], color=foretold, ls="--", label="law, moments of the whole pool")
+                axes.plot(
+                    cut["alpha"], of_pair["law"], color=predicted, ls="--", label="law, moments of the whole pool"
+                )
                 axes.set_title(f"{pair.replace('→', ' → ')},  γ̃ = {result.attrs['source_gamma']:g}")
                 axes.set_xlim(0, cut["alpha"].values[-1])  # the grid of α may stop short of `end`
             row[0].set_ylabel("test accuracy (%)")

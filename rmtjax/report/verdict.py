@@ -17,7 +17,7 @@ __all__ = ["as_dict", "summary", "table"]
 
 
 def table(verdict: Verdict) -> Table:
-    """The verdict as a table for the terminal, a row a finding."""
+    """Return the verdict as a table for the terminal, a row a finding."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
     shown.add_column("claim", no_wrap=True)
     shown.add_column("output")
@@ -42,16 +42,16 @@ def table(verdict: Verdict) -> Table:
 
 
 def summary(verdict: Verdict) -> str:
-    """One sentence for each refuted finding, then one for all."""
+    """Return one sentence for each refuted finding, then one for all."""
     lines = []
     for f in (f for f in verdict.findings if not f.as_expected):
         cell = ", ".join(f"{name} = {plain_number(v)}" for name, v in f.cell.items())
-        found = f"the mean of {f.output} is {f.mean:.6g} ± {f.se:.2g}"
+        observed = f"the mean of {f.output} is {f.mean:.6g} ± {f.se:.2g}"
         if f.erratum:
-            lines.append(f"{f.claim} is an error and is not refuted: at {cell} {found}, it says {f.expected:.6g}")
+            lines.append(f"{f.claim} is an error and is not refuted: at {cell} {observed}, it says {f.expected:.6g}")
         else:
             lines.append(
-                f"{f.claim} is refuted ({f.sampler} / {f.against}): at {cell} {found} where {f.expected:.6g} was expected"
+                f"{f.claim} is refuted ({f.sampler} / {f.against}): at {cell} {observed} where {f.expected:.6g} was expected"
                 f" (z = {f.z:+.1f})"
             )
     claims, errata = ({f.claim for f in verdict.findings if f.erratum == kind} for kind in (False, True))
@@ -65,7 +65,7 @@ def summary(verdict: Verdict) -> str:
 
 
 def as_dict(verdict: Verdict) -> dict[str, Any]:
-    """The verdict as plain values, with the provenance of every run."""
+    """Return the verdict as plain values, with the provenance of every run."""
     return {
         "holds": verdict.holds,
         "level": verdict.level,

@@ -30,9 +30,9 @@ def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> lis
         for f in verdict.findings
     ]  # fmt: skip
     first = next(iter(verdict.results.values())).attrs
-    made = f"Seed {first['seed']}; {first['device']}; {first['versions']}."
-    said = "\n".join(map(markdown_text, summary(verdict).split("\n")))
-    text = [f"# Verdict\n\n{said}.\n\n{markdown_text(made)}\n\n{markdown_table(header, rows)}"]
+    provenance = f"Seed {first['seed']}; {first['device']}; {first['versions']}."
+    summary_text = "\n".join(map(markdown_text, summary(verdict).split("\n")))
+    text = [f"# Verdict\n\n{summary_text}.\n\n{markdown_text(provenance)}\n\n{markdown_table(header, rows)}"]
     written = [folder / "verdict.json", folder / "verdict.md"]
     for claim in claims:
         name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', claim.name).lstrip('.')}.png"

@@ -1,1 +1,1 @@
-"""What given spectra tell: their ranks, their bulk and spikes, and whether they follow a law."""
+"""Analysis of given spectra: their ranks, their bulk and spikes, and whether they follow a law."""

@@ -69,14 +69,14 @@ def _median_singular_value(c: float) -> float:
 def _settle(count: int, threshold: Callable[[int], float], sizes: np.ndarray) -> int:
     """Return how many of the descending `sizes` are spikes: each larger than the threshold of a bulk that it is itself part of.
 
-    From above, where a robust start and thresholds that leave all spikes out of the bulk lead: together spikes hide one
+    It starts from above, with a robust start and thresholds that leave all spikes out of the bulk: together spikes hide one
     another, one at a time they cannot.
     """
-    seen: list[int] = []
-    while count not in seen:
-        seen.append(count)
+    counts: list[int] = []
+    while count not in counts:
+        counts.append(count)
         count = min(int(np.sum(sizes > threshold(count))), sizes.size - 1)
-    count = max(seen[seen.index(count) :])
+    count = max(counts[counts.index(count) :])
     while count and sizes[count - 1] <= threshold(count - 1):
         count -= 1
     return count
@@ -216,8 +216,8 @@ def _quartile_ratio(values: np.ndarray) -> float:
     """Return the c ≤ 1 whose law has the given ratio of quartiles, blind to what the largest values do."""
     grid = np.linspace(1e-4, 1, 400)
     low, high = (np.asarray(marchenko_pastur.singular_ppf(q, grid)) for q in (0.25, 0.75))
-    given = np.quantile(values, [0.25, 0.75])
-    return float(grid[np.argmin(np.abs(low / high - given[0] / given[1]))]) if given[1] > 0 else 1.0
+    quartiles = np.quantile(values, [0.25, 0.75])
+    return float(grid[np.argmin(np.abs(low / high - quartiles[0] / quartiles[1]))]) if quartiles[1] > 0 else 1.0
 
 
 def bulk_fit_symmetric(eigenvalues: Num[ArrayLike, "..."], *, level: float = 1e-3, beta: int = 1) -> BulkFit:

@@ -1,4 +1,4 @@
-"""Ranks of a matrix that its singular values tell without a threshold."""
+"""Ranks of a matrix that follow from its singular values without a threshold."""
 
 from __future__ import annotations
 

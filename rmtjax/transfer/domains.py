@@ -71,7 +71,7 @@ class Problem:
 
     @cached_property
     def own_moments(self) -> TargetMoments:
-        """Of the whole train split, with no source."""
+        """The moments of the whole train split, with no source."""
         return moments.unchecked_moments(self.X, self.y, np.empty((0, self.X.shape[1])), self.gram)
 
     def classifier(self, gamma: float) -> np.ndarray:
@@ -93,7 +93,7 @@ def run_transfer(
     pairs: str | Iterable[tuple[str, str]] = "all",
     progress: Report = None,
 ) -> xr.Dataset:
-    r"""Fine-tune across domains, and compare ways to choose α on the target's test split.
+    r"""Return a comparison of ways to choose α across domains, on the target's test split.
 
     Without the Amazon folder the same is done on scikit-learn's handwritten digits (`load_default`), and `features` and
     `words` have no effect. All 12 Amazon pairs with 10 seeds take about 12 s on one core and 1.5 GB.
@@ -142,11 +142,11 @@ def run_transfer(
                 "allowed: data = its path, or RMTJAX_DATA = the folder that holds amazon_reviews"
             )
         chosen = [tuple(f"digits {a} against {b}" for a, b in pair) for pair in _DIGITS]
-        name, what = "digits", "64 pixels"
+        name, description = "digits", "64 pixels"
     else:
         chosen = _checked_pairs(pairs, source, target)
         check_features(features, words)
-        name, what = "amazon", f"{features} of the {words} most frequent words"
+        name, description = "amazon", f"{features} of the {words} most frequent words"
     n = _DEFAULT_N[name] if n is None else n
     check_sample_size(n)
 
@@ -173,7 +173,7 @@ def run_transfer(
         result[variable].attrs["units"] = "%"
     result.attrs = {
         "data": name,
-        "features": what,
+        "features": description,
         "n": n,
         "gamma": gamma,
         "source_gamma": source_gamma,
@@ -221,12 +221,12 @@ def _checked_pairs(pairs: str | Iterable[tuple[str, str]], source: str | None, t
     for s, t in [*wanted, (source, target)]:
         if s is not None and s == t:
             raise InputError(f"source and target are both {s!r}; allowed: two different domains")
-    found = [(s, t) for s, t in dict.fromkeys(wanted) if source in (None, s) and target in (None, t)]
-    if not found:
+    chosen = [(s, t) for s, t in dict.fromkeys(wanted) if source in (None, s) and target in (None, t)]
+    if not chosen:
         raise InputError(
             f"pairs = {shown(pairs)} leaves nothing for source = {source!r}, target = {target!r}; allowed: one"
         )
-    return found
+    return chosen
 
 
 def check_features(features: str, words: int) -> None:
@@ -346,12 +346,12 @@ def measure(
 
 def _pool_moments(target: Problem, w: np.ndarray, n: int) -> TargetMoments:
     """Return moments of the whole labelled pool, where they are sharp and need no shrinkage, for a fit on n of its samples."""
-    own = target.own_moments
+    train_moments = target.own_moments
     b, q = w @ target.mean, w @ w
     floor = b**2 / q
-    return own._replace(
+    return train_moments._replace(
         eta=np.float64(len(w) / n),
-        mean_norm2=np.maximum(own.mean_norm2_unbiased, floor),
+        mean_norm2=np.maximum(train_moments.mean_norm2_unbiased, floor),
         mean_norm2_floor=floor,
         alignment=np.array([b]),
         gram=np.array([[q]]),
@@ -366,8 +366,8 @@ def _law_curve(stacked: TargetMoments, gamma: float, grid: np.ndarray) -> np.nda
     return moments.law_accuracy(TargetMoments(*(field[:, None] for field in stacked)), gamma, grid[:, None])
 
 
-def _margins_won(own: np.ndarray, pulled: np.ndarray, alphas: np.ndarray) -> np.ndarray:
-    return np.array([_percent(own + alpha * pulled > 0) for alpha in alphas])
+def _margins_won(target_scores: np.ndarray, pulled: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+    return np.array([_percent(target_scores + alpha * pulled > 0) for alpha in alphas])
 
 
 def _percent(right: np.ndarray) -> float:

@@ -225,7 +225,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
             )
         signs = np.where(y == self.classes_[1], 1.0, -1.0)
         W = self._sources(X.shape[1], X_source, y_source, source_gamma)
-        # A wrong length is told before anything is factorised.
+        # A wrong length is an error before anything is factorised.
         alpha = None if method else self._given_alpha(len(W))
 
         fit = fit_transfer(X, signs, W, gamma)
@@ -341,8 +341,8 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
                 )
             return moments.checked_weights(self.source_coef, p, "source_coef").copy()
         if (X_source is None) != (y_source is None):
-            there, missing = ("X_source", "y_source") if y_source is None else ("y_source", "X_source")
-            raise InputError(f"{there} is given and {missing} = None; allowed: both or neither")
+            present, missing = ("X_source", "y_source") if y_source is None else ("y_source", "X_source")
+            raise InputError(f"{present} is given and {missing} = None; allowed: both or neither")
         if X_source is None:
             return np.empty((0, p))
         several = isinstance(X_source, list | tuple) and all(np.ndim(part) == 2 for part in X_source)
@@ -410,8 +410,8 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         right = np.zeros(len(grid))
         for train, test in splits:
             fit = fit_transfer(X[train], y[train], W, gamma)
-            own, pulled = X[test] @ fit.target, X[test] @ fit.transferred.sum(0)
-            right += ((own + grid[:, None] * pulled) * y[test] > 0).sum(1)
+            target_scores, pulled = X[test] @ fit.target, X[test] @ fit.transferred.sum(0)
+            right += ((target_scores + grid[:, None] * pulled) * y[test] > 0).sum(1)
         best = np.flatnonzero(right == right.max())
         return float(grid[best[len(best) // 2]])
 
@@ -429,7 +429,7 @@ def fit_transfer(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "
     """Return `transfer_fit` of arguments that are checked already."""
     n, p = X.shape
     small = moments.small_gram(X)
-    found = moments.unchecked_moments(X, y, W, small)
+    sample_moments = moments.unchecked_moments(X, y, W, small)
     factor = cho_factor(small / n + gamma * np.eye(len(small)), lower=True, check_finite=False)
 
     def solve(rhs):
@@ -446,7 +446,7 @@ def fit_transfer(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "
     pulls = X.T @ weights / n
     loo = (weights * y[:, None] / diagonal[:, None]).T
     loo[0] = 1 - loo[0]
-    return TransferFit(pulls[:, 0], W - pulls[:, 1:].T, loo, found)
+    return TransferFit(pulls[:, 0], W - pulls[:, 1:].T, loo, sample_moments)
 
 
 def _numbers(name: str, value: Any, allowed: str) -> np.ndarray:

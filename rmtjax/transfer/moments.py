@@ -1,4 +1,4 @@
-r"""What the α-FTC laws need to know of real data, estimated from samples.
+r"""The moments of real data that the α-FTC laws need, estimated from samples.
 
 The model is :math:`x_i = y_i\mu + z_i` with noise :math:`z_i` of mean 0 and covariance Σ; the laws take
 :math:`\Sigma = \sigma^2I`. The obvious estimate :math:`\|\frac1n\sum_iy_ix_i\|^2` of :math:`\|\mu\|^2` is too large by
@@ -157,7 +157,7 @@ def alignment(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p
 def mean_product(
     X: Float[Array, "N p"], y: Float[Array, "N"], other_X: Float[Array, "n p"], other_y: Float[Array, "n"]
 ) -> float:
-    r"""Unbiased :math:`\mu^\top\mu_\beta`: the product of the two sample means, whose noises are independent.
+    r"""Return an unbiased :math:`\mu^\top\mu_\beta`: the product of the two sample means, whose noises are independent.
 
     Args:
         X: samples of one problem, finite.
@@ -247,7 +247,7 @@ def law_scalars(moments: TargetMoments, gamma: float) -> MarginMoments:
     """
     sigma = np.sqrt(moments.noise)
     source = SourceStatistics(_regular(moments.gram), moments.alignment / sigma[..., None])
-    # Without any signal the law's ratios are 0/0; a norm that cannot be told from 0 gives their limits.
+    # Without any signal the law's ratios are 0/0; a norm that cannot be distinguished from 0 gives their limits.
     norm = np.maximum(np.sqrt(moments.mean_norm2) / sigma, 1e-12)
     return _scalars(gamma / moments.noise, moments.eta, norm, source)
 

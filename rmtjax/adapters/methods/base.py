@@ -83,14 +83,14 @@ class Update(nnx.Module):
         return norm_of_product(*self.factors())
 
     def bounded(self, limit: float) -> dict[str, Array]:
-        """Return values of parameters at which `norm` is at most `limit`: the present ones, where they fulfil it."""
-        own = {name: getattr(self, name)[...] for name in self.shrinks}
+        """Return values of parameters at which `norm` is at most `limit`: the present ones, if they satisfy it."""
+        values = {name: getattr(self, name)[...] for name in self.shrinks}
 
         def scaled(share):
-            other = nnx.clone(self)
-            for name, value in own.items():
-                setattr(other, name, type(getattr(self, name))(share * value))
-            return other
+            copy = nnx.clone(self)
+            for name, value in values.items():
+                setattr(copy, name, type(getattr(self, name))(share * value))
+            return copy
 
         def halve(_, ends):
             low, high = ends
@@ -99,7 +99,7 @@ class Update(nnx.Module):
             return jnp.where(inside, middle, low), jnp.where(inside, high, middle)
 
         share = jax.lax.cond(self.norm() <= limit, lambda: 1.0, lambda: jax.lax.fori_loop(0, 20, halve, (0.0, 1.0))[0])
-        return {name: share * value for name, value in own.items()}
+        return {name: share * value for name, value in values.items()}
 
     def __call__(
         self,

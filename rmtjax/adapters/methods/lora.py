@@ -39,7 +39,7 @@ class LoRA(Update):
         return self.A[...], self.strength * self.B[...]
 
     def bounded(self, limit):
-        # Only the singular values that are too large are cut, which is the nearest matrix there is.
+        # Only the singular values that are too large are cut, which gives the nearest matrix.
         a, b = self.A[...], self.B[...]
         right_a, (left_b, right_b) = jnp.linalg.qr(a, mode="r"), jnp.linalg.qr(b.T)
         u, values, vh = jnp.linalg.svd(right_a @ right_b.T)

@@ -15,8 +15,8 @@ from rmtjax.adapters.params import AdapterConstant, AdapterParam
 __all__ = ["SpectralAdditive", "SpectralRotational", "cayley"]
 
 
-def _whole(x: Array) -> Array:
-    """Return an array with its axes no longer split over a mesh, as decompositions ask for."""
+def _unsharded(x: Array) -> Array:
+    """Return an array with its axes no longer split over a mesh, as decompositions require."""
     sharding = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
     if isinstance(sharding, NamedSharding):
         return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))
@@ -30,7 +30,7 @@ class _Spectral(Update):
 
     def __init__(self, kernel: Array, rank: int) -> None:
         # The kernel is Wᵀ, so its left singular vectors are W's right ones.
-        v, s, u = jnp.linalg.svd(_whole(kernel.astype(jnp.float32)), full_matrices=False)
+        v, s, u = jnp.linalg.svd(_unsharded(kernel.astype(jnp.float32)), full_matrices=False)
         self.U, self.S, self.V = (AdapterConstant(x) for x in (u[:rank].T, s[:rank], v[:, :rank]))
         self.rank = rank
 

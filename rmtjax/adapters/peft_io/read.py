@@ -40,7 +40,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
             the file treats a tied weight in one of its places otherwise than in another.
     """
     file, renamed = read_peft(folder), path_renaming(names)
-    folder, tensors, own = file.folder, file.tensors, file.own
+    folder, tensors, own_keys = file.folder, file.tensors, file.own
     check_plain(model)
     aliases = module_paths(model)
     layers: dict[str | None, tuple[tuple, Any]] = {}
@@ -57,7 +57,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
         if name is not None
     }
     updated = [name for name, layer in file.layers.items() if layer.A is not None]
-    stray = [name for name in updated if name not in layers] + [name for name in own if name not in variables]
+    stray = [name for name in updated if name not in layers] + [name for name in own_keys if name not in variables]
     if stray:
         raise InputError(
             f"adapter = {folder}: {ADAPTER_WEIGHTS} has {listed(stray)}, for which the model has no place; is it an adapter for"
@@ -104,7 +104,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
         adapted[path] = AdaptedLinear(layer, built, vector)
     replaced: dict[int, tuple[str, Array]] = {}
     named = set()
-    for name, key in own.items():
+    for name, key in own_keys.items():
         variable, place = variables[name]
         value = from_torch(place, variable, finite_tensor(folder, tensors, key))
         if value is None:

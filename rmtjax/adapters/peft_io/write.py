@@ -28,17 +28,17 @@ from rmtjax.checkpoints.tensors import FLOATS
 __all__ = ["save_peft"]
 
 
-def _check_base(base: str | os.PathLike, shapes: Mapping[str, tuple[int, int]], given: bool) -> None:
+def _check_base(base: str | os.PathLike, shapes: Mapping[str, tuple[int, int]], is_renamed: bool) -> None:
     """Check names of adapted layers against the weights in the folder of the base, if it is one.
 
     Raises:
-        InputError: if a layer has another shape there; or, unless the names were `given`, if the layers are called otherwise.
+        InputError: if a layer has another shape there; or, unless the user gave `names`, if the layers have other names there.
     """
     folder = Path(base)
     if not base or not folder.is_dir() or not any(folder.glob("model*.safetensors")):
         return
     tensors = open_weights(folder, "base")
-    known = list(tensors)
+    stored_names = list(tensors)
     longer: dict[str, str] = {}
     fitting = 0
     for name, shape in shapes.items():
@@ -48,17 +48,19 @@ def _check_base(base: str | os.PathLike, shapes: Mapping[str, tuple[int, int]], 
             theirs = tuple(tensors.shape(weight))
             if tensors.dtype(weight) in FLOATS and theirs not in (shape, shape[::-1]):
                 raise InputError(f"base = {folder}: {weight} has shape {list(theirs)}, the model's layer {list(shape)}")
-        elif any(weight.endswith(f".{other}") for other in known):  # without the prefix that a model with a head puts
+        elif any(
+            weight.endswith(f".{stored}") for stored in stored_names
+        ):  # stored without the prefix of a model with a head
             fitting += 1
         else:
-            behind = [other for other in known if other.endswith(f".{weight}")]
+            behind = [stored for stored in stored_names if stored.endswith(f".{weight}")]
             if behind:
                 longer[name] = behind[0]
     if longer:
-        name, other = next(iter(longer.items()))
-        prefix = other.removesuffix(f".{name}.weight")
+        name, stored = next(iter(longer.items()))
+        prefix = stored.removesuffix(f".{name}.weight")
         hint = (
-            f"there is {other}; names={{'': {prefix!r}}} puts the prefix, names={{'': ''}} keeps the paths as they are"
+            f"there is {stored}; names={{'': {prefix!r}}} puts the prefix, names={{'': ''}} keeps the paths as they are"
         )
     elif shapes and not fitting:
         name, hint = (
@@ -68,7 +70,7 @@ def _check_base(base: str | os.PathLike, shapes: Mapping[str, tuple[int, int]], 
     else:
         return
     text = f"base = {folder}: holds no weight of {name}, so that PEFT would load its adapter as nothing: {hint}"
-    if not given:
+    if not is_renamed:
         raise InputError(text)
     warnings.warn(text, stacklevel=3)
 
@@ -86,9 +88,9 @@ def save_peft(
 
     LoRA, rsLoRA and DoRA are written as they are; orthogonal and spectral updates as the LoRA (a = r) that they equal.
 
-    PEFT finds a layer by its path in the PyTorch model, and leaves out without an error what it does not find. Where paths
-    here are others, `names` says how they read there; `load_peft` takes the same. Where `base` is a folder of weights,
-    the paths are checked against them; otherwise nobody can tell.
+    PEFT finds a layer by its path in the PyTorch model, and skips what it does not find without an error. Where paths here
+    differ, `names` maps them to PyTorch's; `load_peft` takes the same. Where `base` is a folder of weights, the paths are
+    checked against them; otherwise they are not checked.
 
     Args:
         model: with adapters.
@@ -137,16 +139,16 @@ def save_peft(
         raise InputError(f"names: {listed(twice)} all become {theirs[twice[0]]}")
     shapes = {theirs[path]: matrix_of(layers[path].base).shape[::-1] for path in updated}
     _check_base(base, shapes, names is not None)
-    updated = {theirs[path]: own for path, own in updated.items()}
+    updated = {theirs[path]: update for path, update in updated.items()}
     tensors, ranks, scales = {}, {}, {}
-    for path, own in updated.items():
-        is_lora = isinstance(own, LoRA)
-        a, b = (own.A[...], own.B[...]) if is_lora else own.factors()
+    for path, update in updated.items():
+        is_lora = isinstance(update, LoRA)
+        a, b = (update.A[...], update.B[...]) if is_lora else update.factors()
         ranks[path] = a.shape[1]
-        scales[path] = own.scale if is_lora else a.shape[1]
+        scales[path] = update.scale if is_lora else a.shape[1]
         tensors[f"{PREFIX}{path}.lora_A.weight"], tensors[f"{PREFIX}{path}.lora_B.weight"] = on_host(a.T), on_host(b.T)
-        if isinstance(own, DoRA):
-            tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = on_host(own.magnitude[...])
+        if isinstance(update, DoRA):
+            tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = on_host(update.magnitude[...])
     trained = {}
     for variable, places in variable_places(model).values():
         for place in places if isinstance(variable, TrainedParam) else []:
@@ -154,7 +156,7 @@ def save_peft(
     tensors |= {PREFIX + name: value for name, value in trained.items()}
     rank, scale = max(ranks.values()), max(scales.values())
     sample = next(iter(updated.values()))
-    modules = _whole(model, None if names is None else renamed)
+    modules = _trained_modules(model, None if names is None else renamed)
     if "" in modules:
         modules.remove("")
         warnings.warn(
@@ -181,7 +183,7 @@ def save_peft(
         "init_lora_weights": True,
     }
     target = prepare_folder("folder", folder)
-    (target / ALPHA).unlink(missing_ok=True)  # of what was here before
+    (target / ALPHA).unlink(missing_ok=True)  # from an earlier save
     alphas = {f"{theirs[p]}.alpha": on_host(layer.alpha[...]) for p, layer in layers.items() if layer.alpha is not None}
     if alphas:
         owners: dict[int, list[str]] = {}
@@ -208,8 +210,8 @@ def _ambiguous(model: nnx.Module, updated: Mapping[str, Any]) -> bool:
     return any(path.split(".")[-1] in ends and path not in updated for path in others)
 
 
-def _whole(model: nnx.Module, renamed: Callable[[str], str] | None) -> list[str]:
-    """Return the topmost modules all of whose weights trained; with other names than here, those that hold such weights."""
+def _trained_modules(model: nnx.Module, renamed: Callable[[str], str] | None) -> list[str]:
+    """Return the topmost modules whose weights all trained; if renamed, every module that holds a trained weight."""
     every = [
         (v, place) for v, places in variable_places(model).values() for place in places if isinstance(v, nnx.Param)
     ]
@@ -217,12 +219,12 @@ def _whole(model: nnx.Module, renamed: Callable[[str], str] | None) -> list[str]
         return sorted({renamed(dotted(place.path)) for v, place in every if type(v) is TrainedParam})
     state = [((*place.path, place.name, *place.inner), v) for v, place in every]
     frozen = {path[:i] for path, value in state if type(value) is not TrainedParam for i in range(len(path))}
-    whole = set()
+    modules = set()
     for path, value in state:
         if type(value) is TrainedParam:
             depth = next((i for i in range(1, len(path)) if path[:i] not in frozen), len(path) - 1)
-            whole.add(dotted(path[:depth]))
-    return sorted(whole)
+            modules.add(dotted(path[:depth]))
+    return sorted(modules)
 
 
 def _scaled_base(model: nnx.Module) -> nnx.Module:

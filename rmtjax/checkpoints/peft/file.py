@@ -74,7 +74,7 @@ class PeftFile:
         keys: of each layer, the tensors it is made of: lora_A, lora_B, lora_magnitude_vector → key.
         own: weights of the model that the file holds besides (`modules_to_save`): name → key.
         unread: layers that are none of these, and why.
-        shared: paths of layers that share one α, group by group; not told of `matrices_only`.
+        shared: paths of layers that share one α, group by group; empty with `matrices_only`.
         remarks: what a user should know, such as patterns of the config that match no layer.
         tensors: all of them.
     """

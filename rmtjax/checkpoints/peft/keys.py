@@ -35,11 +35,11 @@ def sort_keys(
 ) -> tuple[dict[str, LayerKeys], dict[str, str], list[str]]:
     """Return the tensors of updates by layer, those that are the model's own, and remarks.
 
-    A key may still bear the name of its adapter (`lora_A.default.weight`). One adapter is read: that without a name, or the
+    A key may contain the name of its adapter (`lora_A.default.weight`). One adapter is read: the one without a name, or the
     only one.
     """
     parts: dict[str, dict[tuple[str, str], list[str]]] = {}
-    own: dict[str, dict[str, str]] = {}
+    own_keys: dict[str, dict[str, str]] = {}
     wrapped = {}
     for key in tensors:
         name, inside = without_wrappers(key)
@@ -53,7 +53,7 @@ def sort_keys(
                 wrapped[layer] = f"{inside[0]} (in {key})"
         elif ".original_module." not in name:
             saved = re.search(r"\.modules_to_save\.([^.]+)\.", name)
-            own.setdefault(plain_name(name), {})[saved[1] if saved else ""] = key
+            own_keys.setdefault(plain_name(name), {})[saved[1] if saved else ""] = key
     names = {adapter for keys in parts.values() for _, adapter in keys}
     if len(names) > 1 and "" not in names:
         raise InputError(
@@ -74,22 +74,22 @@ def sort_keys(
         module = layer[: len(layer) - depth * len(".base_layer")].replace(".base_layer.", ".")
         name = module + ".base_layer" * depth
         twice = layer.endswith(".base_layer.out_proj") and _adds_twice(config)
-        found = layers.setdefault(name, LayerKeys(module, 2 if twice else 1, wrapped=wrapped.get(layer)))
+        layer_keys = layers.setdefault(name, LayerKeys(module, 2 if twice else 1, wrapped=wrapped.get(layer)))
         for (part, adapter), same in keys.items():
             if adapter == chosen:
-                if part in found.keys or len(same) > 1:
+                if part in layer_keys.keys or len(same) > 1:
                     raise InputError(f"adapter = {folder}: {name}: {part} is there twice, as {same[-1]}")
-                found.keys[part] = same[0]
-    for found in layers.values():  # biases do not touch the matrices
-        for part in [part for part in found.keys if part.endswith(".bias")]:
+                layer_keys.keys[part] = same[0]
+    for layer_keys in layers.values():  # biases do not touch the matrices
+        for part in [part for part in layer_keys.keys if part.endswith(".bias")]:
             if not matrices_only:
-                own[f"{found.module}.{part}"] = {"": found.keys[part]}
-            del found.keys[part]
-        if matrices_only and "lora_embedding_A" in found.keys:
-            found.embedding = True
-            found.keys = {part.replace("_embedding", ""): key for part, key in found.keys.items()}
+                own_keys[f"{layer_keys.module}.{part}"] = {"": layer_keys.keys[part]}
+            del layer_keys.keys[part]
+        if matrices_only and "lora_embedding_A" in layer_keys.keys:
+            layer_keys.embedding = True
+            layer_keys.keys = {part.replace("_embedding", ""): key for part, key in layer_keys.keys.items()}
     chosen_own = {}
-    for name, keys in own.items():
+    for name, keys in own_keys.items():
         if matrices_only and name.endswith(".bias"):
             continue
         chosen_own[name] = keys.get("", keys.get("default", next(iter(keys.values()))))

@@ -30,12 +30,12 @@ __all__ = ["finite_tensor", "read_peft"]
 
 
 def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> PeftFile:
-    """Read a PEFT folder (LoRA, rsLoRA, DoRA; and α, where `alpha.safetensors` is) for whatever model it is.
+    """Return the content of a PEFT folder (LoRA, rsLoRA, DoRA; and α, where `alpha.safetensors` is) for any model.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
-        matrices_only: for whoever asks what happens to weight matrices alone. Biases do not matter then, nor whether layers
-            keep their weight transposed; layers that are no matrices or not finite are told of in `unread`, and no error.
+        matrices_only: whether only updates of weight matrices matter. Biases are then ignored, and so is whether layers
+            keep their weight transposed; layers that are no matrices or not finite are listed in `unread` and are no error.
 
     Raises:
         InputError: if a file is missing or of another kind, its tensors do not fit one another, or it holds several adapters.
@@ -43,8 +43,8 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
     folder = Path(folder)
     config = read_adapter_config(folder, matrices_only)
     tensors = TensorFile(folder, "adapter", ADAPTER_WEIGHTS)
-    found, own, remarks = sort_keys(folder, config, tensors, matrices_only)
-    if not found:
+    layer_keys, own_keys, remarks = sort_keys(folder, config, tensors, matrices_only)
+    if not layer_keys:
         raise InputError(
             f"adapter = {folder}: {ADAPTER_WEIGHTS} holds no LoRA weights; is it an adapter for another base?"
         )
@@ -54,21 +54,21 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
     needed = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if dora else set())
     targets = config.get("target_parameters") or []
     layers, unread, paths = {}, {}, []
-    for name in dict.fromkeys([*found, *scaled]):
-        keys = found[name].keys if name in found else {}
+    for name in dict.fromkeys([*layer_keys, *scaled]):
+        keys = layer_keys[name].keys if name in layer_keys else {}
         if matrices_only:
             reason = _no_matrices(tensors, keys.values())
-            if reason is None and name in found and found[name].embedding and dora:
+            if reason is None and name in layer_keys and layer_keys[name].embedding and dora:
                 reason = DORA_EMBEDDING
             if reason is None and name in scaled:
                 reason = _no_matrices(alphas, [scaled[name]])
             if reason is not None:
                 unread[name] = reason
-                paths.append(found[name].module if name in found else name)
+                paths.append(layer_keys[name].module if name in layer_keys else name)
                 continue
         value, scale, module, parameters = {}, 1.0, name, ()
-        if name in found:
-            module = found[name].module
+        if name in layer_keys:
+            module = layer_keys[name].module
             if set(keys) != needed:
                 absent = listed(sorted(needed ^ set(keys)))
                 raise InputError(
@@ -85,12 +85,12 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
             named = len(parameters) == 1 and parameters[0] not in targets  # with its module
             path = f"{module}.{parameters[0]}" if named else module
             scale = lora_alpha_of(folder, config, path)
-            _check_wrapper(folder, config, found[name], path, scale)
+            _check_wrapper(folder, config, layer_keys[name], path, scale)
             paths += [module, *(f"{module}.{parameter}" for parameter in parameters)]
         magnitude = value["lora_magnitude_vector"].reshape(-1) if dora and value else None
         alpha = finite_tensor(folder, alphas, scaled[name]) if name in scaled else None
         a, b = value.get("lora_A"), value.get("lora_B")
-        times, embedding = (found[name].times, found[name].embedding) if name in found else (1, False)
+        times, embedding = (layer_keys[name].times, layer_keys[name].embedding) if name in layer_keys else (1, False)
         layers[name] = PeftLayer(a, b, scale, stabilised, magnitude, alpha, module, parameters, times, embedding)
     for option in ("alpha_pattern", "rank_pattern"):
         patterns = config.get(option) or {}
@@ -102,12 +102,12 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
     if twice := [name for name, layer in layers.items() if layer.times > 1]:
         remarks.append(f"PEFT adds the update of {listed(twice)} twice, forward and merged, and so it is counted")
     shared = _shared(folder, alphas, layers) if scaled and not matrices_only else []
-    keys_of = {name: layer.keys for name, layer in found.items()}
-    return PeftFile(folder, config, layers, keys_of, own, unread, shared, remarks, tensors)
+    keys_of = {name: layer.keys for name, layer in layer_keys.items()}
+    return PeftFile(folder, config, layers, keys_of, own_keys, unread, shared, remarks, tensors)
 
 
 def _check_wrapper(folder: Path, config: Mapping[str, Any], layer: LayerKeys, path: str, scale: float) -> None:
-    """Refuse a layer whose scale depends on whether a wrapper's name, which stands inside its own, was there in training."""
+    """Raise InputError if a layer's scale depends on whether a wrapper's name within its own was present in training."""
     if layer.wrapped is None:
         return
     wrapper = layer.wrapped.split(" ")[0]

@@ -26,7 +26,7 @@ _VECTORS = 200
 
 
 def _oblique(theta, theta2, cosine):
-    r"""Left frame of two directions with that cosine, the right ones orthogonal: the update :math:`F\Theta`, (..., 2, 2)."""
+    r"""Return a left frame F of that cosine, (..., 2, 2), and the update :math:`F\Theta` in an orthogonal right frame."""
     theta, theta2, cosine = np.broadcast_arrays(*(np.asarray(a, float) for a in (theta, theta2, cosine)))
     frame = np.stack(
         [np.stack([np.ones_like(cosine), cosine], -1), np.stack([0 * cosine, np.sqrt(1 - cosine**2)], -1)], -2
@@ -63,13 +63,13 @@ def _rank_two_bias(N, c, theta, theta2, cosine):
     strengths = np.linalg.svd(_oblique(theta, theta2, cosine)[1], compute_uv=False)
     smaller = np.minimum(N, c * N)
     apart = np.abs(strengths[..., 0] - strengths[..., 1])
-    found = {}
+    biases = {}
     for k in range(2):
         distance = strengths[..., k] / c**0.25 - 1
-        found[f"outlier_{k + 1}"] = (1 + c) * window(smaller, distance) + 1 / (smaller * apart)
+        biases[f"outlier_{k + 1}"] = (1 + c) * window(smaller, distance) + 1 / (smaller * apart)
         for side in ("left", "right"):
-            found[f"overlap_{side}_{k + 1}"] = overlap_window(smaller, distance) + 1 / (smaller * apart**2)
-    return found
+            biases[f"overlap_{side}_{k + 1}"] = overlap_window(smaller, distance) + 1 / (smaller * apart**2)
+    return biases
 
 
 rank_two = Claim(
@@ -141,14 +141,14 @@ def _perturbed(key, N, i, delta):
 
 
 def _perturbation_sums(N, i):
-    """Σ_{j≠i} (λ_i − λ_j)^{−1} and ^{−2}, elementwise."""
+    """Return Σ_{j≠i} (λ_i − λ_j)^{−1} and ^{−2}, elementwise."""
 
-    def one(N, i):
+    def sums(N, i):
         values = _levels(int(N))
         gaps = np.delete(values[int(i) - 1] - values, int(i) - 1)
         return np.sum(1 / gaps), np.sum(1 / gaps**2)
 
-    return np.vectorize(one)(N, i)
+    return np.vectorize(sums)(N, i)
 
 
 def _perturbation_law(N, i, delta):
@@ -189,7 +189,7 @@ perturbative = Claim(
 
 
 def _shares(weights, values, x):
-    """How much of a vector lies on eigenvectors with eigenvalues ≤ x."""
+    """Return the share of a vector that lies on eigenvectors with eigenvalues ≤ x."""
     return {"share": jnp.sum(jnp.where(values[:, None] <= x, weights[:, None], 0.0), 0)}
 
 

@@ -38,8 +38,8 @@ def ridge_source(key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance:
     """
     corner_key, normal_key, chi_key = jax.random.split(key, 3)
     along, direction = normal(normal_key, 2)
-    rest, others = chi(chi_key, jnp.stack([p - 1, p - 2]))
-    x = (jnp.sqrt(N) * mu + along, rest)
+    off_mu, others = chi(chi_key, jnp.stack([p - 1, p - 2]))
+    x = (jnp.sqrt(N) * mu + along, off_mu)
     h = resolvent_corner(corner_key, gamma, p, N - 1, N, 2, depth(gamma, p, N - 1, N, 2, tolerance))
     shrink = jnp.sqrt(N) * (1 + quadratic(h.resolvent, x, x) / N)
     on_mu = sum(a * b for a, b in zip(h.resolvent[0], x, strict=True)) / shrink
@@ -54,7 +54,7 @@ def ridge_source(key: Key[Array, ""], p, N, gamma, mu, beta, mu_perp, tolerance:
 def target_scalars(
     key: Key[Array, ""], p, n, gamma, mean_norm, source: SourceStatistics, tolerance: float = TOLERANCE
 ) -> MarginMoments:
-    r"""Draw the five conditional scalars of :math:`w_\alpha` given its sources, whatever these are.
+    r"""Draw the five conditional scalars of :math:`w_\alpha` given any sources.
 
     Conditionally on the training data a fresh point is classified correctly with probability
     :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`, :math:`m_\alpha = w_\alpha^\top\mu_\beta`, :math:`v_\alpha = \|w_\alpha\|^2`; the
@@ -76,14 +76,14 @@ def target_scalars(
 
     corner_key, normal_key, chi_key = jax.random.split(key, 3)
     entries = normal(normal_key, r - 1)
-    rest = chi(chi_key, (p - r + 1)[None])[0]
-    zero = jnp.zeros_like(rest)
+    remainder = chi(chi_key, (p - r + 1)[None])[0]
+    zero = jnp.zeros_like(remainder)
     # Rows: μ̂_β, the sources' residuals orthogonalised one after the other, and what is left of the first column.
     exists = [p > i for i in range(r - 1)]
     x = (
         jnp.sqrt(n) * mean_norm + entries[0],
         *(jnp.where(exists[i], entries[i], 0.0) for i in range(1, r - 1)),
-        rest,
+        remainder,
     )
     mean = (mean_norm, *(zero for _ in range(r - 1)))
     on_mean = b / mean_norm

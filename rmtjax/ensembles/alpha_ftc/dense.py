@@ -33,8 +33,8 @@ class Classifiers(NamedTuple):
 def means(p: int, mu, beta, mu_perp, dtype=jnp.float64) -> tuple[Float[Array, "p"], Float[Array, "p"]]:
     r"""Return :math:`\mu` and :math:`\mu_\beta = \beta\mu + \mu^\perp` with :math:`\mu \perp \mu^\perp`.
 
-    Any two orthogonal directions do for Gaussian noise. Those taken are spread over all coordinates, because the
-    universality that one wants to test with other entries assumes delocalised means: 1/√p, and ±1/√p on the two halves.
+    Any two orthogonal directions suffice for Gaussian noise. These are spread over all coordinates, because the universality
+    to be tested with other entries assumes delocalised means: 1/√p, and ±1/√p on the two halves.
     """
     one = jnp.full(p, p**-0.5, dtype)
     two = one * jnp.where(jnp.arange(p) < (p // 2), 1.0, -1.0).astype(dtype)

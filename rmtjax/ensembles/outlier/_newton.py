@@ -52,15 +52,15 @@ def largest_root(
     def trial(z):
         all_f, above_pole = evaluate(z)
         f = all_f[0]
-        for other in all_f[1:]:
-            f = tuple(jnp.where(other[0] < all_f[0][0], b, a) for a, b in zip(f, other, strict=True))
+        for series in all_f[1:]:
+            f = tuple(jnp.where(series[0] < all_f[0][0], b, a) for a, b in zip(f, series, strict=True))
         move = _step(f)
         # The approximant's error is of one order more than the series in move/(distance to the poles).
         ratio = jnp.abs(move) * (jnp.abs(f[2] / f[1]) + jnp.sqrt(jnp.abs(f[3] / f[1])))
         resolution = 2e-16 * jnp.maximum(jnp.abs(z), 1e-3)
         converged = above_pole & (jnp.abs(move) * ratio**order <= resolution) & (ratio < 1e-3)
-        for other in all_f:
-            converged &= _at(other, move) >= -4 * resolution * f[1]
+        for series in all_f:
+            converged &= _at(series, move) >= -4 * resolution * f[1]
         slope = jnp.where(converged, f[1] + move * (2 * f[2] + 3 * f[3] * move), f[1])
         return Trial(~(above_pole & (f[0] >= 0)), move, above_pole, converged, 4 * resolution, slope)
 

@@ -38,14 +38,14 @@ def hermitian_inverse(a):
     """
     s = a.shape[0]
     negative = jnp.zeros(a.shape[2:], jnp.int32)
-    one = np.eye(s, dtype=bool).reshape(s, s, *[1] * (a.ndim - 2))
+    diagonal = np.eye(s, dtype=bool).reshape(s, s, *[1] * (a.ndim - 2))
     for k in range(s):
         pivot = jnp.real(a[k, k])
         negative = negative + (pivot < 0)
         pivot = jnp.where(pivot == 0, jnp.finfo(pivot.dtype).tiny, pivot)
         column, row = a[:, k] / pivot, a[k] / pivot
         swept = a - column[:, None] * a[k][None]
-        in_row, in_column = one[k][:, None], one[k][None]
+        in_row, in_column = diagonal[k][:, None], diagonal[k][None]
         swept = jnp.where(in_row, row[None], swept)
         a = jnp.where(in_column, jnp.where(in_row, -1 / pivot, column[:, None]), swept)
     return -a, negative

@@ -223,11 +223,11 @@ def _strengths(name, value, *, low=-np.inf):
     if value.ndim != 1 or not 1 <= value.size <= LARGEST_RANK:
         raise InputError(f"{name} has shape {value.shape}: must be (r,), r from 1 to {LARGEST_RANK}")
     if not is_traced(value):
-        given = np.asarray(value)
-        bad = ~(np.isfinite(given) & (given > low))
+        values = np.asarray(value)
+        bad = ~(np.isfinite(values) & (values > low))
         if bad.any():
             allowed = "finite" if low == -np.inf else f"finite and > {low:g}"
-            raise InputError(f"{name} = {shown(float(given[bad][0]))}: must be {allowed}")
+            raise InputError(f"{name} = {shown(float(values[bad][0]))}: must be {allowed}")
     return value
 
 

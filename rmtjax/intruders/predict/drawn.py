@@ -48,7 +48,7 @@ def drawn_intruders(
     single = s.size - sum(share.size for share in wide)
     poles = np.concatenate([s[:single], *(np.full(2 * r, np.sqrt(np.mean(share**2))) for share in wide)])
     outside = [min(side - s.size, r) for side in shape]
-    rows, columns = (poles.size + more for more in outside)
+    rows, columns = (poles.size + extra for extra in outside)
     if max(rows, columns) > _DENSE:
         return float("nan")
     base = np.zeros((rows, columns))
@@ -62,11 +62,11 @@ def drawn_intruders(
             parts.append(part)
         both = np.concatenate(parts)
         sides = []
-        for half, side, rest in ((both[:, :r], shape[0], outside[0]), (both[:, r:], shape[1], outside[1])):
+        for half, side, count in ((both[:, :r], shape[0], outside[0]), (both[:, r:], shape[1], outside[1])):
             beyond = random.standard_normal((side - s.size, r))
             beyond = np.linalg.qr(beyond)[1] if len(beyond) > r else beyond
-            whole = np.concatenate([half, beyond[:rest]])
-            sides.append(np.linalg.solve(np.linalg.cholesky(whole.T @ whole), whole.T).T)  # orthonormal columns
+            stacked = np.concatenate([half, beyond[:count]])
+            sides.append(np.linalg.solve(np.linalg.cholesky(stacked.T @ stacked), stacked.T).T)  # orthonormal columns
         vectors, values, _ = np.linalg.svd(base + (sides[0] * theta) @ sides[1].T, full_matrices=False)
         vectors = vectors[:, :top_k]
         cosines = np.abs(vectors[:single]).max(0)

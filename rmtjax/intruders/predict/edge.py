@@ -26,18 +26,18 @@ def intruders_at_the_edge(
 ) -> np.ndarray:
     """Return `lone_intruders` at some of the strengths, at most 1, and interpolate between; `room` is each one's own `top_k`."""
     chances = np.zeros_like(theta)
-    which = np.flatnonzero(theta > limit / 2)  # far below there is none
+    which = np.flatnonzero(theta > limit / 2)  # far below the chance is 0
     if room is not None:
         which = which[room[which] > 0]
     if which.size:
-        wanted = np.unique(theta[which])
-        nodes = np.quantile(wanted, np.linspace(0, 1, _NODES)) if wanted.size > _NODES else wanted
+        strengths = np.unique(theta[which])
+        nodes = np.quantile(strengths, np.linspace(0, 1, _NODES)) if strengths.size > _NODES else strengths
         most = None if room is None else int(room[which].max())
-        found = np.cumsum(_by_rank(nodes, s, shape, threshold_epsilon, most, draws, seed), axis=1)
-        rooms = np.full(which.size, found.shape[1]) if room is None else np.minimum(room[which], found.shape[1])
+        by_rank = np.cumsum(_by_rank(nodes, s, shape, threshold_epsilon, most, draws, seed), axis=1)
+        rooms = np.full(which.size, by_rank.shape[1]) if room is None else np.minimum(room[which], by_rank.shape[1])
         for ranks in np.unique(rooms):
-            these = which[rooms == ranks]
-            chances[these] = np.minimum(np.interp(theta[these], nodes, found[:, ranks - 1]), 1)
+            members = which[rooms == ranks]
+            chances[members] = np.minimum(np.interp(theta[members], nodes, by_rank[:, ranks - 1]), 1)
     return chances
 
 
@@ -146,8 +146,8 @@ def _count(
             z = low + 0.49 * (high - low)  # halves of round numbers may be poles
             _, a, b, c = terms(z)
             positive = np.where(a * b < c**2, 1, np.where(a + b > 0, 2, 0))
-            more = single - np.searchsorted(rising, z, side="right") + positive - 1 > ranks
-            low, high = np.where(more, z, low), np.where(more, high, z)
+            is_low = single - np.searchsorted(rising, z, side="right") + positive - 1 > ranks
+            low, high = np.where(is_low, z, low), np.where(is_low, high, z)
         z = (low + high) / 2
         inverse, a, b, c = terms(z)
         first = np.abs(a) > np.abs(b)  # the null vector (x, y), from the row that is safer
@@ -157,6 +157,6 @@ def _count(
         norm = (inverse**2 * parts).sum(-1) + x[..., 0] ** 2 * weights.left_zero[:, None] / z**4
         vector = x * weights.a[:, None, :single] + y * (poles * weights.b)[:, None, :single]
         cosine = np.abs(inverse[..., :single] * vector).max(-1) / np.sqrt(norm)
-        # Of a base of small rank, what is left of its null space is nobody's.
+        # Vectors in the null space of a base of small rank are not counted.
         real = z > 1e-6 * np.maximum(poles[0], strength)
         return ((cosine < threshold_epsilon) & real).mean(1)

@@ -121,17 +121,17 @@ def intruding_outliers(
         coupling = strong[:, None] / 2 * (np.sqrt(with_b)[:, None] * g + np.sqrt(with_a)[:, None] * h)
         matrix[:, :q, q:], matrix[:, q:, :q] = coupling, coupling.transpose(0, 2, 1)
         values, vectors = np.linalg.eigh(matrix)
-        own = np.argmax(np.abs(vectors[:, :q]), axis=2)  # the state that each outlier has become, (draws, q)
-        mixed = np.abs(np.take_along_axis(vectors[:, q:], own[:, None, :], axis=2)).max(1)
-        seen = mixed < threshold_epsilon
+        states = np.argmax(np.abs(vectors[:, :q]), axis=2)  # the state that each outlier has become, (draws, q)
+        mixed = np.abs(np.take_along_axis(vectors[:, q:], states[:, None, :], axis=2)).max(1)
+        is_intruder = mixed < threshold_epsilon
         if top_k is not None:
             others = spikes - near.size  # the spikes far from all outliers, which stay where they are
             below = np.sort(np.setdiff1d(s[:spikes], s[near]))
-            ahead = others - np.searchsorted(below, np.take_along_axis(values, own, axis=1))
-            seen &= (values.shape[1] - 1 - own) + ahead < top_k
-        chance *= seen.mean(0)
-        kept = np.take_along_axis(vectors[:, :q], own[:, None, :], axis=2)[:, range(q), range(q)]
-        z = np.where((kept**2).mean(0) >= _KEPT, np.take_along_axis(values, own, axis=1).mean(0), np.nan)
+            ahead = others - np.searchsorted(below, np.take_along_axis(values, states, axis=1))
+            is_intruder &= (values.shape[1] - 1 - states) + ahead < top_k
+        chance *= is_intruder.mean(0)
+        components = np.take_along_axis(vectors[:, :q], states[:, None, :], axis=2)[:, range(q), range(q)]
+        z = np.where((components**2).mean(0) >= _KEPT, np.take_along_axis(values, states, axis=1).mean(0), np.nan)
     elif top_k is not None:
         chance[np.searchsorted(-s[:spikes], -z) + np.arange(z.size) >= top_k] = 0
     # What has passed all spikes is moved by them as by a bulk.

@@ -31,7 +31,7 @@ def bulk_edge(singular_values: np.ndarray, fit: BulkFit) -> float:
 
 
 class Prediction(NamedTuple):
-    """What an update of given strengths makes of a matrix.
+    """The predicted effect of an update of given strengths on a matrix.
 
     Attributes:
         threshold: least strength that makes an outlier, in the limit.
@@ -62,7 +62,7 @@ def predict(
     draws: int = 64,
     seed: int = 0,
 ) -> Prediction:
-    r"""Predict the outliers, overlaps and number of intruders caused by an update.
+    r"""Return the predicted outliers, overlaps and number of intruders of an update.
 
     :math:`D(z_i) = 1/\theta_i^2` for the outliers (Benaych-Georges & Nadakuditi 2012); the rest is the module's, and in
     docs/derivations.md, §6.

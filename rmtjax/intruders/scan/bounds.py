@@ -20,13 +20,13 @@ def by_bounds(pair: Pair, top_k: int, threshold_epsilon: float, limits: ScanLimi
         return None
     dense = min(n, m) <= limits.values_side
     beside = 1 if dense else 4 if n * m < OUT_OF_CACHE_ENTRIES else full_width(top_k + 4) - top_k
-    found = largest_cosines(
+    bounds = largest_cosines(
         LowRankUpdated(pair.base), tuned.vectors, threshold=threshold_epsilon, errors=tuned.errors,
         n_random=beside, n_leading=top_k, min_steps=max(8, tuned.steps - 4),  # the base's leading vectors take about as many
     )  # fmt: skip
-    if not is_decided(found.lower, found.upper, threshold_epsilon):
+    if not is_decided(bounds.lower, bounds.upper, threshold_epsilon):
         return None
-    s = gram_values(pair.base) if dense else stand_in_values(found.ritz, top_k + np.arange(beside), pair.base)
-    estimate = np.clip(found.estimate, found.lower, found.upper)
-    similarity = np.abs(found.cosines[:, : -top_k - 1 : -1])
-    return Cosines(tuned.values, estimate, found.lower, found.upper, similarity, s, np.asarray(tuned.vectors))
+    s = gram_values(pair.base) if dense else stand_in_values(bounds.ritz, top_k + np.arange(beside), pair.base)
+    estimate = np.clip(bounds.estimate, bounds.lower, bounds.upper)
+    similarity = np.abs(bounds.cosines[:, : -top_k - 1 : -1])
+    return Cosines(tuned.values, estimate, bounds.lower, bounds.upper, similarity, s, np.asarray(tuned.vectors))

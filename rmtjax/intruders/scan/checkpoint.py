@@ -35,7 +35,7 @@ def scan(
     progress: Report = None,
     limits: ScanLimits = ScanLimits(),  # noqa: B008, it is frozen
 ) -> Scan:
-    """Find the intruders in every weight matrix of a checkpoint. See `scan_layer`.
+    """Return the intruders in every weight matrix of a checkpoint. See `scan_layer`.
 
     Args:
         base: safetensors file, folder or hub id; "minilm" for the packaged all-MiniLM-L6-v2.
@@ -66,7 +66,7 @@ def scan(
 
     accelerated = jax.default_backend() != "cpu"
 
-    def one(name: str) -> LayerScan | Skipped:
+    def scan_named(name: str) -> LayerScan | Skipped:
         pair = pairs.read(name)
         if isinstance(pair, Skipped):
             return pair
@@ -76,27 +76,27 @@ def scan(
         except np.linalg.LinAlgError as error:
             return Skipped(name, f"not decomposed by LAPACK ({error})")
 
-    done: list[LayerScan | Skipped] = []
+    results: list[LayerScan | Skipped] = []
 
     def note(result):
-        done.append(result)
-        reporter.show(len(done), len(names), result.name)
+        results.append(result)
+        reporter.show(len(results), len(names), result.name)
 
     small = [name for name in names if math.prod(pairs.shape(name)) <= limits.single_thread_entries]
     with Reporter(len(names), "layers", progress, unit="layers") as reporter:
         if len(small) > 1:
             with one_blas_thread(), ThreadPoolExecutor(cores()) as pool:
-                for result in pool.map(one, small):
+                for result in pool.map(scan_named, small):
                     note(result)
         for name in names if len(small) < 2 else [name for name in names if name not in set(small)]:
-            note(one(name))
+            note(scan_named(name))
     order = {name: i for i, name in enumerate(names)}
-    found = sorted((r for r in done if isinstance(r, LayerScan)), key=lambda r: order[r.name])
-    skipped += [r for r in done if isinstance(r, Skipped)]
-    if not found:
+    scans = sorted((r for r in results if isinstance(r, LayerScan)), key=lambda r: order[r.name])
+    skipped += [r for r in results if isinstance(r, Skipped)]
+    if not scans:
         raise InputError(f"tuned = {tuned}: nothing to scan, {skipped[-1].name} is {skipped[-1].reason}")
     # A layer of the adapter is named as the adapter has it, a matrix that could not be read as the base has it.
-    unread = [r.name for r in done if isinstance(r, Skipped) and r.reason not in (ZERO, ZERO_AFTER)]
+    unread = [r.name for r in results if isinstance(r, Skipped) and r.reason not in (ZERO, ZERO_AFTER)]
     incomplete = tuple(dict.fromkeys([*pairs.incomplete, *unread]))
     settings = {
         "base": str(base),
@@ -105,4 +105,4 @@ def scan(
         "threshold_epsilon": threshold_epsilon,
         "exact": exact,
     }
-    return Scan(tuple(found), tuple(skipped), tuple(pairs.remarks), incomplete, settings, time.perf_counter() - began)
+    return Scan(tuple(scans), tuple(skipped), tuple(pairs.remarks), incomplete, settings, time.perf_counter() - began)

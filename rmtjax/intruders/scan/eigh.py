@@ -20,8 +20,8 @@ def by_eigh(pair: Pair, top_k: int, threshold_epsilon: float) -> Cosines | None:
     """Return bounds from the eigenvectors of the Gram matrices of the shorter side; None if they leave a verdict open.
 
     What these and an SVD in single precision find are eigenvectors of matrices that differ by ρ = 3·10⁻⁶ λ₁ at most: vector j of
-    one holds a share ρ/|λᵢ − λⱼ| of each other vector i of the other, and any mixture of those that are closer than that. Of what
-    belongs to eigenvalues below ρ nobody knows whether it is a singular vector or the null space.
+    one holds a share ρ/|λᵢ − λⱼ| of each other vector i of the other, and any mixture of those that are closer than that.
+    Singular vectors of eigenvalues below ρ cannot be distinguished from the null space.
     """
     n, m = pair.shape
     k = min(n, m)
@@ -30,8 +30,8 @@ def by_eigh(pair: Pair, top_k: int, threshold_epsilon: float) -> Cosines | None:
         short = matrix.T if n > m else matrix
         return short @ short.T
 
-    with one_blas_thread():  # more of them only wait for one another
-        squares, inside = np.linalg.eigh(gram(pair.base))  # other layers go on beside it; SciPy would keep them from it
+    with one_blas_thread():  # more threads only wait for one another
+        squares, inside = np.linalg.eigh(gram(pair.base))  # other layers run beside it; SciPy would block them
         tuned = pair.tuned.dense()
         tuned_squares, vectors = scipy.linalg.eigh(
             gram(tuned).T,

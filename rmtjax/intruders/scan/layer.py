@@ -29,7 +29,7 @@ def scan_layer(
     exact: bool = False,
     limits: ScanLimits = ScanLimits(),  # noqa: B008, it is frozen
 ) -> LayerScan:
-    r"""Count the intruders of one layer: of its `top_k` leading left singular vectors after tuning, those whose absolute cosine
+    r"""Return the intruders of one layer: of its `top_k` leading left singular vectors after tuning, those whose absolute cosine
     with every left singular vector of before is below the threshold (Shuttleworth et al. 2024).
 
     An intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, which assumes nothing
@@ -64,33 +64,33 @@ def scan_layer(
     pair, unit = pair.plain()
     n, m = pair.shape
     update = update_of(pair, top_k)
-    found, algorithm = None, "svd"
+    cosines, algorithm = None, "svd"
     if not exact and min(n, m) <= limits.eigh_side and isinstance(pair.base, np.ndarray):
-        found, algorithm = by_eigh(pair, top_k, threshold_epsilon), "eigh"
+        cosines, algorithm = by_eigh(pair, top_k, threshold_epsilon), "eigh"
     elif not exact and min(n, m) >= 8 * (top_k + 2):
-        found, algorithm = by_bounds(pair, top_k, threshold_epsilon, limits), "bounds"
-    if found is None:
-        found, algorithm = by_svd(pair, top_k, threshold_epsilon), "svd"
-    null = found.values <= found.values[0] * max(n, m) * np.finfo(np.float32).eps
-    intruding, matched = found.upper < threshold_epsilon, found.lower >= threshold_epsilon
+        cosines, algorithm = by_bounds(pair, top_k, threshold_epsilon, limits), "bounds"
+    if cosines is None:
+        cosines, algorithm = by_svd(pair, top_k, threshold_epsilon), "svd"
+    null = cosines.values <= cosines.values[0] * max(n, m) * np.finfo(np.float32).eps
+    intruding, matched = cosines.upper < threshold_epsilon, cosines.lower >= threshold_epsilon
     sure = np.where(intruding, "intruder", np.where(matched, "matched", "undecidable"))
-    bulk = bulk_fit(found.base_values, n, m)
-    prediction = predict(update.strengths, found.base_values, (n, m), bulk, threshold_epsilon, top_k=top_k)
+    bulk = bulk_fit(cosines.base_values, n, m)
+    prediction = predict(update.strengths, cosines.base_values, (n, m), bulk, threshold_epsilon, top_k=top_k)
     scan = LayerScan(
         name=pair.name,
         shape=(n, m),
-        values=found.values,
-        cosines=found.cosines,
-        lower=found.lower,
-        upper=found.upper,
+        values=cosines.values,
+        cosines=cosines.cosines,
+        lower=cosines.lower,
+        upper=cosines.upper,
         verdicts=tuple(np.where(null, "null", sure).tolist()),
         algorithm=algorithm,
-        similarity=found.similarity,
-        base_values=found.base_values[:top_k],
+        similarity=cosines.similarity,
+        base_values=cosines.base_values[:top_k],
         update=update,
         bulk=bulk,
         prediction=prediction,
-        vectors=found.vectors,
+        vectors=cosines.vectors,
         seconds=time.perf_counter() - began,
     )
     return scan if unit == 1 else scan.scaled(unit)

@@ -86,17 +86,17 @@ class LayerScan:
 
     @property
     def intruders(self) -> int:
-        """How many of the k are."""
+        """The number of intruders among the k vectors."""
         return self.verdicts.count("intruder")
 
     @property
     def open(self) -> bool:
-        """Whether all verdicts are undecidable, so that there is no count to expect."""
+        """Whether all verdicts are undecidable, so that no count is expected."""
         return set(self.verdicts) == {"undecidable"}
 
     @property
     def predicted(self) -> float:
-        """How many were to be expected; NaN if that is not known (`Prediction.intruders`)."""
+        """The expected number of intruders; NaN if it is not known (`Prediction.intruders`)."""
         return self.prediction.intruders
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Scan:
 
     @property
     def intruders(self) -> int:
-        """In all layers."""
+        """The number of intruders in all layers."""
         return sum(layer.intruders for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:

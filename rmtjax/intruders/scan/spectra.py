@@ -54,13 +54,13 @@ def stand_in_values(ritz: Ritz, columns: np.ndarray, matrix: Matrix, noise: floa
     body = slice(0, len(theta) - settled)
     level = (np.cumsum(weight[body]) - weight[body] / 2) / weight[body].sum()
     level, theta_body = np.append(0, level), np.append(max(1.5 * theta[0] - theta[1] / 2, 0), theta[body])
-    wanted = (np.arange(count - settled) + 0.5) / (count - settled)
-    rest = np.interp(wanted, level, theta_body)[::-1]
-    known = theta[len(theta) - settled :][::-1]
+    levels = (np.arange(count - settled) + 0.5) / (count - settled)
+    unsettled = np.interp(levels, level, theta_body)[::-1]
+    converged = theta[len(theta) - settled :][::-1]
     on_host = isinstance(matrix, np.ndarray)
     energy = sum(float(row @ row) for row in matrix) if on_host else float(jnp.sum(matrix * matrix))
-    rest *= max(energy - known.sum(), 0) / max(rest.sum(), np.finfo(float).tiny)
-    return np.sqrt(np.concatenate([known, np.minimum(rest, known[-1] if settled else np.inf)]))
+    unsettled *= max(energy - converged.sum(), 0) / max(unsettled.sum(), np.finfo(float).tiny)
+    return np.sqrt(np.concatenate([converged, np.minimum(unsettled, converged[-1] if settled else np.inf)]))
 
 
 def _ranks(values: np.ndarray, keep: int | None = None) -> Update:

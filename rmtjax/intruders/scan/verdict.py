@@ -18,7 +18,7 @@ LARGEST_ANGLE = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class ScanLimits:
-    """Sizes at which a scan goes from one way of computing to another. Verdicts do not depend on them.
+    """Sizes at which a scan changes its way of computing. Verdicts do not depend on them.
 
     Attributes:
         eigh_side: smaller side up to which a processor has all eigenvectors of a Gram matrix sooner than a Krylov space.
@@ -64,5 +64,5 @@ def space_gap(pair: Pair, largest_value: float, precision: float = float(np.finf
 
 
 def is_decided(lower: np.ndarray, upper: np.ndarray, threshold_epsilon: float) -> bool:
-    """Return whether bounds on cosines tell for each whether it is below the threshold."""
+    """Return whether bounds on cosines decide for each whether it is below the threshold."""
     return bool(((lower >= threshold_epsilon) | (upper < threshold_epsilon)).all())

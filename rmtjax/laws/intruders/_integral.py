@@ -87,13 +87,13 @@ def _given_top(spectrum: Spectrum, terms: Callable[..., Terms], theta, eps, orde
 def _averaged(spectrum: Spectrum, terms: Callable[..., Terms], theta, eps, order: int, has_random_edge: bool):
     """Return the mean of P over the largest eigenvalue, or P at the mean of that eigenvalue."""
 
-    def one(top):
+    def for_top(top):
         return _given_top(spectrum._replace(below=spectrum.below.at[0].set(top)), terms, theta, eps, order)
 
     weights = top_law()[1]
     if not has_random_edge:
-        return jnp.clip(one(jnp.sum(weights * spectrum.top)), 0.0, 1.0)
-    return jnp.clip(jnp.sum(weights * jax.vmap(one)(spectrum.top)), 0.0, 1.0)
+        return jnp.clip(for_top(jnp.sum(weights * spectrum.top)), 0.0, 1.0)
+    return jnp.clip(jnp.sum(weights * jax.vmap(for_top)(spectrum.top)), 0.0, 1.0)
 
 
 def by_partials(function):

@@ -152,8 +152,8 @@ def saddle(sums: Sums, p, q, ell):
         count, p, q, *old = state
         new = look(p + old[1], q + old[2])
         better = new[0] <= old[0] + 1e-9
-        kept = (old[0], old[1] / 4, old[2] / 4, old[3])
-        picked = (jnp.where(better, x, y) for x, y in zip(new, kept, strict=True))
+        shrunk = (old[0], old[1] / 4, old[2] / 4, old[3])
+        picked = (jnp.where(better, x, y) for x, y in zip(new, shrunk, strict=True))
         return count + 1, jnp.where(better, p + old[1], p), jnp.where(better, q + old[2], q), *picked
 
     def unfinished(state):
@@ -179,10 +179,10 @@ def log_density(sums: Sums, p, q, ell, order: int = 2):
     _, _, c3, c4 = at.cumulants
     det = at.pp * at.qq - at.pq**2
     # Each y adds its cumulants along the vector (g, 1); in these coordinates the covariance is the identity.
-    one = jnp.ones_like(sums.g) / jnp.sqrt(at.qq)
-    other = (sums.g - at.pq / at.qq) * jnp.sqrt(at.qq / det)
-    square = one**2 + other**2
+    first = jnp.ones_like(sums.g) / jnp.sqrt(at.qq)
+    second = (sums.g - at.pq / at.qq) * jnp.sqrt(at.qq / det)
+    square = first**2 + second**2
     rho4 = jnp.sum(c4 * square**2)
-    rho13 = jnp.sum(c3 * square * one) ** 2 + jnp.sum(c3 * square * other) ** 2
-    rho23 = sum(times * jnp.sum(c3 * one ** (3 - k) * other**k) ** 2 for k, times in enumerate((1, 3, 3, 1)))
+    rho13 = jnp.sum(c3 * square * first) ** 2 + jnp.sum(c3 * square * second) ** 2
+    rho23 = sum(times * jnp.sum(c3 * first ** (3 - k) * second**k) ** 2 for k, times in enumerate((1, 3, 3, 1)))
     return at.value - math.log(2 * math.pi) - jnp.log(det) / 2 + rho4 / 8 - rho13 / 8 - rho23 / 12

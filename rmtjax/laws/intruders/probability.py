@@ -136,7 +136,7 @@ def rectangular_intruder_probability(
 def _independent(N, theta, eps):
     N, theta, eps = jnp.broadcast_arrays(N, theta, eps)
 
-    def one(N, theta, eps):
+    def chance(N, theta, eps):
         spectrum = wigner_spectrum(N)
         above = theta > 1
         t = jnp.where(above, theta, 2.0)
@@ -144,7 +144,7 @@ def _independent(N, theta, eps):
         log = jnp.log(erf(eps * jnp.sqrt(N / (2 * (t - 1) * (t + 1))) * distance))
         return jnp.where(above, jnp.exp(jnp.sum(spectrum.weight * log)), 0.0)
 
-    return jnp.vectorize(one)(N, theta, eps)
+    return jnp.vectorize(chance)(N, theta, eps)
 
 
 @float64

@@ -65,7 +65,7 @@ def cosine_upper_bounds(
         floor: singular vectors with σ² at or below it do not count.
         transposed: the space is that of Aᵀ, and the vectors in it are Aᵀ times those that are asked about: their inner
             products with right singular vectors are σ times the cosines.
-        enough: a bound that is no smaller than this need not be looked for, and is told as 1.
+        enough: a bound that is no smaller than this is not computed, and is returned as 1.
 
     Returns:
         Shape (c,).
@@ -101,9 +101,9 @@ def cosine_upper_bounds(
     tall = np.zeros(theta.size, bool)
     tall[np.abs(theta - x[(bound > 0.5 * bound.max(0)).any(1), None]).argmin(1)] = True
     near = np.array([1e-4, 1e-3, 4e-3, 0.02, 0.1, 0.3, 0.8])
-    more, beyond = at(beside(narrow & tall, near))
-    order = np.argsort(np.concatenate([x, more]))
-    x, bound = np.concatenate([x, more])[order], np.concatenate([bound, beyond])[order]
+    near_peaks, beyond = at(beside(narrow & tall, near))
+    order = np.argsort(np.concatenate([x, near_peaks]))
+    x, bound = np.concatenate([x, near_peaks])[order], np.concatenate([bound, beyond])[order]
     best = bound.max(0)
     fenced = np.pad(bound, ((1, 1), (0, 0)))
     peak = (bound >= fenced[:-2]) & (bound >= fenced[2:]) & (bound >= 0.8 * best) & (best < enough)

@@ -22,7 +22,7 @@ __all__ = ["Cosines", "largest_cosines"]
 
 
 def _none_below(operator: LowRankUpdated, gram: Matrix | None, x: float, noise: float) -> bool:
-    """Return whether AᵀA − x is positive definite, whatever its rounding: all min(n, m) singular values are then above √x.
+    """Return whether AᵀA − x is positive definite despite its rounding: all min(n, m) singular values are then above √x.
 
     Args:
         operator: A, with more rows than columns.
@@ -80,12 +80,12 @@ def largest_cosines(
     max_blocks: int = 64,
     rng: int | np.random.Generator = 0,
 ) -> Cosines:
-    """Bound the largest absolute cosine of given vectors with any left singular vector, by block Lanczos from them.
+    """Return bounds on the largest absolute cosine of vectors with any left singular vector, by block Lanczos from them.
 
     Args:
         operator: A, shape (n, m).
         vectors: orthonormal columns, shape (n, c).
-        threshold: stop as soon as every cosine is known to be above or below it; None goes on to the tolerance.
+        threshold: stop as soon as every cosine is known to be above or below it; None continues to the tolerance.
         errors: sines of angles that the vectors may be off by, which the bounds then allow for.
         tolerance: width of the bounds at which to stop.
         n_random: number of random columns in the start block, which see what the vectors do not.
@@ -143,7 +143,7 @@ def largest_cosines(
         done |= upper - lower <= tolerance + 2 * errors
         if threshold is not None:
             done |= upper < threshold
-        # Nor does a step more tell one singular vector inside the spectrum from two.
+        # Another step cannot distinguish one singular vector inside the spectrum from two.
         hopeless = threshold is not None and bool((done | (guess - errors >= threshold)).all())
         if done.all() or hopeless or not room:
             return Cosines(estimate, lower, np.maximum(upper, lower), cosines, space.steps, ritz)

@@ -58,7 +58,7 @@ def top_singular(
         rng: NumPy's generator for the start, or its seed.
 
     Returns:
-        What was reached; `errors` above the tolerance say that it was not.
+        Values and vectors; `errors` above the tolerance show that it was not reached.
 
     Raises:
         InputError: if the matrix has too few rows for three blocks.
@@ -91,9 +91,9 @@ def top_singular(
             break
         # Residuals fall geometrically: look again when they should have arrived.
         rate = 0.0 if before is None or worst >= before[1] else math.log(before[1] / worst) / (space.steps - before[0])
-        more = math.log(worst / tolerance) / rate if rate else 4.0
+        more_steps = math.log(worst / tolerance) / rate if rate else 4.0
         before = (space.steps, worst)
-        wanted = space.steps + math.ceil(min(max(more, 24 / width), 96 / width))
+        wanted = space.steps + math.ceil(min(max(more_steps, 24 / width), 96 / width))
     values = np.sqrt(np.maximum(ritz.values[: -k - 1 : -1], 0))
     vectors = space.combine(ritz.vectors[:, : -k - 1 : -1])
     if transposed:

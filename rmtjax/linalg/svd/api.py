@@ -91,8 +91,8 @@ def _program(function: Callable, how: tuple, mesh: Mesh | None, axis: Any) -> Ca
     return jax.jit(program)
 
 
-def _done(function: Callable, a: Array, *how: Any) -> Any:
-    """Run a compiled function of matrices; a batch that is sharded over devices is computed where it lies."""
+def _run(function: Callable, a: Array, *how: Any) -> Any:
+    """Return a function of matrices, run as a compiled program; a sharded batch is computed on the devices that hold it."""
     place = None if is_traced(a) else a.sharding
     spec = place.spec if isinstance(place, NamedSharding) and a.ndim > 2 else ()
     if spec and spec[0] is not None and not any(spec[1:]):
@@ -110,7 +110,7 @@ def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
     if 0 in a.shape:
         raise InputError(f"{name} has shape {a.shape}: must not be empty")
     if not is_traced(a) and not (_elsewhere(a) and bool(is_sound(a, symmetric))):
-        # Products with one vector of no special direction tell of both defects for a fraction of the spectrum's cost.
+        # Products with one generic vector reveal both defects for a fraction of the spectrum's cost.
         host = np.asarray(a)
         x = np.random.default_rng(0).normal(size=a.shape[-1]).astype(host.dtype)
         with np.errstate(all="ignore"):
@@ -186,8 +186,8 @@ def svd(
     if k is not None:
         k = whole("k", k, 1, least)
     if algorithm == "auto" and k is not None:
-        taken = select_algorithm(a.shape, a.dtype, k=k, precise=precise)
-        algorithm = taken if taken == "randomized" or (taken == "lanczos" and not is_traced(a)) else "auto"
+        selected = select_algorithm(a.shape, a.dtype, k=k, precise=precise)
+        algorithm = selected if selected == "randomized" or (selected == "lanczos" and not is_traced(a)) else "auto"
     with jax.enable_x64(True):
         a = jnp.asarray(a)
         if algorithm in ("randomized", "lanczos"):
@@ -202,7 +202,7 @@ def svd(
             if jnp.iscomplexobj(a):
                 raise InputError(f"matrix has dtype {a.dtype}: must be real for lanczos")
             return lanczos_svd(a, k, tolerance, rng)
-        u, s, vh = _done(differentiable_svd, a, algorithm, bool(precise))
+        u, s, vh = _run(differentiable_svd, a, algorithm, bool(precise))
         return SVD(u, s, vh) if k is None else SVD(u[..., :k], s[..., :k], vh[..., :k, :])
 
 
@@ -225,7 +225,7 @@ def svdvals(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto", precise: 
     a = _matrices("matrix", matrix, False)
     _algorithm(algorithm, tuple(SVDVALS_TABLE), a)
     with jax.enable_x64(True):
-        return _done(differentiable_svdvals, jnp.asarray(a), algorithm, bool(precise))
+        return _run(differentiable_svdvals, jnp.asarray(a), algorithm, bool(precise))
 
 
 def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:
@@ -249,7 +249,7 @@ def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:
     """
     _algorithm(algorithm, EIGH_ALGORITHMS)
     with jax.enable_x64(True):
-        return _done(differentiable_eigh, jnp.asarray(_matrices("matrix", matrix, True)), algorithm)
+        return _run(differentiable_eigh, jnp.asarray(_matrices("matrix", matrix, True)), algorithm)
 
 
 def eigvalsh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Num[Array, "..."]:
@@ -270,4 +270,4 @@ def eigvalsh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Num[A
     """
     _algorithm(algorithm, EIGH_ALGORITHMS)
     with jax.enable_x64(True):
-        return _done(differentiable_eigvalsh, jnp.asarray(_matrices("matrix", matrix, True)), algorithm)
+        return _run(differentiable_eigvalsh, jnp.asarray(_matrices("matrix", matrix, True)), algorithm)

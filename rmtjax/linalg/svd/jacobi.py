@@ -66,7 +66,7 @@ def _in_step(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | None
 
     Let W be the largest cosine in a sweep, when its pair was met, and T the largest tangent of a rotation times the ratio of the
     columns' lengths. Each cosine was zero then, and each of at most 2n later rotations of its columns has changed it by no more
-    than T times a cosine: none is above 4nWT afterwards. That tells the last sweep from the one before it.
+    than T times a cosine: none is above 4nWT afterwards. That identifies the last sweep.
     """
     batch, m, n = a.shape
     real = jnp.finfo(a.dtype).dtype
@@ -136,8 +136,8 @@ def one_sided(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | Non
             return _in_step(a, vectors)
         # Neighbours go to different blocks, so that of a batch that is sharded each device has its share of every block.
         blocks = jnp.pad(a, ((0, count * block - batch), (0, 0), (0, 0))).reshape(block, count, m, n).swapaxes(0, 1)
-        done = jax.lax.map(lambda one: _in_step(one, vectors), blocks)
-        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:batch], done)
+        decomposed = jax.lax.map(lambda part: _in_step(part, vectors), blocks)
+        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:batch], decomposed)
 
     return jax.lax.platform_dependent(a, cpu=on_processor, default=lambda a: _in_step(a, vectors))
 

@@ -28,11 +28,11 @@ def lanczos_svd(a: Array, k: int, tolerance: float, rng: int | list[int]) -> SVD
         scale = float(jnp.ldexp(jnp.ones((), a.dtype), jnp.frexp(jnp.max(jnp.abs(matrix)))[1] - 1)) or 1.0
         operator = LowRankUpdated(np.asarray(matrix) / scale if on_host else matrix / scale)
         top = top_singular(operator, k, tolerance=tolerance, width=min(4, k + 2), max_blocks=288, rng=rng)
-        # The process sees squares: below the root of their rounding there is nothing to be known of singular values.
+        # The process sees squares: singular values below the root of their rounding cannot be determined.
         small = top.values[-1] <= 30 * np.sqrt(np.finfo(a.dtype).eps) * top.values[0]
         if small or not top.errors.max() <= _ROUNDED * tolerance:
-            whole = differentiable_svd(matrix, "auto", True)
-            triplets.append((whole.U[:, :k], whole.S[:k], whole.Vh[:k]))
+            full = differentiable_svd(matrix, "auto", True)
+            triplets.append((full.U[:, :k], full.S[:k], full.Vh[:k]))
             continue
         along = operator.transposed(top.vectors)
         norms = np.linalg.norm(np.asarray(along), axis=0)

@@ -38,7 +38,7 @@ def library_svd(a: Array) -> SVD:
 
 def library_svdvals(a: Array) -> Array:
     """Return singular values by `jnp.linalg.svd`."""
-    # Without vectors, too, JAX has LAPACK's routine keep room for square matrices of them unless told otherwise.
+    # Without vectors, too, JAX has LAPACK's routine keep room for square matrices of them by default.
     return jnp.linalg.svd(a, full_matrices=False, compute_uv=False)
 
 

@@ -18,15 +18,15 @@ __all__ = ["polar_svd"]
 
 
 def polar_svd(a: Array) -> SVD:
-    """Decompose by QDWH, one matrix after the other."""
+    """Return decompositions by QDWH, one matrix after the other."""
     scale = scale_of(a)
 
-    def one(a):
+    def of_matrix(a):
         u, h, _, _ = jax.lax.linalg.qdwh(a, is_hermitian=False)
         values, v = jnp.linalg.eigh(h)
         v = v[:, ::-1]
         return u @ v, jnp.maximum(values[::-1], 0), adjoint(v)
 
     with jax.default_matmul_precision("highest"):
-        u, s, vh = (x.reshape(*a.shape[:-2], *x.shape[1:]) for x in jax.lax.map(one, as_batch(a / scale)))
+        u, s, vh = (x.reshape(*a.shape[:-2], *x.shape[1:]) for x in jax.lax.map(of_matrix, as_batch(a / scale)))
     return SVD(completed(u, s), s * scale[..., 0], vh)

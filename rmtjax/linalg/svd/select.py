@@ -22,7 +22,7 @@ class SelectionLimits:
 
     Those for processors are where the times of `benchmarks/svd.py` cross on two cores of an AMD EPYC in float32
     (``benchmarks/results/svd-float32-2-cores-of-amd-epyc.json`` has the times themselves). Those for accelerators are guesses
-    that nobody has measured.
+    that was not measured.
 
     Attributes:
         tiny_side: smaller side up to which Jacobi beats LAPACK on a matrix for each core, of matrices that are not long.
@@ -110,7 +110,7 @@ def select_algorithm(
 
 
 def fastest(table: dict[str, Callable], a: Array, **options: Any) -> Any:
-    """Run the algorithm of choice for whatever platform the program is compiled; under `vmap`, that for the whole batch."""
+    """Run the algorithm of choice for the platform that the program is compiled for; under `vmap`, that for the whole batch."""
 
     @custom_vmap
     def of_all(a):

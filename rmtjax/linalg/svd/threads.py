@@ -80,10 +80,10 @@ def by_numpy(function: Callable[[np.ndarray], Sequence[np.ndarray]], a: Array, *
     buffer callback is handed the memory itself.)
     """
 
-    def call(_, out, given):
-        given = np.asarray(given)
-        batch = given.reshape(-1, *given.shape[-2:])
-        core = given.ndim - 2
+    def call(_, out, matrices):
+        matrices = np.asarray(matrices)
+        batch = matrices.reshape(-1, *matrices.shape[-2:])
+        core = matrices.ndim - 2
         filled = [np.asarray(x) for x in out]
         filled = [x.reshape(len(batch), *x.shape[core:]) for x in filled]
 
@@ -97,8 +97,8 @@ def by_numpy(function: Callable[[np.ndarray], Sequence[np.ndarray]], a: Array, *
                     for i in range(chunk.start, chunk.stop):
                         part(slice(i, i + 1))
                     return
-            for x, found in zip(filled, parts, strict=True):
-                x[chunk] = found
+            for x, computed in zip(filled, parts, strict=True):
+                x[chunk] = computed
 
         if not _spread(batch.shape):
             part(slice(0, len(batch)))
