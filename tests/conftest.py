@@ -25,8 +25,10 @@ PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs" / Path(cache
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-_GROWTH = 300 * 2**20
-"""Bytes by which the tests of a file may grow before their programs are freed."""
+_GROWTH = 400 * 2**20
+"""Bytes by which a process may grow before its programs are freed."""
+
+_memory = {}
 
 if os.environ.get("RMTJAX_TEST_SHAPES") != "0":  # users have no such hook: `make fuzz` goes without
     install_import_hook(("rmtjax.laws", "rmtjax.linalg", "rmtjax.ensembles"), "beartype.beartype").__enter__()
@@ -71,23 +73,18 @@ def _free() -> None:
         ctypes.CDLL(None).malloc_trim(0)  # glibc would keep most of what was freed
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _free_programs():
-    """Free the programs of a file of tests after it.
-
-    Linux lets a process have 65,530 memory mappings, of which each compiled program takes several: one process that kept the
-    programs of all tests would end with a segmentation fault.
-    """
-    yield _resident()
-    _free()
-
-
 @pytest.fixture(autouse=True)
-def _bounded_memory(_free_programs):
-    """Free them in the middle of a file, too, where they have grown beyond what a small machine has."""
+def _bounded_memory():
+    """Free the programs of the tests so far where they have grown beyond what a small machine has.
+
+    Linux also lets a process have 65,530 memory mappings, of which each compiled program takes several: one process that kept
+    the programs of all tests would end with a segmentation fault.
+    """
+    _memory.setdefault("start", _resident())
     yield
-    if _resident() > _free_programs + _GROWTH:
+    if _resident() > _memory["start"] + _GROWTH:
         _free()
+        _memory["start"] = _resident()
 
 
 @pytest.fixture(autouse=True)
