@@ -20,9 +20,8 @@ __all__ = ["LIMITS", "SelectionLimits", "fastest", "select_algorithm"]
 class SelectionLimits:
     """The sizes at which `auto` changes its algorithm.
 
-    Those for processors are where the times of `benchmarks/svd.py` cross on two cores of an AMD EPYC in float32
-    (``benchmarks/results/svd-float32-2-cores-of-amd-epyc.json`` has the times themselves). Those for accelerators are guesses
-    that was not measured.
+    Those for processors were chosen from timings by `benchmarks/svd.py` on two cores of an AMD EPYC in float32, such as those in
+    ``benchmarks/results/svd-float32-2-cores-of-amd-epyc.json``. Those for accelerators are guesses and were never measured.
 
     Attributes:
         tiny_side: smaller side up to which Jacobi beats LAPACK on a matrix for each core, of matrices that are not long.
