@@ -25,7 +25,7 @@ PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs" / Path(cache
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-_GROWTH = 400 * 2**20
+_GROWTH = 250 * 2**20
 """Bytes by which a process may grow before its programs are freed."""
 
 _memory = {}
