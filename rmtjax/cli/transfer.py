@@ -49,7 +49,7 @@ def transfer(
     )
     written = [] if folder is None else report.write_report(result, folder)
     if file is not None:
-        write_json(file, report.as_dict(result))
+        write_json(file, report.to_dict(result))
     if result.attrs["data"] != "amazon":
         console.print(
             "No folder of Amazon reviews was found (--data DIR); these are scikit-learn's handwritten digits.\n"

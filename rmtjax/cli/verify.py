@@ -50,7 +50,7 @@ def verify(
     verdict = verify(chosen, trials=trials, seed=seed, level=level, progress=None if is_first else False, devices=local)
     written = [] if folder is None else write_report(verdict, chosen, folder)
     if target is not None:
-        write_json(target, report.as_dict(verdict))
+        write_json(target, verdict.to_dict())
     console.print(report.table(verdict))
     console.print(f"\n{report.summary(verdict)}")
     if written:

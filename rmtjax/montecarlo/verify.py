@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,6 +88,16 @@ class Verdict:
     def holds(self) -> bool:
         """Whether no claim was refuted, and every known error was."""
         return all(finding.as_expected for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as plain values, with the provenance of every run."""
+        return {
+            "holds": self.holds,
+            "level": self.level,
+            "wall_s": self.wall_s,
+            "findings": [asdict(finding) for finding in self.findings],
+            "runs": {f"{claim} ({sampler})": result.attrs for (claim, sampler), result in self.results.items()},
+        }
 
 
 @dataclass

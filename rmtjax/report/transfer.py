@@ -14,7 +14,7 @@ from rmtjax._files import write_json, write_text
 from rmtjax.report.figures import MUTED, colours, new_figure, save, style
 from rmtjax.report.text import markdown_table
 
-__all__ = ["as_dict", "figure", "markdown", "summary", "table", "table_rows", "write_report"]
+__all__ = ["figure", "markdown", "summary", "table", "table_rows", "to_dict", "write_report"]
 
 SHOWN = {"alpha=0": "α = 0", "alpha=1": "α = 1", "alpha*": "α*, law", "loo": "α, LOO", "oracle": "oracle α"}
 """The rules that tables show, with their headings."""
@@ -154,7 +154,7 @@ def markdown(results: Sequence[xr.Dataset]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_dict(result: xr.Dataset) -> dict[str, Any]:
+def to_dict(result: xr.Dataset) -> dict[str, Any]:
     """Return rows, summary and provenance as plain values."""
     return {
         "settings": dict(result.attrs),
@@ -219,7 +219,7 @@ def figure(results: Sequence[xr.Dataset], pairs: Sequence[str] | None = None, up
 def write_report(result: xr.Dataset, folder: Path) -> list[Path]:
     """Write ``transfer.md``, ``transfer.json`` and ``transfer.png`` into a folder; return what was written."""
     written = [folder / "transfer.json", folder / "transfer.md", folder / "transfer.png"]
-    write_json(written[0], as_dict(result))
+    write_json(written[0], to_dict(result))
     write_text(written[1], markdown([result]) + "\n![Accuracy against α](transfer.png)\n")
     save(figure([result]), written[2])
     return written

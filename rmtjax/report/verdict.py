@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from rich.text import Text
 
 from rmtjax._console import Table
@@ -13,7 +10,7 @@ from rmtjax.montecarlo import Verdict
 from rmtjax.report.format import plain_number, probability
 from rmtjax.report.labels import verdict_word
 
-__all__ = ["as_dict", "summary", "table"]
+__all__ = ["summary", "table"]
 
 
 def table(verdict: Verdict) -> Table:
@@ -62,14 +59,3 @@ def summary(verdict: Verdict) -> str:
     took = f" ({verdict.wall_s:.1f} s)" if verdict.wall_s else ""
     lines.append(f"{' and '.join(counts)} in {tests:,} tests at family-wise level {verdict.level:g}{took}")
     return "\n".join(map(visible, lines))
-
-
-def as_dict(verdict: Verdict) -> dict[str, Any]:
-    """Return the verdict as plain values, with the provenance of every run."""
-    return {
-        "holds": verdict.holds,
-        "level": verdict.level,
-        "wall_s": verdict.wall_s,
-        "findings": [asdict(f) for f in verdict.findings],
-        "runs": {f"{claim} ({method})": result.attrs for (claim, method), result in verdict.results.items()},
-    }

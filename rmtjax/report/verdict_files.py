@@ -14,7 +14,7 @@ from rmtjax.report.labels import verdict_word
 from rmtjax.report.mathml import spoken
 from rmtjax.report.page import write_page
 from rmtjax.report.text import markdown_table, markdown_text
-from rmtjax.report.verdict import as_dict, summary
+from rmtjax.report.verdict import summary
 
 __all__ = ["write_report"]
 
@@ -41,6 +41,6 @@ def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> lis
         written.append(folder / name)
         label, source, equation = map(markdown_text, (claim.name, claim.source, spoken(claim.equation)))
         text.append(f"\n## {label}\n\n{source}: {equation}\n\n![{label}]({name})\n")
-    write_json(written[0], as_dict(verdict))
+    write_json(written[0], verdict.to_dict())
     write_text(written[1], "".join(text))
     return [write_page(verdict, folder / "report.html", claims), *written]
