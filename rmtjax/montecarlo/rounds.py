@@ -9,7 +9,8 @@ import numpy as np
 from rmtjax._errors import InputError
 from rmtjax.montecarlo import distributed
 from rmtjax.montecarlo.plan import Plan, check_results_fit
-from rmtjax.montecarlo.store import Store, intact, joined, state
+from rmtjax.montecarlo.store import Store, joined, state
+from rmtjax.montecarlo.store_files import intact
 
 __all__ = ["Rounds"]
 

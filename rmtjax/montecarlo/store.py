@@ -14,36 +14,47 @@ Everything is on the disk before the provenance says that the run is finished.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import logging
 import os
 import shutil
-import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rmtjax._errors import InputError, shown
-from rmtjax._files import LOCK, lock_folder, settle, sync
+from rmtjax._files import LOCK, lock_folder, settle
 from rmtjax._random import GENERATOR
 from rmtjax.montecarlo.plan import Plan
 from rmtjax.montecarlo.result import assemble, rows_of, same_law
 from rmtjax.montecarlo.statistics import Moments, merge_tiles
+from rmtjax.montecarlo.store_files import (
+    FORMAT,
+    appearing,
+    check_folder,
+    folder_digest,
+    folder_path,
+    intact,
+    is_free,
+    layout_digest,
+    read_root,
+    read_sessions,
+    signed,
+    write_dataset,
+    write_sessions,
+    writing,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
     import zarr
 
-__all__ = ["Store", "intact", "joined", "open_result", "state", "write_result"]
+__all__ = ["Store", "joined", "open_result", "state", "write_result"]
 
 _LOGGER = logging.getLogger(__name__)
 
-_FORMAT = "rmtjax run 3"
 _MOMENTS = ("mean", "m2", "min", "max")
 _MOST = 1 << 40
 """Capacity of a store, in tiles, where the number of tiles depends on the draws."""
@@ -78,19 +89,19 @@ class Store:
         import zarr
         from zarr.codecs import ZstdCodec
 
-        path = _path("store", path)
-        new, empty = _is_free(path), path.is_dir()
-        expected = {"format": _FORMAT, "claim": plan.about["claim"], **made, **plan.to_dict()}
+        path = folder_path("store", path)
+        new, empty = is_free(path), path.is_dir()
+        expected = {"format": FORMAT, "claim": plan.about["claim"], **made, **plan.to_dict()}
         if new:
-            with _writing(f"store {path}"), _appearing(path) as unfinished:
+            with writing(f"store {path}"), appearing(path) as unfinished:
                 root = zarr.create_group(unfinished, zarr_format=3)
                 root.create_group("tiles")
                 predicted = root.create_group("law")
                 for name, values in law.items():
                     predicted.create_array(name, data=np.ascontiguousarray(values), compressors=ZstdCodec(level=1))
-                root.attrs.put(_signed({**expected, "law": _folder_digest(unfinished / "law")}))
+                root.attrs.put(signed({**expected, "law": folder_digest(unfinished / "law")}))
         else:
-            root, attributes = _read_root(path)
+            root, attributes = read_root(path)
             if "generator" not in attributes:
                 _LOGGER.warning(
                     "store %s does not say which generator it was drawn with; it is taken to be %s, JAX's default",
@@ -104,7 +115,7 @@ class Store:
                         f"store {path} holds another run: its {entry} is {shown(stored)}, here it is {shown(asked)};"
                         " give another folder or remove this one"
                     )
-            _compare(path, "law", attributes["law"])
+            check_folder(path, "law", attributes["law"])
             with intact(path):
                 before = {name: np.asarray(array[...]) for name, array in root["law"].arrays()}
             for name, values in law.items():
@@ -117,7 +128,7 @@ class Store:
         try:
             with intact(path):
                 store = cls(path, zarr.open_group(path, mode="r+", zarr_format=3), plan)
-                _sessions(path, store._root)
+                read_sessions(path, store._root)
             if store._lost:
                 store._say_redrawn(store._lost, "a file is missing")
         except BaseException:
@@ -153,7 +164,7 @@ class Store:
             folder = self.path / "tiles" / name
             if name not in self._arrays or not folder.is_dir():
                 continue
-            if self._arrays[name].attrs.get("digest") != _layout_digest((folder / "zarr.json").read_bytes()):
+            if self._arrays[name].attrs.get("digest") != layout_digest((folder / "zarr.json").read_bytes()):
                 raise InputError(f"store {self.path} is damaged: tiles/{name}/zarr.json is not what was written")
             parts = (file.split(".") for file in os.listdir(folder))
             stored[name] = {int(part[1]) for part in parts if part[0] == "c" and part[-1].isdigit()}
@@ -226,7 +237,7 @@ class Store:
                     )
                     draft: dict[str, Any] = {}
                     zarr.create_array(draft, **layout)
-                    attributes = {"digest": _layout_digest(draft["zarr.json"].to_bytes())}
+                    attributes = {"digest": layout_digest(draft["zarr.json"].to_bytes())}
                     self._arrays[name] = self._group.create_array(name, **layout, attributes=attributes)
                 self._arrays[name][chunk * size : (chunk + 1) * size] = v
         self._done.add(chunk)
@@ -260,7 +271,7 @@ class Store:
             tiles = self.plan.next(*state(self.plan, np.concatenate(chosen), parts))
         if not any(len(c) for c in chosen):
             raise InputError(f"store {self.path} holds no chunk yet: wait until the run has written one")
-        _compare(self.path, "law", self._root.attrs["law"])
+        check_folder(self.path, "law", self._root.attrs["law"])
         law = {name: np.asarray(array[...]) for name, array in self._root["law"].arrays()}
         parts = [part for part in parts if part]
         return assemble(self.plan, law, np.concatenate(chosen), joined(parts))
@@ -271,51 +282,18 @@ class Store:
         A store that is already finished keeps them; a damaged dataset is written again.
         """
         with intact(self.path):
-            recorded = _sessions(self.path, self._root)
+            recorded = read_sessions(self.path, self._root)
             sessions, digest = recorded or ([dict(made)], None)
-            if digest is not None and _folder_digest(self.path / "result") != digest:
+            if digest is not None and folder_digest(self.path / "result") != digest:
                 self._say("its result is not what was written; it is written again")
                 recorded = None
             if recorded is None:
-                _write_dataset(result, self.path)
+                write_dataset(result, self.path)
                 settle(self.path)
-                if _folder_digest(self.path / "result") != digest:
-                    _tell(self.path, self._root, sessions)
+                if folder_digest(self.path / "result") != digest:
+                    write_sessions(self.path, self._root, sessions)
             elif self._redrawn or self._lost:
                 settle(self.path)
-
-
-def _tell(path: Path, root: zarr.Group, sessions: Sequence[Mapping[str, Any]]) -> None:
-    """Write the provenance of all sessions and the digest of the result's files, last of all."""
-    attributes = _signed({"sessions": list(sessions), "result": _folder_digest(path / "result")})
-    root.require_group("provenance").attrs.put(attributes)
-    settle(path / "provenance")
-
-
-def _sessions(path: Path, root: zarr.Group) -> tuple[list[dict[str, Any]], str] | None:
-    """Return the provenance of the sessions of a finished run and its result's digest; None if it is not finished."""
-    attributes = dict(root["provenance"].attrs) if "provenance" in root else {}
-    if not attributes:
-        return None
-    if not _is_signed(attributes):
-        raise InputError(f"store {path} is damaged: its provenance is not what was written")
-    return attributes["sessions"], attributes["result"]
-
-
-def _compare(path: Path, name: str, digest: str, cure: str = "") -> None:
-    if _folder_digest(path / name) != digest:
-        raise InputError(f"store {path} is damaged: its {name} is not what was written{cure}")
-
-
-def _path(name: str, path: Any) -> Path:
-    """Return the path of a folder.
-
-    Raises:
-        InputError: for an empty text, or anything that is no path.
-    """
-    if not isinstance(path, (str, os.PathLike)) or str(path) in ("", ".") or "\0" in str(path):
-        raise InputError(f"{name} = {shown(path)}: must be the path of a folder")
-    return Path(path)
 
 
 def _difference(key: str, stored: Any, asked: Any) -> tuple[str, Any, Any]:
@@ -334,75 +312,6 @@ def _difference(key: str, stored: Any, asked: Any) -> tuple[str, Any, Any]:
     return key, stored, asked
 
 
-def _is_free(path: Path) -> bool:
-    """Return whether a path does not exist, or is an empty folder."""
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
-
-
-@contextlib.contextmanager
-def _writing(target: str) -> Iterator[None]:
-    """Translate errors of the file system into an InputError that names the argument."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
-
-
-@contextlib.contextmanager
-def intact(path: Path, cure: str = "remove it and run again") -> Iterator[None]:
-    """Translate reader errors that corrupted files cause into InputError."""
-    try:
-        yield
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # a full disk, say; Zarr's own errors have no number
-            raise
-        if "start new thread" in str(error):
-            raise MemoryError(str(error)) from None
-        message = " ".join(str(error).split())[:150] or type(error).__name__
-        raise InputError(f"store {path} is damaged ({message}); {cure}") from None
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill; it takes its name when it is complete, so that no kill leaves half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        unfinished = Path(folder) / path.name
-        yield unfinished
-        settle(unfinished)
-        unfinished.rename(path)
-        sync(path.resolve().parent)
-
-
-def _folder_digest(folder: Path) -> str:
-    """Return a digest of the files in a folder and their names; Zarr reads zeros or NaN for a lost file, silently."""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and not file.name.startswith("."):
-            content = file.read_bytes()
-            digest.update(f"{file.relative_to(folder).as_posix()} {len(content)} ".encode())
-            digest.update(content)
-    return digest.hexdigest()
-
-
-def _layout_digest(content: bytes) -> str:
-    """Return a digest of an array's zarr.json without its attributes, which says how bytes become numbers."""
-    about = {key: value for key, value in json.loads(content).items() if key != "attributes"}
-    return _signed(about)["digest"]
-
-
-def _signed(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes with their digest, which shows later whether they are still what was written."""
-    text = json.dumps(attributes, sort_keys=True)
-    return {**attributes, "digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
-
-
-def _is_signed(attributes: Mapping[str, Any]) -> bool:
-    return _signed({key: value for key, value in attributes.items() if key != "digest"}) == attributes
-
-
 def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the statistics of several lists of tiles as those of one list."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -415,11 +324,6 @@ def state(plan: Plan, tiles: np.ndarray, parts: Sequence[Mapping[str, np.ndarray
     return np.bincount(cell, minlength=plan.outer.size), merged["count"], merged["m2"]
 
 
-def _write_dataset(result: xr.Dataset, path: Path) -> None:
-    texts = {name: c.astype(object) for name, c in result.coords.items() if c.dtype.kind == "U"}
-    result.assign_coords(texts).to_zarr(path, group="result", mode="w", zarr_format=3, consolidated=False)
-
-
 def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
     """Write a result that is of no single run, such as several merged, so that `open_result` reads it.
 
@@ -428,39 +332,14 @@ def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
     """
     import zarr
 
-    path = _path("out", path)
-    if not _is_free(path):
+    path = folder_path("out", path)
+    if not is_free(path):
         raise InputError(f"out = {path}: exists already; give a folder that does not")
     about = {name: result.attrs[name] for name in ("claim", "equation", "source")}
-    with _writing(f"out = {path}"), _appearing(path) as unfinished:
-        root = zarr.create_group(unfinished, attributes=_signed({"format": _FORMAT, **about}), zarr_format=3)
-        _write_dataset(result.drop_attrs(deep=False).assign_attrs(about), unfinished)
-        _tell(unfinished, root, [{k: v for k, v in result.attrs.items() if k not in about}])
-
-
-def _read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
-    import zarr
-
-    refusal = f"store {path} is not a run of rmtjax"
-    if not path.is_dir():
-        raise InputError(f"{refusal}: it is a file; give a folder that does not exist yet or that holds a run")
-    try:
-        root = zarr.open_group(path, mode="r", zarr_format=3)
-        attributes = dict(root.attrs)
-    except FileNotFoundError:
-        raise InputError(f"{refusal}: it holds other files; give another folder") from None
-    except Exception as error:
-        raise InputError(f"store {path} is damaged: its zarr.json cannot be read ({type(error).__name__})") from None
-    if attributes.get("format") != _FORMAT:
-        raise InputError(f"{refusal}: its format is {shown(attributes.get('format'))}, here it is {_FORMAT!r}")
-    if not _is_signed(attributes):
-        raise InputError(f"store {path} is damaged: its zarr.json is not what was written")
-    # Stores from before 0.1.0 have each axis as values by name, and by an empty name whether it is fixed.
-    for i, axis in enumerate(attributes.get("grid", ())):
-        if "" in axis:
-            values = {name: v for name, v in axis.items() if name}
-            attributes["grid"][i] = {"values": values, "fixed": axis[""]}
-    return root, attributes
+    with writing(f"out = {path}"), appearing(path) as unfinished:
+        root = zarr.create_group(unfinished, attributes=signed({"format": FORMAT, **about}), zarr_format=3)
+        write_dataset(result.drop_attrs(deep=False).assign_attrs(about), unfinished)
+        write_sessions(unfinished, root, [{k: v for k, v in result.attrs.items() if k not in about}])
 
 
 def open_result(path: str | os.PathLike) -> xr.Dataset:
@@ -474,16 +353,16 @@ def open_result(path: str | os.PathLike) -> xr.Dataset:
     """
     import xarray as xr
 
-    path = _path("store", path)
+    path = folder_path("store", path)
     if not path.exists():
         raise InputError(f"store {path} does not exist")
-    root, attributes = _read_root(path)
+    root, attributes = read_root(path)
     with intact(path):
-        recorded = _sessions(path, root)
+        recorded = read_sessions(path, root)
         if recorded is not None:
             sessions, digest = recorded
             redo = "; run it again, which writes it again" if (path / "tiles").is_dir() else ""
-            _compare(path, "result", digest, redo)
+            check_folder(path, "result", digest, redo)
             return xr.open_zarr(path, group="result", consolidated=False).load().assign_attrs(sessions[-1])
         result = Store(path, root, Plan.from_dict(attributes)).so_far()
         options = {f"option_{name}": value for name, value in attributes["options"].items()}

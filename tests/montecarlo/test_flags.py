@@ -15,7 +15,7 @@ import zarr
 from rmtjax import InputError
 from rmtjax.montecarlo import Claim, grid, open_result, real, run
 from rmtjax.montecarlo.keys import cell_keys
-from rmtjax.montecarlo.store import _signed
+from rmtjax.montecarlo.store_files import signed
 
 from ..helpers import HOSTILE, flags
 from .helpers import BOTH
@@ -91,7 +91,7 @@ def _rewrite(store, change):
     root = zarr.open_group(store, mode="r+", zarr_format=3)
     about = {key: value for key, value in root.attrs.items() if key != "digest"}
     change(about)
-    root.attrs.put(_signed(about))
+    root.attrs.put(signed(about))
 
 
 def test_the_generator_is_recorded_and_another_is_refused(tmp_path):

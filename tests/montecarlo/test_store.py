@@ -411,7 +411,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog):
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs the names of open files")
 def test_a_run_is_on_the_disk_before_it_is_finished(tmp_path, monkeypatch):
     """Every file and folder of the store, before the provenance is written, and that before the run returns."""
-    synced, finished, sync, tell = [], [], os.fsync, store_module._tell
+    synced, finished, sync, tell = [], [], os.fsync, store_module.write_sessions
 
     def watched(descriptor):
         synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
@@ -422,7 +422,7 @@ def test_a_run_is_on_the_disk_before_it_is_finished(tmp_path, monkeypatch):
         tell(*arguments)
 
     monkeypatch.setattr(os, "fsync", watched)
-    monkeypatch.setattr(store_module, "_tell", told)
+    monkeypatch.setattr(store_module, "write_sessions", told)
     path = tmp_path / "s"
     run(MEAN, trials=5000, store=path)
     everything = {str(p) for p in (path, *path.rglob("*"))}
