@@ -35,7 +35,8 @@ def whole(target, path):
 
 def killed(target, folder, seconds, check, progress, seed=0, kills=KILLS):
     """Start a process, kill it at a random moment, start it again on what is left, until it ends; and so on with a new
-    folder until so many have been killed. Whatever ends is checked.
+    folder until so many have been killed. Whatever ends is checked. Most of a start goes by before anything is written, so
+    every second kill waits until something is.
 
     Args:
         target: what a process does, in the folder that it is given.
@@ -52,9 +53,15 @@ def killed(target, folder, seconds, check, progress, seed=0, kills=KILLS):
     rng, seen, ended = np.random.default_rng(seed), [], 0
     while len(seen) < kills or progress(folder / str(ended)):
         path = folder / str(ended)
+        before = progress(path)
         process = context().Process(target=target, args=(path,))
         process.start()
-        process.join(rng.uniform(0, seconds) if len(seen) < kills else 600)
+        if len(seen) % 2 and len(seen) < kills:
+            while process.is_alive() and progress(path) == before:
+                time.sleep(0.002)
+            process.join(rng.uniform(0, seconds / 20))
+        else:
+            process.join(rng.uniform(0, seconds) if len(seen) < kills else 600)
         if process.is_alive():
             process.kill()
             process.join()
