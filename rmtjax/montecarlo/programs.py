@@ -245,7 +245,7 @@ class Programs:
         ) as error:  # a primitive that the platform lacks; `needs` has traced the sampler before
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"devices: {self._claim.name!r} cannot run on {device.platform} ({reason}); cpu runs every sampler"
+                f"platform = {device.platform}: {self._claim.name!r} cannot be compiled for it ({reason})"
             ) from None
 
     def _check_memory(self, need: float, budget: float, static: tuple) -> None:
