@@ -45,7 +45,7 @@ def _under(chart: Chart, label: str, left: float, top: float, right: float) -> f
 
 
 def law_panels(table: Table, name: str, claim: str) -> tuple[list[Chart], int]:
-    """Return a chart for each output and value of the remaining axes, at most six with the worst among them; of how many."""
+    """Return the charts of the table's panels, the worst among them, and how many panels there are in all."""
     panels, count = panels_of(table, most_points=_POINTS)
     return [_law_panel(table, panel, f"{name}-{i}", claim) for i, panel in enumerate(panels)], count
 

@@ -29,7 +29,7 @@ PANELS, LINES = 6, 8
 
 _CURVE = 200
 _FEW = 16
-"""Whole numbers on an axis that ends so soon may be kinds (the β of an ensemble), between which there is nothing."""
+"""Whole numbers that span less than this may be kinds, such as the β of an ensemble: nothing is drawn between them."""
 
 _SIZES = frozenset(("N", "M", "n", "m", "p", "d", "size", "width", "dimension"))
 
@@ -156,7 +156,7 @@ class Line:
         at: where they stand on it.
         mean, se, law, allowed: as in the table.
         z: of what exceeds the allowance.
-        curve: points of the law to draw as a line, (2, points): those between the cells where the claim was given.
+        curve: positions and values of the law's line, shape (2, points), finer than the cells if the claim was given.
     """
 
     label: str
