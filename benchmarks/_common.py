@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks import _timing as timing
 from benchmarks._timing import alternate, ratio, summary
 
-__all__ = ["RESULTS", "alternate", "ratio", "save", "summary"]
+__all__ = ["RESULTS", "alternate", "ratio", "save", "save_part", "summary"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -15,3 +15,8 @@ RESULTS = Path(__file__).parent / "results"
 def save(name: str, content: dict) -> Path:
     """Write results with the hardware, versions and date; returns the file."""
     return timing.save(RESULTS, name, content)
+
+
+def save_part(name: str, part: str, content: dict) -> Path:
+    """Write one part of a benchmark's results, with its own date and versions; the file's other parts stay. Returns the file."""
+    return timing.save_part(RESULTS, name, part, content)

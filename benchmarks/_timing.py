@@ -16,7 +16,7 @@ import jax
 from rmtjax._machine import cores, processor
 from rmtjax._provenance import versions_of
 
-__all__ = ["PAUSE", "alternate", "hardware", "made", "ratio", "save", "summary"]
+__all__ = ["PAUSE", "alternate", "hardware", "made", "ratio", "save", "save_part", "summary"]
 
 PAUSE = 0.05
 """Seconds for which the threads of what ran before still turn in circles, on the cores that the next one needs."""
@@ -71,11 +71,25 @@ def made(name: str) -> dict[str, object]:
     }
 
 
+def file_of(folder: Path, name: str) -> Path:
+    """The file for the results of a benchmark on this hardware."""
+    where = re.sub(r"[^A-Za-z0-9]+", "-", hardware()).strip("-").lower()
+    return folder / f"{name}-{where}.json"
+
+
 def save(folder: Path, name: str, content: dict) -> Path:
     """Write results into a folder under the benchmark's and the hardware's name; returns the file."""
-    head = made(name)
     folder.mkdir(parents=True, exist_ok=True)
-    where = re.sub(r"[^A-Za-z0-9]+", "-", str(head["hardware"])).strip("-").lower()
-    file = folder / f"{name}-{where}.json"
-    file.write_text(json.dumps({**head, **content}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    file = file_of(folder, name)
+    file.write_text(json.dumps({**made(name), **content}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return file
+
+
+def save_part(folder: Path, name: str, part: str, content: dict) -> Path:
+    """Write one part of the results, with its own date and versions; the file's other parts stay as they are."""
+    head = made(name)
+    file = file_of(folder, name)
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    parts = {key: value for key, value in earlier.items() if key not in head}
+    about = {key: head[key] for key in ("date", "versions", "python")}
+    return save(folder, name, {**parts, part: {**content, **about}})

@@ -1,13 +1,14 @@
-"""What the engine costs beside the draws: `python -m benchmarks.engine [--quick]`.
+"""The engine's cost beside the draws: `python -m benchmarks.engine [--quick] [PART …]`.
 
 - the compressed sweep of `alpha-ftc` by one process that may use one core, and by two that share it, each on a core of its own;
 - a sweep of a minute with and without a store;
 - how soon a run on a store of 10⁵ chunks, of which one is missing, is ready to draw; and what reading them all takes at its end;
-- how soon a command answers: its first start, with an empty cache of programs, and later ones;
+- how soon a sweep, and `rmtjax verify` of all claims, answer: the first start, with an empty cache of programs, and later ones;
 - how soon a sweep is drawn on 1 to 64 devices, simulated on the processor, with an empty cache;
 - the HTML page of all claims: its size and the time to write it, neither of which depends on the number of trials.
 
-Compilation is apart everywhere but in the two about starts and devices, whose subject it is.
+Compilation is apart everywhere but in those about starts and devices, whose subject it is. Where parts are named, the others
+keep the results that they have.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks._common import alternate, ratio, save, summary
+from benchmarks._common import alternate, ratio, save_part, summary
 from rmtjax.claims import find_claims
 from rmtjax.claims.alpha_lora import alpha_ftc
 from rmtjax.montecarlo import Claim, Limits, Run, Sampler, grid, open_result, real, verify
@@ -205,53 +206,78 @@ def reporting(names, trials, repeats, folder):
     return {"claims": len(claims), "bytes": file.stat().st_size, **summary(times)}
 
 
+def processes(trials, repeats):
+    """The same sweep by one process and by two."""
+    times = {1: [], 2: []}
+    for _ in range(repeats):
+        for count in times:
+            times[count].append(together(trials, count))
+    one, two = summary(times[1]), summary(times[2])
+    return {"trials_per_cell": trials, "one": one, "two": two, "one_over_two": ratio(one, two)}
+
+
+PARTS = {
+    "processes": lambda folder: processes(150_000, 5),
+    "storing": lambda folder: storing(1_200_000, 5, folder),
+    "resuming": lambda folder: resuming(100_000, 5, folder),
+    "starting": lambda folder: starting(ALPHA_SWEEP, 5, folder),
+    "verifying": lambda folder: starting("verify", 2, folder),
+    "devices": lambda folder: devices([1, 2, 4, 8, 16, 64], 20_000, 3),
+    "reporting": lambda folder: reporting([], 100, 5, folder),
+}
+QUICK = {
+    "processes": lambda folder: processes(4096, 1),
+    "storing": lambda folder: storing(32_768, 1, folder),
+    "resuming": lambda folder: resuming(300, 1, folder),
+    "starting": lambda folder: starting(ALPHA_SWEEP, 1, folder),
+    "verifying": lambda folder: starting("verify bbp-wigner", 1, folder),
+    "devices": lambda folder: devices([1, 8], 2500, 1),
+    "reporting": lambda folder: reporting(["bbp-wigner"], 100, 1, folder),
+}
+
+
+def starts(row):
+    """The times of a command's first start and of later ones in a sentence."""
+    return (
+        f"{row['first_s']:.1f} s at its first start, then {row['again']['median_s']:.2f} s, of which imports"
+        f" {row['imports']['median_s']:.2f} s; {row['again_over_import_jax']:.2f} × import jax"
+    )
+
+
+SENTENCES = {
+    "processes": lambda row: f"two processes: {row['one_over_two']:.2f} × one pinned to a core",
+    "storing": lambda row: f"with a store: {row['over_plain']:.3f} × without",
+    "resuming": lambda row: (
+        f"{row['chunks']:,} chunks: ready to draw after {row['ready_to_draw']['median_s']:.1f} s,"
+        f" {row['to_the_end_s']:.0f} s to the end"
+    ),
+    "starting": lambda row: f"a sweep: {starts(row)}",
+    "verifying": lambda row: f"rmtjax {row['command']}: {starts(row)}",
+    "devices": lambda row: "\n".join(
+        f"{count} devices: {over:.2f} × the time of one" for count, over in row["over_one_device"].items()
+    ),
+    "reporting": lambda row: f"a page of {row['claims']} claims: {row['median_s']:.2f} s, {row['bytes'] / 1e6:.2f} MB",
+}
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all without any")
     parser.add_argument("--quick", action="store_true", help="small, to see that it works")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
         trials, address, count, index, core = asked.one
         return one(int(trials), int(core), address, int(count), int(index))
-    trials, repeats, chunks = (4096, 1, 300) if asked.quick else (150_000, 5, 100_000)
-    found = {}
-    times = {1: [], 2: []}
-    for _ in range(repeats):
-        for count in times:
-            times[count].append(together(trials, count))
-    found["processes"] = {
-        "trials_per_cell": trials, "one": summary(times[1]), "two": summary(times[2]),
-        "one_over_two": ratio(summary(times[1]), summary(times[2])),
-    }  # fmt: skip
-    print(f"two processes: {found['processes']['one_over_two']:.2f} × one pinned to a core")
-    with tempfile.TemporaryDirectory() as folder:
-        found["storing"] = storing(8 * trials, repeats, Path(folder))
-        print(f"with a store: {found['storing']['over_plain']:.3f} × without")
-        found["resuming"] = resuming(chunks, repeats, Path(folder))
-        print(
-            f"{chunks:,} chunks: ready to draw after {found['resuming']['ready_to_draw']['median_s']:.1f} s,"
-            f" {found['resuming']['to_the_end_s']:.0f} s to the end"
-        )
-        found["starting"] = starting(ALPHA_SWEEP, repeats, Path(folder))
-        print(
-            f"a sweep: {found['starting']['first_s']:.1f} s at its first start, then"
-            f" {found['starting']['again']['median_s']:.2f} s, of which imports"
-            f" {found['starting']['imports']['median_s']:.2f} s;"
-            f" {found['starting']['again_over_import_jax']:.2f} × import jax"
-        )
-        found["devices"] = devices(
-            [1, 8] if asked.quick else [1, 2, 4, 8, 16, 64], trials // 8 if asked.quick else 20_000, min(repeats, 3)
-        )
-        for count, over in found["devices"]["over_one_device"].items():
-            print(f"{count} devices: {over:.2f} × the time of one")
-        found["reporting"] = reporting(["bbp-wigner"] if asked.quick else [], 100, repeats, Path(folder))
-        print(
-            f"a page of {found['reporting']['claims']} claims: {found['reporting']['median_s']:.2f} s,"
-            f" {found['reporting']['bytes'] / 1e6:.2f} MB"
-        )
-    if not asked.quick:
-        print(f"wrote {save('engine', found)}")
+    if unknown := set(asked.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+    for part in asked.parts or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            measured = (QUICK if asked.quick else PARTS)[part](Path(folder))
+        print(SENTENCES[part](measured), flush=True)
+        if not asked.quick:
+            print(f"wrote {save_part('engine', part, measured)}", flush=True)
 
 
 if __name__ == "__main__":
