@@ -128,6 +128,7 @@ def test_sweep_to_standard_output_is_json_alone(run, law):
     assert len(json.loads(out)["cells"]) == 4
 
 
+@pytest.mark.thorough
 def test_alpha_ftc_by_its_names(run, tmp_path):
     sets = ["p=1e6", "n=5e5", "N=2e6", "beta=0.8", "mu=1", "mu_perp=0.6", "gamma=1", "gamma_source=1", "alpha=-3:6:4"]
     status, _, _ = run(

@@ -43,6 +43,7 @@ def test_every_erratum_has_its_correction_on_the_same_grid():
         assert wrong.grid is right.grid
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("claim", "axes"),
     [

@@ -136,7 +136,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("p", "n", "N"), SIZES)
 def test_the_whole_chain_has_the_dense_law(p, n, N):
     model = (0.8, 1.2, 0.6 if p > 1 else 0.0, 0.3, 0.7)
@@ -174,7 +174,7 @@ def several_statistics(scalars: law.MarginMoments) -> dict[str, np.ndarray]:
     return result
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("K", "p", "n"), [(2, 10, 6), (2, 6, 15), (2, 3, 2), (2, 2, 4), (3, 9, 14), (3, 5, 3), (3, 3, 4)]
 )

@@ -117,7 +117,7 @@ def test_wigner_is_the_eigenproblem_of_its_blocks(N, theta, frame, beta):
     assert_vectors(np.asarray(found.overlap), overlaps(vectors[:, :, :-3:-1], frame), values[:, -3:])
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (2, 5), (5, 2), (3, 9), (9, 3), (12, 12), (7, 10)])
 def test_rectangular_is_the_svd_of_its_blocks(n, m):
     W = rectangular_matrix(draw_rectangular, n, m, 2)

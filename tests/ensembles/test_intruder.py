@@ -81,6 +81,7 @@ def test_wigner_draws():
         assert np.all(one.outlier[:, 1] > one.outlier[:, 0])  # of the same matrix
 
 
+@pytest.mark.thorough
 def test_rectangular_draws():
     """The same beside its dense version at the threshold, where nothing is independent."""
     theta, eps = 1.1 * (8 / 20) ** 0.25, np.array([0.5, 0.8])

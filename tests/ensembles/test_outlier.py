@@ -56,7 +56,7 @@ def test_wigner_is_the_eigenproblem_of_its_rows(N, theta, beta):
     np.testing.assert_allclose(found.overlap, vectors[:, 0, -1] ** 2, atol=2e-9, rtol=1e-7)
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("n", "m", "theta"), [(1, 1, 0.5), (1, 4, 1.0), (4, 1, 1.0), (9, 20, 0.2), (20, 9, 2.5), (16, 16, 1.5), (6, 6, 0.0)]
 )
@@ -79,7 +79,7 @@ def test_rectangular_is_the_svd_of_its_rows(n, m, theta):
     np.testing.assert_allclose(found.overlap_right, right_vectors[:, 0, 0] ** 2, atol=2e-9, rtol=1e-6)
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("p", "n", "ell", "beta"),
     [(1, 1, 2.0, 1.0), (1, 4, 2.0, 2.0), (4, 1, 3.0, 1.0), (9, 20, 0.5, 1.0), (20, 9, 6.0, 1.0)],

@@ -121,6 +121,7 @@ def test_history_is_what_was_measured(learned):
         assert learned.result["alpha"][name] == pytest.approx(wanted)
 
 
+@pytest.mark.first(1)
 def test_files_of_a_run(learned):
     out, result = learned.out, learned.result
     alpha = learned.run.settings.alpha

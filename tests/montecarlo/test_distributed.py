@@ -113,7 +113,7 @@ def _open_mpi(which, job):
     }  # fmt: skip
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("cluster", [_slurm, _open_mpi])
 def test_what_a_cluster_says_of_itself(start, cluster):
     """JAX makes the port of the job's number. The variables are those that `srun` and `mpirun` set."""

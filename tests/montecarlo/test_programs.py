@@ -357,6 +357,7 @@ print(json.dumps(late))
 """
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("call", ["run(TWO, trials=100, progress=False)", "verify([TWO], trials=100, progress=False)"])
 def test_nothing_is_imported_while_the_loaded_libraries_are_walked(call):
     """An import in another thread holds the linker's lock that threadpoolctl asks for: one run in ten was a deadlock."""
