@@ -126,6 +126,7 @@ def measured_engine() -> str:
     """What the engine costs beside the draws, against its targets."""
     found = _benchmark("engine")
     store, resume, page = found["storing"], found["resuming"], found["reporting"]
+    start, verify = found["starting"], found["verifying"]
     rows = [
         ("compressed sweep: one process pinned to a core, over two", f"{found['processes']['one_over_two']:.2f} ×", "≥ 1.8"),
         ("a sweep that is stored, over one that is not", f"{store['over_plain']:.3f}", "≤ 1.02"),
@@ -135,6 +136,19 @@ def measured_engine() -> str:
             "≤ 5 s",
         ),
         ("the same: to the end of the run, with all of them read", f"{resume['to_the_end_s']:.0f} s", ""),
+        ("`rmtjax verify`, all claims, with nothing compiled before", f"{verify['first_s']:.0f} s", "≤ 240 s"),
+        ("the same, started again", f"{verify['again']['median_s']:.0f} s", "≤ 90 s"),
+        (
+            f"a sweep of 41 cells at p = 10⁹, started again: {start['again_over_import_jax']:.1f} × `import jax`",
+            f"{start['again']['median_s']:.2f} s",
+            "≤ 2 s",
+        ),
+        ("of which imports", f"{start['imports']['median_s']:.2f} s", "≤ 1 s"),
+        (
+            "time to a sweep's result with 64 simulated devices, over that with one",
+            f"{found['devices']['over_one_device']['64']:.2f}",
+            "≤ 1.3",
+        ),
         (
             f"the page of all {page['claims']} claims: its time and size",
             f"{page['median_s']:.1f} s, {page['bytes'] / 1e6:.2f} MB",

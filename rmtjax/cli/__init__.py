@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from rmtjax._errors import HostError, InputError
-from rmtjax._startup import keep_programs, leave
+from rmtjax._startup import collect_garbage_less_often, keep_programs, leave
 from rmtjax._text import prepare_streams, say
 from rmtjax.cli import claims, doctor, finetune, intruders, merge, report, sweep, transfer, verify
 from rmtjax.cli._app import app, end_without_reader
@@ -28,6 +28,7 @@ for _command in (
 
 def main() -> None:
     """Run the command line; bad input ends with one line and exit status 2."""
+    collect_garbage_less_often()
     keep_programs()
     prepare_streams()
     try:
