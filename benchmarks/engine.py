@@ -28,7 +28,7 @@ import jax
 
 from benchmarks._common import alternate, ratio, save_part, summary
 from rmtjax.claims import find_claims
-from rmtjax.claims.alpha_lora import alpha_ftc
+from rmtjax.claims.alpha_lora.classifier import alpha_ftc
 from rmtjax.montecarlo import Claim, Limits, Run, Sampler, grid, open_result, real, verify
 from rmtjax.report.page import write_page
 
@@ -159,7 +159,7 @@ import json, sys, time
 import jax
 import numpy as np
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-from rmtjax.claims.alpha_lora import alpha_ftc
+from rmtjax.claims.alpha_lora.classifier import alpha_ftc
 from rmtjax.montecarlo import Run
 cells = alpha_ftc.grid.override(p=1e9, n=5e8, N=2e9, beta=0.8, alpha=np.linspace(-3, 6, 40))
 began = time.perf_counter()

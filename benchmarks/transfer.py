@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks._common import alternate, ratio, save
 from rmtjax._machine import cores
-from rmtjax.claims.alpha_lora import alpha_ftc
+from rmtjax.claims.alpha_lora.classifier import alpha_ftc
 from rmtjax.ensembles.chi import chi
 from rmtjax.montecarlo import grid, run
 

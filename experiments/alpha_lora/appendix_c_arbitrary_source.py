@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments._common import parse, record, worst_z
-from rmtjax.claims.alpha_lora import arbitrary
+from rmtjax.claims.alpha_lora.classifier import arbitrary
 from rmtjax.laws import alpha_ftc as law
 from rmtjax.montecarlo import grid, run
 from rmtjax.report.figures import law_against_monte_carlo

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import curve_fit
 
 from experiments._common import parse, record
-from rmtjax.claims.alpha_lora import alpha_ftc
+from rmtjax.claims.alpha_lora.classifier import alpha_ftc
 from rmtjax.montecarlo import grid, run, zipped
 from rmtjax.report.figures import MUTED, colours, new_figure, points, style
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments._common import parse, record, worst_z
-from rmtjax.claims.alpha_lora import alpha_ftc, orthogonal_norm
+from rmtjax.claims.alpha_lora.classifier import alpha_ftc, orthogonal_norm
 from rmtjax.laws import alpha_ftc as law
 from rmtjax.montecarlo import grid, run, zipped
 from rmtjax.report.figures import INK, MUTED, colours, new_figure, points, style

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments._common import parse, record, worst_z
-from rmtjax.claims.alpha_lora import optimum
+from rmtjax.claims.alpha_lora.classifier import optimum
 from rmtjax.montecarlo import grid, run
 from rmtjax.report.figures import colours, new_figure, points, style
 

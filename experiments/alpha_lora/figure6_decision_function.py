@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import kstest, norm
 
 from experiments._common import parse, record
-from rmtjax.claims.alpha_lora import mean_norm
+from rmtjax.claims.alpha_lora.classifier import mean_norm
 from rmtjax.ensembles.alpha_ftc import dense
 from rmtjax.ensembles.entries import entries
 from rmtjax.laws import alpha_ftc as law

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import kstest, norm
 
 from experiments._common import parse, record
-from rmtjax.claims.alpha_lora import alpha_ftc
+from rmtjax.claims.alpha_lora.classifier import alpha_ftc
 from rmtjax.montecarlo import grid, judge, run, zipped
 from rmtjax.report.figures import MUTED, PALETTE, new_figure, style
 

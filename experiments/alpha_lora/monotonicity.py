@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments._common import parse, record, worst_z
-from rmtjax.claims.alpha_lora import mean_norm, optimum
+from rmtjax.claims.alpha_lora.classifier import mean_norm, optimum
 from rmtjax.laws import alpha_ftc as law
 from rmtjax.montecarlo import grid, run, zipped
 from rmtjax.report.figures import MUTED, PALETTE, new_figure, points, style

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.lax import dot
 from jaxtyping import Array, Float
 
 __all__ = ["gram_lower", "ridge_solve"]
@@ -16,10 +17,10 @@ def gram_lower(x: Float[Array, "m n"]) -> Float[Array, "m m"]:
     """Return the lower triangle of X Xᵀ by halving; above the diagonal leaves it is 0. Little more than half a full product."""
     m = x.shape[0]
     if m <= _LEAF:
-        return x @ x.T
+        return dot(x, x.T)
     top, bottom = x[: m // 2], x[m // 2 :]
     corner = jnp.zeros((m // 2, m - m // 2), x.dtype)
-    return jnp.block([[gram_lower(top), corner], [bottom @ top.T, gram_lower(bottom)]])
+    return jnp.block([[gram_lower(top), corner], [dot(bottom, top.T), gram_lower(bottom)]])
 
 
 def ridge_solve(x: Float[Array, "p n"], gamma: Float[Array, ""], b: Float[Array, "p k"]) -> Float[Array, "p k"]:

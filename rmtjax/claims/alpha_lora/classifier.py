@@ -7,98 +7,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmtjax._errors import InputError
+from rmtjax.claims.alpha_lora._shared import (
+    ALPHA,
+    ALPHAS,
+    LARGE,
+    MODEL,
+    ONE,
+    RIDGE,
+    SIZES,
+    SMALL,
+    check_cosine,
+    check_means,
+    check_room,
+    dense_sampler,
+    limit_error,
+    mean_norm,
+    orthogonal_norm,
+)
 from rmtjax.ensembles.alpha_ftc import compressed, dense
-from rmtjax.ensembles.entries import ENTRIES, entries, parse_entries
+from rmtjax.ensembles.entries import entries
 from rmtjax.laws import alpha_ftc as law
 from rmtjax.linalg.ridge import ridge_solve
 from rmtjax.montecarlo import Claim, Sampler, between, grid, nonnegative, positive, real, size, zipped
 from rmtjax.montecarlo.claim import Option
 
 __all__ = ["CLAIMS", "alpha_ftc", "mean_norm", "orthogonal_norm"]
-
-
-def mean_norm(beta, mu, mu_perp):
-    r""":math:`\|\mu_\beta\| = \sqrt{\beta^2\|\mu\|^2 + \|\mu^\perp\|^2}`."""
-    return (beta**2 * mu**2 + mu_perp**2) ** 0.5
-
-
-def orthogonal_norm(beta, mu, mu_beta):
-    r""":math:`\|\mu^\perp\|` at fixed :math:`\|\mu_\beta\|`.
-
-    Raises:
-        InputError: where :math:`|\beta|\,\|\mu\| > \|\mu_\beta\|`: no vector has a component longer than itself.
-    """
-    along, total = np.broadcast_arrays(np.abs(beta) * mu, mu_beta)
-    too_long = along > total * (1 + 1e-12)
-    if np.any(too_long):
-        at = np.broadcast_to(beta, along.shape)[too_long].flat[0]
-        limit = np.broadcast_to(mu_beta / np.asarray(mu), along.shape)[too_long].flat[0]
-        raise InputError(f"beta = {at:g}: must be within ±mu_beta/mu = ±{limit:g}, or β‖μ‖ exceeds ‖μ_β‖")
-    return np.sqrt(np.maximum(total**2 - along**2, 0.0))
-
-
-def _check_means(p, beta, mu, mu_perp):
-    if mean_norm(beta, mu, mu_perp) == 0:
-        raise InputError(
-            f"beta = {beta:g} and mu_perp = {mu_perp:g}: one must differ from 0, or ‖μ_β‖ = 0 and nothing can be learnt"
-        )
-    if p == 1 and mu_perp > 0:
-        raise InputError(f"mu_perp = {mu_perp:g}: must be 0 where p = 1, there is no direction orthogonal to μ")
-
-
-def _check_cosine(p, cosine):
-    if p == 1 and abs(cosine) != 1:
-        raise InputError(f"cosine = {cosine:g}: must be ±1 where p = 1")
-
-
-def _check_room(p, least):
-    if p < least:
-        raise InputError(f"p = {p:g}: must be a whole number ≥ {least}, or the given directions do not fit")
-
-
-_SIZES = dict(p=size("dimension"), n=size("target samples"), N=size("source samples"))
-_RIDGE = dict(gamma=positive("target ridge γ"), gamma_source=positive("source ridge γ̃"))
-_MODEL = dict(
-    **_SIZES,
-    beta=real("alignment β of μ_β with μ"),
-    mu=positive("‖μ‖"),
-    mu_perp=nonnegative("‖μ⊥‖"),
-    **_RIDGE,
-)
-_ALPHA = dict(alpha=real("scale α of the source classifier"))
-
-_ALPHAS = np.linspace(-3, 6, 19)
-_LARGE = zipped(p=[1e4, 1e6, 1e9], n=[5e3, 5e5, 5e8], N=[2e4, 2e6, 2e9])
-_SMALL = zipped(p=[30, 12], n=[15, 40], N=[60, 30])
-_ONE = dict(mu=1.0, gamma=1.0, gamma_source=1.0)
-
-_ENTRIES = Option("gaussian", tuple(ENTRIES), parse_entries)
-_DENSE_OPTIONS = dict(entries=_ENTRIES, dtype=Option("float64", ("float64", "float32")))
-
-
-def _batch_size(p=1, n=1, N=1):
-    """Return the number of matrices drawn at once: enough to fill the machine's vectors, few enough to stay in its caches."""
-    return max(1, int(2**20 // (p * (n + N))))
-
-
-def _dense(draw, static_argnames=("p", "n", "N"), **options):
-    return Sampler(
-        draw,
-        static_argnames=static_argnames,
-        options={**_DENSE_OPTIONS, **options},
-        block=8,
-        batch_size=_batch_size,
-        default_trials=2_000,
-    )
-
-
-def _limit(constant):
-    """Return the allowance for a limit whose error is O(1/size): `constant` over the smallest size.
-
-    The constants are two to four times the largest |mean − law|·size measured at sizes 100 to 800 in the settings of the
-    default grids.
-    """
-    return lambda p, n, N=np.inf, **_: constant / np.minimum(np.minimum(p, n), N)
 
 
 def _limit_law(p, n, N, beta, mu, mu_perp, gamma, gamma_source):
@@ -156,16 +89,16 @@ alpha_ftc = Claim(
     name="alpha-ftc",
     equation=r"\mathrm{acc}(\alpha) = \Phi\left(\frac{m_0 + \alpha m_1}{\sqrt{v_0 + 2\alpha v_1 + \alpha^2 v_2}}\right)",
     source="α-LoRA, Theorem 4.2 and Proposition 4.3",
-    params={**_MODEL, **_ALPHA},
+    params={**MODEL, **ALPHA},
     law=lambda alpha, **model: {"accuracy": law.accuracy(_limit_law(**model), alpha)},
     samplers=dict(
         compressed=Sampler(_compressed_accuracy, options=dict(test=_TEST)),
-        dense=_dense(_dense_accuracy, test=_TEST),
+        dense=dense_sampler(_dense_accuracy, test=_TEST),
     ),
-    grid=grid(_LARGE, beta=[0.2, 0.5, 0.8], mu_perp=0.6, **_ONE, alpha=_ALPHAS),
+    grid=grid(LARGE, beta=[0.2, 0.5, 0.8], mu_perp=0.6, **ONE, alpha=ALPHAS),
     within=("alpha",),
-    check=_check_means,
-    bias_bound=_limit(0.1),
+    check=check_means,
+    bias_bound=limit_error(0.1),
 )
 
 scalars = Claim(
@@ -173,22 +106,22 @@ scalars = Claim(
     equation=r"m_0 = \tfrac{s}{D},\; m_1 = \gamma(1+\delta)\tfrac bD,\; v_0 = -t',\; v_1 = -\gamma(\tfrac1D)'b,\;"
     r" v_2 = -\gamma^2[(\tfrac1\tau)'\|\tilde w\|^2 - (\tfrac1{D\tau})'b^2]",
     source="α-LoRA, Theorem 4.2, with the second-order statistics as γ-derivatives",
-    params=_MODEL,
+    params=MODEL,
     law=lambda **model: _limit_law(**model)._asdict(),
     samplers=dict(
         compressed=lambda key, p, n, N, beta, mu, mu_perp, gamma, gamma_source: _compressed_scalars(
             key, p, n, N, beta, mu, mu_perp, gamma, gamma_source
         )._asdict(),
-        dense=_dense(
+        dense=dense_sampler(
             lambda key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, entries, dtype: _dense_scalars(
                 key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, entries, dtype
             )._asdict()
         ),
     ),
-    grid=grid(_LARGE, beta=0.8, mu_perp=0.6, mu=1.0, gamma=[0.1, 1.0], gamma_source=[0.1, 10.0]),
-    check=_check_means,
-    bias_bound=_limit(0.6),
-    comparison_grid=grid(_SMALL, beta=0.8, mu_perp=0.6, mu=1.0, gamma=[0.1, 1.0], gamma_source=1.0),
+    grid=grid(LARGE, beta=0.8, mu_perp=0.6, mu=1.0, gamma=[0.1, 1.0], gamma_source=[0.1, 10.0]),
+    check=check_means,
+    bias_bound=limit_error(0.6),
+    comparison_grid=grid(SMALL, beta=0.8, mu_perp=0.6, mu=1.0, gamma=[0.1, 1.0], gamma_source=1.0),
 )
 
 
@@ -200,7 +133,7 @@ optimum = Claim(
     name="alpha-star",
     equation=r"\alpha^\star = \frac{m_1v_0 - m_0v_1}{m_0v_2 - m_1v_1}",
     source="α-LoRA, Theorem 4.4, at fixed ‖μ_β‖",
-    params=dict(**_SIZES, beta=_MODEL["beta"], mu=_MODEL["mu"], mu_beta=positive("‖μ_β‖"), **_RIDGE),
+    params=dict(**SIZES, beta=MODEL["beta"], mu=MODEL["mu"], mu_beta=positive("‖μ_β‖"), **RIDGE),
     law=lambda mu_beta, beta, mu, **rest: {
         "alpha_star": law.optimal_alpha(_fixed_norm(lambda **means: _limit_law(**means, **rest), mu_beta, beta, mu))
     },
@@ -216,9 +149,9 @@ optimum = Claim(
             )
         },
     ),
-    grid=grid(zipped(p=[1e6, 1e9], n=[5e5, 5e8], N=[2e6, 2e9]), beta=[0.0, 0.25, 0.5, 0.75, 1.0], mu_beta=1.0, **_ONE),
+    grid=grid(zipped(p=[1e6, 1e9], n=[5e5, 5e8], N=[2e6, 2e9]), beta=[0.0, 0.25, 0.5, 0.75, 1.0], mu_beta=1.0, **ONE),
     check=lambda beta, mu, mu_beta: orthogonal_norm(beta, mu, mu_beta) and None,
-    bias_bound=_limit(8.0),
+    bias_bound=limit_error(8.0),
 )
 
 
@@ -237,13 +170,13 @@ arbitrary = Claim(
     equation=r"\mathrm{acc}(\alpha) = \Phi(m_\alpha/\sqrt{v_\alpha}),\quad b = \tilde w^\top\mu_\beta",
     source="α-LoRA, Appendix C: any source classifier w̃",
     params=dict(
-        p=_SIZES["p"],
-        n=_SIZES["n"],
+        p=SIZES["p"],
+        n=SIZES["n"],
         norm=positive("‖w̃‖"),
         cosine=between(-1, 1, "cosine of w̃ and μ_β"),
         mu_beta=positive("‖μ_β‖"),
-        gamma=_RIDGE["gamma"],
-        **_ALPHA,
+        gamma=RIDGE["gamma"],
+        **ALPHA,
     ),
     law=lambda p, n, norm, cosine, mu_beta, gamma, alpha: {
         "accuracy": law.accuracy(law.scalars(gamma, p / n, mu_beta, _arbitrary_source(norm, cosine, mu_beta)), alpha)
@@ -254,7 +187,7 @@ arbitrary = Claim(
                 compressed.target_scalars(key, p, n, gamma, mu_beta, _arbitrary_source(norm, cosine, mu_beta)), alpha
             )
         },
-        dense=_dense(_dense_arbitrary, static_argnames=("p", "n")),
+        dense=dense_sampler(_dense_arbitrary, static_argnames=("p", "n")),
     ),
     grid=grid(
         zipped(p=[1e4, 1e6, 1e9], n=[5e3, 5e5, 5e8]),
@@ -262,18 +195,18 @@ arbitrary = Claim(
         cosine=[-0.5, 0.0, 0.7],
         mu_beta=1.0,
         gamma=1.0,
-        alpha=_ALPHAS,
+        alpha=ALPHAS,
     ),
     within=("alpha",),
-    check=_check_cosine,
-    bias_bound=_limit(0.1),
+    check=check_cosine,
+    bias_bound=limit_error(0.1),
     comparison_grid=grid(
         zipped(p=[30, 12], n=[15, 40]),
         norm=0.5,
         cosine=[0.0, 0.7],
         mu_beta=1.0,
         gamma=1.0,
-        alpha=_ALPHAS,
+        alpha=ALPHAS,
     ),
 )
 
@@ -304,8 +237,8 @@ several = Claim(
     equation=r"\mathrm{acc}(\alpha\,a^\star),\quad a = M^{-1}m,\ a^\star = a_{1\ldots3}/a_0",
     source="α-LoRA, Appendix D: three source classifiers, along the optimal mixture scaled by α",
     params=dict(
-        p=_SIZES["p"],
-        n=_SIZES["n"],
+        p=SIZES["p"],
+        n=SIZES["n"],
         norm=positive("‖w̃_k‖"),
         best=between(-1, 1, "cosine of w̃₁ and μ_β", open_low=True, open_high=True),
         second=between(-1, 1, "cosine of w̃₂ and μ_β", open_low=True, open_high=True),
@@ -314,7 +247,7 @@ several = Claim(
             -0.5, 1, "cosine between the parts of the w̃_k orthogonal to μ_β", open_low=True, open_high=True
         ),
         mu_beta=positive("‖μ_β‖"),
-        gamma=_RIDGE["gamma"],
+        gamma=RIDGE["gamma"],
         alpha=real("scale of the optimal mixture; 1 is the optimum"),
     ),
     law=_sources_law,
@@ -331,8 +264,8 @@ several = Claim(
         alpha=[0.0, 0.5, 1.0, 2.0],
     ),
     within=("alpha",),
-    check=lambda p: _check_room(p, 4),
-    bias_bound=_limit(0.1),
+    check=lambda p: check_room(p, 4),
+    bias_bound=limit_error(0.1),
 )
 
 
@@ -346,17 +279,17 @@ decision = Claim(
     name="alpha-ftc-decision",
     equation=r"y\,w_\alpha^\top x \to \mathcal N(m_\alpha, v_\alpha)",
     source="α-LoRA, Theorem 4.2: distribution function of the decision, seen from the right class",
-    params={**_MODEL, **_ALPHA, "x": real("point at which the distribution function is taken")},
+    params={**MODEL, **ALPHA, "x": real("point at which the distribution function is taken")},
     law=lambda alpha, x, **model: {"cdf": _decision_cdf(_limit_law(**model), alpha, x)},
     samplers=dict(
         compressed=lambda key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, alpha, x: {
             "cdf": _decision_cdf(_compressed_scalars(key, p, n, N, beta, mu, mu_perp, gamma, gamma_source), alpha, x)
         }
     ),
-    grid=grid(_LARGE, beta=0.8, mu_perp=0.6, **_ONE, alpha=[0.0, 1.0], x=np.linspace(-1, 1.5, 11)),
+    grid=grid(LARGE, beta=0.8, mu_perp=0.6, **ONE, alpha=[0.0, 1.0], x=np.linspace(-1, 1.5, 11)),
     within=("x",),
-    check=_check_means,
-    bias_bound=_limit(0.1),
+    check=check_means,
+    bias_bound=limit_error(0.1),
 )
 
 
@@ -373,17 +306,17 @@ equivalent = Claim(
     name="resolvent-equivalent",
     equation=r"a^\top Q a \to a^\top\Big(\frac{I + \mu_\beta\mu_\beta^\top}{1+\delta} + \gamma I\Big)^{-1} a",
     source="α-LoRA, Lemma 3.5, along and across μ_β",
-    params=dict(p=size("dimension", at_least=2), n=_SIZES["n"], gamma=_RIDGE["gamma"], mu_beta=nonnegative("‖μ_β‖")),
+    params=dict(p=size("dimension", at_least=2), n=SIZES["n"], gamma=RIDGE["gamma"], mu_beta=nonnegative("‖μ_β‖")),
     law=lambda p, n, gamma, mu_beta: law.resolvent_forms(gamma, p / n, mu_beta),
     samplers=dict(
         compressed=lambda key, p, n, gamma, mu_beta: compressed.resolvent_forms(key, p, n, gamma, mu_beta),
-        dense=_dense(
+        dense=dense_sampler(
             lambda key, p, n, gamma, mu_beta, entries, dtype: _dense_forms(key, p, n, gamma, mu_beta, entries, dtype),
             static_argnames=("p", "n"),
         ),
     ),
     grid=grid(zipped(p=[1e4, 1e6, 1e9], n=[5e3, 1e6, 2e9]), gamma=[0.1, 1.0], mu_beta=1.0),
-    bias_bound=_limit(3.0),
+    bias_bound=limit_error(3.0),
     comparison_grid=grid(zipped(p=[30, 12], n=[15, 40]), gamma=[0.1, 1.0], mu_beta=1.0),
 )
 
@@ -391,13 +324,13 @@ margin = Claim(
     name="training-margin",
     equation=r"\tfrac1n\sum_i y_iw^\top x_i \to t(\gamma) = \frac{m_0+\delta}{1+\delta}",
     source="α-LoRA, Appendix B: the function whose γ-derivative is −‖w‖²",
-    params=dict(p=_SIZES["p"], n=_SIZES["n"], gamma=_RIDGE["gamma"], mu_beta=nonnegative("‖μ_β‖")),
+    params=dict(p=SIZES["p"], n=SIZES["n"], gamma=RIDGE["gamma"], mu_beta=nonnegative("‖μ_β‖")),
     law=lambda p, n, gamma, mu_beta: {"margin": law.training_margin(gamma, p / n, mu_beta)},
     samplers=dict(
         compressed=lambda key, p, n, gamma, mu_beta: {"margin": compressed.training_margin(key, p, n, gamma, mu_beta)}
     ),
     grid=grid(zipped(p=[1e4, 1e6, 1e9], n=[5e3, 1e6, 2e9]), gamma=[0.1, 1.0], mu_beta=1.0),
-    bias_bound=_limit(0.25),
+    bias_bound=limit_error(0.25),
 )
 
 CLAIMS = (alpha_ftc, scalars, optimum, arbitrary, several, decision, equivalent, margin)
