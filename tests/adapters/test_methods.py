@@ -164,7 +164,7 @@ def with_row(size: float, alpha: bool, moved: float = 0.0, own: bool = False) ->
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("size", TINY.values(), ids=TINY)
 def test_dora_of_rows_whose_squares_are_no_numbers(size, alpha, own):
-    """Where a row vanishes or squares of it leave the range: the start is the base, and gradients are the formula's."""
+    """If a row vanishes or its squares leave the range, the start is the base, and gradients are the formula's."""
     layer, x = with_row(size, alpha, own=own), normal(4, INPUTS, seed=5)
     wanted = layer.base(x)
     largest = np.abs(wanted).max(axis=0)
