@@ -48,7 +48,7 @@ __all__ = [
 
 
 class SourceStatistics(NamedTuple):
-    r"""What the target side needs to know of its source classifiers.
+    r"""Statistics of the source classifiers that the target side needs.
 
     For one classifier :math:`\tilde w` both fields are elementwise arrays. For K classifiers, the columns of
     :math:`\tilde W` (p×K), they end in K axes.
@@ -153,7 +153,7 @@ def resolvent_forms(
 
 
 class _Common(NamedTuple):
-    """What the scalars share, each a sum or product of positive terms."""
+    """Shared terms of the scalars, each a sum or product of positive terms."""
 
     delta: Float[Array, "..."]
     g: Float[Array, "..."]
@@ -217,7 +217,7 @@ def scalars(
         gamma: target ridge parameter γ > 0.
         eta: target aspect ratio η = p/n > 0.
         mean_norm: :math:`\|\mu_\beta\|` > 0.
-        source: Gram matrix and alignment of the source classifiers. Several sources are told from one by
+        source: Gram matrix and alignment of the source classifiers. Several sources are distinguished from one by
             ``source.gram`` having one axis more than ``source.alignment``.
     """
     gram, b = source
@@ -244,7 +244,7 @@ def _several(law: MarginMoments) -> bool:
 
 @float64
 def accuracy(law: MarginMoments, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
-    r"""Test accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`. Source: α-LoRA, Proposition 4.3.
+    r"""Return the test accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`. Source: α-LoRA, Proposition 4.3.
 
     Args:
         law: the five scalars.
@@ -261,7 +261,7 @@ def accuracy(law: MarginMoments, alpha: Float[Array, "..."]) -> Float[Array, "..
 
 @float64
 def optimal_alpha(law: MarginMoments) -> Float[Array, "..."]:
-    r"""Return the α that maximises the accuracy, :math:`\alpha^\star = (m_1v_0 - m_0v_1)/(m_0v_2 - m_1v_1)`.
+    r"""Return the α of highest accuracy, :math:`\alpha^\star = (m_1v_0 - m_0v_1)/(m_0v_2 - m_1v_1)`.
 
     With K sources the vector :math:`a_{1\dots K}/a_0`, :math:`a = M^{-1}m`. Both are maxima, never minima, because
     :math:`m_0v_2 - m_1v_1 > 0` for every admissible setting (proved in ``docs/derivations.md``), where the limit is
@@ -282,7 +282,7 @@ def optimal_alpha(law: MarginMoments) -> Float[Array, "..."]:
 def optimal_mixture(
     gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: SourceStatistics
 ) -> Float[Array, "..."]:
-    r"""Return α* of the limit in closed form, without passing through the scalars.
+    r"""Return α* of the limit in closed form, without computing the scalars first.
 
     .. math::
         \alpha^\star = \frac{\eta\tau\,b}{\gamma\,[DsG - (s+\tau)b^2]}, \qquad
@@ -306,7 +306,7 @@ def optimal_mixture(
 
 @float64
 def worst_alpha(law: MarginMoments) -> Float[Array, "..."]:
-    r"""Return the α of accuracy ½, :math:`\bar\alpha = -m_0/m_1`; ±∞ for an uninformative source, which has none.
+    r"""Return the α of accuracy ½, :math:`\bar\alpha = -m_0/m_1`; ±∞ for an uninformative source, for which there is none.
 
     Source: α-LoRA, Appendix B.3. Defined for one source; with K sources the worst α is a hyperplane.
     """
