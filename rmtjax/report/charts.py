@@ -208,7 +208,7 @@ def slope_of(table: Table) -> Slope | None:
 
 
 def convergence(table: Table, name: str, claim: str, slope: Slope) -> Chart:
-    """Return a chart of \|mean − law\| against size, with the fitted slope, and the claim's allowance if it has one."""
+    """Return a chart of \\|mean − law\\| against size, with the fitted slope, and the claim's allowance if it has one."""
     dim, size = slope.dim, table.values(slope.dim)
     gap, se, allowed = (_by_size(table, dim, a) for a in (np.abs(table.mean - table.law), table.se, table.allowed))
     with np.errstate(invalid="ignore"):

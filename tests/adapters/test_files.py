@@ -195,7 +195,7 @@ def test_alphas_that_are_shared_keep_so_under_other_names(tmp_path):
 @pytest.mark.parametrize(
     ("names", "parts"),
     [
-        ({"layers.0": "model"}, ["says nothing of layers.1.attn", "the key ''"]),
+        ({"layers.0": "model"}, ["does not cover layers.1.attn", "the key ''"]),
         ({"layers": 3}, ["must map paths to paths", "3"]),
         (3, ["names = 3", "a mapping of paths, or a function"]),
         (lambda path: None, ["becomes None", "must be a path"]),

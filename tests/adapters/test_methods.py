@@ -306,7 +306,7 @@ def test_under_vmap():
         ("orthogonal", 10, 1.0, ["rank = 10", "1 to 9"]),
         ("lora", 2.0, 1.0, ["rank = 2.0", "whole number"]),
         ("lora", True, 1.0, ["rank = True", "whole number"]),
-        ("spectral-rotational", 1, 1.0, ["rank = 1", "2 or more"]),
+        ("spectral-rotational", 1, 1.0, ["rank = 1", "at least 2"]),
         ("dora", 2, math.nan, ["lora_alpha = nan", "finite"]),
         ("lroa", 2, 1.0, ["adapter 'lroa'", "did you mean 'lora'"]),
     ],

@@ -427,13 +427,13 @@ def transposed():
     [
         (stack, ["is a stack of layers", "(3, 6, 6)", "(6, 6)"]),
         (general_stack, ["is a stack of layers", "(3, 6, 2, 3)", "(6, 2, 3)"]),
-        (transposed, ["no plain matrix product", "(4, 6)", "(6, 4)"]),
-        (lambda: nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), ["contracts other axes"]),
-        (lambda: nnx.LinearGeneral((4, 5), 5, axis=(-1, -2), rngs=nnx.Rngs(0)), ["contracts other axes"]),
+        (transposed, ["not a plain matrix product", "(4, 6)", "(6, 4)"]),
+        (lambda: nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), ["contracts axes other"]),
+        (lambda: nnx.LinearGeneral((4, 5), 5, axis=(-1, -2), rngs=nnx.Rngs(0)), ["contracts axes other"]),
         (lambda: nnx.LinearGeneral(4, 5, batch_axis={0: 2}, rngs=nnx.Rngs(0)), ["batch axes"]),
-        (lambda: of_type(jnp.int8), ["kernel of type int8", "bfloat16"]),
-        (lambda: of_type(jnp.float8_e4m3fn), ["kernel of type float8_e4m3fn"]),
-        (lambda: of_type(jnp.complex64), ["kernel of type complex64"]),
+        (lambda: of_type(jnp.int8), ["kernel of dtype int8", "bfloat16"]),
+        (lambda: of_type(jnp.float8_e4m3fn), ["kernel of dtype float8_e4m3fn"]),
+        (lambda: of_type(jnp.complex64), ["kernel of dtype complex64"]),
     ],
 )
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])

@@ -91,8 +91,8 @@ def test_json_to_standard_output_is_alone(run, usual, tmp_path):
         (("--lora-alpha", "inf"), "lora_alpha = inf: must be a finite number > 0"),
         (("--val-split", 0), "val_split = 0.0: must be a finite number in (0, 1]"),
         (("--val-split", 1.5), "val_split = 1.5: must be a finite number in (0, 1]"),
-        (("--val-split", 0.01, "--alpha"), "val_split = 0.01: leaves α none of 21 examples"),
-        (("--val-split", 0.99, "--alpha"), "val_split = 0.99: leaves the adapters none of 21 examples"),
+        (("--val-split", 0.01, "--alpha"), "val_split = 0.01: leaves none of the 21 examples for α"),
+        (("--val-split", 0.99, "--alpha"), "val_split = 0.99: leaves none of the 21 examples for the adapters"),
         (("--seed", -1), "seed = -1: must be a whole number from 0 to 2147483647"),
         (("--max-length", 33), "max_length = 33: must be 3 to 32, the model's positions"),
         (("--max-length", 2), "max_length = 2: must be 3 to 32"),
@@ -100,7 +100,7 @@ def test_json_to_standard_output_is_alone(run, usual, tmp_path):
         (("--target-modules", "walue"), "target_modules = ('walue',): matches no dense layer; the model has "),
         (("--save-every", 0), "save_every = 0: must be a whole number ≥ 1"),
         (("--data", "nowhere"), "folder nowhere does not exist"),
-        (("--model", "./nowhere"), "model = ./nowhere: is no folder"),
+        (("--model", "./nowhere"), "model = ./nowhere: is not a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(run, usual, arguments, says, tmp_path):

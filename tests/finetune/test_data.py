@@ -170,8 +170,8 @@ def test_a_share_of_one_gives_all_to_both():
         (10, -0.1, "val_split = -0.1: must be"),
         (10, 1.01, "val_split = 1.01: must be"),
         (10, float("nan"), "val_split = nan: must be"),
-        (4, 0.1, "val_split = 0.1: leaves α none of 4 examples"),
-        (4, 0.9, "val_split = 0.9: leaves the adapters none of 4 examples"),
+        (4, 0.1, "val_split = 0.1: leaves none of the 4 examples for α"),
+        (4, 0.9, "val_split = 0.9: leaves none of the 4 examples for the adapters"),
         (1, 0.5, "val_split = 0.5: leaves"),
     ],
 )

@@ -281,11 +281,11 @@ def test_a_folder_with_a_run_is_not_begun_again(chosen, stopped, tmp_path):
         ("metrics.jsonl", None, r"metrics.jsonl cannot be read"),
         ("metrics.jsonl", "{nonsense\n", r"metrics.jsonl cannot be read"),
         ("metrics.jsonl", "", r"metrics.jsonl lacks some of the 1 epochs"),
-        ("checkpoints/7/default/_METADATA", "", r"the checkpoint .*checkpoints/7 cannot be read .* the one before"),
+        ("checkpoints/7/default/_METADATA", "", r"the checkpoint .*checkpoints/7 cannot be read .* the previous one"),
         (
             "checkpoints/7/default/manifest.ocdbt",
             "",
-            r"the checkpoint .*checkpoints/7 cannot be read .* the one before",
+            r"the checkpoint .*checkpoints/7 cannot be read .* the previous one",
         ),
     ],
 )

@@ -278,8 +278,8 @@ def test_unusable_files(run, what, base, adapter, tmp_path):
         ((base, tmp_path / "model.pt"), f"tuned = {tmp_path / 'model.pt'}: is a pickle, which runs code"),
         ((tmp_path / "model.pt", adapter), f"base = {tmp_path / 'model.pt'}: is a pickle"),
         ((base, tmp_path / "cut.safetensors"), f"tuned = {tmp_path / 'cut.safetensors'}: is truncated"),
-        ((tmp_path / "no/such/folder", adapter), f"base = {tmp_path / 'no/such/folder'}: is no folder"),
-        ((base, "./nowhere"), "tuned = ./nowhere: is no folder\n"),
+        ((tmp_path / "no/such/folder", adapter), f"base = {tmp_path / 'no/such/folder'}: is not a folder"),
+        ((base, "./nowhere"), "tuned = ./nowhere: is not a folder\n"),
         (
             (base, adapter / "adapter_model.safetensors"),
             f"is the file of a PEFT adapter; give its folder, {adapter}\n",

@@ -209,7 +209,7 @@ def test_alpha_without_an_update_cannot_be_mended(tmp_path):
     alphas = {"x.key": rng.uniform(0, 20, 48).astype(np.float32), "x.value": np.ones(48, np.float32)}
     base = write(tmp_path / "b", {f"x.{part}.weight": matrix(48, 40) for part in ("query", "key", "value")})
     adapter = write_adapter(tmp_path / "a", {"x.query": (9 * matrix(2, 40), matrix(48, 2))}, alphas)
-    with refused("tuned = ", "x.key.weight has intruders by α alone and no update to scale"):
+    with refused("tuned = ", "x.key.weight has intruders caused by α, and no update to scale"):
         mitigate(base, adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert mitigate(base, adapter, tmp_path / "out", layers="query|value").before.intruders > 0

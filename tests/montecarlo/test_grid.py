@@ -81,7 +81,7 @@ def test_values_that_are_none(text):
         (lambda: grid(a="word"), "a = 'word'"),
         (lambda: grid(a=[[1, 2], [3, 4]]), r"a has shape \(2, 2\)"),
         (lambda: grid(zipped(p=[1, 2]), p=[1]), "p is on two axes"),
-        (lambda: zipped(p=[1, 2], n=[1]), "one length"),
+        (lambda: zipped(p=[1, 2], n=[1]), "the same length"),
     ],
 )
 def test_grids_that_cannot_be(make, says):

@@ -153,7 +153,7 @@ def test_one_amazon_pair():
         ({"words": 5001}, "words = 5001: must be "),
         ({"seeds": 0}, "seeds = 0: must be "),
         ({"seeds": []}, "seeds = .*: must be "),
-        ({"seeds": [1, 1]}, "seeds = .* different seeds"),
+        ({"seeds": [1, 1]}, "seeds = .* distinct seeds"),
         ({"seeds": [-1]}, "seeds = .*: must be "),
         ({"seeds": "five"}, "seeds = 'five': must be "),
         ({"alphas": []}, "alphas = .* at least one"),
