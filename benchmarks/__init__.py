@@ -1,1 +1,1 @@
-"""What is fast, measured beside its peers in one run, each a module to run: python -m benchmarks.engine"""
+"""Benchmarks beside peers, measured in the same run, each a module to run: python -m benchmarks.engine"""

@@ -1,4 +1,4 @@
-"""Where the benchmarks keep their results."""
+"""The location of the benchmarks' results."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def save(name: str, content: dict) -> Path:
-    """Write results with the hardware, versions and date; returns the file."""
+    """Write results with the hardware, versions and date; return the file."""
     return timing.save(RESULTS, name, content)
 
 
 def save_part(name: str, part: str, content: dict) -> Path:
-    """Write one part of a benchmark's results, with its own date and versions; the file's other parts stay. Returns the file."""
+    """Write one part of a benchmark's results, with its own date and versions; other parts stay. Return the file."""
     return timing.save_part(RESULTS, name, part, content)

@@ -29,7 +29,7 @@ from rmtjax.linalg.svd import EIGH_ALGORITHMS, SINGLE, SVD_ALGORITHMS, eigh, eig
 __all__ = ["DEFAULT_SHAPES", "OPERATIONS", "bench_svd", "read_shapes"]
 
 OPERATIONS = ("svd", "svdvals", "eigh", "eigvalsh", "top")
-"""With vectors, values alone, the same of symmetric matrices, and the k largest triplets."""
+"""With vectors, values only, the same for symmetric matrices, and the k largest triplets."""
 DEFAULT_SHAPES = {
     "cpu": (
         (4096, 4, 4), (4096, 8, 8), (1024, 16, 16), (512, 32, 32), (256, 64, 64), (64, 128, 128), (16, 256, 256), (4, 512, 512),
@@ -40,19 +40,19 @@ DEFAULT_SHAPES = {
         (16, 512, 512), (1, 1024, 1024), (1, 4096, 4096), (4096, 256, 16), (512, 512, 64), (64, 2048, 128),
     ),
 }  # fmt: skip
-"""Batches (B, n, m) that are benched where none are named."""
+"""Default batches (B, n, m)."""
 _DTYPES = ("float32", "float64", "complex64", "complex128")
 _ACCURACY_OF = 2
-"""Matrices of a batch whose decompositions are checked."""
+"""Number of matrices of a batch whose decompositions are checked."""
 
 Function = Callable[[], Any]
 
 
 def read_shapes(text: str, batch: int | None = None) -> list[tuple[int, int, int]]:
-    """Shapes from a line such as `64x64,16x512x128`; those of two numbers are of `batch` matrices, 64 by default.
+    """Return shapes from a line such as `64x64,16x512x128`; those of two numbers get `batch` matrices, 64 by default.
 
     Raises:
-        InputError: for what is no shape.
+        InputError: for anything that is not a shape.
     """
     if batch is not None and batch < 1:
         raise InputError(f"batch = {batch}: must be 1 or more")
@@ -80,14 +80,14 @@ def _operations(what: str, n: int, m: int, k: int | None, dtype: np.dtype) -> fl
 
 
 def _spread(host: np.ndarray, devices: Sequence[jax.Device]) -> tuple[jax.Array, int]:
-    """A batch on as many devices as share it evenly, and their number."""
+    """Return a batch on as many devices as divide it evenly, and their number."""
     count = max(d for d in range(1, len(devices) + 1) if len(host) % d == 0)
     mesh = Mesh(np.asarray(devices[:count]), ("batch",))
     return jax.device_put(host, NamedSharding(mesh, PartitionSpec("batch"))), count
 
 
 def matmul_peak(dtype: np.dtype, seconds: float = 1.0) -> float:
-    """The most operations a second of a product of two square matrices on JAX's first device."""
+    """Return the highest rate, in operations a second, of a product of two square matrices on JAX's first device."""
     best = 0.0
     product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
     for n in (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192):
@@ -106,7 +106,7 @@ def matmul_peak(dtype: np.dtype, seconds: float = 1.0) -> float:
 
 
 def _ours(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str, Function]:
-    """Each algorithm of ours, waiting for its results."""
+    """Return each algorithm of ours, as a function that waits for its results."""
 
     def ready(function):
         return lambda: jax.block_until_ready(function())
@@ -127,7 +127,7 @@ def _ours(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str,
 
 
 def _peers(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str, Function]:
-    """What else is installed: jax.numpy itself, NumPy, SciPy (a loop), PyTorch and CuPy."""
+    """Return the installed peers: jax.numpy itself, NumPy, SciPy (a loop), PyTorch and CuPy."""
     jitted = {
         "svd": lambda a: jnp.linalg.svd(a, full_matrices=False),
         "svdvals": lambda a: jnp.linalg.svd(a, compute_uv=False),
@@ -228,7 +228,7 @@ def _gaussian(shape: tuple[int, int, int], dtype: np.dtype, symmetric: bool, see
 
 
 def _graded(shape: tuple[int, int, int], dtype: np.dtype, symmetric: bool) -> np.ndarray:
-    """Matrices whose singular values fall geometrically from 1 to ten times the precision."""
+    """Return matrices whose singular values fall geometrically from 1 to ten times the precision."""
     _, n, m = shape
     k = min(n, m)
     u, _, vh = np.linalg.svd(_gaussian((_ACCURACY_OF, n, m), np.dtype("c16" if dtype.kind == "c" else "f8"), False, 1))
@@ -238,7 +238,7 @@ def _graded(shape: tuple[int, int, int], dtype: np.dtype, symmetric: bool) -> np
 
 
 def _errors(result: Any, a: np.ndarray, symmetric: bool, k: int | None) -> dict[str, float]:
-    """Of some matrices: values relative to the largest, A − UΣV* relative to A, and U*U from the identity."""
+    """Return errors for some matrices: values relative to the largest, A − UΣV* relative to A, and U*U from the identity."""
     exact = a.astype(np.complex128 if a.dtype.kind == "c" else np.float64)
     wanted = np.linalg.eigvalsh(exact) if symmetric else np.linalg.svd(exact, compute_uv=False)[:, :k]
     largest = np.abs(wanted).max(1, keepdims=True)
@@ -258,7 +258,7 @@ def _errors(result: Any, a: np.ndarray, symmetric: bool, k: int | None) -> dict[
 
 
 def _accuracy(what: str, k: int | None, names: Sequence[str], **kinds: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Errors of algorithms of ours on some matrices of each kind."""
+    """Return errors of our algorithms on some matrices of each kind."""
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     for kind, a in kinds.items():
         functions = _ours(what, jnp.asarray(a), k, a)
@@ -271,7 +271,7 @@ def _accuracy(what: str, k: int | None, names: Sequence[str], **kinds: np.ndarra
 
 
 def _timed(functions: dict[str, Function], repeats: int, most_s: float, more: int = 1) -> dict[str, dict[str, Any]]:
-    """Times in turn; what fails or takes longer than there is time for is told and left out of the later rounds."""
+    """Return alternating timings; functions that fail or run out of time are reported and left out of later rounds."""
     times: dict[str, float] = {}
     found: dict[str, dict[str, Any]] = {}
     for name, function in functions.items():
@@ -322,7 +322,7 @@ def bench_svd(
         dtype: float32, float64, complex64 or complex128.
         operations: of `OPERATIONS`.
         top: k of the operation top.
-        repeats: rounds, all in turn in each, after two that do not count.
+        repeats: rounds, each with all functions, after two that do not count.
         most_s: seconds that the rounds of one may take; what is slower is timed once.
         more: so many times the rounds where one of all takes a second or less: times of milliseconds differ by half.
         seconds: for all of it; cases that would begin later are left out.
@@ -395,11 +395,11 @@ def _case(
     a, count = _spread(host, devices)
     ours, peers = _ours(what, a, k, host), _peers(what, a, k, host)
     if a.size * min(shape[1:]) > 3e8 and jax.default_backend() == "cpu":
-        for name in ("jacobi", "polar"):  # minutes, for what only accelerators are good at
+        for name in ("jacobi", "polar"):  # minutes, which only accelerators can afford
             ours.pop(name, None)
     times = _timed({**{f"rmtjax {name}": f for name, f in ours.items()}, **peers}, *rounds)
     operations = _operations(what, *shape[1:], k, dtype)
-    if devices[0].platform != "cpu":  # where one device already has all cores
+    if devices[0].platform != "cpu":  # when one device already has all cores
         peak *= count
     for one in times.values():
         if "median_s" in one:
@@ -430,7 +430,7 @@ def _case(
     if precise:
         best = min(precise, key=lambda name: times[f"rmtjax {name}"]["median_s"])
         case["best"] = best
-        # Of the two algorithms, both by name: what auto adds to the one it takes is in its own times.
+        # Of the two algorithms, both by name: the overhead of auto is part of its own times.
         taken = times.get(f"rmtjax {chosen}", auto)
         case["auto_over_best"] = ratio(taken, times[f"rmtjax {best}"])
     case["over_auto"] = {name: ratio(times[name], auto) for name in peers if "median_s" in times[name]}

@@ -1,4 +1,4 @@
-"""Benches as people read them: a table, and a figure."""
+"""Reports of the decomposition benchmark: a table and a figure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _number(value: float) -> str:
 
 
 def svd_table(result: dict[str, Any]) -> Table:
-    """A line a case: what `auto` took and how fast, beside the others; above 1 ours is faster."""
+    """Return a table with one line per case: the algorithm and speed of `auto`, beside the others; above 1 ours is faster."""
     peers = list(dict.fromkeys(name for case in result["cases"] for name in case["over_auto"]))
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("what")
@@ -63,7 +63,7 @@ def svd_table(result: dict[str, Any]) -> Table:
 
 
 def svd_summary(result: dict[str, Any]) -> str:
-    """The machine, what the columns say, and what failed."""
+    """Return the machine, the meaning of the columns, and failures."""
     lines = [
         f"{result['hardware']}, {result['dtype']}, matrix products at {result['peak_gflops']:,.0f} GFLOP/s;"
         " NAME ÷: its time over auto's; auto/best: the algorithm it takes over the fastest of ours that is as precise."
@@ -74,7 +74,7 @@ def svd_summary(result: dict[str, Any]) -> str:
                 lines.append(f"{name} failed at {case['what']} of {_shape(case)}: {one['failed']}")
     if result["left_out"]:
         lines.append(f"{result['left_out']} cases were left out for want of time")
-    unsuited: dict[tuple, list[str]] = {}  # operations by the shapes that they are not for
+    unsuited: dict[tuple, list[str]] = {}  # operations by the shapes that they do not support
     for what in dict.fromkeys(what for what, _ in result.get("unsuited", [])):
         shapes = tuple("×".join(map(str, shape)) for other, shape in result["unsuited"] if other == what)
         unsuited.setdefault((what == "top", *shapes), []).append(what)
@@ -86,7 +86,7 @@ def svd_summary(result: dict[str, Any]) -> str:
 
 @style()
 def svd_figure(result: dict[str, Any]) -> Figure:
-    """Throughput of `auto`, of the other algorithms of ours and of the peers, a panel for each operation."""
+    """Return a figure of the throughput of `auto`, our other algorithms and the peers, one panel per operation."""
     cases = [case for case in result["cases"] if "median_s" in case["times"]["rmtjax auto"]]
     kinds = list(dict.fromkeys(case["what"] for case in cases))
     peers = list(dict.fromkeys(name for case in cases for name in case["over_auto"]))
@@ -140,7 +140,7 @@ def svd_figure(result: dict[str, Any]) -> Figure:
 
 
 def write_svd(result: dict[str, Any], folder: str | Path, stem: str = "svd") -> list[Path]:
-    """The figure, into a folder."""
+    """Write the figure into a folder."""
     path = Path(folder) / f"{stem}.png"
     save(svd_figure(result), path)
     return [path]

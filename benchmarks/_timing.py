@@ -1,4 +1,4 @@
-"""What benchmarks share: medians of alternating runs, and a dated file of results."""
+"""Shared parts of the benchmarks: medians of alternating runs, and a dated file of results."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rmtjax._provenance import versions_of
 __all__ = ["PAUSE", "alternate", "hardware", "made", "ratio", "save", "save_part", "summary"]
 
 PAUSE = 0.05
-"""Seconds for which the threads of what ran before still turn in circles, on the cores that the next one needs."""
+"""Seconds for which idle threads of the previous function keep spinning on cores that the next one needs."""
 
 
 def hardware() -> str:
-    """The processor's name and how many cores, or the accelerator's."""
+    """Return the name and number of cores of the processor, or the accelerator's name."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{len(jax.devices())} × {device.device_kind}"
@@ -31,7 +31,7 @@ def hardware() -> str:
 
 
 def alternate(repeats: int, **functions: Callable[[], object]) -> dict[str, dict[str, float]]:
-    """Run functions in turn, A B C A B C …, after one round that does not count: their times in seconds by name.
+    """Run functions alternately, A B C A B C …, after one uncounted round; return their times in seconds by name.
 
     A slow spell of a shared machine then hits all of them; `ratio` pairs them round by round. There is a `PAUSE` between
     two.
@@ -48,19 +48,19 @@ def alternate(repeats: int, **functions: Callable[[], object]) -> dict[str, dict
 
 
 def summary(times: list[float]) -> dict[str, float | list[float]]:
-    """Median and least of times in seconds, and all of them."""
+    """Return median and least of times in seconds, and all of them."""
     return {"median_s": statistics.median(times), "min_s": min(times), "times_s": times}
 
 
 def ratio(slow: dict, fast: dict) -> float:
-    """Median of the ratios of two timings taken in turn; of the medians, where one took part in fewer rounds."""
+    """Return the median of the ratios of two alternating timings; the ratio of medians if one took part in fewer rounds."""
     if len(slow["times_s"]) != len(fast["times_s"]):
         return slow["median_s"] / fast["median_s"]
     return statistics.median(a / b for a, b in zip(slow["times_s"], fast["times_s"], strict=True))
 
 
 def made(name: str) -> dict[str, object]:
-    """What a file of results begins with: the benchmark, hardware, date and versions."""
+    """Return the header of a file of results: the benchmark, hardware, date and versions."""
     packages = ("rmtjax", "jax", "jaxlib", "numpy", "scipy", "torch", "cupy-cuda13x", "cupy-cuda12x", "cupy")
     return {
         "benchmark": name,
@@ -72,13 +72,13 @@ def made(name: str) -> dict[str, object]:
 
 
 def file_of(folder: Path, name: str) -> Path:
-    """The file for the results of a benchmark on this hardware."""
+    """Return the file for the results of a benchmark on this hardware."""
     where = re.sub(r"[^A-Za-z0-9]+", "-", hardware()).strip("-").lower()
     return folder / f"{name}-{where}.json"
 
 
 def save(folder: Path, name: str, content: dict) -> Path:
-    """Write results into a folder under the benchmark's and the hardware's name; returns the file."""
+    """Write results into a folder under the benchmark's and the hardware's name; return the file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = file_of(folder, name)
     file.write_text(json.dumps({**made(name), **content}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -86,7 +86,7 @@ def save(folder: Path, name: str, content: dict) -> Path:
 
 
 def save_part(folder: Path, name: str, part: str, content: dict) -> Path:
-    """Write one part of the results, with its own date and versions; the file's other parts stay as they are."""
+    """Write one part of the results, with its own date and versions; the file's other parts stay unchanged."""
     head = made(name)
     file = file_of(folder, name)
     earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

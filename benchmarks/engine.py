@@ -1,4 +1,4 @@
-"""The engine's cost beside the draws: `python -m benchmarks.engine [--quick] [PART …]`.
+"""The engine's overhead over the draws: `python -m benchmarks.engine [--quick] [PART …]`.
 
 - the compressed sweep of `alpha-ftc` by one process that may use one core, and by two that share it, each on a core of its own;
 - a sweep of a minute with and without a store;
@@ -39,7 +39,7 @@ CELLS = grid(p=[1e3, 1e6, 1e9], n=5e5, N=2e6, **FIXED)
 
 
 def one(trials, core, address, count, index):
-    """A process of the first benchmark: seconds of drawing, after compilation, to standard output."""
+    """Run one process of the first benchmark: seconds of drawing, after compilation, to standard output."""
     os.sched_setaffinity(0, {core})
     if count > 1:
         jax.distributed.initialize(address, count, index)
@@ -55,7 +55,7 @@ def one(trials, core, address, count, index):
 
 
 def together(trials, count):
-    """Seconds that `count` processes take, each on a core of its own."""
+    """Return the seconds that `count` processes take, each on a core of its own."""
     cores = sorted(os.sched_getaffinity(0))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -71,7 +71,7 @@ def together(trials, count):
 
 
 def storing(trials, repeats, folder):
-    """The same run, kept and not."""
+    """Measure the same run with and without a store."""
     Run(alpha_ftc, CELLS, trials=trials).compile()
     drawn = {}
 
@@ -94,9 +94,9 @@ MEAN = Claim(
 
 
 def resuming(chunks, repeats, folder):
-    """A store of so many chunks: links to the first one, since their content does not matter here."""
+    """Measure resuming from a store of many chunks: links to the first one, since their content does not matter here."""
     trials, path = 16 * chunks, folder / "many"
-    how = dict(trials=trials, store=path, limits=Limits(chunks=10**9, short=10**9))  # a chunk a tile
+    how = dict(trials=trials, store=path, limits=Limits(chunks=10**9, short=10**9))  # one chunk per tile
     begun = Run(MEAN, **how)
     begun.compile()
     begun.scheduler.run({0: begun.rounds.missing[0]}, begun.store.write, lambda _: None)
@@ -132,7 +132,7 @@ ALPHA_SWEEP = "sweep alpha-ftc --set p=1e9 --set n=5e8 --set N=2e9 --set beta=0.
 
 
 def started(command, cache):
-    """Seconds that a Python process takes, with a folder for compiled programs."""
+    """Return the seconds that a Python process takes, with a folder for compiled programs."""
     began = time.perf_counter()
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
     subprocess.run([sys.executable, *command], check=True, env=environment, stdout=subprocess.DEVNULL)
@@ -140,7 +140,7 @@ def started(command, cache):
 
 
 def starting(arguments, repeats, folder):
-    """Seconds from a command to its answer, first and later, beside those of importing JAX."""
+    """Measure the seconds from a command to its answer, first and later, beside those of importing JAX."""
     cache, command = folder / "cache", ["-m", "rmtjax", *arguments.split()]
     first = started(command, cache)
     times = alternate(
@@ -176,7 +176,7 @@ print(json.dumps({
 
 
 def devices(counts, trials, repeats):
-    """Seconds to a sweep's result with some numbers of simulated devices, and to the start of its drawing."""
+    """Measure a sweep with several numbers of simulated devices: seconds to the result and to the start of drawing."""
     runs = {count: [] for count in counts}
     for _ in range(repeats):
         for count in counts:
@@ -184,7 +184,7 @@ def devices(counts, trials, repeats):
             environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}
             text = subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stdout
             runs[count].append(json.loads(text.splitlines()[-1]))
-    (means,) = {tuple(run.pop("mean")) for several in runs.values() for run in several}  # the same bits
+    (means,) = {tuple(run.pop("mean")) for several in runs.values() for run in several}  # byte-identical results
     table = {
         count: {name: summary([run[name] for run in several]) for name in several[0]} for count, several in runs.items()
     }
@@ -196,7 +196,7 @@ def devices(counts, trials, repeats):
 
 
 def reporting(names, trials, repeats, folder):
-    """The page that `rmtjax verify --out` writes, of some claims or all."""
+    """Measure the page that `rmtjax verify --out` writes, of some claims or all."""
     claims = find_claims(names)
     found, times, file = verify(claims, trials=trials, progress=False), [], folder / "report.html"
     for _ in range(repeats):
@@ -207,7 +207,7 @@ def reporting(names, trials, repeats, folder):
 
 
 def processes(trials, repeats):
-    """The same sweep by one process and by two."""
+    """Measure the same sweep in one process and in two."""
     times = {1: [], 2: []}
     for _ in range(repeats):
         for count in times:
@@ -237,7 +237,7 @@ QUICK = {
 
 
 def starts(row):
-    """The times of a command's first start and of later ones in a sentence."""
+    """Return the times of a command's first start and of later ones in a sentence."""
     return (
         f"{row['first_s']:.1f} s at its first start, then {row['again']['median_s']:.2f} s, of which imports"
         f" {row['imports']['median_s']:.2f} s; {row['again_over_import_jax']:.2f} × import jax"

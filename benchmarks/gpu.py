@@ -1,4 +1,4 @@
-"""Every benchmark that an accelerator is for, in one call and one file.
+"""All benchmarks for accelerators, in one call and one file.
 
 `python -m benchmarks.gpu [--minutes 8] [--quick] [--out FILE]`, with whatever peers are installed: PyTorch, transformers and
 PEFT, CuPy. Each part runs in a process of its own, so that one that fails or takes too long costs only itself, and writes
@@ -26,7 +26,7 @@ Items = Iterator[tuple[str, dict]]
 
 
 def svd(dtype: str, seconds: float, quick: bool) -> Items:
-    """The bench of decompositions, operation by operation, the one that matters most first."""
+    """Run the benchmark of decompositions, operation by operation, the most important one first."""
     from benchmarks._svd_cases import OPERATIONS, bench_svd
 
     began = time.perf_counter()
@@ -38,10 +38,10 @@ def svd(dtype: str, seconds: float, quick: bool) -> Items:
 
 
 def train(dtype: str, seconds: float, quick: bool) -> Items:
-    """A step of LoRA, of α-LoRA and of PEFT; batches of 32 × 128, and one that fills an accelerator."""
+    """Run a step of LoRA, of α-LoRA and of PEFT; batches of 32 × 128, and one that fills an accelerator."""
     from benchmarks import train_step
 
-    if quick:  # a step each: compiling all that is compared would take minutes
+    if quick:  # one step each: compiling all the compared functions would take minutes
         losses = [train_step.ours("lora", 4, 16, dtype)[0](), train_step.peft(4, 16, dtype)()]
         yield "4x16", {"losses": losses}
         return
@@ -50,7 +50,7 @@ def train(dtype: str, seconds: float, quick: bool) -> Items:
 
 
 def sweeps(_: str, seconds: float, quick: bool) -> Items:
-    """α-FTC compressed and dense, χ draws."""
+    """Run sweeps of α-FTC, compressed and dense, and χ draws."""
     from benchmarks import transfer
 
     repeats = 1 if quick else 3
@@ -61,7 +61,7 @@ def sweeps(_: str, seconds: float, quick: bool) -> Items:
 
 
 def spectra(_: str, seconds: float, quick: bool) -> Items:
-    """Spiked ensembles, edges, densities, Tracy–Widom."""
+    """Run spiked ensembles, edges, densities and Tracy–Widom."""
     from benchmarks import spectra as parts
 
     if quick:
@@ -72,7 +72,7 @@ def spectra(_: str, seconds: float, quick: bool) -> Items:
 
 
 def intruders(_: str, seconds: float, quick: bool) -> Items:
-    """Layers against two SVDs by PyTorch."""
+    """Run scans of layers against two SVDs by PyTorch."""
     from benchmarks import intruders as parts
 
     for n, m in [(128, 128)] if quick else [(768, 768), (3072, 768), (768, 3072), (2048, 2048), (4096, 4096)]:
@@ -88,11 +88,11 @@ PARTS = {
     "spectra": (spectra, "", 0.08),
     "svd-float64": (svd, "float64", 0.12),
 }
-"""Each with what it is given and its share of the time."""
+"""Each part with its arguments and its share of the time."""
 
 
 def one_part(name: str, seconds: float, quick: bool, file: Path) -> None:
-    """Run a part here, and write what it has found after each item."""
+    """Run a part in this process, and write its results after each item."""
     from rmtjax._startup import device_for_each_core
 
     device_for_each_core()
@@ -106,7 +106,7 @@ def one_part(name: str, seconds: float, quick: bool, file: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the parts one after another, each with its share of what time is left."""
+    """Run the parts one after another, each with its share of the remaining time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=8.0, help="for all of it (default: %(default)g)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"parts: {sorted(set(names) - set(PARTS))[0]} is none of {', '.join(PARTS)}")
     end = time.perf_counter() + 60 * chosen.minutes
     content: dict[str, dict] = {}
-    # Two frameworks share the memory of one device: JAX is not to take most of it beforehand.
+    # Two frameworks share the memory of one device: JAX must not take most of it beforehand.
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     with tempfile.TemporaryDirectory() as folder:
         for i, name in enumerate(names):
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
             command += ["--quick"] if chosen.quick else []
             failed = None
             try:
-                # What a part leaves of its time the next ones have; one that needs more may take half of theirs.
+                # The time that a part leaves goes to the next ones; one that needs more may take half of theirs.
                 limit = seconds + (left - seconds) / 2
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=max(limit, 1))
                 if done.returncode:
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
             print(
                 f"{name}: {', '.join(found) or 'nothing'}, {content[name]['seconds']:.0f} s", failed or "", flush=True
             )
-            # After each part: whoever stops this keeps what there is.
+            # After each part, so that an interrupted call keeps its results.
             if chosen.out:
                 _write(chosen.out, content)
             elif not chosen.quick:

@@ -1,4 +1,4 @@
-"""Scanning a layer for intruders against the two SVDs of the published way, and whether every verdict is the same.
+"""Scans of a layer for intruders against the published method of two SVDs, and whether every verdict agrees.
 
 `python -m benchmarks.intruders [--quick]`, with `pip install 'rmtjax[demo,peers]'` for PyTorch, whose SVD is the peer:
 `torch.linalg.svd` of the matrix before and after and the cosines of all with all, as in PEFT's `reduce_intruder_dimension`.
@@ -26,7 +26,7 @@ TOP, THRESHOLD = 10, 0.5
 
 
 def layer(n: int, m: int, rank: int = 16, seed: int = 0):
-    """A Gaussian layer and an update with singular values from a fifth of the threshold to twice."""
+    """Return a Gaussian layer and an update with singular values from a fifth of the threshold to twice the threshold."""
     from rmtjax.intruders import Pair
     from rmtjax.linalg.krylov import LowRankUpdated
 
@@ -39,7 +39,7 @@ def layer(n: int, m: int, rank: int = 16, seed: int = 0):
 
 
 def two_svds(pair, top: int = TOP):
-    """The peer: cosines of the leading vectors by PyTorch."""
+    """Return cosines of the leading vectors by PyTorch, the peer."""
     import torch
 
     where = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
@@ -54,7 +54,7 @@ def two_svds(pair, top: int = TOP):
 
 
 def one_layer(n: int, m: int, repeats: int) -> dict:
-    """Times of a layer."""
+    """Return times of a layer."""
     from rmtjax.intruders import scan_layer
 
     pair, seen = layer(n, m), {}
@@ -79,7 +79,7 @@ def one_layer(n: int, m: int, repeats: int) -> dict:
 
 
 def checkpoint(repeats: int) -> dict:
-    """Times of MiniLM and an adapter on 36 layers, reading included."""
+    """Return times of MiniLM and an adapter on 36 layers, reading included."""
     import torch
     from flax import nnx
     from safetensors.torch import load_file
@@ -128,7 +128,7 @@ def checkpoint(repeats: int) -> dict:
 
 
 def agreement(cases: int) -> dict:
-    """Verdicts of bounds against those of two SVDs."""
+    """Return verdicts of bounds against those of two SVDs."""
     from rmtjax.intruders import Pair, scan_layer
     from rmtjax.linalg.krylov import LowRankUpdated
     from rmtjax.linalg.svd import one_blas_thread
@@ -173,7 +173,7 @@ def agreement(cases: int) -> dict:
 
 
 def peak(layers: int, size: int) -> dict:
-    """Memory over that of the imports, of a scan of many equal layers, in a process of its own."""
+    """Return the memory, beyond that of the imports, of a scan of many equal layers, in a separate process."""
     program = f"""
 import numpy as np, sys
 from safetensors.numpy import save_file

@@ -73,7 +73,7 @@ edge = Claim(
 
 
 def spiked(repeats, scikit_rmt):
-    """The sweep that the targets name, at two sizes."""
+    """Measure the sweep of the targets, at two sizes."""
     cells = {f"N_1e{k}": grid(N=10.0**k, theta=THETA) for k in (9, 3)}
     times = alternate(repeats, **{k: lambda c=c: run(bbp_wigner, c, trials=10_000) for k, c in cells.items()})
     result = run(bbp_wigner, cells["N_1e9"], trials=10_000)
@@ -87,7 +87,7 @@ def spiked(repeats, scikit_rmt):
 
 
 def edges(repeats, scikit_rmt):
-    """Largest eigenvalues: time and fit at N = 10⁹, rate at N = 1000."""
+    """Measure largest eigenvalues: time and fit at N = 10⁹, rate at N = 1000."""
     drawn = lambda: run(edge, grid(N=1e9), trials=10_000, keep_samples=True)  # noqa: E731
     times = alternate(min(repeats, 3), N_1e9=drawn)
     samples = drawn()["samples"].values.ravel()
@@ -114,7 +114,7 @@ def edges(repeats, scikit_rmt):
 
 
 def densities(repeats, scikit_rmt, N=1_000_000, bins=100):
-    """A histogram of eigenvalues by counting pivots."""
+    """Measure a histogram of eigenvalues by counting pivots."""
     with jax.enable_x64(True):
         matrix = hermite(jax.random.key(0), N)
         at = jnp.linspace(-2, 2, bins + 1)
@@ -128,14 +128,14 @@ def densities(repeats, scikit_rmt, N=1_000_000, bins=100):
 
 
 def tracy_widom_cdf(repeats, scikit_rmt, count=1_000_000):
-    """Points a second."""
+    """Measure points a second of the Tracy–Widom distribution function."""
     x = np.random.default_rng(0).uniform(-8, 6, count)
     times = alternate(repeats, rmtjax=lambda: jax.block_until_ready(tracy_widom.cdf(x, 1)))
     return {**times, "points_per_s": count / times["rmtjax"]["median_s"]}
 
 
 def dense(repeats, scikit_rmt):
-    """Eigenvalues of batches, the fastest of the others over ours."""
+    """Measure eigenvalues of batches, ours against the fastest peer."""
     try:
         import torch
     except ImportError:

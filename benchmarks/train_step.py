@@ -3,7 +3,7 @@
 `python -m benchmarks.train_step [--quick] [--minutes 10] [--batch 32] [--length 128] [--dtype float32]`, in an environment with
 `pip install 'rmtjax[peers]'`. It says on standard error what it is at, and after `--minutes` begins no further round.
 
-Both train LoRA on query and value and the head with AdamW, dropout on, on the same random tokens, in turn in one process;
+Both train LoRA on query and value and the head with AdamW, dropout on, on the same random tokens, alternately in one process;
 on processors both use all cores, on a GPU both may use TF32 for float32. Compilation is apart. Memory is the peak of a
 process of its own for each, which loads the model and takes four steps, two of them with a move of α where there is one.
 """
@@ -28,24 +28,24 @@ RANK, LEARNING_RATE = 8, 1e-4
 
 
 class Clock:
-    """How long the benchmark has been running, and how long it may."""
+    """The elapsed time of the benchmark and its limit."""
 
     def __init__(self, minutes: float) -> None:
         self._began, self._limit = time.monotonic(), 60 * minutes
 
     def say(self, what: str) -> None:
-        """Tell on standard error what comes next."""
+        """Print the next step on standard error."""
         print(f"[{time.monotonic() - self._began:4.0f} s] {what}", file=sys.stderr, flush=True)
 
     def is_over(self, share: float) -> bool:
-        """Whether so much of the time allowed has passed."""
+        """Return whether the given share of the allowed time has passed."""
         return time.monotonic() - self._began > share * self._limit
 
 
 def rounds(clock: Clock, share: float, repeats: int, **steps) -> dict:
-    """Times of functions that are run in turn, as `benchmarks._timing.alternate` does, for a share of the time allowed.
+    """Return times of functions that alternate as in `benchmarks._timing.alternate`, for a share of the allowed time.
 
-    There is one round that counts at least.
+    At least one round counts.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(repeats + 1):
@@ -69,7 +69,7 @@ def _batch(batch: int, length: int):
 
 
 def ours(method: str, batch: int, length: int, dtype: str, every: int = 20, whole: bool = False, plain: bool = False):
-    """A function that takes a step and waits for it, and how long it took to compile.
+    """Return a function that takes a step and waits for it, and its compilation time.
 
     `whole` computes the batch in one piece on one device, as a program without pieces would; `plain` uses the functions of JAX
     and Flax in the place of those written for processors.
@@ -109,7 +109,7 @@ def ours(method: str, batch: int, length: int, dtype: str, every: int = 20, whol
 
 
 def peft(batch: int, length: int, dtype: str):
-    """The same step by PyTorch, transformers and PEFT."""
+    """Return the same step in PyTorch, transformers and PEFT."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
@@ -148,7 +148,7 @@ def memory(which: str, batch: int, length: int, dtype: str) -> None:
         step()
     device = jax.devices()[0]
     if device.platform == "cpu":
-        # Not ru_maxrss, which begins at what the parent of the process used.
+        # Not ru_maxrss, which starts at the peak of the process's parent.
         with open("/proc/self/status", encoding="ascii") as lines:
             peak = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     elif which == "peft":
@@ -161,7 +161,7 @@ def memory(which: str, batch: int, length: int, dtype: str) -> None:
 
 
 def cycles_in_turn(clock: Clock, share: float, cycles: int, every: int, **steps) -> dict:
-    """Times of steps in which α stays and of those in which it moves, and the mean of T steps that these make.
+    """Return times of steps that leave α and of those that move it, and the mean of the T steps in a cycle.
 
     There are as many cycles as a share of the time allowed has room for, and one at least.
 
@@ -169,7 +169,7 @@ def cycles_in_turn(clock: Clock, share: float, cycles: int, every: int, **steps)
     itself: a sum of T steps is as far off as the worst of them.
     """
     for step in steps.values():
-        step()  # the first of T, so that the last one of each round below is where α moves
+        step()  # the first of T, so that the last one of each round below moves α
     times = {name: ([], []) for name in steps}
     for cycle in range(cycles):
         if cycle and clock.is_over(share):
@@ -190,7 +190,7 @@ def _cycle(every: int, stays: list[float], moves: list[float]) -> dict:
 
 
 def measure(clock: Clock, batch: int, length: int, dtype: str, repeats: int, cycles: int, every: int) -> dict:
-    """All timings, and the peaks of memory."""
+    """Measure all timings and the peaks of memory."""
     tokens = batch * length
     clock.say("compiling a step of LoRA, in pieces, in one piece and with plain functions")
     mine, compile_s = ours("lora", batch, length, dtype)

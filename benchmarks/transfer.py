@@ -33,7 +33,7 @@ ALPHA = np.linspace(-3, 6, 41)
 
 
 def sweep(p, trials, sampler="compressed", **how):
-    """The sweep that the targets name."""
+    """Run the sweep of the targets."""
     return run(alpha_ftc, grid(p=p, n=p / 2, N=2 * p, **FIXED, alpha=ALPHA), trials=trials, sampler=sampler, **how)
 
 
@@ -41,7 +41,7 @@ def sweep(p, trials, sampler="compressed", **how):
 
 
 class Numpy:
-    """One dense trial: w̃, w and γQw̃ by one Cholesky factorisation a side, every α from them."""
+    """One dense trial: w̃, w and γQw̃ by one Cholesky factorisation a side, and from them every α."""
 
     def __init__(self, p, n, N, threads):
         self.p, self.n, self.N, self.threads = p, n, N, threads
@@ -53,12 +53,12 @@ class Numpy:
         self.buffers = [(np.empty((p, N)), np.empty((p, n))) for _ in range(threads)]
 
     def noise(self, out):
-        """Fill a matrix with normals, a band of rows a thread."""
+        """Fill a matrix with normals, one band of rows per thread."""
         bands = zip(self.generators, np.array_split(out, self.threads), strict=True)
         list(self.pool.map(lambda job: job[0].standard_normal(out=job[1]), bands))
 
     def statistic(self, source, target):
-        """The accuracy at every α from two noise matrices, which are overwritten."""
+        """Return the accuracy at every α from two noise matrices, which are overwritten."""
         p, n, N = self.p, self.n, self.N
         source += self.mean[:, None]
         system = scipy.linalg.blas.dsyrk(1 / N, source.T, trans=1, lower=1)
@@ -75,7 +75,7 @@ class Numpy:
         return scipy.special.ndtr(m / np.sqrt(v))
 
     def threads_inside(self, trials):
-        """All cores on each trial: normals by bands, BLAS with its own threads."""
+        """Run trials with all cores on each one: normals by bands, BLAS with its own threads."""
         source, target = self.buffers[0]
         out = []
         for _ in range(trials):
@@ -85,7 +85,7 @@ class Numpy:
         return np.mean(out, 0)
 
     def threads_outside(self, trials):
-        """A trial a core: NumPy and BLAS release the interpreter's lock."""
+        """Run one trial per core: NumPy and BLAS release the interpreter's lock."""
 
         def share(worker):
             generator, (source, target) = self.generators[worker], self.buffers[worker]
@@ -104,7 +104,7 @@ class Numpy:
 
 
 def compressed(repeats):
-    """Time and cost ratio of the compressed sweep, and the bias at p = 10⁹."""
+    """Measure time and cost ratio of the compressed sweep, and the bias at p = 10⁹."""
     times = alternate(repeats, p_1e9=lambda: sweep(1e9, 10_000), p_1e3=lambda: sweep(1e3, 10_000))
     result = sweep(1e9, 10_000)
     one = next(iter(alternate(3, once=lambda: sweep(1e9, 1_000_000)).values()))
@@ -118,7 +118,7 @@ def compressed(repeats):
 
 
 def draws(repeats, count=1_000_000):
-    """A million χ draws with 500 degrees of freedom."""
+    """Measure a million χ draws with 500 degrees of freedom."""
     keys = jax.random.split(jax.random.key(0), count // 10)
     with jax.enable_x64(True):
         dof = jnp.full(10, 500.0)
@@ -139,7 +139,7 @@ def draws(repeats, count=1_000_000):
 
 
 def dense(repeats, trials=32):
-    """Seconds a dense trial, ours and NumPy's, and how much the compression saves."""
+    """Measure the seconds of a dense trial, ours and NumPy's, and the savings by compression."""
     peer = Numpy(1000, 500, 2000, cores())
     times = alternate(
         repeats,
@@ -176,7 +176,7 @@ def large():
 
 
 def start_up(repeats):
-    """Seconds until `rmtjax --help` has answered."""
+    """Measure the seconds until `rmtjax --help` has answered."""
     command = [sys.executable, "-m", "rmtjax.cli", "--help"]
     return next(iter(alternate(repeats, help=lambda: subprocess.run(command, stdout=subprocess.DEVNULL)).values()))
 

@@ -22,18 +22,18 @@ PAGES = (
 
 
 def table1() -> str:
-    """Table 1 as the experiment wrote it, without its heading."""
+    """Return Table 1 as the experiment wrote it, without its heading."""
     text = (EXPERIMENTS / "results/amazon_table1.md").read_text(encoding="utf-8")
     return text[text.index("## ") :].replace("## ", "### ").strip()
 
 
 def caveat() -> str:
-    """What Table 1 was tuned on."""
+    """Return the caveat on the data that Table 1 was tuned on."""
     return json.loads((EXPERIMENTS / "results/amazon_table1.json").read_text(encoding="utf-8"))["caveat"]
 
 
 def sensitivity() -> str:
-    """One line for each choice: mean accuracies over the twelve pairs and the distance to the paper."""
+    """Return one line for each choice: mean accuracies over the twelve pairs and the distance to the paper."""
     found = json.loads((EXPERIMENTS / "results/amazon_sensitivity.json").read_text(encoding="utf-8"))
     lines = ["| choice | value | α = 0 | α = 1 | α* | best α on the test split | rms to the paper, α = 1 |"]
     lines.append("| --- | --- | --: | --: | --: | --: | --: |")
@@ -49,7 +49,7 @@ def sensitivity() -> str:
 
 
 def _benchmark(name: str) -> dict:
-    """The last results of a benchmark."""
+    """Return the last results of a benchmark."""
     files = sorted((ROOT / "benchmarks/results").glob(f"{name}-*.json"))
     return json.loads(files[-1].read_text(encoding="utf-8"))
 
@@ -60,7 +60,7 @@ def _measurements(found: dict, rows: list[tuple[str, str, str]]) -> str:
 
 
 def measured() -> str:
-    """The transfer benchmark against its targets."""
+    """Return the transfer benchmark against its targets."""
     found = _benchmark("transfer")
     c, d, n, big = found["compressed"], found["draws"], found["dense"], found["large"]
     rows = [
@@ -80,7 +80,7 @@ def measured() -> str:
 
 
 def measured_spectra() -> str:
-    """The benchmark of spectra against its targets."""
+    """Return the benchmark of spectra against its targets."""
     found = _benchmark("spectra")
     s, e, d, n = (found[part] for part in ("spiked", "edges", "densities", "dense"))
     rows = [
@@ -105,7 +105,7 @@ def measured_spectra() -> str:
 
 
 def measured_train_step() -> str:
-    """The benchmark of training steps against its targets."""
+    """Return the benchmark of training steps against its targets."""
     found = _benchmark("train-step-float32")
     speed, peak = found["tokens_per_s"], found["peak_bytes"]
     rows = [
@@ -123,7 +123,7 @@ def measured_train_step() -> str:
 
 
 def measured_engine() -> str:
-    """What the engine costs beside the draws, against its targets."""
+    """Return the engine's overhead over the draws, against its targets."""
     found = _benchmark("engine")
     store, resume, page = found["storing"], found["resuming"], found["reporting"]
     start, verify = found["starting"], found["verifying"]
@@ -159,7 +159,7 @@ def measured_engine() -> str:
 
 
 def measured_intruders() -> str:
-    """The benchmark of scans against its targets."""
+    """Return the benchmark of scans against its targets."""
     found = _benchmark("intruders")
     goals = {"768x768": 2.5, "3072x768": 2.5, "768x3072": 2.5, "2048x2048": 8, "4096x4096": 20}
     rows = []
@@ -200,7 +200,7 @@ def _pm(pair: tuple[float | None, float | None], sign: str = "", digits: int = 2
 
 
 def table2() -> str:
-    """Table 2: ours, beside the paper's."""
+    """Return Table 2: ours, beside the paper's."""
     found = json.loads((EXPERIMENTS / "results/glue_table2.json").read_text(encoding="utf-8"))["numbers"]["rows"]
     lines = [
         "| task | metric | seeds | LoRA | α-LoRA | gain | p | paper: LoRA | paper: α-LoRA |",
@@ -214,7 +214,7 @@ def table2() -> str:
 
 
 def overhead() -> str:
-    """What α adds to LoRA: numbers to learn, time, memory."""
+    """Return α's overhead over LoRA: parameters, time, memory."""
     lora, alpha = (
         json.loads((EXPERIMENTS / f"results/glue/mrpc-{name}-0.json").read_text(encoding="utf-8"))["parameters"]
         for name in ("lora", "alpha-lora")
@@ -230,7 +230,7 @@ def overhead() -> str:
 
 
 def large_study() -> str:
-    """Ten thousand cells."""
+    """Return the results of the study of ten thousand cells."""
     found = json.loads((EXPERIMENTS / "results/large_study.json").read_text(encoding="utf-8"))["numbers"]
     minutes = found["wall_s"] / 60
     return (
@@ -244,7 +244,7 @@ def large_study() -> str:
 
 
 def ablations() -> str:
-    """What T, the share and the adapter do on MRPC."""
+    """Return the effects of T, the share and the adapter on MRPC."""
     found = json.loads((EXPERIMENTS / "results/glue_ablations.json").read_text(encoding="utf-8"))["numbers"]
     lines = ["| what | seeds | MRPC accuracy |", "| --- | --: | --: |"]
     for key, name in (("T", "T"), ("split", "`val_split`")):
@@ -259,14 +259,14 @@ def ablations() -> str:
             gain = ""
             if key == "with" and len(one["seeds"]) > 2:
                 gain = f", gain {_pm(one['gain'], '+')}, p = {one['p']:.2f}"
-            elif key == "with":  # two differences say nothing of their spread
+            elif key == "with":  # two differences say nothing about their spread
                 gain = f", gain {_pm((one['gain'][0], None), '+')}"
             lines.append(f"| {label} | {len(one['seeds'])} | {_pm(one[key])}{gain} |")
     return "\n".join(lines)
 
 
 def study() -> str:
-    """What each way of fine-tuning did to spectra and to what was known, and which claims hold."""
+    """Return the effect of each way of fine-tuning on spectra and on earlier knowledge, and the claims that hold."""
     found = json.loads((EXPERIMENTS / "results/intruder_study.json").read_text(encoding="utf-8"))["numbers"]
     first = found["tasks"][0]
     learned = [key for key in next(iter(found["table"].values())) if key.startswith("learned_")]
@@ -307,7 +307,7 @@ def _z(finding: dict) -> str:
 
 
 def statements() -> str:
-    """Every claim: where it comes from, what it says, and what the data said when all were verified together."""
+    """Return every claim: its source, its equation, and the verdict of verifying all claims together."""
     from rmtjax.claims import GROUPS
 
     found = json.loads((EXPERIMENTS / "results/verify.json").read_text(encoding="utf-8"))
@@ -344,7 +344,7 @@ def statements() -> str:
 
 
 def experiments() -> str:
-    """The first line of every script's docstring."""
+    """Return the first line of every script's docstring."""
     lines = []
     for file in sorted(EXPERIMENTS.glob("*/*.py"), key=lambda file: file.name):
         if not file.name.startswith("_"):
@@ -354,7 +354,7 @@ def experiments() -> str:
 
 
 def measured_svd() -> str:
-    """The bench of decompositions: what `auto` took, and the others' times over it."""
+    """Return the benchmark of decompositions: the algorithm of `auto`, and the others' times over its time."""
     found = _benchmark("svd-float32")
     names = {"svd": "SVD", "svdvals": "singular values", "eigh": "eigh", "eigvalsh": "eigenvalues"}
     peers = ("jax.numpy", "numpy", "scipy", "torch")
@@ -392,7 +392,7 @@ def measured_svd() -> str:
 
 
 def headlines() -> str:
-    """What the benchmarks say, in short."""
+    """Return the benchmarks' main results."""
     transfer, step = _benchmark("transfer"), _benchmark("train-step-float32")
     scans, svd = _benchmark("intruders")["layers"], _benchmark("svd-float32")
     large = scans["4096x4096"]
@@ -418,7 +418,7 @@ def _of(some: int, every: int, what: str) -> str:
 
 
 def verdicts() -> str:
-    """How many claims hold."""
+    """Return the number of claims that hold."""
     found = json.loads((EXPERIMENTS / "results/verify.json").read_text(encoding="utf-8"))
     holds: dict[str, bool] = {}
     for finding in found["findings"]:
@@ -438,7 +438,7 @@ def _study() -> dict:
 
 
 def expected() -> str:
-    """How well intruders are foretold."""
+    """Return the accuracy of the predicted numbers of intruders."""
     table = _study()["table"]
 
     def both(*names: str) -> str:
@@ -455,7 +455,7 @@ def expected() -> str:
 
 
 def study_summary() -> str:
-    """What the study found, in short."""
+    """Return the study's main results."""
     found = _study()
     table, claims = found["table"], found["claims"]
     first = found["tasks"][0]
@@ -478,7 +478,7 @@ def study_summary() -> str:
 
 
 def mitigation() -> str:
-    """What scaling intruders down did, beside shrinking all of the update as far."""
+    """Return the effect of scaling intruders down, beside shrinking the whole update as far."""
     found = json.loads((EXPERIMENTS / "results/intruder_mitigation.json").read_text(encoding="utf-8"))["numbers"]
     lines = [
         "| way | seeds | λ | | intruders | embeddings lost, % | MRPC, Matthews |",
@@ -504,7 +504,7 @@ def mitigation() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Rewrite the pages, or say whether they are up to date."""
+    """Rewrite the pages, or report whether they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if something would change")
     check = parser.parse_args(argv).check

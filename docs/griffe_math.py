@@ -1,4 +1,4 @@
-"""Equations of docstrings, which are written as Sphinx has them, on their way through Markdown.
+"""Sphinx-style equations of docstrings, carried through Markdown.
 
 Like those of pages they travel as inline code that holds LaTeX in base 64, and `docs/hooks.py` sets them as MathML.
 """
@@ -15,7 +15,7 @@ _BLOCK = re.compile(r"^( *)\.\. math::[ ]*\n((?:\1[ ]+\S.*(?:\n|\Z)|[ ]*\n)+)", 
 
 
 def wrapped(kind: str, latex: str) -> str:
-    """LaTeX as inline code; `kind` is `math` or `math-block`."""
+    """Return LaTeX as inline code; `kind` is `math` or `math-block`."""
     return f"`{kind}:{base64.b64encode(' '.join(latex.split()).encode()).decode()}`"
 
 
@@ -27,10 +27,10 @@ def _block(match: re.Match) -> str:
 
 
 class SphinxMath(griffe.Extension):
-    """Wrap what stands in ``:math:`` and ``.. math::``."""
+    """Wraps the equations in ``:math:`` and ``.. math::``."""
 
     def on_object(self, *, obj: griffe.Object, **_) -> None:
-        """Griffe calls this with everything that it has read."""
+        """Wrap the equations of an object; Griffe calls this with everything that it has read."""
         if obj.docstring is not None:
             text = _BLOCK.sub(_block, obj.docstring.value)
             obj.docstring.value = _INLINE.sub(lambda m: wrapped("math", m[1]), text)

@@ -1,4 +1,4 @@
-"""What mkdocs cannot read off a file: the list of claims, the command line's help, and equations."""
+"""Generated content for mkdocs: the list of claims, the command line's help, and equations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 PICTURE = re.compile(r"\]\((?:\.\./)+((?:experiments/figures|benchmarks/results)/[^)]+\.png)\)")
 OUTSIDE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(?:experiments|benchmarks|CITATION|CONTRIBUTING)[^)]*\)")
-# What GitHub takes for a formula: a fence, here with its indent, or inline.
+# GitHub's two forms of a formula: a fence, here with its indent, or inline.
 FORMULA = re.compile(r"^( *)```math\n(.*?)^\1```$|\$`([^`]+)`\$", re.MULTILINE | re.DOTALL)
 
 
@@ -36,7 +36,7 @@ def _claims() -> str:
 
 
 def _readme() -> str:
-    """Return the README as a page of docs/: its links lead from here."""
+    """Return the README as a page of docs/, with links relative to docs/."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"\]\((experiments|benchmarks|CITATION|CONTRIBUTING)", r"](../\1", text)
     text = re.sub(r"\[([^]]+)\]\(docs/notebooks/[^)]*\)", r"`\1`", text)
@@ -58,7 +58,7 @@ def _help() -> str:
 
 
 def on_files(files, config):
-    """Pictures that the experiments and benchmarks have drawn, as far as a page shows them."""
+    """Add the pictures of experiments and benchmarks that pages show."""
     texts = [_readme(), *(page.content_string for page in files.documentation_pages())]
     for name in sorted({name for text in texts for name in PICTURE.findall(text)}):
         file = File.generated(config, f"figures/{Path(name).name}", abs_src_path=str(ROOT / name))
@@ -72,7 +72,7 @@ def _formula(match: re.Match) -> str:
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:
-    """Fill in what is generated; a link out of docs/, which is right in the repository, is its text here.
+    """Fill in generated parts; a link out of docs/, valid in the repository, becomes plain text here.
 
     Formulas travel on as those of docstrings do.
     """
@@ -87,7 +87,7 @@ def on_page_markdown(markdown: str, page, **_) -> str:
 
 
 def on_page_content(html: str, page, **_) -> str:
-    """Set the equations of pages and docstrings (docs/griffe_math.py)."""
+    """Render the equations of pages and docstrings (docs/griffe_math.py)."""
     from rmtjax.report.mathml import mathml
 
     def written(match: re.Match) -> str:

@@ -1,4 +1,4 @@
-"""What every experiment shares: its three arguments, and a figure and a JSON file at the end."""
+"""Shared parts of the experiments: their three arguments, and the figure and JSON file that each writes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ HERE = Path(__file__).parent
 
 
 def parse(argv: list[str] | None, file: str, doc: str, trials: int) -> argparse.Namespace:
-    """`--trials`, `--seed` and `--out`; and the experiment's name, what it reproduces, and when it began.
+    """Parse `--trials`, `--seed` and `--out`, and add the experiment's name, its subject and its start time.
 
     Args:
         argv: the arguments, those of the command line if None.
         file: the script.
         doc: the script's docstring, whose first line says what it reproduces.
-        trials: how many by default.
+        trials: default number of trials.
     """
     about = doc.splitlines()[0]
     parser = argparse.ArgumentParser(prog=Path(file).stem, description=about)
@@ -45,7 +45,7 @@ def parse(argv: list[str] | None, file: str, doc: str, trials: int) -> argparse.
 
 
 def made_with(args: argparse.Namespace, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
-    """Return what a result was made with: seed, trials, devices, versions, commit, time and seconds since the start."""
+    """Return the provenance of a result: seed, trials, devices, versions, commit, time and seconds since the start."""
     return {
         "seed": args.seed,
         "trials_per_cell": args.trials,
@@ -63,7 +63,7 @@ def record(
 
     Args:
         args: from `parse`.
-        figure: what was drawn.
+        figure: the figure.
         numbers: the headline, by name.
         results: the runs behind it, by name; their cells and provenance are kept.
     """
@@ -84,15 +84,15 @@ def record(
 
 
 def worst_z(result: xr.Dataset) -> float:
-    """The largest |z| of a run."""
+    """Return the largest |z| of a run."""
     return float(np.abs(result["z"]).max())
 
 
 def plain(value: Any) -> Any:
-    """Arrays as lists, numbers at seven digits; what is not finite (a worst α that does not exist) as null."""
+    """Return arrays as lists, numbers at seven digits, and null for values that are not finite (a worst α may not exist)."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
-    if hasattr(value, "tolist"):  # of NumPy or JAX, a scalar or an array
+    if hasattr(value, "tolist"):  # from NumPy or JAX, a scalar or an array
         value = np.asarray(value).tolist()
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(v) for v in value]

@@ -1,4 +1,4 @@
-"""What the GLUE experiments share: the files of `glue_runs.py`, and a figure and a JSON file at the end."""
+"""Shared parts of the GLUE experiments: the files of `glue_runs.py`, and the figure and JSON file that each writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRICS = {"accuracy": "accuracy", "matthews": "Matthews correlation", "pearson"
 
 
 def parse(argv: list[str] | None, file: str, doc: str) -> argparse.Namespace:
-    """`--runs`, the folder that `glue_runs.py` filled, and `--out`."""
+    """Parse `--runs`, the folder that `glue_runs.py` filled, and `--out`."""
     parser = argparse.ArgumentParser(prog=Path(file).stem, description=doc.splitlines()[0])
     parser.add_argument(
         "--runs", type=Path, default=HERE / "results" / "glue", help="files of runs (default: %(default)s)"
@@ -31,7 +31,7 @@ def parse(argv: list[str] | None, file: str, doc: str) -> argparse.Namespace:
 
 
 def runs(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Results by name (`mrpc-alpha-lora`) and seed."""
+    """Return results by name (`mrpc-alpha-lora`) and seed."""
     found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for file in sorted(folder.glob("*.json")):
         name, _, seed = file.stem.rpartition("-")
@@ -42,12 +42,12 @@ def runs(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def scores(of: Mapping[int, Mapping[str, Any]], which: str = "last") -> dict[int, float]:
-    """The score in per cent by seed: of the last epoch, or the best."""
+    """Return the score in per cent by seed: of the last epoch, or the best."""
     return {seed: 100 * result[which] for seed, result in sorted(of.items())}
 
 
 def mean_se(values: Any) -> tuple[float, float]:
-    """Mean and its standard error; NaN where there are too few."""
+    """Return the mean and its standard error; NaN if there are too few values."""
     values = np.asarray(list(values), float)
     if not len(values):
         return float("nan"), float("nan")
@@ -55,7 +55,7 @@ def mean_se(values: Any) -> tuple[float, float]:
 
 
 def record(args: argparse.Namespace, figure: Any, numbers: Mapping[str, Any], used: Mapping[str, Any]) -> None:
-    """Write ``figures/NAME.png`` and ``results/NAME.json`` with where its runs were made."""
+    """Write ``figures/NAME.png`` and ``results/NAME.json``, with the provenance of its runs."""
     made = sorted({json.dumps(r["made_with"], sort_keys=True) for group in used.values() for r in group.values()})
     report = {
         "experiment": args.name,

@@ -1,6 +1,6 @@
-"""Checks of arguments that every room shares, so that a message has one form: `name = value: must be …`.
+"""Checks of arguments, shared by all subpackages so that every message has one form: `name = value: must be …`.
 
-A value that JAX traces has no number yet and passes; `is_traced` recognises it.
+A traced value has no number yet, so it passes; `is_traced` recognises it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["finite", "interval", "is_traced", "number", "numbers", "one_of", "wh
 
 
 def is_traced(*values: Any) -> bool:
-    """Return whether any of some values is traced, so that its number is not known yet."""
+    """Return whether any of the values is traced, so that its number is not known yet."""
     return any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def interval(kind: str, low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> str:
-    """Return an interval in words.
+    """Return the description of an interval for a message.
 
     >>> interval("a finite number", 0, math.inf, open_low=True), interval("a number", 0, 1, open_high=True)
     ('a finite number > 0', 'a number in [0, 1)')
@@ -94,7 +94,7 @@ def numbers(
     """Check that every entry of an array is a finite number in an interval; a traced array passes.
 
     Raises:
-        InputError: with the first entry that is not.
+        InputError: with the first entry that is not allowed.
     """
     if is_traced(values):
         return
@@ -118,17 +118,17 @@ def finite(name: str, array: Any) -> None:
     """
     if is_traced(array):
         return
-    host = np.asarray(array)  # `jax_debug_nans` looks at arrays of JAX only
+    host = np.asarray(array)  # `jax_debug_nans` watches JAX arrays only
     bad = host[~np.isfinite(host)]
     if bad.size:
         raise InputError(f"{name} has an entry {shown(bad.flat[0].item())}: all must be finite")
 
 
 def one_of(what: str, name: Any, known: Iterable[str]) -> str:
-    """Return a name that is among the known ones.
+    """Return a name after checking that it is one of the known names.
 
     Raises:
-        InputError: for any other value, with the nearest of the known names.
+        InputError: for any other value, with the nearest known name.
     """
     known = list(known)
     if not isinstance(name, str) or name not in known:

@@ -1,4 +1,4 @@
-"""Rich's console and table for text that comes from elsewhere: no markup, no emoji, no control characters."""
+"""Rich's console and table for untrusted text: no markup, no emoji, no control characters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Console", "Table"]
 
 
 class Console(rich.console.Console):
-    """A console that prints strings as they are, and shows control characters as escapes."""
+    """A console that prints strings verbatim and shows control characters as escapes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -32,12 +32,12 @@ class Console(rich.console.Console):
             yield segment if shown == segment.text else Segment(shown, segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Let the command line decide what a reader that has gone means."""
+        """Let the command line handle a reader that has closed the pipe."""
         raise BrokenPipeError
 
 
 class Table(rich.table.Table):
-    """A table whose cells hold text alone: no markup, line breaks as escapes."""
+    """A table whose cells hold plain text only: no markup, and line breaks as escapes."""
 
     def add_row(self, *cells, **options: Any) -> None:
         """See rich."""

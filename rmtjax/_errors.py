@@ -15,8 +15,8 @@ class InputError(ValueError):
     """An argument, file or store that cannot be used.
 
     The message is one line that names the argument, its value and what is allowed. The command line prints it and
-    exits with status 2. It is raised before anything is compiled or written. What the message quotes may come from a
-    stranger's file, so control characters and line breaks in it are escapes.
+    exits with status 2. It is raised before anything is compiled or written. Quoted text may come from an untrusted
+    file, so its control characters and line breaks are escaped.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -31,7 +31,7 @@ class HostError(RuntimeError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C during a run; the message says what is done by then and how to resume the run."""
+    """Ctrl-C during a run; the message reports what is done so far and how to resume."""
 
 
 @contextlib.contextmanager
@@ -44,13 +44,13 @@ def stopping(how_far: Callable[[], str]) -> Iterator[None]:
 
 
 def shown(value: Any, limit: int = 60) -> str:
-    """A value as it stands in an error message: its repr on one line, cut to `limit` characters."""
+    """Return a value as it stands in an error message: its repr on one line, cut to `limit` characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """Return the first few of some names, and the number of the others."""
+    """Return the first few names, and how many more there are."""
     remainder = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + remainder
 
@@ -64,11 +64,11 @@ def unknown(what: str, name: Any, known: Iterable[str]) -> InputError:
 
 
 def pattern(text: Any, where: str) -> re.Pattern[str]:
-    """A regular expression; InputError, beginning with `where`, if it is none or Python cannot compile it."""
+    """Return a compiled regular expression; raise InputError, beginning with `where`, for anything that is not one."""
     try:
         if isinstance(text, str):
             return re.compile(text)
         reason = ""
     except (re.error, OverflowError, RecursionError) as error:
         reason = f" ({error})"
-    raise InputError(f"{where} {shown(text)}: is no regular expression{reason}")
+    raise InputError(f"{where} {shown(text)}: must be a regular expression{reason}")

@@ -1,4 +1,4 @@
-"""Files that a run leaves: written whole or not at all, and on the disk before it says that it is done."""
+"""Files that a run writes: whole or not at all, and on disk before the run reports success."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 _LOGGER = logging.getLogger(__name__)
 
 LOCK = ".lock"
-"""The file in a folder that holds the lock of the run that writes there. It stays behind, empty."""
+"""The lock file of the run that writes to a folder. It stays behind, empty."""
 
 
 def prepare_folder(name: str, path: str | os.PathLike) -> Path:
@@ -47,16 +47,16 @@ def prepare_folder(name: str, path: str | os.PathLike) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{name} = {path}: cannot be a folder to write to ({error.strerror})") from None
+        raise InputError(f"{name} = {path}: cannot be used as an output folder ({error.strerror})") from None
     if not os.access(path, os.W_OK):
         raise InputError(f"{name} = {path}: the folder cannot be written to")
     return path
 
 
 def lock_folder(name: str, path: Path) -> Callable[[], None]:
-    """Write a folder alone, until what is returned is called or the process ends, however it ends.
+    """Lock a folder for writing until the returned function is called or the process ends, however it ends.
 
-    Where the file system has no locks, a warning says so, and nothing keeps others away.
+    Where the file system has no locks, a warning says so, and other processes are not kept out.
 
     Raises:
         InputError: if another process writes it, or if it cannot be written to.
@@ -70,7 +70,7 @@ def lock_folder(name: str, path: Path) -> Callable[[], None]:
         lock.acquire()
     except Timeout:
         raise InputError(
-            f"{name} = {path}: another run is writing it; wait for its end or give another folder"
+            f"{name} = {path}: another run is writing to it; wait until it ends or choose another folder"
         ) from None
     except (OSError, NotImplementedError) as error:
         _LOGGER.warning(
@@ -84,7 +84,7 @@ def lock_folder(name: str, path: Path) -> Callable[[], None]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
+    """Wait until a file's content, or the names in a folder, are on disk."""
     windows, folder = os.name == "nt", path.is_dir()
     if windows and folder:  # Windows syncs names with the files
         return
@@ -99,7 +99,7 @@ def sync(path: Path) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Wait until a folder and everything below it are on the disk, so that a power failure cannot take them back."""
+    """Wait until a folder and everything below it are on disk, so that they survive a power failure."""
     for place, _, files in os.walk(folder):
         for name in files:
             sync(Path(place, name))
@@ -108,16 +108,16 @@ def settle(folder: Path) -> None:
 
 
 def prepare_file(name: str, path: str) -> str:
-    """Check that a file can be written (``-`` is standard output), before there is anything to lose."""
+    """Check that a file can be written (``-`` is standard output) before any work is done."""
     if path != "-":
         if Path(path).is_dir():
-            raise InputError(f"{name} = {path}: is a folder, must be a file or - for standard output")
+            raise InputError(f"{name} = {path}: is a folder; must be a file, or - for standard output")
         prepare_folder(name, Path(path).resolve().parent)
     return path
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one; ``-`` is standard output."""
+    """Write a text file atomically, so that a reader sees either the old one or the new one; ``-`` is standard output."""
     if str(path) == "-":
         sys.stdout.write(text)
     else:
@@ -125,12 +125,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one."""
+    """Write a binary file atomically, so that a reader sees either the old one or the new one."""
     write_with(path, lambda file: file.write(content))
 
 
 def write_with(path: str | os.PathLike, fill: Callable[[BinaryIO], Any]) -> None:
-    """The same of what a function writes into an open file."""
+    """Write a file atomically with a function that writes into an open file."""
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -155,7 +155,7 @@ def _umask() -> int:
 def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _finite(value: Any) -> Any:

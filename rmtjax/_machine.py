@@ -1,4 +1,4 @@
-"""The processor that this runs on."""
+"""The processor of this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def processor() -> str:
 
 
 def processor_features() -> str:
-    """Return the names of the processor's instruction sets, which compiled programs depend on."""
+    """Return the names of the processor's instruction sets, on which compiled programs depend."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
             return next(line for line in lines if line.startswith(("flags", "Features")))

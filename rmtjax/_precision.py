@@ -24,7 +24,7 @@ T = TypeVar("T")
 def double() -> Iterator[None]:
     """Compute in float64, in this thread, within a `with` block or a function that this decorates.
 
-    Flags of the user that would round products to fewer digits, or refuse to promote dtypes and ranks, do not count there.
+    The user's flags that would round products to fewer digits, or forbid promotion of dtypes and ranks, have no effect there.
     """
     with (
         jax.enable_x64(True),
@@ -43,10 +43,10 @@ def single() -> Iterator[None]:
 
 
 def as_array(name: str, values: list | tuple) -> Any:
-    """Return numbers in lists, or lists of them, as an array.
+    """Return numbers, in lists or nested lists, as an array.
 
     Raises:
-        InputError: naming the argument, if they are none or are ragged.
+        InputError: naming the argument, if they are not numbers or the lists are ragged.
     """
     try:
         traced = any(isinstance(x, jax.Array) for x in jax.tree.leaves(values))
@@ -59,7 +59,7 @@ def as_array(name: str, values: list | tuple) -> Any:
 
 
 def _converted(name: str, value: Any, is_tree: bool) -> Any:
-    """An argument with every array in it in float64."""
+    """Return an argument with every array in it in float64."""
     if type(value) in (list, tuple):
         try:
             value = as_array(name, value)
@@ -67,7 +67,7 @@ def _converted(name: str, value: Any, is_tree: bool) -> Any:
             if not is_tree:
                 raise
             return tuple(_converted(name, part, is_tree) for part in value)
-    lists = lambda x: type(x) in (list, tuple)  # noqa: E731 - in the fields of a named tuple, say
+    lists = lambda x: type(x) in (list, tuple)  # noqa: E731 - in the fields of a named tuple, for instance
     return jax.tree.map(lambda x: jnp.asarray(as_array(name, x) if lists(x) else x, jnp.float64), value, is_leaf=lists)
 
 
@@ -77,11 +77,11 @@ def float64(
     """Run `function` in float64, its array arguments converted first, whatever the caller's default precision is.
 
     Every array, number, or list of numbers among the arguments becomes a float64 array, in named tuples and dictionaries too,
-    and the body runs inside `double()`. The global switch is never touched, so a program that works in float32 goes on doing
-    so; `jit`, `grad` and `vmap` pass through. Gradients come back in the dtype of the argument that they belong to.
+    and the body runs inside `double()`. The global switch is never touched, so a program that works in float32 stays
+    in it; `jit`, `grad` and `vmap` pass through. Gradients come back in the dtype of the argument that they belong to.
 
     Args:
-        function: what to run.
+        function: the function to run.
         keep: names of parameters that are handed on as they are, such as keys and counts.
         trees: names of parameters that may be a tuple of arrays of different shapes.
     """

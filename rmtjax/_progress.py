@@ -1,4 +1,4 @@
-"""How far a long call has come: a bar on a terminal, or a function of the caller's."""
+"""Progress of long calls: a bar on a terminal, or reports to a function of the caller's."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Progress", "Report", "Reporter"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a call has come.
+    """The progress of a call.
 
     Attributes:
-        done: how much is done.
-        total: how much there is to do; it may grow.
-        unit: what is counted, such as trials or layers.
-        note: what is being done.
+        done: units done so far.
+        total: units in all; it may grow.
+        unit: the name of the unit, such as trials or layers.
+        note: the present step.
     """
 
     done: int
@@ -39,13 +39,13 @@ class Reporter:
     """Reports the progress of a call to a terminal or a function; used in a `with` statement.
 
     Args:
-        total: how much there is to do.
-        label: what is running.
+        total: units in all.
+        label: the name of the call, in front of the bar.
         progress: receiver of the reports.
-        unit: what is counted.
+        unit: the name of the unit.
 
     Raises:
-        InputError: if `progress` is none of the allowed.
+        InputError: if `progress` is none of the allowed values.
     """
 
     def __init__(self, total: int, label: str, progress: Report = None, unit: str = "trials") -> None:
@@ -90,7 +90,7 @@ class Reporter:
             self._bar.stop()
 
     def advance(self, count: int, note: str | None = None) -> None:
-        """Count what has been finished since the last call, and report it."""
+        """Count the units finished since the last call, and report them."""
         self.show(self._now.done + count, self._now.total, note)
 
     def note(self, text: str) -> None:
@@ -98,7 +98,7 @@ class Reporter:
         self.show(self._now.done, self._now.total, text)
 
     def show(self, done: int, total: int, note: str | None = None) -> None:
-        """Report how much is done, of how much, and the present step."""
+        """Report the units done, the total and the present step."""
         note = self._now.note if note is None else note
         self._now = Progress(done, total, self._now.unit, note)
         if self._tell is not None:

@@ -1,4 +1,4 @@
-"""Where a number comes from: code, packages and hardware."""
+"""The provenance of a result: code, packages and hardware."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def commit() -> str:
     """Return the commit of the checkout that the package runs from, with ``+`` if files differ; empty outside of one."""
     package = Path(__file__).parent
     ask = ["git", "-C", str(package), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    # The checkout must be the package's own, not that of a user whose .venv holds the package.
+    # The checkout must be the package's own, not that of a user whose .venv contains the package.
     ours = ["git", "-C", str(package), "ls-files", "--error-unmatch", "__init__.py"]
     try:
         subprocess.run(ours, capture_output=True, timeout=5, check=True)
@@ -33,7 +33,7 @@ def commit() -> str:
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those of some packages that are installed."""
+    """Return the versions of the given packages that are installed."""
     installed = {}
     for package in packages:
         with contextlib.suppress(PackageNotFoundError):
@@ -43,17 +43,17 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
 
 @functools.cache
 def versions(*more: str) -> str:
-    """Return the versions of the packages that every result depends on, and of some more, as a text."""
+    """Return the versions of the packages that every result depends on, and of further ones, as one text."""
     return ", ".join(f"{name} {number}" for name, number in versions_of((*_PACKAGES, *more)).items())
 
 
 def hardware(devices: Sequence[jax.Device]) -> str:
-    """Return how many devices, and which."""
+    """Return the number and the kind of the devices."""
     device = devices[0]
     name = processor() if device.platform == "cpu" else device.device_kind
     return f"{len(devices)} × {name} ({device.platform})"
 
 
 def provenance(devices: Sequence[jax.Device], *packages: str) -> dict[str, str]:
-    """Return the devices, versions and commit behind a result; `packages` are further ones whose versions count."""
+    """Return the devices, versions and commit behind a result; `packages` names further packages whose versions matter."""
     return {"device": hardware(devices), "versions": versions(*packages), "git_commit": commit()}

@@ -1,8 +1,8 @@
 """Random numbers that follow from seeds alone, whatever generator JAX's flags and environment variables choose.
 
 `JAX_DEFAULT_PRNG_IMPL`, `JAX_THREEFRY_PARTITIONABLE` and `JAX_RANDOM_SEED_OFFSET` change what `jax.random.key(seed)` is or
-what is drawn from it. Keys made here are not subject to the first and the last. The second is no property of a key, so
-whatever draws from such keys runs inside `pinned()`. A key that a user hands in keeps the user's generator.
+what is drawn from it. Keys made here are not subject to the first and the last. The second is not a property of a key, so
+whatever draws from such keys runs inside `pinned()`. A key that a user passes in keeps the user's generator.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ GENERATOR = f"{_IMPLEMENTATION}, partitionable"
 
 
 def wrapped(data: UInt32[Array, "... 2"]) -> Key[Array, "..."]:
-    """The generator's typed keys with the given key data."""
+    """Return the generator's typed keys with the given key data."""
     return jax.random.wrap_key_data(data, impl=_IMPLEMENTATION)
 
 
 def key_of(seed: Int[Array, ""] | int) -> Key[Array, ""]:
-    """The key that `jax.random.key` makes of a seed by default: two words, the high and the low half of 64 bits.
+    """Return the key data that `jax.random.key` makes of a seed by default: the high and the low half of its 64 bits.
 
-    A traced seed counts with its low half.
+    Of a traced seed only the low half counts.
     """
     if isinstance(seed, (int, np.integer)):
         return wrapped(jnp.asarray(np.array([int(seed) >> 32 & 0xFFFFFFFF, int(seed) & 0xFFFFFFFF], np.uint32)))
@@ -42,7 +42,7 @@ def key_of(seed: Int[Array, ""] | int) -> Key[Array, ""]:
 def fixed_normal(
     seed: Int[Array, ""] | int, shape: tuple[int, ...], dtype: jax.typing.DTypeLike
 ) -> Float[Array, "..."]:
-    """An array of independent N(0, 1), always the same one for a seed."""
+    """Return an array of independent N(0, 1), always the same one for a seed."""
     with pinned():
         return jax.random.normal(key_of(seed), shape, dtype)
 

@@ -1,4 +1,4 @@
-"""What a program sets before JAX starts. A library leaves this to its user; the command line and the scripts are users."""
+"""Settings made before JAX starts. A library leaves them to its user; the command line and the scripts are such users."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = [
 
 
 def device_for_each_core() -> None:
-    """Let JAX see each processor core as a device, unless the user has set their number.
+    """Make every processor core a JAX device, unless the user has set the number of devices.
 
-    A core with a share of the batch of its own is faster than all cores together on one product after the other.
+    One share of the batch on each core is faster than all cores together on one product after another.
     """
     import jax
 
@@ -38,7 +38,7 @@ def device_for_each_core() -> None:
 
 
 def cache_folder() -> str:
-    """Return the folder of compiled programs: one for each kind of processor, as several may share a home folder."""
+    """Return the folder of compiled programs: one for each kind of processor, since several kinds may share a home folder."""
     from platformdirs import user_cache_dir
 
     features = zlib.crc32(processor_features().encode())
@@ -64,11 +64,11 @@ _PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
 
 
 def choose_platform(platform: str | None, devices: int | None) -> None:
-    """Choose the devices that JAX is to start, before it does.
+    """Choose the devices that JAX will start; call it before JAX starts.
 
     Args:
         platform: cpu, gpu, cuda, rocm or tpu; None for what JAX prefers.
-        devices: how many will be used; of processor cores so many become devices.
+        devices: number of devices to use; on a processor that many cores become devices.
 
     Raises:
         InputError: for a platform that does not exist or a number below 1.
@@ -88,7 +88,7 @@ def choose_platform(platform: str | None, devices: int | None) -> None:
 
 
 def chosen_devices(platform: str | None, devices: int | None) -> list | None:
-    """Return the local devices that were chosen, None for all.
+    """Return the local devices that were chosen, or None for all.
 
     Raises:
         InputError: if there are none, or fewer.
@@ -99,20 +99,22 @@ def chosen_devices(platform: str | None, devices: int | None) -> list | None:
 
     try:
         local = jax.local_devices()
-    except (RuntimeError, AssertionError) as error:  # JAX asserts that there is a backend
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that a backend exists
         reason = (str(error).splitlines() or ["it does not start"])[0]
         raise InputError(f"platform = {platform!r}: JAX cannot use it here ({reason})") from None
     if devices is not None and devices > len(local):
-        raise InputError(f"devices = {devices}: there are {len(local)} ({local[0].platform})")
+        raise InputError(
+            f"devices = {devices}: must be at most {len(local)}, the number of {local[0].platform} devices"
+        )
     return local[:devices]
 
 
 _HEARTBEAT_S = 30
-"""After this silence a process counts as dead, and JAX ends the others."""
+"""A process that is silent for longer counts as dead, and JAX ends the others."""
 
 
 def join_hosts(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
-    """Join this process to the others of a run, and return whether it is the first, which writes and prints.
+    """Join this process to the others of a run; return whether it is the first process, which writes and prints.
 
     Args:
         coordinator: host:port where process 0 listens; "auto" where JAX finds it by itself (SLURM, Open MPI, Kubernetes, TPU
@@ -141,7 +143,7 @@ def join_hosts(coordinator: str | None, num_processes: int | None, process_id: i
     if num_processes is not None and num_processes < 1:
         raise InputError(f"num-processes = {num_processes}: must be at least 1")
     if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
-        raise InputError(f"process-id = {process_id}: must be 0 to {num_processes - 1}, one less than --num-processes")
+        raise InputError(f"process-id = {process_id}: must be from 0 to {num_processes - 1}, below --num-processes")
     import jax
 
     try:
@@ -152,7 +154,7 @@ def join_hosts(coordinator: str | None, num_processes: int | None, process_id: i
 
 
 def leave(status: int) -> None:
-    """End this process, without waiting for the others of its run if there are any."""
+    """End this process without waiting for the other processes of its run."""
     if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized() and status:
         sys.stdout.flush()
         sys.stderr.flush()

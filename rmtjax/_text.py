@@ -1,4 +1,4 @@
-"""Text on its way out: names that come from elsewhere cannot control a terminal, and no stream refuses a character."""
+"""Safe text output: untrusted names cannot control a terminal, and no stream fails on a character."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["ascii_json", "close_output", "prepare_streams", "say", "visible", "v
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""A text in which every character that does not print is its escape: ``\x1b``, ``\n``, ``\u202e``.
+    r"""Return a text with every unprintable character escaped: ``\x1b``, ``\n``, ``\u202e``.
 
-    Those are control characters, line separators, marks that turn the direction of text or have no width, and lone
-    surrogates: what `str.isprintable` names, but for spaces of other widths.
+    Unprintable are control characters, line separators, marks that change the direction of text or have no width, and lone
+    surrogates: the characters that `str.isprintable` rejects, except for spaces of other widths.
 
     Args:
-        text: what is to be shown.
+        text: the text to show.
         keep: characters that stay, such as the line breaks of a text of several lines.
 
     Examples:
@@ -47,12 +47,12 @@ def visible_json(text: str) -> str:
 
 
 def ascii_json(text: str) -> str:
-    """Return JSON of the same content in ASCII alone."""
+    """Return JSON of the same content in pure ASCII."""
     return text if text.isascii() else re.sub(r"[^\x00-\x7f]", _json_escape, text)
 
 
 def prepare_streams() -> None:
-    """Let standard output and error escape what they cannot encode, and take what is written where they are closed."""
+    """Let standard output and error escape characters that they cannot encode, and discard output where they are closed."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -62,13 +62,13 @@ def prepare_streams() -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error; without a reader it is lost."""
+    """Write a line to standard error; it is lost if nobody reads it."""
     with contextlib.suppress(OSError):
         print(visible(text), file=sys.stderr, flush=True)
 
 
 def close_output() -> None:
-    """Discard what standard output still holds, because its reader has gone."""
+    """Discard the buffered rest of standard output after its reader has closed the pipe."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

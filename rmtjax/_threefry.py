@@ -1,4 +1,4 @@
-"""Threefry written out: the bits of `jax.random`, in a form that fuses with what uses them."""
+"""Threefry written out in JAX: the bits of `jax.random`, in a form that XLA fuses with their consumers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def threefry2x32(
     key_data: tuple[UInt32[jax.Array, "..."], UInt32[jax.Array, "..."]],
     counter: tuple[UInt32[jax.Array, "..."], UInt32[jax.Array, "..."]],
 ) -> tuple[UInt32[jax.Array, "..."], UInt32[jax.Array, "..."]]:
-    """Threefry-2x32 of 20 rounds (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC11).
+    """Return the words of Threefry-2x32 with 20 rounds (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC11).
 
     The bits of JAX's own primitive, which on processors is a nest of loops and takes four times as long to compile.
     """

@@ -18,16 +18,16 @@ __all__ = ["Diagnosis", "Problem", "examine"]
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "xarray", "zarr", "tokenizers")
 _SMALL_MEMORY, _SMALL_DISK = 2e9, 1e9
-"""Bytes of memory and of disk below which a warning is due."""
+"""Bytes of memory and of disk below which a warning is given."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong.
+    """A problem of the installation.
 
     Attributes:
-        what: what is wrong.
-        cure: what to do about it.
+        what: description of the problem.
+        cure: suggested fix.
     """
 
     what: str
@@ -36,11 +36,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What there is to compute with, and what is wrong with it.
+    """Facts about the machine and the problems found.
 
     Attributes:
         facts: texts about the machine, the packages and the devices, by name.
-        problems: what is wrong.
+        problems: the problems found.
     """
 
     facts: dict[str, str]
@@ -59,23 +59,23 @@ def _version(package: str) -> str | None:
 
 
 def _outdated() -> list[Problem]:
-    """Return a problem for each package of another version than rmtjax needs."""
+    """Return a problem for each package whose version rmtjax does not support."""
     from packaging.requirements import Requirement
 
     try:
         needs = [Requirement(text) for text in requires("rmtjax") or ()]
     except PackageNotFoundError:
         return []
-    installed = [(need, _version(need.name)) for need in needs if need.marker is None]  # those with one are extras
+    installed = [(need, _version(need.name)) for need in needs if need.marker is None]  # those with a marker are extras
     return [
-        Problem(f"{need.name} {have} is installed, and rmtjax needs {need}", f"pip install '{need}'")
+        Problem(f"{need.name} {have} is installed, but rmtjax needs {need}", f"pip install '{need}'")
         for need, have in installed
         if have is not None and not need.specifier.contains(have, prereleases=True)
     ]
 
 
 def _hardware(kinds: list[str], root: Path) -> list[Problem]:
-    """Return a problem for each accelerator that the machine shows and JAX does not use."""
+    """Return a problem for each accelerator that the machine reports and JAX does not use."""
     problems = []
     nvidia = any((root / name).exists() for name in ("proc/driver/nvidia/version", "dev/nvidia0"))
     if nvidia and not {"gpu", "cuda"} & set(kinds):
@@ -85,9 +85,9 @@ def _hardware(kinds: list[str], root: Path) -> list[Problem]:
             cure = f"unset JAX_PLATFORMS, which is {os.environ['JAX_PLATFORMS']}"
         elif plugin:
             cure = f"{plugin} is installed but does not start: python -c 'import jax; jax.devices(\"cuda\")' says why"
-        problems.append(Problem("there is an NVIDIA GPU, and JAX does not use it", cure))
+        problems.append(Problem("there is an NVIDIA GPU, but JAX does not use it", cure))
     if (root / "dev/accel0").exists() and "tpu" not in kinds:
-        problems.append(Problem("there is a TPU, and JAX does not use it", "pip install 'rmtjax[tpu]'"))
+        problems.append(Problem("there is a TPU, but JAX does not use it", "pip install 'rmtjax[tpu]'"))
     return problems
 
 
@@ -96,7 +96,7 @@ def _amount(count: float) -> str:
 
 
 def _precision() -> Problem | None:
-    """Return a problem if products in scoped double precision are not exact to it."""
+    """Return a problem if products in scoped double precision are not exact to double precision."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -112,10 +112,10 @@ def _precision() -> Problem | None:
 
 
 def examine(root: str | os.PathLike = "/") -> Diagnosis:
-    """Return what is found of the machine, the packages and the devices, after a small product to try them.
+    """Return a diagnosis of the machine, the packages and the devices, which a small product tries out.
 
     Args:
-        root: where /proc and /dev are.
+        root: folder that contains /proc and /dev.
     """
     import jax
 
@@ -129,9 +129,7 @@ def examine(root: str | os.PathLike = "/") -> Diagnosis:
     ours, lib = _version("jax"), _version("jaxlib")
     if ours and lib and ours.split(".")[:2] != lib.split(".")[:2]:
         problems.append(
-            Problem(
-                f"jax {ours} and jaxlib {lib} are not made for each other", f"pip install jax=={ours} jaxlib=={ours}"
-            )
+            Problem(f"jax {ours} and jaxlib {lib} are incompatible", f"pip install jax=={ours} jaxlib=={ours}")
         )
 
     problems += _outdated()
@@ -147,7 +145,7 @@ def examine(root: str | os.PathLike = "/") -> Diagnosis:
 
     try:
         devices = jax.devices()
-    except (RuntimeError, AssertionError) as error:  # JAX asserts that there is a backend
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that a backend exists
         reason = (str(error).splitlines() or ["no platform starts"])[0]
         chosen = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms
         cure = f"unset JAX_PLATFORMS, which is {chosen}" if chosen else "pip install --force-reinstall jax jaxlib"
@@ -168,7 +166,7 @@ def examine(root: str | os.PathLike = "/") -> Diagnosis:
             cure = (
                 "nvidia-smi shows what holds it; XLA_PYTHON_CLIENT_PREALLOCATE=false keeps JAX from taking all at once"
             )
-        problems.append(Problem(f"only {_amount(memory)} of memory are free", cure))
+        problems.append(Problem(f"only {_amount(memory)} of memory is free", cure))
     problems += _hardware(kinds, root)
     if (wrong := _precision()) is not None:
         problems.append(wrong)
@@ -185,7 +183,7 @@ def examine(root: str | os.PathLike = "/") -> Diagnosis:
     facts["disk"] = f"{_amount(free)} free here"
     if free < _SMALL_DISK:
         problems.append(
-            Problem(f"only {_amount(free)} of disk are free here", "stores grow as they are written: make room")
+            Problem(f"only {_amount(free)} of disk space is free here", "stores grow as they are written: make room")
         )
     return Diagnosis(facts, tuple(problems))
 

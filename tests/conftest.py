@@ -30,13 +30,13 @@ _GROWTH = 250 * 2**20
 
 _memory = {}
 
-if os.environ.get("RMTJAX_TEST_SHAPES") != "0":  # users have no such hook: `make fuzz` goes without
+if os.environ.get("RMTJAX_TEST_SHAPES") != "0":  # users have no such hook: `make fuzz` does without it
     install_import_hook(("rmtjax.laws", "rmtjax.linalg", "rmtjax.ensembles"), "beartype.beartype").__enter__()
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest drops what the markers of the command line exclude
+@pytest.hookimpl(tryfirst=True)  # before pytest drops the tests that the command line's markers exclude
 def pytest_collection_modifyitems(items):
-    """Mark as thorough the cases of a test that `make test` does without, by the markers `each_value` and `first`."""
+    """Mark as thorough the cases that `make test` leaves out, by the markers `each_value` and `first`."""
     tests = defaultdict(list)
     for item in items:
         tests[item.nodeid.partition("[")[0]].append(item)
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items):
 
 
 def _resident() -> int:
-    """Return the bytes of memory that this process holds, 0 where the system does not say."""
+    """Return the bytes of memory that this process holds, 0 if the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def _free() -> None:
 
 @pytest.fixture(autouse=True)
 def _bounded_memory():
-    """Free the programs of the tests so far where they have grown beyond what a small machine has.
+    """Free the programs of the tests so far once they exceed the memory of a small machine.
 
     Linux also lets a process have 65,530 memory mappings, of which each compiled program takes several: one process that kept
     the programs of all tests would end with a segmentation fault.
@@ -89,7 +89,7 @@ def _bounded_memory():
 
 @pytest.fixture(autouse=True)
 def _plain_terminal(monkeypatch):
-    """No colours or terminal width from the environment in what the command line prints."""
+    """Keep colours and terminal width of the environment out of the command line's output."""
     for name in ("FORCE_COLOR", "COLUMNS", "RMTJAX_DATA"):
         if name in os.environ and name != "RMTJAX_DATA":
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""What tests of several packages share."""
+"""Helpers that tests of several packages share."""
 
 import contextlib
 
@@ -15,15 +15,15 @@ HOSTILE = {
     "jax_debug_key_reuse": True,
     "jax_disable_jit": True,
 }
-"""Flags of JAX that a user may have set, each to a value that changes numbers or refuses operations by default."""
+"""Flags of JAX that a user may have set, each with a value that changes numbers or refuses default operations."""
 
 GENERATORS = ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_random_seed_offset")
-"""Those of them that change what is drawn from a seed."""
+"""Those of them that change the draws of a seed."""
 
 
 @contextlib.contextmanager
 def flags(values):
-    """Set flags of JAX for all threads, as a user does, and take them back."""
+    """Set flags of JAX for all threads, as a user does, and restore them."""
     before = {name: getattr(jax.config, name) for name in values}
     try:
         for name, value in values.items():

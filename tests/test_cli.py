@@ -179,7 +179,7 @@ SMALL = ("--set", "p=20", "--set", "n=10", "--set", "N=40", "--trials", "4")
         ((*SWEEP, "--set", "mu=-1"), "mu = -1: must be a finite number > 0"),
         ((*SWEEP, "--set", "mu_perp=-1"), "mu_perp = -1: must be a finite number ≥ 0"),
         ((*SWEEP, "--set", "mu_perp=0", "--set", "beta=0"), "one must differ from 0"),
-        ((*SWEEP, "--set", "p=1"), "mu_perp = 0.6: must be 0 where p = 1"),
+        ((*SWEEP, "--set", "p=1"), "mu_perp = 0.6: must be 0 for p = 1"),
         ((*SWEEP, "--set", "gamma=0"), "gamma = 0: must be a finite number > 0"),
         ((*SWEEP, "--set", "gamma=-1"), "gamma = -1: must be a finite number > 0"),
         ((*SWEEP, "--set", "gamma_source=0"), "gamma_source = 0: must be a finite number > 0"),
@@ -261,7 +261,7 @@ def test_what_was_there_stays(run, law, tmp_path):
     before = {f: f.read_bytes() for f in store.rglob("*") if f.is_file()}
     status, _, err = run("sweep", law(), "--trials", 10, "--seed", 1, "--out", store)
     assert status == 2
-    assert "holds another run: its seed is 0, here it is 1" in err
+    assert "holds a different run: its seed is 0, here it is 1" in err
     assert {f: f.read_bytes() for f in store.rglob("*") if f.is_file()} == before
 
 
@@ -319,7 +319,7 @@ def test_ctrl_c_says_what_is_done_and_how_it_goes_on(run, law, tmp_path, monkeyp
     asked = "sweep", law(), "--set", "n=1:600:600", "--trials", 3000, "--out", tmp_path / "a.zarr"
     status, out, err = run(*asked)
     assert (status, out) == (130, "")
-    done = re.fullmatch(r"stopped: ([\d,]+) of 3,600,000 trials are in (.*); run it again to go on from there\n", err)
+    done = re.fullmatch(r"stopped: ([\d,]+) of 3,600,000 trials are in (.*); run it again to resume\n", err)
     assert done and done[2] == str(tmp_path / "a.zarr") and 0 < int(done[1].replace(",", "")) < 3_600_000
     monkeypatch.setattr(Store, "write", write)
     assert run(*asked)[0] == 0
@@ -426,4 +426,4 @@ def test_runs_of_several_seeds_are_one(run, law, tmp_path):
     status, _, err = run("merge", stores[0], stores[0], "--out", tmp_path / "again.zarr")
     assert status == 2 and "seed = 1 is in two results" in err and not (tmp_path / "again.zarr").exists()
     status, _, err = run("merge", *stores, "--out", tmp_path / "both.zarr")
-    assert status == 2 and "exists already" in err
+    assert status == 2 and "already exists" in err

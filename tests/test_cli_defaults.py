@@ -1,4 +1,4 @@
-"""What the shell does when nothing is said is what Python does: every default of a command is that of the function it calls."""
+"""Every default of a command is that of the function it calls."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""What `make dist` has built, in environments that hold nothing else."""
+"""The distributions that `make dist` has built, in otherwise empty environments."""
 
 import os
 import subprocess

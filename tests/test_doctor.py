@@ -1,4 +1,4 @@
-"""What the doctor finds, and the choice of devices."""
+"""The doctor's diagnoses, and the choice of devices."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_a_package_that_is_too_old(tmp_path, monkeypatch):
 
     monkeypatch.setattr("rmtjax.doctor._version", lambda name: "0.1" if name == "flax" else version(name))
     (problem,) = examine(tmp_path).problems
-    assert problem.what.startswith("flax 0.1 is installed, and rmtjax needs flax>=0.12")
+    assert problem.what.startswith("flax 0.1 is installed, but rmtjax needs flax>=0.12")
     assert problem.cure.startswith("pip install 'flax>=0.12")
 
 
@@ -70,7 +70,7 @@ def test_what_is_wrong_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "cache"))
     problems = examine(tmp_path).problems
     told = [problem.what for problem in problems]
-    assert told[0] == "jax 0.10.2 and jaxlib 0.9.0 are not made for each other"
+    assert told[0] == "jax 0.10.2 and jaxlib 0.9.0 are incompatible"
     assert [text.split()[0] for text in told[1:]] == ["only", str(tmp_path / "file" / "cache"), "only"]
 
 
@@ -108,7 +108,7 @@ def test_devices_that_cannot_be():
         choose_platform("abacus", None)
     with pytest.raises(InputError, match="devices = 0: must be at least 1"):
         choose_platform(None, 0)
-    with pytest.raises(InputError, match="devices = 10000: there are"):
+    with pytest.raises(InputError, match="devices = 10000: must be at most"):
         chosen_devices(None, 10_000)
     assert chosen_devices(None, None) is None
 

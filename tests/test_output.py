@@ -49,7 +49,7 @@ mean = Claim(
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """What the commands need, in one folder: a law, stores, a checkpoint with an adapter, a model and its task."""
+    """Write the commands' inputs into one folder: a law, stores, a checkpoint with an adapter, a model and its task."""
     from rmtjax import CLAIMS
     from rmtjax.montecarlo import run
 
@@ -432,7 +432,7 @@ def test_a_checkpoint_of_a_stranger(command, tmp_path, monkeypatch, out):
 
 
 def test_every_table_and_console_is_ours():
-    """What rmtjax prints goes through `rmtjax._console`, so that no caller can forget."""
+    """All output of rmtjax goes through `rmtjax._console`, so that no caller can forget it."""
     package = Path(text_module.__file__).parent
     for file in package.rglob("*.py"):
         source = file.read_text(encoding="utf-8")

@@ -48,7 +48,7 @@ def test_every_heading_that_the_readme_points_at_is_there():
 
 
 def test_no_block_of_results_is_without_its_page():
-    """What is generated stands somewhere, and once."""
+    """Every generated block stands on a page, and only once."""
     pages = [page.read_text(encoding="utf-8") for page in PAGES]
     source = (ROOT / "docs/_generate.py").read_text(encoding="utf-8")
     names = re.search(r"parts = \((.*?)\)", source, re.S)[1].replace(" ", "").replace("\n", "").strip(",").split(",")

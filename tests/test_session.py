@@ -16,7 +16,7 @@ QUICK = os.environ.get("RMTJAX_TEST_QUICK") == "1"
 
 
 def flags_after(quick):
-    """What the environment says once the configuration of the tests is loaded, in a process that starts without flags."""
+    """Return the environment's flags after loading the tests' configuration, in a process that starts without flags."""
     environment = {k: v for k, v in os.environ.items() if k not in (*NAMES, "RMTJAX_TEST_QUICK")}
     environment |= {"RMTJAX_TEST_QUICK": "1"} if quick else {}
     code = f"import json, os, tests.conftest; print(json.dumps({{n: os.environ.get(n) for n in {NAMES}}}))"

@@ -1,4 +1,4 @@
-"""Prints the versions of the packages that rmtjax needs, for the jobs that test with others: ``python -m tests.versions``."""
+"""Print the versions of rmtjax's dependencies, for jobs that test with other versions: ``python -m tests.versions``."""
 
 import platform
 import re

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def made_up(folder):
-    """Pairs of sentences that do or do not say the same, in MRPC's files."""
+    """Write pairs of sentences that are or are not paraphrases, in the format of MRPC's files."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ settings = Settings(
     learning_rate=1e-2,
     max_length=64,
 )
-# Into run/; started again it goes on where it was, or is done.
+# Into run/; if it is run again, it resumes, or is already done.
 result = finetune(settings, "run", resume=True)
 alpha = result["alpha"].values()
 least, most = min(a["min"] for a in alpha), max(a["max"] for a in alpha)

@@ -1,4 +1,4 @@
-"""One sweep by several processes, and by one: the same bytes. Started without arguments it starts the processes itself.
+"""One sweep by several processes, and by one: the results are byte-identical. Without arguments it starts all processes itself.
 
 On a cluster each process runs the part between the marks, and `jax.distributed.initialize()` finds the others.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def work(store, address=None, count=1, index=0):
-    """What every process does."""
+    """Do the work of every process."""
     # --8<-- [start:work]
     import jax
 
@@ -33,7 +33,7 @@ def work(store, address=None, count=1, index=0):
 
 
 def files(store):
-    """The store without the record of who made it when."""
+    """Return the store without the record of its provenance."""
     return {
         str(file.relative_to(store)): file.read_bytes()
         for file in Path(store).rglob("*")
@@ -42,7 +42,7 @@ def files(store):
 
 
 def main():
-    """Two processes on this machine, then one."""
+    """Run two processes on this machine, then one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""What the α-LoRA paper says of the Amazon reviews, and what the choices do that it leaves open.
+"""The α-LoRA paper's numbers on the Amazon reviews, and the effect of each choice that the paper leaves open.
 
 The paper names neither n, nor the ridge parameters, nor the word features; `sensitivity` shows what each choice does.
 """
@@ -24,7 +24,7 @@ __all__ = ["PAPER_TABLE_1", "SENSITIVITY", "PaperRow", "paper_variables", "sensi
 
 
 class PaperRow(NamedTuple):
-    """One row of the paper's Table 1: test accuracy in percent, as (mean, spread); None where our copy has lost it."""
+    """One row of the paper's Table 1: test accuracy in percent, as (mean, spread); None where our copy lacks it."""
 
     beta: float | None
     zero: tuple[float, float]
@@ -62,7 +62,7 @@ SENSITIVITY: dict[str, tuple[Any, ...]] = {
     "gamma": (0.1, 1.0, 10.0),
     "source_gamma": (0.1, 1.0, 10.0, 100.0),
 }
-"""The values that `sensitivity` gives each choice in turn."""
+"""The values that `sensitivity` gives to each choice, one choice at a time."""
 
 
 def paper_variables(pairs: Sequence[tuple[str, str]]) -> dict[str, tuple]:
@@ -102,7 +102,7 @@ def sensitivity(
     choices: dict[str, Sequence[Any]] | None = None,
     progress: Report = None,
 ) -> xr.Dataset:
-    """What each choice that the paper leaves open does to its Table 1: one is varied at a time, over all 12 pairs.
+    """Return the effect on Table 1 of each choice that the paper leaves open, varied one at a time over all 12 pairs.
 
     Args:
         data: folder of the Amazon files; None to search as `amazon.find_data` does.

@@ -1,4 +1,4 @@
-"""α-LoRA, Table 1 and Figure 3: sentiment carried between Amazon review domains, twelve pairs, measured beside the paper.
+"""α-LoRA, Table 1 and Figure 3: sentiment transfer between Amazon review domains, twelve pairs, beside the paper.
 
 The paper names neither its n, γ, γ̃ nor its word features. The table is made for γ̃ = 1 and γ̃ = 10 with n = 100, γ = 1 and
 all 5,000 counts; the sensitivity table varies each choice in turn.
@@ -38,14 +38,14 @@ GRID = np.union1d(ALPHAS, np.concatenate([np.linspace(0, end, 49) for end in SHO
 
 
 def write(path: Path, report: dict) -> None:
-    """A JSON file with no NaN in it."""
+    """Write a JSON file without NaN."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     print(path)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, write the tables, draw the figure."""
+    """Measure, write the tables and draw the figure."""
     parser = argparse.ArgumentParser(prog=NAME, description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder of the Amazon files (default: where the package looks)")
     parser.add_argument("--seeds", type=int, default=20, help="draws of the target samples (default: %(default)s)")

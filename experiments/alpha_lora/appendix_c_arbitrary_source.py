@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv, __file__, __doc__, trials=20_000)
     alphas = np.linspace(-6, 10, 17)
     large = run(arbitrary, grid(p=1e6, n=5e5, **FIXED, cosine=COSINE, alpha=alphas), trials=args.trials, seed=args.seed)
-    # The ground truth of the same law: matrices that are drawn, at a size where the limit is close enough.
+    # The ground truth of the same law: full matrices, at a size where the limit is close enough.
     dense = run(
         arbitrary,
         grid(p=200, n=100, **FIXED, cosine=COSINE, alpha=alphas[::4]),

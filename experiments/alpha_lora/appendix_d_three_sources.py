@@ -1,4 +1,4 @@
-"""α-LoRA, Appendix D: three sources at once; along the optimal mixture, and what leaving it in any coefficient costs."""
+"""α-LoRA, Appendix D: three sources at once, along the optimal mixture and away from it in each coefficient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rmtjax.laws import alpha_ftc as law
 from rmtjax.montecarlo import Claim, grid, positive, real, run, size
 from rmtjax.report.figures import colours, new_figure, points, style
 
-# Three unit-norm classifiers: cosines 0.8, 0.4, −0.2 with μ_β, the parts across it at cosine 0.3 with each other.
+# Three unit-norm classifiers: cosines 0.8, 0.4, −0.2 with μ_β, the parts orthogonal to it at cosine 0.3 with each other.
 COSINES = np.array([0.8, 0.4, -0.2])
 _OFF = np.sqrt(1 - COSINES**2)
 GRAM = np.outer(COSINES, COSINES) + np.outer(_OFF, _OFF) * (0.3 + 0.7 * np.eye(3))
@@ -20,7 +20,7 @@ FIXED = dict(p=1e6, n=2.5e5, mu_beta=1.5, gamma=1.0)
 
 
 def _outputs(scalars: law.MarginMoments, optimal: jnp.ndarray, step: jnp.ndarray) -> dict:
-    """Accuracy at ``(1 + step)·a*``, and what is lost by adding `step` to one coefficient of a*."""
+    """Return the accuracy at ``(1 + step)·a*``, and the loss from adding `step` to one coefficient of a*."""
     best, along = law.accuracy(scalars, optimal), law.accuracy(scalars, (1 + step)[..., None] * optimal)
     moved = {f"source {k + 1}": optimal + step[..., None] * jnp.eye(3)[k] for k in range(3)}
     return {"accuracy": along} | {name: best - law.accuracy(scalars, mixture) for name, mixture in moved.items()}

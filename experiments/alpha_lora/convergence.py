@@ -16,12 +16,12 @@ from rmtjax.report.figures import MUTED, colours, new_figure, points, style
 
 P = np.array([1e2, 2e2, 4e2, 8e2, 1.6e3, 3.2e3, 1e4, 1e5, 1e7, 1e9])
 ALPHA = [-0.5, 0.0, 1.0]
-# Where the bias stands out most from the scatter of one trial: many target samples, so that little else is random.
+# The bias stands out most from the scatter of one trial here: many target samples leave little else random.
 FIXED = dict(beta=0.15, mu=2.4, mu_perp=1.4, gamma=0.25, gamma_source=0.4)
 
 
 def slope(p: np.ndarray, bias: np.ndarray, se: np.ndarray) -> tuple[float, float]:
-    """Weighted least-squares slope of log|bias| on log p, and its standard error; nan for fewer than two sizes."""
+    """Return the weighted least-squares slope of log|bias| on log p, and its standard error; nan for fewer than two sizes."""
     if p.size < 2:
         return np.nan, np.nan
     weight, x = (bias / se) ** 2, np.log(p)
@@ -31,11 +31,11 @@ def slope(p: np.ndarray, bias: np.ndarray, se: np.ndarray) -> tuple[float, float
 
 
 def power_law(p: np.ndarray, bias: np.ndarray, se: np.ndarray) -> tuple[float, float]:
-    """Exponent of c·pˢ fitted to every size, resolved or not, and its standard error; nan where no fit is found."""
+    """Return the exponent of c·pˢ fitted to every size, resolved or not, and its standard error; nan if the fit fails."""
     start = (bias[0], -1.0)
     try:
         best, covariance = curve_fit(lambda p, c, s: c * (p / P[0]) ** s, p, bias, start, se, absolute_sigma=True)
-    except RuntimeError:  # with very few trials nothing but scatter is left to fit
+    except RuntimeError:  # with very few trials only scatter is left to fit
         return np.nan, np.nan
     return float(best[1]), float(covariance[1, 1] ** 0.5)
 

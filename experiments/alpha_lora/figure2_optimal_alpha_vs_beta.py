@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
             axes.legend(loc="upper left", bbox_to_anchor=(0.0, 0.97))
             numbers[f"alpha_star_at_beta_1_by_{name}"] = dict(zip(map(str, sizes[name]), curves[:, -1], strict=True))
             numbers[f"never_decreases_by_{name}"] = bool((np.diff(curves, axis=1) > 0).all())
-            # α* is a ratio, whose limit is off by O(1/size): the gap, not z, says how good the law is at p = 50.
+            # α* is a ratio, whose limit is off by O(1/size): the gap, not z, shows the quality of the law at p = 50.
             numbers[f"largest_gap_by_{name}"] = float(np.abs(mc["mean"] - mc["law"]).max())
             numbers[f"worst_z_by_{name}"], runs[name] = worst_z(mc), mc
         panels[0].set_ylabel("optimal α*")

@@ -24,7 +24,7 @@ BETA, MU, MU_PERP, GAMMA, GAMMA_SOURCE = 0.8, 1.5, 1.0, 1.0, 1.0
 
 
 def draw(seed: int, points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Decisions of both parts of the classifier on fresh points, (2, points) each, and the labels."""
+    """Draw decisions of both parts of the classifier on fresh points, (2, points) each, and the labels."""
     with jax.enable_x64(True):
         source_key, target_key, test_key = jax.random.split(jax.random.key(seed), 3)
         mean, target_mean = dense.means(P, MU, BETA, MU_PERP)

@@ -1,4 +1,4 @@
-"""α-LoRA, §5.2 and Appendix E: what T, `val_split` and the adapter under α do, on MRPC.
+"""α-LoRA, §5.2 and Appendix E: the effect of T, `val_split` and the adapter under α, on MRPC.
 
 Reads the runs of `glue_runs.py every split relatives table2`; points are means over seeds of the last epoch's accuracy, bars two
 standard errors.
@@ -14,7 +14,7 @@ from rmtjax.report.figures import INK, MUTED, PALETTE, new_figure, style
 
 
 def series(found: dict, prefix: str, setting: str) -> dict[float, dict[int, float]]:
-    """Scores by the number that ends the names that begin so, and those of table2 by its setting."""
+    """Return scores by the number at the end of the names with a given beginning, and those of table2 by its setting."""
     names = {float(name.removeprefix(prefix)): name for name in found if name.startswith(prefix)}
     if names and "mrpc-alpha-lora" in found:
         names[float(next(iter(found["mrpc-alpha-lora"].values()))["settings"][setting])] = "mrpc-alpha-lora"

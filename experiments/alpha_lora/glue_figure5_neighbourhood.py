@@ -28,7 +28,7 @@ SHIFTS = np.array([-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4])
 
 
 def moved(alpha: dict, how: str, by: float, seed: int) -> dict:
-    """The vectors α moved: `along` is 1 + by (α − 1), `shift` α + by, `random` α + by · N(0, 1)."""
+    """Return moved vectors α: `along` is 1 + by (α − 1), `shift` α + by, `random` α + by · N(0, 1)."""
     random = np.random.default_rng(seed)
     changed = {}
     for name, a in sorted(alpha.items()):
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             if not (folder / "checkpoints").exists():
                 continue
             used.setdefault(f"{task}-alpha-lora", {})[seed] = result
-            # A minute each: what was found lies beside the checkpoint that it was found with.
+            # A minute each, so results are stored beside the checkpoint that they belong to.
             kept = folder / "figure5.json"
             if kept.exists() and kept.stat().st_mtime > (folder / "checkpoints").stat().st_mtime:
                 for how, (by, scores) in json.loads(kept.read_text(encoding="utf-8")).items():

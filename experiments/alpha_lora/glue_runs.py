@@ -27,7 +27,7 @@ from rmtjax.datasets.glue import find_glue
 from rmtjax.finetune import Settings, finetune
 
 EPOCHS = {"mrpc": 3, "rte": 3, "cola": 3, "qnli": 3, "sst2": 1}
-"""Passes over the data of each task at hand, chosen for two cores; the paper's are 40, 40, –, 10 and 10."""
+"""Passes over each task's data here, chosen for two cores; the paper's are 40, 40, –, 10 and 10."""
 EVERY = {"mrpc": 5, "rte": 5, "cola": 5, "qnli": 5, "sst2": 20}
 """T, by which α moves 47 to 160 times in a run; the paper's T = 20 gave it about 115 moves on MRPC."""
 RATE = 2e-3
@@ -44,33 +44,33 @@ def _settings(task: str, method: str, seed: int, **more) -> Settings:
 
 
 def table2(seed: int) -> Iterator[tuple[str, Settings]]:
-    """LoRA and α-LoRA on every task."""
+    """Plan LoRA and α-LoRA on every task."""
     for task in EPOCHS:
         yield f"{task}-lora", _settings(task, "lora", seed)
         yield f"{task}-alpha-lora", _settings(task, "alpha-lora", seed)
 
 
 def relatives(seed: int) -> Iterator[tuple[str, Settings]]:
-    """α on top of rsLoRA and DoRA."""
+    """Plan α on top of rsLoRA and DoRA."""
     for method in ("rslora", "dora"):
         for alpha in (False, True):
             yield f"mrpc-{'alpha-' if alpha else ''}{method}", _settings("mrpc", method, seed, alpha=alpha)
 
 
 def every(seed: int) -> Iterator[tuple[str, Settings]]:
-    """T; that of table2 is 5."""
+    """Plan runs with several T; that of table2 is 5."""
     for steps in (1, 20, 80):
         yield f"mrpc-alpha-lora-T{steps}", _settings("mrpc", "alpha-lora", seed, alpha_every=steps)
 
 
 def split(seed: int) -> Iterator[tuple[str, Settings]]:
-    """The share of the training set that is kept for α; that of table2 is 1, which gives all of it to both."""
+    """Plan several shares of the training set for α; that of table2 is 1, which gives all of it to both."""
     for share in (0.05, 0.2, 0.5, 0.8):
         yield f"mrpc-alpha-lora-split{share}", _settings("mrpc", "alpha-lora", seed, val_split=share)
 
 
 def pilot(seed: int) -> Iterator[tuple[str, Settings]]:
-    """What to choose for plain LoRA, and then for α: four runs each on MRPC, at one seed that no other plan has."""
+    """Plan the runs that choose settings for plain LoRA and then for α: four each on MRPC, at a seed of their own."""
     if seed == 0:
         for rate in (1e-3, 2e-3, 4e-3, 8e-3):
             yield f"mrpc-lora-rate{rate:g}", _settings("mrpc", "lora", PILOT, learning_rate=rate)
@@ -83,17 +83,17 @@ PLANS = {plan.__name__: plan for plan in (table2, relatives, every, split, pilot
 
 
 def _told(settings: Settings) -> dict:
-    """What a file of results says of its settings: all but where things lay."""
+    """Return the settings of a file of results, without the locations of files."""
     return {k: v for k, v in settings.checked().to_dict().items() if k not in ("data", "model")}
 
 
 def qnli_folder(data: Path, where: Path) -> Path:
-    """QNLI's development set cut into a training and a test set, always the same way."""
+    """Return the folder of QNLI's development set split into a training and a test set, always in the same way."""
     folder = where / "QNLI"
     if not (folder / "train.tsv").exists():
         folder.mkdir(parents=True, exist_ok=True)
         header, *lines = (data / "QNLI" / "dev.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
-        # Questions about one paragraph stand together; whole stretches are set apart so that none is on both sides.
+        # Questions about one paragraph are neighbours; whole stretches are set apart so that no paragraph is on both sides.
         stretches = np.array_split(np.arange(len(lines)), 50)
         test = set(np.concatenate([stretches[i] for i in np.random.default_rng(0).permutation(50)[:10]]).tolist())
         (folder / "dev.tsv").write_text(header + "".join(x for i, x in enumerate(lines) if i in test), encoding="utf-8")
@@ -104,7 +104,7 @@ def qnli_folder(data: Path, where: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Do the runs that are missing."""
+    """Do the missing runs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("plans", nargs="*", metavar="PLAN", help=f"{', '.join(PLANS)}; table2 by default")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, … (default: %(default)s)")

@@ -25,7 +25,7 @@ PAPER = {
 
 
 def rows(found: dict) -> list[dict]:
-    """One row a task that has both methods at two seeds or more."""
+    """Return one row for each task that has both methods at two seeds or more."""
     table = []
     for task in NAMES:
         lora, alpha = (scores(found.get(f"{task}-{method}", {})) for method in ("lora", "alpha-lora"))

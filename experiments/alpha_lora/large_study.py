@@ -1,7 +1,7 @@
-"""α-LoRA, Theorem 4.2 all over: ten thousand cells of dimensions, aspect ratios, ridges and alignments, law against simulation.
+"""α-LoRA, Theorem 4.2: ten thousand cells of dimensions, aspect ratios, ridges and alignments, law against simulation.
 
-Eight p from 10² to 10⁹, five n/p, five N/p, five γ, ten β, α = 1; by default 10⁴ trials each. The run is kept in `runs/` while
-it goes on, so that it may be killed.
+Eight p from 10² to 10⁹, five n/p, five N/p, five γ, ten β, α = 1; by default 10⁴ trials each. The run is stored
+in `runs/` as it proceeds, and a killed one resumes from there.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ TARGET, SOURCE = np.array([0.25, 0.5, 1.0, 2.0, 4.0]), np.array([0.5, 1.0, 2.0, 
 GAMMA = [0.1, 0.3, 1.0, 3.0, 10.0]
 BETA = np.linspace(0.1, 1.0, 10)
 LARGE = 1e6
-"""From here on the bias, of order 1/p, is far below what so many trials show."""
+"""From here on the bias, of order 1/p, is far below the resolution of so many trials."""
 
 
 def cells():
-    """The grid: sizes, which go together, by γ and β."""
+    """Return the grid: sizes, which vary together, by γ and β."""
     p, n, N = (v.ravel() for v in np.meshgrid(P, TARGET, SOURCE, indexing="ij"))
     return grid(zipped(p=p, n=n * p, N=N * p), beta=BETA, gamma=GAMMA, mu=1.0, mu_perp=0.6, gamma_source=1.0, alpha=1.0)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draw, test, and show how the deviations are distributed."""
+    """Draw, test, and show the distribution of the deviations."""
     args = parse(argv, __file__, __doc__, trials=10_000)
     store = args.out / "runs" / f"large_study-{args.trials}-{args.seed}.zarr"
     result = run(alpha_ftc, cells(), trials=args.trials, seed=args.seed, store=store)

@@ -20,13 +20,13 @@ SIZES = dict(p=1e4, n=5e3, N=2e4)
 
 
 def optimal(setting: dict, beta: np.ndarray, mu_beta: np.ndarray) -> np.ndarray:
-    """α* along β, one row a setting."""
+    """Return α* along β, one row per setting."""
     source = law.ridge_source(setting["gamma_source"], setting["eta_source"], setting["mu"], beta)
     return np.asarray(law.optimal_alpha(law.scalars(setting["gamma"], setting["eta"], mu_beta, source)))
 
 
 def decreases(curves: np.ndarray) -> np.ndarray:
-    """Which rows fall anywhere by more than rounding."""
+    """Return the rows that decrease anywhere by more than rounding."""
     return (np.diff(curves, axis=1) < -1e-9 * np.abs(curves).max(1, keepdims=True)).any(1)
 
 

@@ -1,1 +1,1 @@
-"""The figures of Intruder Dimensions, and the study of what fine-tuning does to a spectrum."""
+"""The figures of Intruder Dimensions, and the study of the effect of fine-tuning on a spectrum."""

@@ -20,7 +20,7 @@ FIRST = 40
 
 
 def unit(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A Haar direction."""
+    """Return a Haar direction."""
     x = rng.normal(size=size)
     return x / np.linalg.norm(x)
 

@@ -16,7 +16,7 @@ N, SHOWN, RANK, TIMES = 400, 24, 6, 2.0
 
 
 def orthonormal(rng: np.random.Generator, rank: int) -> np.ndarray:
-    """A Haar frame of the column space."""
+    """Return a Haar frame of the column space."""
     return np.linalg.qr(rng.normal(size=(N, rank)))[0]
 
 

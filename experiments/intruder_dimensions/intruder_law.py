@@ -1,4 +1,4 @@
-"""Intruder Dimensions, §V: how often the outlier is an intruder at finite size, law against simulation.
+"""Intruder Dimensions, §V: the probability that the outlier is an intruder at finite size, law against simulation.
 
 Symmetric and rectangular matrices, exact in law, without the matrix: the spectrum is that of a tridiagonal matrix, the
 spike's directions are uniform in its eigenbasis, the outlier solves the secular equation and the overlaps follow. Several
@@ -30,7 +30,7 @@ SIZES: dict[Shape, float] = {
     (200,): 1.0, (768,): 0.5, (4096,): 0.16,
     (200, 200): 0.6, (200, 800): 0.5, (768, 768): 0.3, (768, 3072): 0.2, (4096, 4096): 0.08,
 }  # fmt: skip
-"""Matrices and which share of the trials each is given; a spectrum costs N²."""
+"""Matrices and the share of the trials that each gets; a spectrum costs N²."""
 
 STRENGTHS = np.array([0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.45, 1.7, 2.2, 3.0])
 """θ in units of the BBP threshold."""
@@ -46,23 +46,23 @@ DOCUMENT = HERE.parent / "docs" / "intruder-law.md"
 
 
 def sides_of(shape: Shape) -> tuple[str, ...]:
-    """Names of what is simulated."""
+    """Return names of the simulated sides."""
     return ("intruder",) if len(shape) == 1 else ("intruder_left", "intruder_right")
 
 
 def predicted(shape: Shape, strengths: np.ndarray, eps: np.ndarray) -> np.ndarray:
-    """The law, array (sides, ε, θ)."""
+    """Return the law, array (sides, ε, θ)."""
     theta, eps = strengths * bbp(shape), eps[:, None]
     if len(shape) == 1:
         return np.asarray(law.wigner_intruder_probability(*shape, theta, eps))[None]
     left = np.asarray(law.rectangular_intruder_probability(*shape, theta, eps))
-    if shape[0] == shape[1]:  # the two sides are one law
+    if shape[0] == shape[1]:  # the two sides have one law
         return np.stack([left, left])
     return np.stack([left, np.asarray(law.rectangular_intruder_probability(*shape, theta, eps, side="right"))])
 
 
 def independent(shape: Shape, strengths: np.ndarray, eps: np.ndarray) -> np.ndarray:
-    """The product over independent Gaussian overlaps, array (sides, ε, θ)."""
+    """Return the product over independent Gaussian overlaps, array (sides, ε, θ)."""
     theta, eps = strengths * bbp(shape), eps[:, None]
     if len(shape) == 1:
         return np.asarray(law.wigner_independent_intruder_probability(*shape, theta, eps))[None]
@@ -77,20 +77,20 @@ def independent(shape: Shape, strengths: np.ndarray, eps: np.ndarray) -> np.ndar
 
 
 def thresholds(shape: Shape, eps: np.ndarray) -> np.ndarray:
-    """Where P = ½ on the first side, in units of the BBP threshold."""
+    """Return the strength at which P = ½ on the first side, in units of the BBP threshold."""
     if len(shape) == 1:
         return np.asarray(law.wigner_intruder_threshold(*shape, eps))
     return np.asarray(law.rectangular_intruder_threshold(*shape, eps)) / bbp(shape)
 
 
 def without(part: str, N: int, strengths: np.ndarray, eps: np.ndarray) -> np.ndarray:
-    """The symmetric law without one of its parts, array (ε, θ)."""
+    """Return the symmetric law without one of its parts, array (ε, θ)."""
     kept = dict(order=1) if part == "second order" else dict(has_random_edge=False)
     return np.asarray(law.wigner_intruder_probability(N, strengths, eps[:, None], **kept))
 
 
 def windows() -> dict[str, dict[str, float]]:
-    """:math:`(θ - 1)N^{1/3}` at the symmetric law's threshold, by ε and N."""
+    """Return :math:`(θ - 1)N^{1/3}` at the symmetric law's threshold, by ε and N."""
     return {
         f"{eps:g}": {f"{N:g}": (float(law.wigner_intruder_threshold(N, eps)) - 1) * N ** (1 / 3) for N in LARGE}
         for eps in DRAWN
@@ -104,12 +104,12 @@ PARTS = ("edge fluctuation", "second order")
 
 
 def name_of(shape: Shape) -> str:
-    """``200`` or ``200×800``."""
+    """Return ``200`` or ``200×800``."""
     return "×".join(map(str, shape))
 
 
 def kept(path: Path, args: Any, strengths: np.ndarray) -> dict[str, Any]:
-    """The runs of an earlier call with the same seed, trials and strengths."""
+    """Return the runs of an earlier call with the same seed, trials and strengths."""
     if not path.is_file():
         return {}
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
@@ -118,7 +118,7 @@ def kept(path: Path, args: Any, strengths: np.ndarray) -> dict[str, Any]:
 
 
 def cells(shape: Shape, strengths: np.ndarray, trials: int, **by_name: np.ndarray) -> list[dict[str, Any]]:
-    """One row for each ε and θ; of arrays (sides, ε, θ)."""
+    """Return one row for each ε and θ, of arrays (sides, ε, θ)."""
     sizes = {"N": shape[0]} if len(shape) == 1 else {"n": shape[0], "m": shape[1]}
     rows = []
     for i, eps in enumerate(TOLERANCES):
@@ -133,14 +133,14 @@ def cells(shape: Shape, strengths: np.ndarray, trials: int, **by_name: np.ndarra
 
 
 def stacked(run: dict[str, Any], shape: Shape, what: str) -> np.ndarray:
-    """The array (sides, ε, θ) that `cells` was given."""
+    """Return the array (sides, ε, θ) from which `cells` made rows."""
     rows = [[row] if len(shape) == 1 else list(row["outputs"].values()) for row in run["cells"]]
     values = np.array([[one[what] for one in row] for row in rows], float)
     return values.T.reshape(len(shape), TOLERANCES.size, -1)
 
 
 def errors(run: dict[str, Any], shape: Shape, strengths: np.ndarray, ablated: bool) -> dict[str, Any]:
-    """For each ε the largest distances to the simulation, its largest standard error, and the threshold."""
+    """Return for each ε the largest distances to the simulation, its largest standard error, and the threshold."""
     mean, se = stacked(run, shape, "mean"), stacked(run, shape, "se")
     found: dict[str, Any] = {}
     missing = {part: without(part, *shape, strengths, DRAWN)[None] for part in PARTS} if ablated else {}
@@ -154,7 +154,7 @@ def errors(run: dict[str, Any], shape: Shape, strengths: np.ndarray, ablated: bo
 
 
 def table(numbers: dict[str, Any], window: dict[str, dict[str, float]]) -> str:
-    """The errors as Markdown."""
+    """Return the errors as Markdown."""
     lines = ["| matrix | " + " | ".join(f"ε = {eps:g}" for eps in TOLERANCES) + " | largest standard error |"]
     lines.append("| --- |" + " --: |" * (TOLERANCES.size + 1))
     for name, row in numbers.items():
@@ -177,7 +177,7 @@ def table(numbers: dict[str, Any], window: dict[str, dict[str, float]]) -> str:
 
 
 def figure_of(runs: dict[str, Any], numbers: dict[str, Any], sizes: dict[Shape, float], strengths: np.ndarray) -> Any:
-    """P against θ: a row for symmetric and one for rectangular matrices, a column for each ε."""
+    """Return a figure of P against θ: a row for symmetric and one for rectangular matrices, a column for each ε."""
     between = np.sqrt(strengths[1:] * strengths[:-1])
     fine, above = np.geomspace(strengths[0], strengths[-1], 400), np.geomspace(1.01, strengths[-1], 120)
     at = np.append(strengths, between)
@@ -195,7 +195,7 @@ def figure_of(runs: dict[str, Any], numbers: dict[str, Any], sizes: dict[Shape, 
                 mean, se, known = (stacked(runs[name], shape, what) for what in ("mean", "se", "law"))
                 known = np.concatenate([known[:, : DRAWN.size], predicted(shape, between, DRAWN)], -1)[..., order]
                 product = independent(shape, above, DRAWN)[0]
-                both = len(set(shape)) > 1  # sides that differ
+                both = len(set(shape)) > 1  # only the sides that differ
                 for (i, axes), j in itertools.product(enumerate(row), range(1 + both)):
                     line, look = ("--", dict(mfc="white", mec=colour, mew=1.1)) if j else ("-", {})
                     label = f"N = {name}" if len(shape) == 1 else name + (", left", ", right")[j] * both
@@ -230,7 +230,7 @@ def figure_of(runs: dict[str, Any], numbers: dict[str, Any], sizes: dict[Shape, 
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draw the figure, and write the table where the results are the package's own."""
+    """Draw the figure, and write the table if the results are the package's own."""
     args = parse(argv, __file__, __doc__, trials=64_000)
     sizes, strengths = SIZES, STRENGTHS
     path = args.out / "results" / f"{args.name}.json"

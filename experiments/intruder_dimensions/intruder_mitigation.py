@@ -1,4 +1,4 @@
-"""Intruder Dimensions, §V: what scaling intruders down does to the score and to what was forgotten, beside a control.
+"""Intruder Dimensions, §V: the effect of scaling intruders down on score and forgetting, beside a control.
 
 Of the runs of `intruder_study_runs.py` whose weights are still in `runs/study`, the models after MRPC are mended: each intruder's
 singular value is multiplied by λ. The control moves as far back in Frobenius norm, but all of the update evenly: W + t(W' − W).
@@ -33,11 +33,11 @@ from rmtjax.report.figures import new_figure, style
 
 METHODS = ("lora-r8", "rslora-r8", "alpha-lora-r8")
 SCALES = (0.5, 0.0)
-"""λ; at 1 nothing is changed."""
+"""λ; at 1 nothing changes."""
 
 
 def evenly(base: dict[str, np.ndarray], tuned: Path, t: float, out: Path) -> None:
-    """A copy of a tuned model that holds only so much of its update."""
+    """Return a copy of a tuned model with only the given share of its update."""
     shutil.copytree(tuned, out)
     weights = load_file(tuned / "model.safetensors")
     before = {name: base[name.removeprefix("bert.")] for name in weights}
@@ -46,7 +46,7 @@ def evenly(base: dict[str, np.ndarray], tuned: Path, t: float, out: Path) -> Non
 
 
 def measure(name: str, seed: int, tuned: Path, data: Path, texts: list[str], work: Path) -> dict[str, Any]:
-    """Score, forgetting and intruders at every λ, mended and shrunk."""
+    """Measure score, forgetting and intruders at every λ, mitigated and shrunk."""
     base = model_folder()
     before, weights = embeddings(base, texts), load_file(base / "model.safetensors")
     chosen = settings(name, "mrpc", seed, 1, data=str(data))
@@ -80,7 +80,7 @@ def measure(name: str, seed: int, tuned: Path, data: Path, texts: list[str], wor
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure what is missing, and draw all."""
+    """Do the missing measurements and draw all of them."""
     parser = argparse.ArgumentParser(prog=Path(__file__).stem, description=__doc__.splitlines()[0])
     parser.add_argument(
         "--texts", type=int, default=832, help="sentences to measure forgetting by (default: %(default)s)"
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def draw(args: argparse.Namespace, found: dict[str, dict[int, dict[str, Any]]]) -> None:
-    """The figure, the table of means, and what mending brings beyond the control."""
+    """Draw the figure and the table of means, with the gain of mitigation over the control."""
     every = [run for of in found.values() for run in of.values()]
     scales = every[0]["scales"]
 
@@ -148,7 +148,7 @@ def draw(args: argparse.Namespace, found: dict[str, dict[int, dict[str, Any]]]) 
             axes.set_xlabel("λ")
         panels[0].invert_xaxis()
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    # Per run, at the smallest λ: what mending changes, and what it changes beyond the control.
+    # Per run, at the smallest λ: the effect of mitigation, and its excess over that of the control.
     for what in ("forgotten", "matthews"):
         mended, shrunk = (curves(every, way, what) for way in ("mended", "shrunk"))
         for key, difference in (("changed", mended[:, -1] - mended[:, 0]), ("beyond", mended[:, -1] - shrunk[:, -1])):

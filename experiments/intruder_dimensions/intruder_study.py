@@ -1,7 +1,7 @@
 """Intruder Dimensions: intruders, score and forgetting of every way to fine-tune, on a real model and real tasks.
 
-Reads the runs of `intruder_study_runs.py`, of which some seeds may have done the first tasks only. Which of the paper's claims
-hold on this model is computed from them and written beside the table. A claim that one way has more of something than another is
+Reads the runs of `intruder_study_runs.py`, of which some seeds may have done the first tasks only. The paper's claims that
+hold on this model are computed from them and written beside the table. A claim that one way has more of something than another is
 tested by the difference of their means over seeds (Welch's t); one that two things go together by Spearman's correlation over the
 ways' means. A claim holds, or is contradicted, if its two-sided p is below 5 % after Holm's correction for the number of claims;
 else it is open.
@@ -27,14 +27,14 @@ LABELS = {
     "alpha-lora-r8": "α-LoRA", "orthogonal-r8": "orthogonal LoRA", "spectral-additive-r8": "spectral, additive",
     "spectral-rotational-r8": "spectral, rotational", "guarded-lora-r8": "LoRA, guarded",
 }  # fmt: skip
-"""Ways in the order of the table; r is 8 where it is not said."""
+"""Methods in the order of the table; r is 8 unless stated."""
 _BLUE, _ORANGE, _GREEN, _PINK, _YELLOW, _SKY, _BLACK = PALETTE
 LOOKS = {
     "full": (_BLACK, "o"), "lora-r1": (_SKY, "s"), "lora-r8": (_BLUE, "D"), "lora-r64": (_BLUE, "^"), "rslora-r8": (_SKY, "v"),
     "alpha-lora-r8": (_YELLOW, "<"), "orthogonal-r8": (_GREEN, ">"), "spectral-additive-r8": (_PINK, "X"),
     "spectral-rotational-r8": (_PINK, "p"), "guarded-lora-r8": (_ORANGE, "*"),
 }  # fmt: skip
-"""Colours by kin, and markers."""
+"""Colours by family, and markers."""
 CLAIMS = {
     "LoRA plants intruders, full fine-tuning does not": ("lora-r8", "full", "intruders"),
     "a low rank plants more than a high one": ("lora-r1", "lora-r64", "intruders"),
@@ -46,23 +46,23 @@ CLAIMS = {
     "an update below the threshold plants fewer": ("lora-r8", "guarded-lora-r8", "intruders"),
     "LoRA of rank 1 forgets more than full fine-tuning": ("lora-r1", "full", "forgotten"),
 }
-"""What is said, and of which two ways the first is to have more of what."""
+"""Each claim with two methods and the quantity that the first is said to have more of."""
 TOGETHER = {
     "more intruders, more forgotten": ("intruders", "forgotten"),
     "more intruders, more of the earlier tasks lost by the end": ("intruders", "lost"),
 }
-"""What is said to go together, over the ways."""
+"""Pairs of quantities that are said to go together, over the methods."""
 CONTROLS = {
     "a larger update, more forgotten": ("norm", "forgotten"),
     "a larger update, more of the earlier tasks lost by the end": ("norm", "lost"),
 }
-"""What could stand behind the claims about forgetting, nobody's claim: told without a verdict."""
+"""Alternative explanations of the claims about forgetting; nobody claims them, so they get no verdict."""
 _LEARNED = 0.1
-"""Sum of the earlier tasks' correlations from which it is a question how much of that is kept."""
+"""Sum of the earlier tasks' correlations from which the share that is kept is meaningful."""
 
 
 def numbers_of(run: dict[str, Any], tasks: list[str]) -> dict[str, float]:
-    """What is compared of a run: after its first task, and after the last of all tasks; NaN for what it has not done."""
+    """Return a run's numbers for comparison, after its first task and after the last of all tasks; NaN for missing ones."""
     first, last = run["stages"][0], run["stages"][-1]
     told = {
         "score": 100 * first["score"],
@@ -75,7 +75,7 @@ def numbers_of(run: dict[str, Any], tasks: list[str]) -> dict[str, float]:
         "similarities_lost": 100 * (1 - first["forgetting"]["similarities_kept"]),
     }
     if len(run["stages"]) == len(tasks):
-        # What hardly learns has nothing to forget: the share of what was learned, of all earlier tasks together.
+        # A run that hardly learns has nothing to forget: the share of what was learned, of all earlier tasks together.
         learned = sum(stage["correlations"][stage["task"]] for stage in run["stages"][:-1])
         kept = {task: last["correlations"][task] for task in tasks[:-1]}
         told |= {
@@ -91,7 +91,7 @@ def numbers_of(run: dict[str, Any], tasks: list[str]) -> dict[str, float]:
 
 
 def gather(folder: Path) -> tuple[dict[str, dict[int, dict[str, Any]]], list[str]]:
-    """Runs by way and seed, and all tasks; SystemExit unless each has done these, or the first of these, in this order."""
+    """Return runs by method and seed, and all tasks; SystemExit unless each run did a prefix of the same tasks."""
     found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     files: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.json")):
@@ -109,11 +109,11 @@ def gather(folder: Path) -> tuple[dict[str, dict[int, dict[str, Any]]], list[str
 
 
 def together(values: dict[str, dict[int, dict[str, float]]], said: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """Spearman's correlation of two numbers over the ways' means, and its p, where four ways or more have both."""
+    """Return Spearman's correlation of two numbers over the methods' means, and its p, if four methods or more have both."""
     told = []
     for text, pair in said.items():
         every = [np.array([[v[what] for what in pair] for v in of.values()], float) for of in values.values()]
-        every = [runs[np.isfinite(runs).all(1)] for runs in every]  # both numbers of the same runs
+        every = [runs[np.isfinite(runs).all(1)] for runs in every]  # both numbers from the same runs
         means = np.array([runs.mean(0) for runs in every if len(runs)])
         if len(means) > 3 and np.ptp(means, axis=0).all():
             found = spearmanr(*means.T)
@@ -125,7 +125,7 @@ def together(values: dict[str, dict[int, dict[str, float]]], said: dict[str, tup
 
 
 def claims(values: dict[str, dict[int, dict[str, float]]]) -> list[dict[str, Any]]:
-    """Each claim with the difference of two ways or the correlation over ways, p, p after Holm, and verdict."""
+    """Return each claim with the difference of two methods or the correlation over methods, p, p after Holm, and verdict."""
     told: list[dict[str, Any]] = []
 
     def samples(name: str, what: str) -> np.ndarray:
@@ -154,7 +154,7 @@ def claims(values: dict[str, dict[int, dict[str, float]]]) -> list[dict[str, Any
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Tabulate, draw, and say what holds."""
+    """Tabulate, draw, and report the claims that hold."""
     parser = argparse.ArgumentParser(prog=Path(__file__).stem, description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=HERE / "results" / "intruder-study", help="files of runs")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for figures/ and results/ (default: this one)")

@@ -1,4 +1,4 @@
-"""Intruder Dimensions: what every way of fine-tuning does to a spectrum, and what it makes the model forget, run by run.
+"""Intruder Dimensions: the effect of every way of fine-tuning on a spectrum, and how much the model forgets, run by run.
 
 `python -m experiments.intruder_dimensions.intruder_study_runs [--methods …] [--seeds 0,1] [--pilot] [--minutes M]` does what
 `results/intruder-study/` does not hold yet. Each way is trained on MRPC, then what came out of that on QNLI, then on CoLA, every
@@ -57,12 +57,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "spectral-rotational-r8": {"adapter": "spectral-rotational"},
     "guarded-lora-r8": {"adapter": "lora", "guard": 0.05},
 }  # fmt: skip
-"""Ways to fine-tune. LoRA's factor a/r is 1 at every rank; rsLoRA's a/√r with a = 8 is 2.8."""
+"""Ways of fine-tuning. LoRA's factor a/r is 1 at every rank; rsLoRA's a/√r with a = 8 is 2.8."""
 RATES: dict[str, float] = {
     "full": 5e-5, "lora-r1": 4e-3, "lora-r64": 1e-3, "orthogonal-r8": 4e-3,
     "spectral-additive-r8": 1e-3, "spectral-rotational-r8": 1.6e-2,
 }  # fmt: skip
-"""Learning rates: the pilot's better ones; that of Table 2 where nothing is said."""
+"""Learning rates: the pilot's better ones; that of Table 2 for methods not listed."""
 TRIED = {
     "full": (1.25e-5, 5e-5, 2e-4), "lora-r1": (1e-3, 4e-3, 1.6e-2), "lora-r64": (2.5e-4, 1e-3, 4e-3),
     "orthogonal-r8": (1e-3, 4e-3, 1.6e-2), "spectral-additive-r8": (2.5e-4, 1e-3, 4e-3),
@@ -70,14 +70,14 @@ TRIED = {
 }  # fmt: skip
 """The pilot's learning rates; α-LoRA, rsLoRA and the guarded LoRA keep that of the LoRA they are compared with."""
 SEQUENCE = {"mrpc": 3, "qnli": 2, "cola": 3}
-"""Tasks in turn, and epochs of each, in which this model learns them (RTE it hardly does)."""
+"""The tasks in order, and epochs of each, in which this model learns them (RTE it hardly does)."""
 PILOT_EPOCHS = 2
 TOP, THRESHOLD = 10, 0.5
 ADAPTED = r"attention\.self\.(query|value)"
 
 
 def settings(name: str, task: str, seed: int, epochs: int, **more: Any) -> Settings:
-    """What a way is trained with on a task."""
+    """Return the training settings of a method on a task."""
     rate = {"learning_rate": RATES.get(name, RATE)}
     return Settings(task, seed=seed, epochs=epochs, **{**METHODS[name], **rate, **more})
 
@@ -86,7 +86,7 @@ def settings(name: str, task: str, seed: int, epochs: int, **more: Any) -> Setti
 
 
 def spectra(tuned: Path) -> dict[str, Any]:
-    """Intruders and updates against the packaged base, in the adapted layers and in the others."""
+    """Return intruders and updates against the packaged base, in the adapted layers and in the others."""
     found = scan("minilm", tuned, top_k=TOP, threshold_epsilon=THRESHOLD)
     told = {}
     adapted = [layer for layer in found.layers if re.search(ADAPTED, layer.name)]
@@ -107,7 +107,7 @@ def spectra(tuned: Path) -> dict[str, Any]:
 
 
 def embeddings(folder: Path, texts: list[str], batch: int = 64) -> np.ndarray:
-    """Means over tokens of the last states, of length 1, (texts, d)."""
+    """Return the means over tokens of the last states, normalised to length 1, (texts, d)."""
     encoder, _ = load_encoder(folder)
     tokenizer = Tokenizer(folder, EncoderConfig.read(folder))
     ids, _ = tokenizer(texts, None, 64)
@@ -117,7 +117,9 @@ def embeddings(folder: Path, texts: list[str], batch: int = 64) -> np.ndarray:
     for i, tokens in enumerate(ids):
         padded[i, : len(tokens)], mask[i, : len(tokens)] = tokens, 1
 
-    graph, weights = nnx.split(encoder)  # weights that a program holds would be folded and compiled anew for each model
+    graph, weights = nnx.split(
+        encoder
+    )  # as constants of the program they would be folded, and it compiled anew for each model
 
     @jax.jit
     def pooled(weights, ids, mask):
@@ -132,7 +134,7 @@ def embeddings(folder: Path, texts: list[str], batch: int = 64) -> np.ndarray:
 
 
 def drift(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """How much of the embeddings' behaviour is left: 1 and 1 if all of it."""
+    """Return the share of the embeddings' behaviour that is left: 1 and 1 if all of it."""
     pairs = np.triu_indices(len(before), 1)
     similarity = [(x @ x.T)[pairs] for x in (before, after)]
     return {
@@ -145,7 +147,7 @@ def drift(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
 
 
 def trained(run: Run, folder: Path):
-    """The model of a finished run, adapters merged."""
+    """Return the model of a finished run, adapters merged."""
     checkpoints = Checkpoints(folder / "checkpoints")
     state = checkpoints.latest(run.trainer.start)
     checkpoints.close()
@@ -153,7 +155,7 @@ def trained(run: Run, folder: Path):
 
 
 def split_head(folder: Path) -> None:
-    """Of a classifier's folder make one of the encoder, `model.safetensors`, and the head apart, `head.safetensors`.
+    """Split a classifier's folder into an encoder, `model.safetensors`, and the head, `head.safetensors`.
 
     The head is written last, and is the sign that all is done.
     """
@@ -167,14 +169,14 @@ def split_head(folder: Path) -> None:
 
 
 def correlation(run: Run, state: TrainState) -> float:
-    """Matthews', of the answers on the development set; 0 if they are all the same."""
+    """Return Matthews' correlation of the answers on the development set; 0 if they are all the same."""
     data = run.dev["dev"]
     answers = predict(run.trainer, state, run.layout, data).argmax(-1)
     return float(matthews_corrcoef(np.asarray(data.labels), np.asarray(answers)))
 
 
 def score_with(encoder: Path, head: Path, of: Settings, where: Path) -> float:
-    """The correlation on a task with the encoder of one stage and the head of another."""
+    """Return the correlation on a task with the encoder of one stage and the head of another."""
     where.mkdir(parents=True, exist_ok=True)
     for file in encoder.iterdir():
         if file.is_file() and file.name not in ("model.safetensors", "head.safetensors"):
@@ -187,7 +189,7 @@ def score_with(encoder: Path, head: Path, of: Settings, where: Path) -> float:
 
 
 def stages(name: str, seed: int, data: Path, runs: Path, sequence: dict[str, int], texts: list[str]) -> dict[str, Any]:
-    """Train a way on one task after another and measure after each."""
+    """Train a method on one task after another and measure after each."""
     before = embeddings(model_folder(), texts)
     base: Path | None = None
     done: list[dict[str, Any]] = []
@@ -233,7 +235,7 @@ def stages(name: str, seed: int, data: Path, runs: Path, sequence: dict[str, int
 
 
 def _of_table2(name: str, chosen: Settings, runs: Path) -> Path | None:
-    """The folder of the run for Table 2 that had these very settings, if there is one."""
+    """Return the folder of the run for Table 2 with exactly these settings, if there is one."""
     folder = runs / f"{chosen.task}-{name.removesuffix('-r8')}-{chosen.seed}"
     try:
         found = json.loads((folder / "result.json").read_text(encoding="utf-8"))["settings"]
@@ -241,13 +243,13 @@ def _of_table2(name: str, chosen: Settings, runs: Path) -> Path | None:
         return None
     found = (
         Settings(**{**found, "target_modules": tuple(found["target_modules"])}).checked().to_dict()
-    )  # with what came later
+    )  # with later additions
     told = chosen.checked().to_dict()
     return folder if all(found[key] == told[key] for key in told if key not in ("data", "model")) else None
 
 
 def check_same(file: Path, chosen: Settings, sequence: dict[str, int], texts: int) -> None:
-    """Stop if what is there is the result of something else."""
+    """Stop if the existing file is the result of other settings."""
     found = json.loads(file.read_text(encoding="utf-8"))
     told = {k: v for k, v in chosen.checked().to_dict().items() if k in found["settings"]}
     wanted = {**told, "sequence": sequence, "texts": texts}
@@ -258,7 +260,7 @@ def check_same(file: Path, chosen: Settings, sequence: dict[str, int], texts: in
 
 
 def pilot(data: Path, runs: Path, results: Path, methods: list[str]) -> None:
-    """MRPC at each way's rates."""
+    """Run MRPC at each method's candidate learning rates."""
     for name in methods:
         for rate in TRIED.get(name, ()):
             file = results / f"pilot-{name}-rate{rate:g}.json"
@@ -276,7 +278,7 @@ def pilot(data: Path, runs: Path, results: Path, methods: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Do the runs that are missing, seed by seed."""
+    """Do the missing runs, seed by seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default=",".join(METHODS), help="some of %(default)s")
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")

@@ -20,18 +20,18 @@ RANKS = (1, 2, 4, 8, 12, 16, 20, 24, 32, 48, 64)
 
 
 def orthogonal(rng: np.random.Generator, rank: int) -> np.ndarray:
-    """Equal singular values, Haar directions."""
+    """Return factors with equal singular values and Haar directions."""
     left, right = (np.linalg.qr(rng.normal(size=(size, rank)))[0] for size in (ROWS, COLUMNS))
     return left @ right.T
 
 
 def gaussian(rng: np.random.Generator, rank: int) -> np.ndarray:
-    """BAᵀ as LoRA would have it, were both factors random."""
+    """Return BAᵀ of a LoRA with two random factors."""
     return rng.normal(size=(ROWS, rank)) @ rng.normal(size=(rank, COLUMNS))
 
 
 def edge() -> float:
-    """The 99 % quantile of the largest singular value without a spike (Johnstone 2001)."""
+    """Return the 99 % quantile of the largest singular value without a spike (Johnstone 2001)."""
     n, m = np.sqrt(ROWS - 0.5), np.sqrt(COLUMNS - 0.5)
     square = (n + m) ** 2 + (n + m) * np.cbrt(1 / n + 1 / m) * float(tracy_widom.ppf(0.99, 1))
     return float(np.sqrt(square / COLUMNS))

@@ -1,4 +1,4 @@
-"""Putting adapters on a model."""
+"""Application of adapters to a model."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from rmtjax.adapters.selection import Pattern, check_tied, check_tied_kernels, s
 __all__ = ["SHARING", "apply_adapters", "check_plain"]
 
 SHARING = {"module": 0, "self": 1, "attention": 2}
-"""How many layers share one α: each its own; all below one parent (query and value); all below its parent (attention)."""
+"""The layers that share one α: none; all below the same parent (query and value); all below its parent (attention)."""
 
 
 def check_plain(model: nnx.Module) -> None:
-    """Raise InputError if anything of a model is marked as training already."""
+    """Raise InputError if any variable of a model is already marked as training."""
     if jax.tree.leaves(nnx.state(model, nnx.Any(TRAINABLE, AlphaParam))):
-        raise InputError("model: is adapted already; take `merged_copy` of it first")
+        raise InputError("model: already has adapters; use its `merged_copy`")
 
 
 def apply_adapters(
@@ -58,18 +58,18 @@ def apply_adapters(
         lora_alpha: a of the factor a/r (a/√r for rslora), by default r; the spectral adapters have none.
         alpha: scale the frozen rows by α, from 1.
         alpha_modules: layers that α scales; `target_modules` by default.
-        alpha_share: which layers share one α: module (none), self (those below the same parent, such as query and value)
+        alpha_share: the layers that share one α: module (none), self (those below the same parent, such as query and value)
             or attention (those below their grandparent).
         train: modules whose own weights train along, such as a new head.
         seed: of the adapters' start.
 
     Raises:
-        InputError: if a pattern matches nothing, the rank does not fit a layer, a layer's kernel is no matrix of real
+        InputError: if a pattern matches nothing, the rank does not fit a layer, a layer's kernel is not a matrix of real
             numbers, layers that share α differ in outputs, a tied weight would train in one place and be frozen in
             another, or the model is adapted already.
 
     Warns:
-        UserWarning: if a pattern also names modules with weights that are no dense layers, or an end matches none.
+        UserWarning: if a pattern also matches modules with weights that are not dense layers, or a suffix matches none.
 
     Examples:
         A custom layer's own method is called, with all of its arguments; only its kernel differs:
@@ -101,11 +101,11 @@ def apply_adapters(
         plains[name] = plain
     alpha, rank, lora_alpha, seed = plains.values()
     if not -(2**63) <= seed < 2**63:
-        raise InputError(f"seed = {seed}: must fit into 64 bits")
+        raise InputError(f"seed = {seed}: must fit in 64 bits")
     if adapter == "alpha-lora":
         adapter, alpha = "lora", True
     if alpha_modules is not None and not alpha:
-        raise InputError(f"alpha_modules = {shown(alpha_modules)}: is of no use without alpha")
+        raise InputError(f"alpha_modules = {shown(alpha_modules)}: has no effect without alpha")
     check_plain(model)
     full = adapter == "full"
     targets = {} if full and not alpha else select_layers(model, target_modules, "target_modules")
@@ -125,7 +125,8 @@ def apply_adapters(
         check_tied_kernels(model, targets)
     elif train is not None and not marked:
         warnings.warn(
-            f"train = {shown(train)}: names no weight outside of the adapted layers, so none trains along", stacklevel=2
+            f"train = {shown(train)}: matches no weight outside the adapted layers, so no further weight is trained",
+            stacklevel=2,
         )
     vectors: dict[tuple, AlphaParam] = {}
     for path, layer in scaled.items():
@@ -135,8 +136,8 @@ def apply_adapters(
         vector = vectors[group]
         if vector.shape != (outputs,):
             raise InputError(
-                f"alpha_share = {alpha_share}: {dotted(path)} has {outputs} outputs, a layer that it shares α with"
-                f" {vector.shape[0]}"
+                f"alpha_share = {alpha_share}: {dotted(path)} has {outputs} outputs, but a layer that shares its α"
+                f" has {vector.shape[0]}"
             )
     a, key = float(rank) if lora_alpha is None else float(lora_alpha), key_of(seed % 2**32)
     adapted = {}

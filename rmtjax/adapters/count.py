@@ -1,4 +1,4 @@
-"""How many numbers of a model train."""
+"""Numbers of trained parameters and of all parameters of a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Count", "count_parameters"]
 
 
 class Count(NamedTuple):
-    """Numbers of parameters: those that train, α among them, and all."""
+    """Numbers of parameters: trained ones, α among them, and all."""
 
     trainable: int
     total: int
@@ -23,7 +23,7 @@ class Count(NamedTuple):
 
 
 def count_parameters(model: nnx.Module) -> Count:
-    """Return how many numbers of a model train, and how many there are; shared ones count once, constants not at all."""
+    """Return the number of trained parameters and of all; shared ones count once, constants not at all."""
 
     def size(state) -> int:
         return sum(x.size for x in jax.tree.leaves(state))

@@ -25,17 +25,17 @@ __all__ = ["AdaptedLinear"]
 DenseLayer = nnx.Linear | nnx.LinearGeneral
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _LOST = 0.01
-"""Share of an adapter's effect whose rounding away is worth a warning."""
+"""Share of an adapter's effect whose loss by rounding is worth a warning."""
 
 
 def matrix_of(layer: DenseLayer) -> Float[Array, "inputs outputs"]:
-    """Return the kernel of a dense layer; those of an `nnx.LinearGeneral` flattened on both sides."""
+    """Return the kernel of a dense layer as a matrix; that of an `nnx.LinearGeneral` is flattened on both sides."""
     kernel = layer.kernel[...]
     return kernel.reshape(math.prod(layer.in_features), -1) if isinstance(layer, nnx.LinearGeneral) else kernel
 
 
 def _features(layer: DenseLayer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return sizes of the input and output axes of a layer's kernel."""
+    """Return the sizes of the input and output axes of a layer's kernel."""
     if isinstance(layer, nnx.LinearGeneral):
         return tuple(layer.in_features), tuple(layer.out_features)
     return (layer.in_features,), (layer.out_features,)
@@ -44,16 +44,16 @@ def _features(layer: DenseLayer) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def check_dense(layer: DenseLayer, where: str) -> None:
     """Raise InputError, beginning with `where`, unless a layer's kernel is one matrix of real numbers."""
     if isinstance(layer, nnx.LinearGeneral) and (layer.batch_axis or layer.axis != tuple(range(-len(layer.axis), 0))):
-        raise InputError(f"{where} has batch axes or contracts other axes than the last ones")
+        raise InputError(f"{where} has batch axes, or contracts axes other than the last ones")
     if not isinstance(layer.kernel, nnx.Variable):
-        raise InputError(f"{where} holds its kernel as a {type(layer.kernel).__name__}, must be an nnx.Variable")
+        raise InputError(f"{where} holds its kernel as a {type(layer.kernel).__name__}; must be an nnx.Variable")
     kernel, (inputs, outputs) = layer.kernel[...], _features(layer)
     if kernel.shape != (*inputs, *outputs):
         stacked = kernel.ndim > len(inputs) + len(outputs)
-        problem = "is a stack of layers, its kernel" if stacked else "is no plain matrix product, its kernel"
-        raise InputError(f"{where} {problem} has shape {kernel.shape}, that of one layer is {(*inputs, *outputs)}")
+        problem = "is a stack of layers: its kernel" if stacked else "is not a plain matrix product: its kernel"
+        raise InputError(f"{where} {problem} has shape {kernel.shape}, one layer needs {(*inputs, *outputs)}")
     if kernel.dtype.name not in _FLOATS:
-        raise InputError(f"{where} has a kernel of type {kernel.dtype.name}, must be one of {', '.join(_FLOATS)}")
+        raise InputError(f"{where} has a kernel of dtype {kernel.dtype.name}; must be one of {', '.join(_FLOATS)}")
     raw = layer.kernel.get_metadata()
     if raw.get("on_get_value"):
         raise InputError(f"{where} has a kernel whose values change when they are read (on_get_value)")
@@ -82,7 +82,7 @@ def _is_concrete(x: Any) -> bool:
 
 
 def _is_placed(x: Any) -> bool:
-    """Return whether an array has numbers, and lies on a mesh."""
+    """Return whether an array holds numbers and lies on a mesh."""
     return _is_concrete(x) and isinstance(x.sharding, NamedSharding)
 
 
@@ -104,7 +104,7 @@ class AdaptedLinear(nnx.Module):
 
     Args:
         base: the layer itself.
-        update: what is added; None adds nothing.
+        update: the update that is added; None adds nothing.
         alpha: the factor of each row of W, which several layers may share; None leaves W alone.
     """
 
@@ -133,7 +133,7 @@ class AdaptedLinear(nnx.Module):
         return self._wide_kernel().astype(self.base.kernel.dtype if dtype is None else dtype)
 
     def loss_of(self, dtype: jax.typing.DTypeLike) -> float:
-        r"""Return how much of what the adapter does a dtype rounds away, :math:`\|K - \mathrm{round}(K)\|/\|K - W\|`.
+        r"""Return the share of the adapter's effect that a dtype rounds away, :math:`\|K - \mathrm{round}(K)\|/\|K - W\|`.
 
         It is infinite where K is too large for the dtype, and 0 where the adapter does nothing or where the values are not
         known because a function is traced.
@@ -148,7 +148,7 @@ class AdaptedLinear(nnx.Module):
         return float(np.linalg.norm(rounded - exact) / effect) if effect else 0.0
 
     def merge_weights(self) -> None:
-        """Compute with one kernel from now on. The base stays as it is, so `unmerge_weights` restores it exactly.
+        """Compute with one kernel from now on. The base stays unchanged, so `unmerge_weights` restores it exactly.
 
         Warns:
             UserWarning: if the kernel's dtype, or that in which the layer computes, rounds more than 1 % of the update away.
@@ -160,7 +160,7 @@ class AdaptedLinear(nnx.Module):
         self.merged_kernel = nnx.data(sharded_like(self.base, AdapterConstant(self.kernel()), ("inputs", "outputs")))
 
     def unmerge_weights(self) -> None:
-        """Compute with base and update again."""
+        """Compute with the base and the update again."""
         self.merged_kernel = nnx.data(None)
 
     def plain(self, dtype: jax.typing.DTypeLike | None = None) -> DenseLayer:
@@ -173,7 +173,7 @@ class AdaptedLinear(nnx.Module):
         return nnx.clone(self)._plain(dtype)
 
     def _plain(self, dtype: jax.typing.DTypeLike | None) -> DenseLayer:
-        """Return the base itself, its kernel exchanged for the merged one; other variables stay those that they are."""
+        """Return the base itself with its kernel replaced by the merged one; its other variables are the same objects."""
         layer, kernel = self.base, self.kernel(dtype)
         old, value = layer.kernel, kernel.reshape(layer.kernel.shape)
         if _is_placed(old[...]) and _is_concrete(value):
@@ -184,7 +184,7 @@ class AdaptedLinear(nnx.Module):
         return layer
 
     def __getattr__(self, name: str) -> Any:
-        """Return a plain attribute of the base, such as `out_features`; not its methods, which know of no adapter."""
+        """Return a plain attribute of the base, such as `out_features`; no methods, since they know nothing of the adapter."""
         base = vars(self).get("base")
         value = None if base is None else vars(base).get(name)
         if value is None or name.startswith("_") or callable(value):
@@ -209,14 +209,14 @@ class AdaptedLinear(nnx.Module):
             kernel = self.merged_kernel[...] if self.is_merged else self._scaled(matrix)
             y = x @ kernel.astype(x.dtype)
         else:
-            # α scales the weights in their own precision: in half of it, most of its steps from 1 would be rounded away.
+            # α scales the weights in at least single precision: in half precision most of its steps from 1 would be rounded away.
             y = self.update(x, matrix, None if self.alpha is None else self.alpha[...])
         if general:
             y = y.reshape(*y.shape[:-1], *base.out_features)
         return y if bias is None else y + bias
 
     def _through_base(self, inputs: Array, *args: Any, **options: Any) -> Any:
-        """Return what the layer itself gives with the new kernel in the place of its own."""
+        """Return the base's own output with the new kernel in place of its kernel."""
         base, shape = self.base, self.base.kernel.shape
         merged = self.is_merged
         kernel = nnx.Param((self.merged_kernel[...] if merged else self.kernel()).reshape(shape))
@@ -224,14 +224,14 @@ class AdaptedLinear(nnx.Module):
         exchanged: dict[str, Any] = {"kernel": kernel}
         if not merged:
             exchanged |= self._products(new, multiplied)
-        # A copy that holds the same variables: the layer may count, draw and sow as ever, and two threads may call it.
+        # A copy with the same variables: the layer counts, draws and sows as usual, and two threads may call it at once.
         layer = object.__new__(type(base))
         vars(layer).update(vars(base), **exchanged)
         comparable = kernel[...] is new
         outputs = layer(inputs, *args, **options)
         if layer.kernel is not kernel or (comparable and kernel[...] is not new):
             raise InputError(
-                f"model: a layer of type {type(base).__name__} changes its kernel when it is called, and cannot be adapted"
+                f"model: a layer of type {type(base).__name__} changes its kernel when it is called, so it cannot be adapted"
             )
         after = vars(layer) | {name: vars(base)[name] for name in exchanged if name in vars(base)}
         for name in [name for name in vars(base) if name not in after]:
@@ -240,14 +240,14 @@ class AdaptedLinear(nnx.Module):
         half = any(map(_is_half, (new.dtype, base.dtype, jnp.result_type(inputs))))
         if half and not merged and not multiplied:
             warnings.warn(
-                f"a layer of type {type(base).__name__} multiplies by its kernel itself, so that half precision rounds the"
+                f"a layer of type {type(base).__name__} multiplies by its kernel itself, so half precision rounds the"
                 " adapter's update together with the kernel; call the `__call__` of nnx.Linear or use its dot_general",
                 stacklevel=3,
             )
         return outputs
 
     def _products(self, new: Array, multiplied: list[Array]) -> dict[str, Any]:
-        """Return attributes of a layer that let it multiply by W and ΔW apart; products by anything else are its own."""
+        """Return attributes that let a layer multiply by W and ΔW separately; its products with anything else stay its own."""
         base, (inputs, outputs) = self.base, _features(self.base)
         promoted: list[Array] = []
         after = tuple(range(len(inputs)))
@@ -264,7 +264,7 @@ class AdaptedLinear(nnx.Module):
                 if not is_kernel or tuple(contracted) != after or any(map(len, batched)):
                     return dot(lhs, rhs, dimension_numbers, *args, **options)
                 multiplied.append(rhs)
-                if rhs.dtype.name not in _FLOATS:  # a type of its own, such as of eight bits
+                if rhs.dtype.name not in _FLOATS:  # a dtype of its own, such as an eight-bit one
                     return dot(lhs, rhs, dimension_numbers, *args, **options)
                 frozen = self._scaled(matrix_of(base))
                 if isinstance(self.update, FullUpdate):
@@ -304,7 +304,7 @@ def adapted_layers(model: nnx.Module) -> dict[str, AdaptedLinear]:
 
 
 def _flattened(names: Any, layer: DenseLayer) -> dict[str | None, Any]:
-    """Return what shards the sides of a layer's matrix, from what shards the axes of its kernel."""
+    """Return the sharding of the sides of a layer's matrix, from that of the axes of its kernel."""
     inputs, outputs = _features(layer)
     names = (*names, *[None] * (len(inputs) + len(outputs) - len(names)))
 
@@ -315,7 +315,7 @@ def _flattened(names: Any, layer: DenseLayer) -> dict[str | None, Any]:
 
 
 def sharded_like(layer: DenseLayer, variable: nnx.Variable, sides: tuple[str | None, ...]) -> nnx.Variable:
-    """Return a variable sharded as the kernel of a layer is, in its metadata and in the placement of its array.
+    """Return a variable sharded like the kernel of a layer, in its metadata and in the placement of its array.
 
     Args:
         layer: a dense layer.
@@ -338,14 +338,14 @@ def sharded_like(layer: DenseLayer, variable: nnx.Variable, sides: tuple[str | N
 
 
 def shard_update(layer: DenseLayer, update: Update) -> Update:
-    """Shard every variable of a layer's update as the layer's kernel is, in place."""
+    """Shard every variable of a layer's update like the layer's kernel, in place."""
     for name, sides in update.sides.items():
         setattr(update, name, sharded_like(layer, getattr(update, name), sides))
     return update
 
 
 def checked_dtype(dtype: Any) -> jax.typing.DTypeLike | None:
-    """Return a dtype for kernels.
+    """Return a checked dtype for kernels.
 
     Raises:
         InputError: if it is none of real numbers.
@@ -364,7 +364,7 @@ def checked_dtype(dtype: Any) -> jax.typing.DTypeLike | None:
 def warn_of_loss(
     layers: Mapping[str, AdaptedLinear], argument: str, dtype: Any = None, *, computing: bool = False
 ) -> None:
-    """Warn of layers whose merged kernel loses more than 1 % of the update to rounding, once for all of them.
+    """Warn once about all layers whose merged kernel loses more than 1 % of the update to rounding.
 
     Raises:
         InputError: if a merged kernel is too large for the dtype.
@@ -389,14 +389,14 @@ def warn_of_loss(
         where = f" in {path}" if path else ""
         others = f" ({len(lost)} layers lose more than {_LOST:.0%})" if len(lost) > 1 else ""
         warnings.warn(
-            f"{argument}: rounding to {kind} loses {share:.0%} of what the adapter does{where}{others};"
-            " dtype=jnp.float32 of `merged_copy` keeps it, or leave the adapter beside the kernel",
+            f"{argument}: rounding to {kind} loses {share:.0%} of the adapter's effect{where}{others};"
+            " use dtype=jnp.float32 in `merged_copy`, or keep the adapter unmerged",
             stacklevel=3,
         )
 
 
 def merge_weights(model: nnx.Module) -> None:
-    """Fold every adapter into one kernel, in place; `unmerge_weights` takes it back to the bit.
+    """Fold every adapter into one kernel, in place; `unmerge_weights` restores the model exactly.
 
     Warns:
         UserWarning: if half precision, of a kernel or of the layer's computing, rounds more than 1 % of an update away.

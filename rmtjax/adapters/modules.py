@@ -1,4 +1,4 @@
-"""The modules and variables of a model: where each is held, and how one is put in the place of another."""
+"""The modules and variables of a model, the places that hold them, and their replacement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Place", "dense_layers", "dotted", "exchange", "module_paths", "own_w
 
 
 def dotted(path: Sequence) -> str:
-    """Return a path as one text."""
+    """Return a path as dotted text."""
     return ".".join(map(str, path))
 
 
@@ -28,7 +28,7 @@ def _held(value: Any) -> Iterator[tuple[tuple, Any]]:
 
 
 def _contents(module: nnx.Module) -> Iterator[tuple[str | int, tuple, Any]]:
-    """Return the modules and variables that a module holds: attribute, path within its value, and what is there."""
+    """Return the modules and variables that a module holds: attribute, path within its value, and the object."""
     for name, value in vars(module).items():
         if not name.startswith("_pytree__"):
             step = int(name) if isinstance(module, nnx.List) and name.isdigit() else name
@@ -37,7 +37,7 @@ def _contents(module: nnx.Module) -> Iterator[tuple[str | int, tuple, Any]]:
 
 
 def module_paths(model: nnx.Module) -> dict[int, list[tuple]]:
-    """Return all paths of each module by its id: one that is held in several places has several."""
+    """Return all paths of each module by its id; a module that is held in several places has several."""
     paths: dict[int, list[tuple]] = {}
 
     def walk(module: nnx.Module, path: tuple, above: frozenset[int]) -> None:
@@ -51,7 +51,7 @@ def module_paths(model: nnx.Module) -> dict[int, list[tuple]]:
 
 
 class Place(NamedTuple):
-    """Where a variable is held: its module and the module's path, its attribute, and its path within that."""
+    """The place that holds a variable: its module and the module's path, its attribute, and its path within that."""
 
     path: tuple
     module: nnx.Module
@@ -63,7 +63,7 @@ class Place(NamedTuple):
 
 
 def variable_places(model: nnx.Module) -> dict[int, tuple[nnx.Variable, list[Place]]]:
-    """Return every variable by its id, with all places that hold it: a tied weight has several."""
+    """Return every variable by its id, with all places that hold it; a tied weight has several."""
     places: dict[int, tuple[nnx.Variable, list[Place]]] = {}
     for path, module in sorted(nnx.iter_modules(model), key=lambda item: [(isinstance(p, str), p) for p in item[0]]):
         for name, inner, held in _contents(module):
@@ -85,7 +85,7 @@ def own_weights(module: nnx.Module) -> list[nnx.Variable]:
 
 
 def exchange(model: nnx.Module, new: Mapping[tuple, nnx.Module]) -> None:
-    """Put modules in the place of those at the given paths, wherever the model holds these.
+    """Replace the modules at the given paths, wherever the model holds them.
 
     Raises:
         InputError: before anything is changed, if one lies where nothing can be set, such as in a tuple.
@@ -102,14 +102,14 @@ def exchange(model: nnx.Module, new: Mapping[tuple, nnx.Module]) -> None:
                     places.append((holder, str(name), old[id(held)]))
     if lost:
         raise InputError(
-            f"model: {shown(min(map(dotted, lost)))} is in no attribute, nnx.List or nnx.Dict to be set anew"
+            f"model: {shown(min(map(dotted, lost)))} must be held in an attribute, nnx.List or nnx.Dict to be replaced"
         )
     for holder, name, path in places:
         setattr(holder, name, new[path])
 
 
 def retype(variables: Iterable[tuple[nnx.Variable, Sequence[Place]]], kind: type[nnx.Param]) -> None:
-    """Give variables another type wherever they are held, so that one that is tied stays so."""
+    """Change the type of variables wherever they are held, so that a tied weight stays tied."""
     for variable, places in variables:
         new = kind.from_metadata(variable.get_raw_value(), variable.get_metadata())
         for place in places:

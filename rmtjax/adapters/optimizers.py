@@ -1,4 +1,4 @@
-"""Optax transformations for adapters: the α-updater, orthonormal columns, and a bound on what is added."""
+"""Optax transformations for adapters: the α-updater, orthonormal columns, and a bound on the update's norm."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def alpha_updater(optimizer: optax.GradientTransformation, every: int = 20) -> o
         def gradient() -> optax.Updates:
             if alpha_gradient is None:
                 return updates
-            return jax.tree.map(  # in a partition, keep the parts that are ours
+            return jax.tree.map(  # inside a partition, keep only the parts that are ours
                 lambda ours, g: ours if isinstance(ours, optax.MaskedNode) else g.astype(ours.dtype),
                 updates,
                 alpha_gradient(),
                 is_leaf=lambda x: isinstance(x, optax.MaskedNode),
             )
 
-        # The optimizer may give other types than it gets, such as steps in the precision of α, or moments in that of the
+        # The optimizer may return other types than it receives, such as steps in the precision of α, or moments in that of the
         # gradient. Its step decides, and both branches must have its types; the fresh gradient is not traced for it.
         types, inner_types = jax.eval_shape(lambda: inner.update(updates, state.inner_state, params, **extra))
         zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), types)
@@ -123,11 +123,11 @@ def orthonormal(x: Float[Array, "n r"], turns: int = 12) -> Float[Array, "n r"]:
         t = 1.5 * eye - 0.5 * z @ y
         y, z = y @ t, t @ z
     x = x @ z / jnp.sqrt(bound)
-    return x @ (1.5 * eye - 0.5 * x.T @ x)  # the last digits
+    return x @ (1.5 * eye - 0.5 * x.T @ x)  # a last step for full precision
 
 
 def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    r"""Let an optimiser move matrices with orthonormal columns so that they stay so.
+    r"""Let an optimizer move matrices with orthonormal columns so that they stay orthonormal.
 
     The gradient is first projected on the tangent space of the Stiefel manifold, :math:`G - X\,\mathrm{sym}(X^\top G)`,
     and the step :math:`U` that the optimiser makes of it is replaced by :math:`R(X + U) - X` with the polar retraction
@@ -137,7 +137,7 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
         optimizer: for parameters of which all leaves are matrices (n, r) with orthonormal columns, r ≤ n.
 
     Raises:
-        InputError: from its `init`, if a leaf is no such matrix.
+        InputError: from its `init`, if a leaf is not such a matrix.
 
     References:
         Absil, Mahony & Sepulchre, *Optimization Algorithms on Matrix Manifolds* (2008), §3.6.1 and §4.1.1.
@@ -147,7 +147,7 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
     def init_fn(params):
         for leaf in jax.tree.leaves(params):
             if leaf.ndim != 2 or leaf.shape[0] < leaf.shape[1]:
-                raise InputError(f"stiefel: a parameter has shape {list(leaf.shape)}, must be (n, r) with r ≤ n")
+                raise InputError(f"stiefel: a parameter has shape {list(leaf.shape)}; must be (n, r) with r ≤ n")
         return inner.init(params)
 
     def project(gradient, x):
@@ -156,7 +156,7 @@ def stiefel(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
 
     def update_fn(updates, state, params=None, **extra):
         if params is None:
-            raise ValueError("stiefel: update needs the parameters; pass params to it")
+            raise ValueError("stiefel: update needs the parameters; pass params")
         steps, state = inner.update(jax.tree.map(project, updates, params), state, params, **extra)
         return jax.tree.map(lambda u, x: orthonormal(x + u) - x, steps, params), state
 
@@ -170,7 +170,7 @@ def _leaf_name(path: tuple) -> str:
 
 
 def project_spectral_norm(model: nnx.Module, limits: Mapping[str, float]) -> optax.GradientTransformation:
-    r"""Keep what adapters add below a limit for each layer, :math:`\|\Delta W\|_2 \le \ell`, whatever an optimiser wants.
+    r"""Keep each layer's update below a limit, :math:`\|\Delta W\|_2 \le \ell`, whatever step the optimizer takes.
 
     It goes last in a chain: the step is changed so that the bound holds after it. Singular values of LoRA's and DoRA's update
     above the limit are cut to it, which is the projection; the parameters of the other adapters are scaled down together.
@@ -185,14 +185,14 @@ def project_spectral_norm(model: nnx.Module, limits: Mapping[str, float]) -> opt
         A transformation of trees whose leaves are named as the model's parameters: `nnx.State`, or a dict by dotted path.
 
     Raises:
-        InputError: for a limit that is no positive number, of a layer that is not adapted, or below what an orthogonal
+        InputError: for a limit that is not a positive number, of a layer that is not adapted, or below what an orthogonal
             adapter always has, a/r.
     """
     layers = adapted_layers(model)
     parts: dict[str, tuple[Any, Any, float]] = {}
     for path, limit in limits.items():
         if path not in layers or layers[path].update is None:
-            raise InputError(f"limits: {path} is no layer with an adapter")
+            raise InputError(f"limits: {path} is not a layer with an adapter")
         if not (isinstance(limit, numbers.Real) and limit > 0):
             raise InputError(f"limits: {path} = {shown(limit)}: must be above 0")
         update = layers[path].update
@@ -200,8 +200,8 @@ def project_spectral_norm(model: nnx.Module, limits: Mapping[str, float]) -> opt
             strength = abs(update.scale / update.rank)
             if strength > limit:
                 raise InputError(
-                    f"limits: {path}: an orthogonal adapter's singular values all are a/r = {strength:g}, the"
-                    f" limit is {limit:.3g}; a smaller scale keeps it"
+                    f"limits: {path}: an orthogonal adapter's singular values are all a/r = {strength:g}, but the"
+                    f" limit is {limit:.3g}; choose a smaller scale"
                 )
             continue
         graph, state = nnx.split(update)
@@ -212,7 +212,7 @@ def project_spectral_norm(model: nnx.Module, limits: Mapping[str, float]) -> opt
 
     def update_fn(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None):
         if params is None:
-            raise ValueError("project_spectral_norm: update needs the parameters; pass params to it")
+            raise ValueError("project_spectral_norm: update needs the parameters; pass params")
         flat, tree = jax.tree_util.tree_flatten_with_path(params)
         where = {_leaf_name(path): i for i, (path, _) in enumerate(flat)}
         steps = jax.tree.leaves(updates)
@@ -225,7 +225,7 @@ def project_spectral_norm(model: nnx.Module, limits: Mapping[str, float]) -> opt
             for name, value in nnx.merge(graph, nnx.from_flat_state(moved)).bounded(limit).items():
                 if at[name] is None:
                     raise InputError(
-                        f"params: {path}.update.{name} is not among what is optimised, and has to be for its limit to be kept"
+                        f"params: {path}.update.{name} must be among the optimized parameters for its limit to hold"
                     )
                 steps[at[name]] = value - flat[at[name]][1]
         return jax.tree.unflatten(tree, steps), state

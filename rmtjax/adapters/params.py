@@ -1,4 +1,4 @@
-"""The types that mark what a fine-tuning trains. Selecting what trains is a filter on them, never on names."""
+"""Variable types that mark the trained parameters. Filters on these types select what trains, never names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class OrthogonalParam(AdapterParam):
 
 
 class TrainedParam(nnx.Param):
-    """A weight of the model itself that trains along: the head, or all of them in full fine-tuning."""
+    """A weight of the model itself that is trained too: the head, or all of them in full fine-tuning."""
 
 
 class AlphaParam(nnx.Param):
@@ -28,4 +28,4 @@ class AdapterConstant(nnx.Variable):
 
 
 TRAINABLE = nnx.Any(AdapterParam, TrainedParam)
-"""The filter of what an optimizer trains, without α."""
+"""The filter of the variables that an optimizer trains, without α."""

@@ -1,4 +1,4 @@
-"""Which layers get an adapter, and which weights train along with them."""
+"""Selection of the layers that get an adapter and of the weights that train along with them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Pattern = str | Sequence[str]
 
 
 def _matcher(pattern: Pattern) -> Callable[[str], bool]:
-    """Return a function that says of a path whether PEFT's `target_modules` would: a regular expression, or a list of ends."""
+    """Return a function that matches a path as PEFT's `target_modules` does: by a regular expression, or a list of suffixes."""
     if isinstance(pattern, str):
         try:
             compiled = re.compile(pattern)
         except re.error as error:
-            raise InputError(f"target_modules = {pattern!r}: is no regular expression ({error})") from None
+            raise InputError(f"target_modules = {pattern!r}: must be a regular expression ({error})") from None
         return lambda path: compiled.fullmatch(path) is not None
     try:
         ends = tuple(pattern)
     except TypeError:
         ends = (pattern,)
     if not ends or not all(isinstance(end, str) for end in ends):
-        raise InputError(f"target_modules = {shown(pattern)}: must be a regular expression, or a list of ends of paths")
+        raise InputError(f"target_modules = {shown(pattern)}: must be a regular expression, or a list of path suffixes")
     return lambda path: any(path == end or path.endswith(f".{end}") for end in ends)
 
 
@@ -55,7 +55,9 @@ def select_layers(model: nnx.Module, pattern: Pattern, argument: str) -> dict[tu
             kinds.setdefault(".".join(steps[-2:]), dotted(path))
         available = ", ".join(f"{kind} (as {path})" for kind, path in kinds.items())
         but = f" but {left_out}" if others else ""
-        raise InputError(f"{argument} = {shown(pattern)}: matches no dense layer{but}; there are {available or 'none'}")
+        raise InputError(
+            f"{argument} = {shown(pattern)}: matches no dense layer{but}; the model has {available or 'none'}"
+        )
     holders = dict(nnx.iter_modules(model))
     for path, layer in chosen.items():
         check_dense(layer, f"{argument}: {dotted(path)}")
@@ -63,13 +65,13 @@ def select_layers(model: nnx.Module, pattern: Pattern, argument: str) -> dict[tu
             holder = holders.get(above[:-1]) if above else None
             if isinstance(holder, (nnx.SpectralNorm, nnx.WeightNorm)):
                 raise InputError(
-                    f"{argument}: {dotted(path)} lies in an nnx.{type(holder).__name__}, which rescales all weights of a"
-                    " layer, those of an adapter too"
+                    f"{argument}: {dotted(path)} lies in an nnx.{type(holder).__name__}, which would rescale the"
+                    " adapter's weights too"
                 )
     if others:
         warnings.warn(
             f"{argument} = {shown(pattern)}: {len(others)} of the {len(chosen) + len(others)} modules with weight matrices"
-            f" that it names are left out, which are no dense layers: {left_out}",
+            f" that match are not dense layers and are left out: {left_out}",
             stacklevel=3,
         )
     if not isinstance(pattern, str):
@@ -88,7 +90,7 @@ def check_tied(
     Args:
         model: before anything of it is changed.
         frozen: paths of the layers that get an adapter.
-        trains: whether a weight is asked to train where it is held, outside of those layers.
+        trains: whether a weight is to train where it is held, outside of those layers.
         unfrozen: whether a weight trains inside of those layers.
 
     Raises:
@@ -106,21 +108,21 @@ def check_tied(
         if held:
             trained = places[wishes.index(True)]
             raise InputError(
-                f"model: {trained} and {held[0]} are one weight, which would train in the one and be frozen under the adapter"
-                " of the other; give one a copy, or leave both to the same"
+                f"model: {trained} and {held[0]} are one weight, which would train in one place and be frozen under an"
+                " adapter in the other; copy one of them, or treat both alike"
             )
         if type(variable) is not nnx.Param:
             raise InputError(
-                f"train: {places[0]} is of the type {type(variable).__name__}; only plain nnx.Param can be marked as training"
+                f"train: {places[0]} has type {type(variable).__name__}; only plain nnx.Param can be marked as training"
             )
         if any(place.inner for place in places):
-            raise InputError(f"train: {places[0]} is in no attribute, nnx.List or nnx.Dict to be set anew")
+            raise InputError(f"train: {places[0]} must be held in an attribute, nnx.List or nnx.Dict to be replaced")
         chosen.append((variable, places))
     return chosen
 
 
 def trained_modules(model: nnx.Module, train: Pattern | None, everything: bool) -> set[int]:
-    """Return the ids of the modules whose own weights are asked to train: those that match, and all below one that does."""
+    """Return the ids of the modules whose own weights are to train: those that match, and all modules below one that does."""
     if train is None and not everything:
         return set()
     matches = (lambda path: path == "") if everything else _matcher(train)
@@ -136,11 +138,11 @@ def trained_modules(model: nnx.Module, train: Pattern | None, everything: bool) 
 
 
 def check_tied_kernels(model: nnx.Module, targets: Mapping[tuple, DenseLayer]) -> None:
-    """Raise InputError if a kernel that gets a Δ of its own is used elsewhere, where it would not move along."""
+    """Raise InputError if a kernel that gets a Δ of its own is also used elsewhere, where Δ would not apply."""
     kernels = {id(layer.kernel) for layer in targets.values()}
     for variable, places in variable_places(model).values():
         if id(variable) in kernels and len(places) > 1:
             raise InputError(
-                f"model: {places[0]} and {places[1]} are one weight, which full fine-tuning with α would train in one place"
-                " alone; give one a copy, or choose layers whose kernels are not tied"
+                f"model: {places[0]} and {places[1]} are one weight, which full fine-tuning with α would train in only one"
+                " place; copy one of them, or choose layers whose kernels are not tied"
             )

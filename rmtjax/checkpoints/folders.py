@@ -1,4 +1,4 @@
-"""Where checkpoints lie: folders, files and hub ids."""
+"""Locations of checkpoints: folders, files and hub ids."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 PACKAGED = "minilm"
-"""The name of the packaged all-MiniLM-L6-v2, wherever a model is asked for."""
+"""The name of the packaged all-MiniLM-L6-v2, accepted wherever a model is expected."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TOKENIZER_FILES = (
@@ -35,9 +35,9 @@ TOKENIZER_FILES = (
 
 
 def inner_modules(folder: Path) -> dict[str, str]:
-    """Return the folders inside of a sentence-transformers model's, by the names of its modules: {"0": "", "2": "2_Dense"}.
+    """Return the subfolders of a sentence-transformers model by the names of its modules: {"0": "", "2": "2_Dense"}.
 
-    Empty if `modules.json` is missing or of another form.
+    It is empty if `modules.json` is missing or of another form.
     """
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
@@ -52,16 +52,16 @@ def _has_weights(folder: Path) -> bool:
 
 
 def weights_folder(folder: Path) -> Path:
-    """Return where a model's own weights and configuration are: in its folder, or in that of its first module.
+    """Return the folder of a model's own weights and configuration: its own folder, or that of its first module.
 
-    sentence-transformers keeps the transformer in `0_Transformer/` where it is not the only one.
+    sentence-transformers keeps the transformer in `0_Transformer/` if it is not the only module.
     """
     first = next(iter(inner_modules(folder).values()), "")
     return folder / first if first and not _has_weights(folder) and _has_weights(folder / first) else folder
 
 
 def pickled_modules(folder: Path) -> list[str]:
-    """Return the weights of a sentence-transformers model's modules that are only in pickles: 2_Dense/pytorch_model.bin."""
+    """Return the weights of a sentence-transformers model's modules that exist only as pickles: 2_Dense/pytorch_model.bin."""
     inside = [Path(inner) for inner in inner_modules(folder).values() if inner and not _has_weights(folder / inner)]
     return [(inner / PICKLE).as_posix() for inner in inside if (folder / inner / PICKLE).is_file()]
 
@@ -91,7 +91,7 @@ def model_folder(model: str | os.PathLike = PACKAGED, *, adapter: bool = False) 
     if folder.is_dir():
         return folder
     if is_local or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise InputError(f"model = {name}: is no folder")
+        raise InputError(f"model = {name}: is not a folder")
     from huggingface_hub import file_exists, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -107,12 +107,12 @@ def model_folder(model: str | os.PathLike = PACKAGED, *, adapter: bool = False) 
         return folder
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = shown(str(error).split("\n")[0], 120)
-        raise InputError(f"model = {name}: is no folder, and the hub did not give it ({reason})") from None
+        raise InputError(f"model = {name}: is not a folder, and the hub does not provide it ({reason})") from None
 
 
 @contextlib.contextmanager
 def called(argument: str) -> Iterator[None]:
-    """Make errors of other readers name the argument by its name here."""
+    """Make errors of other readers use this call's name for the argument."""
     try:
         yield
     except InputError as error:
@@ -123,12 +123,12 @@ def exists(path: str | os.PathLike, argument: str) -> bool:
     """Return whether a path exists.
 
     Raises:
-        InputError: if it is no path, or one that cannot be.
+        InputError: if it is not a valid path.
     """
     try:
         return Path(path).exists()
     except (TypeError, ValueError, OSError) as error:
-        raise InputError(f"{argument} = {shown(path)}: is no path ({error})") from None
+        raise InputError(f"{argument} = {shown(path)}: is not a path ({error})") from None
 
 
 def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
@@ -142,8 +142,8 @@ def open_weights(path: str | os.PathLike, argument: str) -> TensorFile:
     if path != PACKAGED and exists(path, argument) and (file := Path(path)).is_file():
         if file.suffix.lower() in _PICKLES:
             raise InputError(
-                f"{argument} = {path}: is a pickle, which runs the code inside it when it is read, so it is not; convert it"
-                " to safetensors"
+                f"{argument} = {path}: is a pickle, which runs code when it is read, so it is refused; convert it to"
+                " safetensors"
             )
         return TensorFile(file.parent, argument, file.name, given=path)
     with called(argument):

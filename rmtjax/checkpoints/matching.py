@@ -1,4 +1,4 @@
-"""Which weights of two checkpoints are the same layer although their names differ."""
+"""Matching of the weights of two checkpoints that are the same layer under different names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["match_names"]
 
 
 def _without_towers(name: str) -> str:
-    """Return a name without the components that lead it and say `model` or a tower."""
+    """Return a name without its leading components that are `model` or the name of a tower."""
     reduced = reduced_names(name)[0].split(".")
     first = next((i for i, part in enumerate(reduced) if part.isdigit()), len(reduced) - 2)
     return ".".join([*(part for part in reduced[:first] if tower(part) is None), *reduced[first:]])
@@ -45,7 +45,7 @@ def match_names(
     Args:
         items, others: the two sides.
         argument: the beginning of an error message.
-        narrowed: which of several candidates are left for an item, by what else is known of them.
+        narrowed: function that reduces several candidates for an item by what else is known of them.
 
     Raises:
         InputError: if more than one is left, or two items are left with the same.
@@ -84,9 +84,7 @@ def match_names(
             if len(keys) > 1:
                 keys = narrowed(item.key, keys) or keys
             if len(keys) > 1:
-                raise InputError(
-                    f"{argument}: {item.key} could be any of {listed(keys)} (layers can name the one that is meant)"
-                )
+                raise InputError(f"{argument}: {item.key} could be any of {listed(keys)} (select one with layers)")
             if keys:
                 matches[item.key] = keys[0]
                 break

@@ -1,4 +1,4 @@
-"""The weight matrices of a checkpoint, by name, with what each is called in memory; read one at a time."""
+"""The weight matrices of a checkpoint, by their names in the file and in memory, read one at a time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _NO_STACK = re.compile(r"conv")
 _TRANSPOSED_STACKS = ("gpt_oss", "openai_privacy_filter", "aria", "aria_text", "llama4", "llama4_text")
 """Types of models of transformers that keep experts as (experts, inputs, outputs)."""
 _ADDS_TRANSPOSED = ("gpt_oss", "openai_privacy_filter", "aria", "aria_text")
-"""Those of them that say so in memory (`is_transposed`), so that PEFT adds the transposed of BA."""
+"""The types among these that have `is_transposed` in memory, so that PEFT adds the transpose of BA."""
 _NO_MATRIX = re.compile(
     r"(^|\.)(\w*A_log|\w*A_logs|\w*bias_table|pos_embed\w*|position_embeddings?|\w*position_bias|\w*_tokens?|\w*query_tokens|"
     r"\w*latents?|\w*_bias|\w*time_decay|\w*time_faaaa|absolute_pos_embed)$"
 )
-"""Parameters of two dimensions that are no maps: Mamba's state matrix, tables of positions, learned tokens."""
+"""Two-dimensional parameters that are not linear maps: Mamba's state matrix, tables of positions, learned tokens."""
 
 
 NO_MATRIX = "a parameter that is no matrix of a layer"
@@ -41,7 +41,7 @@ _FACTORS = (
 
 
 def names_no_matrix(name: str) -> bool:
-    """Return whether a parameter of two dimensions is no map by its name, such as `A_log` or a table of positions."""
+    """Return whether a two-dimensional parameter is not a linear map by its name, such as `A_log` or a table of positions."""
     return _NO_MATRIX.search(name) is not None
 
 
@@ -51,7 +51,7 @@ class Matrix(NamedTuple):
     Attributes:
         name: of the tensor, with the expert's number if the tensor is a stack: `mlp.experts.down_proj[3]`.
         tensor: name of the tensor in the file.
-        expert: which matrix of the stack; None if the tensor is the matrix.
+        expert: index of the matrix in the stack; None if the tensor is the matrix.
         stored: the shape in the file, which may be (outputs, inputs) or (inputs, outputs).
     """
 
@@ -62,7 +62,7 @@ class Matrix(NamedTuple):
 
 
 def natural_order(name: str) -> list:
-    """Return a key to sort names by, in which layer 2 comes before layer 10."""
+    """Return a sort key for names that puts layer 2 before layer 10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
@@ -88,14 +88,14 @@ class Checkpoint:
 
     Args:
         tensors: its tensors.
-        config: what its `config.json` says; None if there is none.
+        config: the content of its `config.json`; None if there is none.
         class_name: the class that an adapter was made for, where that is known.
 
     Attributes:
         tensors, config: as given.
         conversion: the names of its tensors in memory.
         matrices: every matrix by its name.
-        skipped: tensors that are no matrices, or cannot be read, and why.
+        skipped: tensors that are not matrices, or cannot be read, and why.
         quantized: the quantised weights among these, by the name that the plain weight would have.
         memory: name in memory → the matrices of the file that it is made of, each with its place.
     """
@@ -111,7 +111,7 @@ class Checkpoint:
             for matrix in self._matrices_of(name):
                 if matrix.name in self.matrices:
                     raise InputError(
-                        f"{tensors.folder}: holds a tensor {matrix.name}, and a stack of matrices with one of that name"
+                        f"{tensors.folder}: holds a tensor {matrix.name} and a stack with a matrix of the same name"
                     )
                 self.matrices[matrix.name] = matrix
                 place = self.conversion.memory(plain_name(name))
@@ -155,7 +155,7 @@ class Checkpoint:
         return False
 
     def names(self, name: str) -> Names:
-        """Return what a weight of this model is called."""
+        """Return the names of a weight of this model."""
         plain = plain_name(name)
         return Names(name, plain, self.conversion.memory(plain).name)
 
@@ -167,8 +167,8 @@ class Checkpoint:
     def stack_is_transposed(self, tensor: str) -> bool:
         """Return whether a stack of experts' matrices is kept as (experts, inputs, outputs).
 
-        The projections up and down of the same experts tell by their shapes, since what one puts out the other takes; where
-        they fit both ways, or one is missing, the model's type does.
+        The shapes of the same experts' up and down projections decide, since one's output is the other's input; if they fit
+        both ways, or one is missing, the model's type decides.
         """
         for up, down in (("gate_up_proj", "down_proj"), ("up_proj", "down_proj"), ("input_linear", "output_linear")):
             names = [re.sub(rf"(^|\.)({up}|{down})(?=\.weight$|$)", rf"\g<1>{which}", tensor) for which in (up, down)]
@@ -183,7 +183,7 @@ class Checkpoint:
 
     @property
     def adds_transposed(self) -> bool:
-        """Whether PEFT adds the transposed of BA to a stack of experts' matrices, where shapes do not decide."""
+        """Whether PEFT adds the transpose of BA to a stack of experts' matrices if shapes do not decide."""
         return self._is_one_of(_ADDS_TRANSPOSED)
 
     def _is_one_of(self, kinds: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""What a weight is called: in a file, in the memory of transformers, and after a wrapper has put its own name before it.
+"""Names of weights: in a file, in the memory of transformers, and with a wrapper's prefix.
 
 A saver leaves the names of its wrappers in what it writes (`_orig_mod.` of torch.compile, `module.` of data parallelism,
 `base_model.model.` of PEFT), and transformers 5 loads many families under other names than their files have. An adapter bears
@@ -37,16 +37,16 @@ _TOWERS = {
     "audio": ("audio_tower", "audio_model", "audio_encoder", "speech_encoder", "sound_encoder", "talker"),
 }  # fmt: skip
 _BACKBONES = ("backbone", "pixel_level_module.encoder")
-"""Where a model keeps the backbone that `backbone_config` is of."""
+"""The attributes in which a model keeps the backbone that `backbone_config` describes."""
 _TOWER_OF = {component: kind for kind, components in _TOWERS.items() for component in components}
 
 
 TORCH_LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
-"""What PyTorch calls the variables of Flax's layers."""
+"""PyTorch's names for the variables of Flax's layers."""
 
 
 def weight_name(path: Sequence[Any]) -> str:
-    """Return the name that a variable of a Flax module has in a checkpoint of PyTorch, from its path in the module.
+    """Return the PyTorch checkpoint name of a Flax module's variable, given its path in the module.
 
     >>> weight_name(["encoder", "layer", 0, "attention", "self", "query", "kernel"])
     'encoder.layer.0.attention.self.query.weight'
@@ -56,7 +56,7 @@ def weight_name(path: Sequence[Any]) -> str:
 
 
 def without_wrappers(name: str) -> tuple[str, list[str]]:
-    """Return a name without what wrappers put into it, and the wrappers that stood inside and not before it.
+    """Return a name without the parts that wrappers inserted, and the wrappers that stood inside it rather than before it.
 
     >>> without_wrappers("module.base_model.model.model.layers.0._orig_mod.q_proj.weight")
     ('model.layers.0.q_proj.weight', ['_orig_mod'])
@@ -68,7 +68,7 @@ def without_wrappers(name: str) -> tuple[str, list[str]]:
 
 @functools.lru_cache(1 << 17)
 def plain_name(name: str) -> str:
-    """Return a name without what wrappers put into it.
+    """Return a name without the parts that wrappers inserted.
 
     >>> plain_name("_orig_mod.base_model.model.classifier.modules_to_save.default.weight")
     'classifier.weight'
@@ -79,7 +79,7 @@ def plain_name(name: str) -> str:
 
 
 def tower(name: str) -> str | None:
-    """Return the part of a multimodal model that a name is in, "text", "vision" or "audio"; None if it does not say.
+    """Return the part of a multimodal model that a name belongs to, "text", "vision" or "audio"; None if it does not say.
 
     >>> tower("model.vision_tower.encoder.layers.0.fc1.weight"), tower("model.layers.0.mlp.fc1.weight")
     ('vision', None)
@@ -88,7 +88,7 @@ def tower(name: str) -> str | None:
 
 
 def reduced_names(name: str) -> tuple[str, str]:
-    """Return a name without the components `model` that lead it, and also without that of a text tower.
+    """Return a name without its leading components `model`, and also without that of a text tower.
 
     These differ between versions of a library and between a model and its parts; the towers of other kinds stay.
 
@@ -102,7 +102,7 @@ def reduced_names(name: str) -> tuple[str, str]:
 
 
 class Names(NamedTuple):
-    """What one weight is called.
+    """The names of one weight.
 
     Attributes:
         key: its identifier, unique on its side.
@@ -116,12 +116,12 @@ class Names(NamedTuple):
 
 
 class InMemory(NamedTuple):
-    """Where a tensor of a file is in the model in memory.
+    """The place of a file's tensor in the model in memory.
 
     Attributes:
         name: of the tensor in memory; of the first of several.
-        expert: which slice along the first dimension, if tensors of single experts are stacked.
-        part, parts: which of how many equal blocks of rows of the tensor in memory it is, if several are put together.
+        expert: index of the slice along the first dimension, if tensors of single experts are stacked.
+        part, parts: index of its block of rows in the tensor in memory, and their number, if several are concatenated.
         split: names of the tensors in memory that its rows are split into, in equal blocks; empty if it is one.
         transposed: whether the two last dimensions change places.
         unknown: the operation that is not followed here, if any.
@@ -159,14 +159,14 @@ def _rules(identifier: str) -> tuple[_Rule, ...]:
 
 
 class _Scoped(NamedTuple):
-    """Rules for one part of a model, which look at what follows its name: a prefix if it is there, or some components."""
+    """Rules for one part of a model, which match after its name: a prefix if it is there, or some components."""
 
     rules: tuple[_Rule, ...]
     prefix: str | None = None
     components: re.Pattern[str] | None = None
 
     def start(self, name: str) -> int | None:
-        """Return where in a name the part begins that the rules look at; None if they do not apply."""
+        """Return the index in a name at which the part begins that the rules match; None if they do not apply."""
         if self.components is not None:
             match = self.components.search(name)
             return None if match is None else match.end()
@@ -185,7 +185,7 @@ class Conversion:
     """The renamings from a file to memory for one model.
 
     Args:
-        config: what is in `config.json`; None if there is none, then names stay as they are.
+        config: the content of `config.json`; None if there is none, and then names stay as they are.
         class_name: the class that the model is loaded as, where that is known (PEFT notes it as `base_model_class`); by default
             the first of the config's `architectures`.
     """
@@ -241,7 +241,7 @@ class Conversion:
             self.scopes.append(scope)
 
     def memory(self, name: str) -> InMemory:
-        """Return what a tensor of the file is in memory."""
+        """Return the place in memory of a tensor of the file."""
         if name not in self._known:
             self._known[name] = self._memory(name)
         return self._known[name]
@@ -261,7 +261,7 @@ class Conversion:
 
 
 def _is_part(class_name: str | None, base_class: str) -> bool:
-    """Return whether a class is a tower's, such as CLIPTextModel beside CLIPModel, to which the whole's rules do not apply."""
+    """Return whether a class is that of one tower, such as CLIPTextModel beside CLIPModel, which the whole's rules exclude."""
     if class_name is None or class_name.startswith(f"{base_class.removesuffix('Model')}For"):
         return False
     return re.search(r"(Vision|Text|Audio)", class_name) is not None and base_class not in class_name
@@ -280,7 +280,7 @@ def _renamed(name: str, scope: _Scoped, rule: _Rule) -> tuple[str, int | None, s
 
 
 def _converted(name: str, which: int, matched: str, rule: _Rule) -> InMemory:
-    """Return what operations make of a tensor: those that only stack, join, split or transpose matrices are followed."""
+    """Return the result of conversion operations on a tensor; only stacking, joining, splitting and transposing are followed."""
     split = tuple(name.replace(rule.targets[0], target, 1) for target in rule.targets) if len(rule.targets) > 1 else ()
     expert, part, parts, transposed = None, 0, 1, False
     for operation in rule.operations:

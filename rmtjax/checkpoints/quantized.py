@@ -20,7 +20,7 @@ _TABLES = (
     "scales_and_zeros", "k_scale", "v_scale", "q_scale", "weight_packed", "qweight", "weight_offset",
 )  # fmt: skip
 _INSIDE = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+)$")
-"""bitsandbytes' four bits: tables under the name of the weight."""
+"""bitsandbytes in four bits: tables under the name of the weight."""
 _EXPERTS = re.compile(r"_(blocks|scales|scale|scale_inv|weight_scale|weight_scale_2|weight_packed)$")
 """Tables of tensors of experts, named after the tensor: `gate_up_proj_blocks`, `gate_up_proj_scale_inv`."""
 
@@ -47,7 +47,7 @@ def _part(module: str, name: str) -> str:
 
 
 def _method(parts: Mapping[str, str]) -> str:
-    """Return what a quantised weight is, by the last names and the types of its tensors."""
+    """Return the quantisation method of a weight, by the last names and the types of its tensors."""
     names = set(parts)
     types = sorted({kind for kind in parts.values() if _PACKED.fullmatch(kind)})
     if any("absmax" in name or "quant_state.bitsandbytes" in name for name in names):
@@ -65,20 +65,20 @@ def _method(parts: Mapping[str, str]) -> str:
     elif types[0].startswith("F8"):
         method = f"to 8-bit floating point ({types[0]})" + (" without its scales" if len(parts) == 1 else "")
     elif len(parts) == 1 and types[0][0] in "IU":
-        return f"of integers ({types[0]}), which are no weights"
+        return f"of integers ({types[0]}), which are not weights"
     else:
         method = f"to packed numbers of type {types[0]}"
-    return f"quantised {method}, which is not read here; give the checkpoint in 16 or 32 bits"
+    return f"quantised {method}, which is not supported; give the checkpoint in 16 or 32 bits"
 
 
 def quantized_tensors(kinds_of: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the tensors that are a quantised weight or belong to one, and the modules that these belong to.
+    """Return the tensors that are part of a quantised weight, and the modules that these belong to.
 
     Args:
         kinds_of: name → type as safetensors names it.
 
     Returns:
-        Name of a tensor → what it is, which follows "is" in a sentence, and name of a module → what its weight is. Plain weights
+        Name of a tensor → its kind, worded to follow "is", and name of a module → the kind of its weight. Plain weights
         are in neither, nor is what is not named like a part of a quantised weight, such as the integers `position_ids`.
     """
     modules: dict[str, dict[str, str]] = {}
@@ -110,7 +110,7 @@ def quantized_tensors(kinds_of: Mapping[str, str]) -> tuple[dict[str, str], dict
         # A format that is not known by name, such as HQQ's W_q, quanto's weight._data or AQLM's codes: all of the module's
         # own tensors are part of it.
         module = module.removesuffix(".weight")
-        method = f"quantised in a format that is not known here ({last} of type {kind}); give the checkpoint in 16 or 32 bits"
+        method = f"quantised in an unknown format ({last} of type {kind}); give the checkpoint in 16 or 32 bits"
         weights_of.setdefault(module, method)
         tensors[name] = method
         for member in members.get(module, []):

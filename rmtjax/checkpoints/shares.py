@@ -1,4 +1,4 @@
-"""The effect of an adapter on the matrices of a base: the share that each of its layers has in them."""
+"""The effect of an adapter on the matrices of a base: the share of each adapter layer in them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Adapted", "Share", "Whole", "match_adapter", "match_whole"]
 
 
 class Share(NamedTuple):
-    """What one layer of an adapter does to one matrix of the base's file.
+    """The effect of one layer of an adapter on one matrix of the base's file.
 
     Attributes:
         layer: the adapter's.
-        expert, experts: index within a stack, and the size of the stack; None and 1 if it is no stack.
+        expert, experts: index within a stack, and the size of the stack; None and 1 if there is no stack.
         rows: rows of the layer's matrix in memory that the file's matrix holds, (first, end); None for all.
         within: rows of the file's matrix that these are, (first, end); None for all.
-        turned: whether the file keeps the transposed of what the layer's BA adds to.
+        turned: whether the file stores the transpose of the matrix that the layer's BA is added to.
     """
 
     layer: str
@@ -37,7 +37,7 @@ class Share(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether the layer's BA is added to the matrix as it is, or to its transposed."""
+        """Whether the layer's BA is added to the whole matrix, or to its transpose."""
         return self.expert is None and self.rows is None and self.within is None
 
     def of(self, layer: PeftLayer) -> PeftLayer:
@@ -45,7 +45,7 @@ class Share(NamedTuple):
         return layer if self.expert is None else layer.expert(self.expert, self.experts)
 
     def stored(self, b: np.ndarray, a: np.ndarray, stored: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the factors of BA's change of a matrix of this shape as the file stores it."""
+        """Return the factors of BA's change of a matrix of this shape, as the file stores the matrix."""
         left, right = (a.T, b.T) if self.turned else (b, a)
         if self.rows is not None:
             left = left[slice(*self.rows)]
@@ -56,7 +56,7 @@ class Share(NamedTuple):
         return left, right
 
     def in_memory(self, left: np.ndarray, right: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return B and A of a change of the file's matrix, given as factors, in the layer's own matrix with so many rows."""
+        """Return B and A in the layer's own matrix, of so many rows, for a change of the file's matrix given as factors."""
         if self.within is not None:
             left = left[slice(*self.within)]
         if self.rows is not None:
@@ -67,7 +67,7 @@ class Share(NamedTuple):
 
 
 def _targets(base: Checkpoint) -> dict[str, _Target]:
-    """Return what an adapter can update, by name: tensors as they are in memory, and as the file has them where that differs."""
+    """Return the tensors that an adapter can update, by name: as they are in memory, and as in the file where that differs."""
     in_file: dict[str, list[tuple[Matrix, InMemory]]] = {}
     for matrix in base.matrices.values():
         name = plain_name(matrix.tensor)
@@ -76,13 +76,13 @@ def _targets(base: Checkpoint) -> dict[str, _Target]:
     for name, made_of in base.memory.items():
         tensors = {matrix.tensor for matrix, _ in made_of}
         if len(tensors) == 1 and all(place == InMemory(name) for _, place in made_of):
-            renamed |= {plain_name(tensor) for tensor in tensors} - {name}  # one tensor under another name
+            renamed |= {plain_name(tensor) for tensor in tensors} - {name}  # one tensor under a second name
     targets = {name: made_of for name, made_of in in_file.items() if name not in renamed}
     return {name: _Target(name, made_of) for name, made_of in {**targets, **base.memory}.items()}
 
 
 def _plain(target: _Target) -> str:
-    """Return the name that a tensor has in the file, if it is one tensor there."""
+    """Return the name of a tensor in the file, if it is a single tensor there."""
     tensors = {plain_name(matrix.tensor) for matrix, _ in target.made_of}
     is_whole = all(place.parts == 1 and not place.split and place.expert is None for _, place in target.made_of)
     return tensors.pop() if len(tensors) == 1 and is_whole else target.name
@@ -97,11 +97,11 @@ def _shape_of(layer: PeftLayer) -> tuple[int, int]:
 
 
 _HEADS = ("lm_head", "embed_out", "output_projection", "decoder", "proj_out")
-"""Last names of heads that transformers may tie to the embedding, of which a file then holds one."""
+"""Last names of heads that transformers may tie to the embedding; a file then holds only one of the two."""
 
 
 class _Target(NamedTuple):
-    """A tensor that an adapter can update: its name in memory, and the matrices of the file that it is made of."""
+    """A tensor that an adapter can update: its name in memory, and the matrices of the file that make it up."""
 
     name: str
     made_of: list[tuple[Matrix, InMemory]]
@@ -116,7 +116,7 @@ class _Target(NamedTuple):
         return n * place.parts // max(len(place.split), 1), m
 
     def fits(self, layer: PeftLayer) -> bool:
-        """Return whether a layer's BA has the shape of the tensor, or of its transposed."""
+        """Return whether a layer's BA has the shape of the tensor, or of its transpose."""
         if layer.A is None:
             return True
         shape = self.shape(*self.made_of[0])
@@ -139,13 +139,13 @@ class _Target(NamedTuple):
                 shares[matrix.name] = Share(key)
                 continue
             expert, shape = _expert(matrix, place), self.shape(matrix, place)
-            # PEFT adds BA to a parameter of two dimensions as it lies in memory, and to a layer's weight as that multiplies.
+            # PEFT adds BA to a two-dimensional parameter as stored in memory, and to a layer's weight as (outputs, inputs).
             turnable = expert is not None or layer.embedding or (layer.of_layer and may_turn(matrix.name))
             turned = _shape_of(layer) != shape
             if (turned or layer.embedding) and not (turnable and _shape_of(layer) == shape[::-1]):
-                raise ValueError(f"BA has shape {list(_shape_of(layer))}, the weight {list(shape)}")
+                raise ValueError(f"BA has shape {list(_shape_of(layer))}, the weight has {list(shape)}")
             if layer.A.shape[0] % self.experts:
-                raise ValueError(f"A has {layer.A.shape[0]} rows, no multiple of the {self.experts} experts")
+                raise ValueError(f"A has {layer.A.shape[0]} rows: must be a multiple of the {self.experts} experts")
             if shape[0] == shape[1]:  # both fit
                 turned = turnable if expert is None else base.adds_transposed  # of an embedding always
             rows = (place.part * matrix.stored[0], (place.part + 1) * matrix.stored[0]) if place.parts > 1 else None
@@ -159,14 +159,14 @@ class _Target(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """A matrix of the base, or some of its rows, that an adapter holds whole.
+    """A matrix of the base, or some of its rows, that an adapter stores whole.
 
     Attributes:
         key: the adapter's tensor.
-        expert: which slice along its first dimension; None if it is one matrix.
+        expert: index of the slice along its first dimension; None if it is one matrix.
         rows: rows of it that the file's matrix holds, (first, end); None for all.
         within: rows of the file's matrix that these are, (first, end); None for all.
-        turned: whether the file keeps the transposed.
+        turned: whether the file stores the transpose.
     """
 
     key: str
@@ -183,7 +183,7 @@ def match_whole(
     argument: str,
     narrowed: Callable[[list[str]], list[str]],
 ) -> tuple[dict[str, list[Whole]], dict[str, str]]:
-    """Return the matrices of a base that an adapter holds whole (`modules_to_save`), and the tensors that match none.
+    """Return the matrices of a base that an adapter stores whole (`modules_to_save`), and the tensors that match none.
 
     Args:
         base, adapter, argument, narrowed: see `match_adapter`.
@@ -226,7 +226,7 @@ def match_whole(
 
 
 class Adapted(NamedTuple):
-    """What an adapter does to the matrices of a base.
+    """The effect of an adapter on the matrices of a base.
 
     Attributes:
         shares: of each matrix, by its name.
@@ -252,11 +252,11 @@ def match_adapter(
     Args:
         base, adapter: the two.
         argument: the beginning of an error message.
-        narrowed: which of several matrices of the base are left, by what the user asked for.
+        narrowed: function that reduces several matrices of the base to those that the user selected.
         may_turn: whether a matrix of the base may be kept as (inputs, outputs).
 
     Raises:
-        InputError: if a layer could be of several tensors, or does not fit the one that it is of.
+        InputError: if a layer could update several tensors, or does not fit the one that it updates.
     """
     targets = _targets(base)
     others = [Names(name, _plain(target), name) for name, target in targets.items()]
@@ -281,7 +281,7 @@ def match_adapter(
     parameters_of = {module: layers[keys[0]].parameters for module, keys in modules.items()}
     of_parameters = matched({f"{module}.{p}": modules[module][0] for module, ps in parameters_of.items() for p in ps})
     for module, keys in modules.items():
-        # PEFT wraps in the order of registration, so the innermost wrapper, with the longest name, is of the first.
+        # PEFT wraps in the order of registration, so the innermost wrapper, with the longest name, is of the first one.
         innermost_first = sorted(keys, key=len, reverse=True)
         present = [f"{module}.{p}" for p in parameters_of[module] if f"{module}.{p}" in of_parameters]
         ways = list(itertools.permutations([*present, *[None] * (len(keys) - len(present))], len(keys)))
@@ -300,7 +300,7 @@ def match_adapter(
         target_of |= {key_of[name]: target for name, target in matched(key_of).items()}
 
     def parts_of(module: str) -> str:
-        """Return why a module of which the base has tensors is not found as one; "" if it has none."""
+        """Return the reason why a module is not matched although the base has tensors of it; "" if the base has none."""
         parts = [] if base.config is None else [base.config, *(p for p in base.config.values() if isinstance(p, dict))]
         tied = any(part.get("tie_word_embeddings") is not False for part in parts)
         if tied and module.rpartition(".")[2] in _HEADS:
@@ -308,7 +308,7 @@ def match_adapter(
         for name in base.matrices:
             if f".{module}." in f".{plain_name(name)}" or f".{module}." in f".{base.names(name).memory}":
                 unsure = " without its config.json" if base.config is None else ""
-                return f"kept by the base in tensors such as {name}, whose place in it is not known{unsure}"
+                return f"kept by the base in tensors such as {name}, whose place in it is unknown{unsure}"
         return ""
 
     key_by_target: dict[str, str] = {}

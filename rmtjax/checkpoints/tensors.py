@@ -39,7 +39,7 @@ _LFS = b"version https://git-lfs.github.com/spec"
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies.
+    """The location of a tensor.
 
     Attributes:
         file: path of its file.
@@ -67,9 +67,9 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         file.seek(0)
         beginning = file.read(len(_LFS))
         if beginning == _LFS:
-            raise ValueError("is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
+            raise ValueError("is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
         length = int.from_bytes(beginning[:8], "little")
-        damaged = "is truncated or no safetensors file"
+        damaged = "is truncated or not a safetensors file"
         if size < 8 or length > min(size - 8, _LONGEST_HEADER):
             raise ValueError(f"{damaged} ({size:,} bytes)")
         file.seek(8)
@@ -94,7 +94,7 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         bits = math.prod(tensor.shape) * _BITS.get(tensor.dtype, 0)
         if tensor.dtype in _BITS and (bits + 7) // 8 != tensor.stop - tensor.start:
             raise ValueError(
-                f"{damaged} ({name} has {tensor.stop - tensor.start:,} bytes, its shape asks for {bits // 8:,})"
+                f"{damaged} ({name} has {tensor.stop - tensor.start:,} bytes, its shape needs {bits // 8:,})"
             )
     return tensors, {str(key): str(value) for key, value in metadata.items()}
 
@@ -111,21 +111,21 @@ def _entry(path: Path, entry: Mapping[str, Any], data: int) -> Tensor:
 
 
 def no_pickles(old: str, name: str) -> str:
-    """Return the reason for refusing a folder that holds only a pickle."""
+    """Return the reason why a folder that holds only a pickle is refused."""
     return (
-        f"holds {old} but no {name}; a pickle runs the code inside it when it is read, so it is not: convert it with"
+        f"holds {old} but no {name}; a pickle runs code when it is read, so it is refused: convert it with"
         " save_pretrained of the library that wrote it"
     )
 
 
 class TensorFile(Mapping[str, jax.Array]):
-    """The tensors of one safetensors file, or of several shards behind an index, read on access.
+    """The tensors of one safetensors file, or of several shards with an index, read on access.
 
     The index decides which shard holds a tensor: a copy in another shard, left over from an earlier save, is not read.
 
     Args:
-        folder: where the files are.
-        argument: what error messages call it.
+        folder: folder of the files.
+        argument: its name in error messages.
         name: the file's name. If there is no such file, its index `NAME.index.json` is read.
         given: the path of one file that the user named, which is then read and nothing else: a safetensors file or an index.
         parts: folders inside of this one that hold one file each (or its shards), by what the names of their tensors begin with;
@@ -135,8 +135,7 @@ class TensorFile(Mapping[str, jax.Array]):
         folder: as given.
         files: the files' paths within the folder, those that the index names first.
         metadata: the metadata of all files.
-        quantized: names of tensors that are quantised weights or belong to one, and what they are, which follows "is" in a
-            sentence.
+        quantized: names of tensors that are quantised weights or belong to one, and the kind of each, worded to follow "is".
         quantized_modules: the same for the modules that these belong to.
 
     Raises:
@@ -228,7 +227,7 @@ class TensorFile(Mapping[str, jax.Array]):
         return [name for name, tensor in self._tensors.items() if tensor.file == self.folder / file]
 
     def place(self, name: str) -> Tensor:
-        """Return where a tensor lies."""
+        """Return the location of a tensor."""
         return self._tensors[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -240,18 +239,18 @@ class TensorFile(Mapping[str, jax.Array]):
         return self._tensors[name].dtype
 
     def unreadable(self, name: str) -> str | None:
-        """Return why a tensor cannot be taken for weights, which follows "is" in a sentence; None if it can."""
+        """Return the reason why a tensor cannot be read as weights, worded to follow "is"; None if it can."""
         tensor = self._tensors[name]
         if name in self.quantized:
             return self.quantized[name]
         if tensor.dtype not in FLOATS:
-            return f"of type {tensor.dtype}, which is not read here (types that are: {', '.join(FLOATS)})"
+            return f"of type {tensor.dtype}, which is not supported (supported: {', '.join(FLOATS)})"
         if math.prod(tensor.shape) == 0:
             return f"empty (shape {list(tensor.shape)}), as DeepSpeed's ZeRO-3 leaves a weight that it has not gathered"
         return None
 
     def check_readable(self, name: str) -> None:
-        """Raise InputError for a tensor that cannot be taken for weights."""
+        """Raise InputError for a tensor that cannot be read as weights."""
         if reason := self.unreadable(name):
             raise self._error(f"holds {name}, which is {reason}", self._tensors[name].file.name)
 
@@ -264,7 +263,7 @@ class TensorFile(Mapping[str, jax.Array]):
         return jnp.asarray(self._read(name))
 
     def on_host(self, name: str) -> np.ndarray:
-        """Return a tensor of weights in float32, in memory of its own: no page of the file stays mapped.
+        """Return a tensor of weights in float32, copied so that no page of the file stays mapped.
 
         Raises:
             InputError: if it is quantised or of integers, or the file has changed.

@@ -23,7 +23,7 @@ GROUPS: dict[str, tuple[Claim, ...]] = {
     "updates": UPDATES + INTRUDERS,
     "errata": ERRATA,
 }
-"""The claims that come with the package, by what they are about. A group's name stands for all of it."""
+"""The claims that come with the package, by topic. A group's name stands for all of its claims."""
 
 CLAIMS: dict[str, Claim] = {claim.name: claim for group in GROUPS.values() for claim in group}
 """Every claim that comes with the package, by name."""
@@ -66,7 +66,7 @@ def _frames(error: BaseException):
 
 
 def find_claims(names: Sequence[str]) -> list[Claim]:
-    """Return the claims with these names, of groups and of files (names that end in ``.py``) too; without names, all."""
+    """Return the claims of the given names, which may be groups and files (names that end in ``.py``); without names, all."""
     if not names:
         return list(CLAIMS.values())
     claims: list[Claim] = []
@@ -82,5 +82,5 @@ def find_claims(names: Sequence[str]) -> list[Claim]:
     named: dict[str, Claim] = {}
     for claim in claims:
         if named.setdefault(claim.name, claim) is not claim:
-            raise InputError(f"claim {claim.name!r} is there twice, and not the same: give each a name of its own")
+            raise InputError(f"claim {claim.name!r} is defined twice: give each claim its own name")
     return list(named.values())

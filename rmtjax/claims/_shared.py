@@ -1,4 +1,4 @@
-"""What the claims about spectra share: sizes, how many matrices to draw at once, and how biases fall."""
+"""Shared parts of the claims about spectra: checked sizes, numbers of matrices drawn at once, and rates of biases."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ASPECT = positive("aspect ratio c of rows to columns; cN is whole")
 def check_rows(N, c, at_least=1):
     rows = c * N
     if rows < at_least - 1e-9 or abs(rows - round(rows)) > 1e-9 * rows:
-        raise InputError(f"c = {c:g}: c·N must be a whole number ≥ {at_least}, it is {rows:g} for N = {N:g}")
+        raise InputError(f"c = {c:g}: c·N must be a whole number ≥ {at_least}, but is {rows:g} for N = {N:g}")
 
 
 def check_above(name, value, threshold):
     if value <= threshold:
-        raise InputError(f"{name} = {value:g}: must be above the threshold {threshold:g}, there is no outlier at it")
+        raise InputError(f"{name} = {value:g}: must be above the threshold {threshold:g}, where the outlier appears")
 
 
 def _batch_size(N=1, c=1.0, **_):
@@ -34,7 +34,7 @@ def dense(draw, *static, default_trials=2_000, **options):
 
 
 def window(size_, distance):
-    """Return how the largest eigenvalue's bias falls with the distance from the threshold, in units of size^(−2/3)."""
+    """Return the form of the largest eigenvalue's bias by the distance from the threshold, in units of size^(−2/3)."""
     return size_ ** (-2 / 3) / (1 + size_ ** (1 / 3) * np.maximum(distance, 0.0))
 
 

@@ -1,4 +1,4 @@
-r"""What the papers print and a simulation refutes, each beside what holds: pairs of claims.
+r"""Misprints of the papers that a simulation refutes, each beside its correction: pairs of claims.
 
 The law of an ``erratum-…`` is the printed one, which `verify` expects to be refuted; that of its ``corrected-…`` holds.
 Both are drawn by the same sampler on the same grid.
@@ -61,7 +61,7 @@ def _one(value: Callable) -> Callable:
 
 def _sherman_morrison(sign: float) -> Callable:
     def sample(key, N, theta, at):
-        """The resolvent after the update over what the formula makes of the one before."""
+        """Return the resolvent after the update over the formula's prediction from the one before."""
         base_key, spike_key = jax.random.split(key)
         W = goe(base_key, N)
         u, v = entries(spike_key, (2, N)) / np.sqrt(N)
@@ -237,7 +237,7 @@ eigenvalue = _pair(
 
 def _forward(exponent: float) -> Callable:
     def sample(key, width, rank):
-        """Mean square of a unit input's image under the update, whose factors have entries of variance 1."""
+        """Return the mean square of a unit input's image under the update, whose factors have entries of variance 1."""
         x_key, a_key, b_key = jax.random.split(key, 3)
         x = entries(x_key, (width,))
         hidden = entries(a_key, (rank, width)) @ (x / jnp.linalg.norm(x))
@@ -266,7 +266,7 @@ rank_stabilised = _pair(
 
 def _rises(fixed_total: bool) -> Callable:
     def sample(key, p, n, N, low, high, mu, rest, gamma, gamma_source):
-        """Whether α* is larger at the stronger alignment, from the same draw of the noise."""
+        """Return whether α* is larger at the stronger alignment, from the same draw of the noise."""
 
         def best(beta):
             mu_perp = jnp.sqrt((high**2 - beta**2) * mu**2 + rest**2) if fixed_total else rest

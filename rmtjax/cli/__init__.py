@@ -1,4 +1,4 @@
-"""The command line. A file holds one command, which calls one public function; what is slow to import is imported inside."""
+"""The command line. Each file holds one command, which calls one public function; slow imports happen inside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ for _command in (
     finetune,
     doctor,
     intruders,
-):  # in the order of the help
+):  # the order of the help
     _command.register(app)
 
 
@@ -35,16 +35,20 @@ def main() -> None:
         try:
             app()
         finally:
-            sys.stdout.flush()  # an error is reported here; at the interpreter's end it would be a traceback
+            sys.stdout.flush()  # an error is reported here; at the interpreter's exit it would print a traceback
     except InputError as error:
         say(f"error: {error}")
         leave(2)
     except HostError as error:
-        say(f"error: {error}; a run with --out goes on where it stopped when all are started again")
+        say(f"error: {error}; a run with --out resumes when all processes are started again")
         leave(1)
     except BrokenPipeError:
         end_without_reader()
-    except (OSError, MemoryError, RuntimeError) as error:  # such as a full disk: what a store holds by then stays good
+    except (
+        OSError,
+        MemoryError,
+        RuntimeError,
+    ) as error:  # such as a full disk: a store stays valid up to its last chunk
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""The command `rmtjax` itself, and what its commands share: their common options and the console they print to."""
+"""The command `rmtjax` itself, and the common options and console of its commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class _Commands(typer.core.TyperGroup):
-    """The group of all commands. Ctrl-C says how far a command has come, and a reader that has gone is no traceback."""
+    """The group of all commands. Ctrl-C reports a command's progress, and a closed pipe causes no traceback."""
 
     def invoke(self, ctx):
         try:
@@ -53,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Seed = Annotated[int, typer.Option(help="Whole number; with it every draw is fixed.")]
+Seed = Annotated[int, typer.Option(help="Whole number that fixes every draw.")]
 Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON; - for standard output.")
 ]
@@ -63,10 +63,10 @@ Coordinator = Annotated[
         metavar="HOST:PORT", help="Share the work of several hosts; `auto` on SLURM, Open MPI, Kubernetes, TPU pods."
     ),
 ]
-Processes = Annotated[int | None, typer.Option("--num-processes", help="How many processes there are in all.")]
-Process = Annotated[int | None, typer.Option("--process-id", help="Which of them this is, from 0, which writes.")]
-Platform = Annotated[str | None, typer.Option(help="cpu, gpu, cuda, rocm or tpu; by default what JAX prefers.")]
-Devices = Annotated[int | None, typer.Option(help="Local devices to use, of processors cores; all by default.")]
+Processes = Annotated[int | None, typer.Option("--num-processes", help="Number of processes in all.")]
+Process = Annotated[int | None, typer.Option("--process-id", help="Index of this process, from 0; process 0 writes.")]
+Platform = Annotated[str | None, typer.Option(help="cpu, gpu, cuda, rocm or tpu; by default JAX's choice.")]
+Devices = Annotated[int | None, typer.Option(help="Number of local devices to use (cores on a CPU); all by default.")]
 
 
 def console_for(json: object = None, *, quiet: bool = False) -> Console:
@@ -75,7 +75,7 @@ def console_for(json: object = None, *, quiet: bool = False) -> Console:
     A table in a file or a pipe is as wide as it needs to be; a terminal wraps it.
 
     Args:
-        json: where the numbers go, as `prepare_file` returns it.
+        json: file for the numbers, as `prepare_file` returns it.
         quiet: whether nothing is printed in any case.
     """
     from rmtjax._console import Console
@@ -84,7 +84,7 @@ def console_for(json: object = None, *, quiet: bool = False) -> Console:
 
 
 def end_without_reader() -> None:
-    """End as a program does that writes into a closed pipe."""
+    """End like a program that writes into a closed pipe."""
     close_output()
     leave(141)
 

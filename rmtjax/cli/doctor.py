@@ -10,7 +10,7 @@ __all__ = ["doctor", "register"]
 
 
 def doctor(json: Json = None) -> None:
-    """Report devices, memory and versions, and what is wrong with its cure. Exit status 1 if something is."""
+    """Report devices, memory and versions, and problems with suggested fixes. Exit status 1 if there is a problem."""
     from rmtjax._files import prepare_file, write_json
     from rmtjax.doctor import examine
     from rmtjax.report import doctor as report

@@ -19,7 +19,7 @@ __all__ = ["finetune", "register", "with_settings"]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command whose first parameter, the settings, is replaced by an option for each of their fields.
+    """Return a command whose first parameter, the settings, is replaced by one option for each field.
 
     A list of names is one text with commas. A field's metadata hold its help, and may hold a metavar and further flags.
     """

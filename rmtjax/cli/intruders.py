@@ -25,10 +25,10 @@ Base = Annotated[
     str, typer.Argument(help="Before: safetensors file, folder or hub id; `minilm` for the packaged model.")
 ]
 Tuned = Annotated[str, typer.Argument(help="After: the same, or a folder of a PEFT adapter or of a run of finetune.")]
-TopK = Annotated[int, typer.Option(help="Leading singular vectors that are looked at.")]
+TopK = Annotated[int, typer.Option(help="Number of leading singular vectors to look at.")]
 Epsilon = Annotated[float, typer.Option(help="Cosine below which a vector is an intruder.")]
 Layers = Annotated[str | None, typer.Option(metavar="PATTERN", help="Regular expression that names must contain.")]
-Exact = Annotated[bool, typer.Option("--exact", help="Two SVDs a layer.")]
+Exact = Annotated[bool, typer.Option("--exact", help="Compute two SVDs for each layer.")]
 
 
 def scan(
@@ -43,7 +43,7 @@ def scan(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Find the leading singular vectors of a tuned checkpoint that the base does not have, beside what theory expects."""
+    """Find the leading singular vectors of a tuned checkpoint that the base does not have, beside the theory's prediction."""
     from rmtjax._files import prepare_file, prepare_folder, write_json
     from rmtjax.intruders import scan
     from rmtjax.report import intruders as report
@@ -60,7 +60,7 @@ def scan(
     console.print(report.summary(result), soft_wrap=True)
     if written:
         console.print(f"wrote {', '.join(path.name for path in written)} into {folder}")
-    if result.incomplete:  # the summary names what is missing
+    if result.incomplete:  # the summary lists missing parts
         raise typer.Exit(1)
 
 
@@ -69,7 +69,7 @@ def mitigate(
     tuned: Tuned,
     out: Annotated[str, typer.Option(metavar="DIR", help="New folder for the mitigated adapter or model.")],
     mitigation_lambda: Annotated[
-        float, typer.Option(help="What intruders' singular values are multiplied by: at least 0, below 1.")
+        float, typer.Option(help="Factor on the singular values of intruders: at least 0, below 1.")
     ] = 0.75,
     top_k: TopK = 10,
     threshold_epsilon: Epsilon = 0.5,

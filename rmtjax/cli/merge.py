@@ -13,10 +13,10 @@ __all__ = ["merge", "register"]
 
 def merge(
     stores: Annotated[list[str], typer.Argument(metavar="STORE.zarr...", help="Runs of one sweep with several seeds.")],
-    out: Annotated[str, typer.Option(metavar="STORE.zarr", help="Where the result of all their trials goes.")],
+    out: Annotated[str, typer.Option(metavar="STORE.zarr", help="Store for the merged result.")],
     json: Json = None,
 ) -> None:
-    """Put runs of the same sweep with different seeds together."""
+    """Merge runs of the same sweep with different seeds."""
     from rmtjax._files import prepare_file, write_json
     from rmtjax.montecarlo import merge_results, open_result, to_records, write_result
     from rmtjax.report import sweep as report

@@ -12,14 +12,14 @@ __all__ = ["register", "report"]
 
 
 def report(
-    store: Annotated[list[str], typer.Argument(metavar="STORE.zarr...", help="What sweep --out has left.")],
+    store: Annotated[list[str], typer.Argument(metavar="STORE.zarr...", help="Stores written by sweep --out.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for report.html.")],
     claim: Annotated[
-        list[str] | None, typer.Option(metavar="FILE.py", help="Where claims of the stores are defined, if not here.")
+        list[str] | None, typer.Option(metavar="FILE.py", help="Python file that defines claims of the stores.")
     ] = None,
     level: Annotated[float, typer.Option(help="Probability that anything true is refuted.")] = 0.01,
 ) -> None:
-    """One HTML page of stored runs, which needs no network: verdicts, equations, figures, data."""
+    """Write stored runs as one HTML page, which needs no network: verdicts, equations, figures, data."""
     from rmtjax._files import prepare_folder
     from rmtjax.claims import find_claims
     from rmtjax.montecarlo import judge, open_result

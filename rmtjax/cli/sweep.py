@@ -24,14 +24,16 @@ def sweep(
         typer.Option("--set", metavar="NAME=SPEC", help="Values of a parameter: a number, a,b,c or start:stop:count."),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(help="Draws per cell; 10,000, or at most so many with --until-se.")
+        int | None, typer.Option(help="Draws per cell; 10,000 by default; a maximum with --until-se.")
     ] = None,
     until_se: Annotated[
         list[str] | None,
-        typer.Option("--until-se", metavar="SE|OUTPUT=SE", help="Draw in each cell until its standard error is this."),
+        typer.Option(
+            "--until-se", metavar="SE|OUTPUT=SE", help="Draw in each cell until its standard error reaches this."
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take, measured on a little of it, and stop.")
+        bool, typer.Option("--dry-run", help="Estimate time and memory from a few draws, and stop.")
     ] = False,
     sampler: Annotated[
         str | None,
@@ -56,7 +58,7 @@ def sweep(
     platform: Platform = None,
     devices: Devices = None,
 ) -> None:
-    """Draw a claim's sampler over a grid and set the result beside the law."""
+    """Draw a claim's sampler over a grid and compare the result with the law."""
     from rmtjax._files import prepare_file, write_json
     from rmtjax.claims import find_claims
     from rmtjax.montecarlo import Run, estimate, run, to_records
@@ -67,7 +69,7 @@ def sweep(
     local = chosen_devices(platform, devices)
     claims = find_claims([claim])
     if len(claims) > 1:
-        raise InputError(f"claim = {claim}: the file defines {len(claims)} claims, sweep takes one")
+        raise InputError(f"claim = {claim}: the file defines {len(claims)} claims; sweep needs exactly one")
     (chosen,) = claims
     options = named_values("option", option or []) | ({} if entries is None else {"entries": entries})
     cells = chosen.grid.override(**_values(chosen, named_values("set", set_ or [])))
@@ -100,12 +102,12 @@ def sweep(
 
 
 def _sampler_with(claim: Claim, options: dict[str, str]) -> str | None:
-    """Return the claim's first sampler that has all of the options, None if none has."""
+    """Return the claim's first sampler that has all of the options, or None."""
     return next((name for name, sampler in claim.samplers.items() if set(options) <= set(sampler.options)), None)
 
 
 def _targets(texts: list[str]) -> dict[str, float] | float | None:
-    """Return the standard errors that `--until-se` asks for: one for all outputs, or one each."""
+    """Return the standard errors that `--until-se` gives: one for all outputs, or one for each."""
 
     def number(text: str) -> float:
         try:

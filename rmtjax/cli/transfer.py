@@ -13,10 +13,12 @@ __all__ = ["register", "transfer"]
 
 def transfer(
     data: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of the Amazon reviews; found, or else digits, by default.")
+        str | None, typer.Option(metavar="DIR", help="Folder of the Amazon reviews; by default found, else digits.")
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Source domain alone: books, dvd, electronics or kitchen.")] = None,
-    target: Annotated[str | None, typer.Option(help="Target domain alone.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only this source domain: books, dvd, electronics or kitchen.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Only this target domain.")] = None,
     n: Annotated[int | None, typer.Option("-n", "--samples", help="Target samples; 100 reviews or 8 digits.")] = None,
     gamma: Annotated[float, typer.Option(help="Ridge parameter of the target.")] = 1.0,
     source_gamma: Annotated[float, typer.Option(help="Ridge parameter of the source.")] = 1.0,

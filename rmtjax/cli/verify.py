@@ -20,7 +20,7 @@ def verify(
             help="Claims by name, groups (transfer, spectra, updates, errata), or Python files that define some; all by default.",
         ),
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="Draws per cell; by default what each sampler says.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Draws per cell; by default the number of each sampler.")] = None,
     seed: Seed = 0,
     level: Annotated[float, typer.Option(help="Probability that anything true is refuted.")] = 0.01,
     out: Annotated[

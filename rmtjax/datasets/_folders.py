@@ -1,4 +1,4 @@
-"""Where data sets are looked for."""
+"""Folders of data sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["data_folder"]
 def data_folder(name: str) -> Path | None:
     """Return the folder of a data set, or None if it does not exist.
 
-    It is looked for in `$RMTJAX_DATA`, then in `../shared/data` seen from the current directory and from the repository's root.
+    The search covers `$RMTJAX_DATA`, then `../shared/data` relative to the current directory and to the repository's root.
 
     Args:
         name: of the folder, such as "glue".

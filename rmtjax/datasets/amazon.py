@@ -69,12 +69,12 @@ def load_domain(folder: str | os.PathLike[str], domain: str, split: str) -> tupl
     if not file.is_file():
         raise InputError(f"file {file} is missing; the Amazon folder needs <domain>_<split>.svmlight for {domain}")
     try:
-        # Without n_features, so that an index that is too large can be named below.
+        # Without n_features, so that the error below can name an index that is too large.
         X, y = load_svmlight_file(str(file), zero_based=True)
     except (ValueError, OverflowError, IndexError, OSError) as error:
         raise InputError(f"file {file} cannot be read ({shown(str(error), 120)}); allowed: svmlight text") from error
     if not y.size:
-        raise InputError(f"file {file} is empty; allowed: one review a line")
+        raise InputError(f"file {file} is empty; allowed: one review per line")
     if X.shape[1] > WORDS:
         raise InputError(f"file {file} holds the feature index {X.shape[1] - 1}; allowed: 0 to {WORDS - 1}")
     odd = X.data[~(np.isfinite(X.data) & (X.data >= 0))]
@@ -102,7 +102,7 @@ def load_pair(
         target: Target domain, another one.
         features: `"counts"`; `"log"`, log(1 + count); `"binary"`, whether the word occurs; `"tfidf"`, scikit-learn's
             tf-idf with unit rows.
-        words: How many words to keep, 1 to 5000: those that the most reviews of all domains hold.
+        words: Number of words to keep, 1 to 5000: those that occur in the most reviews of all domains.
 
     Returns:
         The pair, dense float64: 2,000 source samples, 2,000 in the target pool, 3,586 to 5,945 to test on. With all

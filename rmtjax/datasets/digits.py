@@ -1,4 +1,4 @@
-"""The transfer task that needs no download: telling two handwritten digits apart, having learnt on two others."""
+"""A transfer task without a download: tell two handwritten digits apart after learning on two others."""
 
 from __future__ import annotations
 

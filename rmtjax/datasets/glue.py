@@ -95,7 +95,7 @@ class Examples:
         first: First sentence of each.
         second: Second sentence of each, or None for a task of single sentences.
         labels: Class indices, (n,), int32; for regression the scores, (n,), float32.
-        skipped: How many lines were left out: malformed ones of QQP, and those of MNLI whose annotators disagreed.
+        skipped: Number of lines left out: malformed ones of QQP, and those of MNLI whose annotators disagreed.
     """
 
     first: list[str]
@@ -216,7 +216,7 @@ def _checked(chosen: Task, name: str, values: ArrayLike) -> np.ndarray:
     except (TypeError, ValueError):
         raise InputError(f"{name} = {shown(values)}: must be {allowed}") from None
     if array.ndim != 1 or not array.size:
-        raise InputError(f"{name} has the shape {array.shape}; allowed: (n,), one entry an example, n at least 1")
+        raise InputError(f"{name} has the shape {array.shape}; allowed: (n,), one entry per example, n at least 1")
     odd = array[~(np.isfinite(array) if chosen.regression else np.isin(array, range(chosen.num_labels)))]
     if odd.size:
         raise InputError(f"{name} holds {odd[0]:g}; allowed for {chosen.name}: {allowed}")
@@ -224,7 +224,7 @@ def _checked(chosen: Task, name: str, values: ArrayLike) -> np.ndarray:
 
 
 def _encode(chosen: Task, raw: Sequence[Any], codes: dict[Any, int], where: Callable[[int], str]) -> np.ndarray:
-    """Return labels as an array; `where` names the place of the k-th in an error."""
+    """Return labels as an array; `where` names the location of the k-th in an error."""
 
     def code(label: Any) -> float | None:
         try:
@@ -243,11 +243,11 @@ def _encode(chosen: Task, raw: Sequence[Any], codes: dict[Any, int], where: Call
 
 
 def _missing(file: Path, present: Iterable[str]) -> InputError:
-    return InputError(f"{file} is missing; allowed: what the folder holds ({', '.join(sorted(present)) or 'nothing'})")
+    return InputError(f"{file} is missing; the folder holds ({', '.join(sorted(present)) or 'nothing'})")
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Return number and fields of each line. Only a line feed ends a line, and a quote is a character like any other."""
+    """Return the number and fields of each line. Only a line feed ends a line, and a quote is an ordinary character."""
     try:
         with open(file, encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
@@ -309,7 +309,7 @@ def _cached(chosen: Task, folder: Path) -> Path | None:
             config = json.loads(info.read_text(encoding="utf-8")).get("config_name")
         except (OSError, ValueError, AttributeError):
             return False
-        # A folder with a state file is one split of what save_to_disk wrote.
+        # A folder with a state file is one split, as save_to_disk writes it.
         return config == chosen.name and not (info.parent / "state.json").exists() and any(info.parent.glob("*.arrow"))
 
     folders = [info.parent for info in folder.rglob("dataset_info.json") if holds(info)]
@@ -339,7 +339,7 @@ def _read_datasets(chosen: Task, place: Path, stem: str) -> Examples:
 
 
 def _dataset(place: Path, split: str) -> Any:
-    """Return the split as a `datasets.Dataset`. Parquet goes through pyarrow, since `datasets` would copy it to its cache."""
+    """Return the split as a `datasets.Dataset`. Parquet is read by pyarrow, since `datasets` would copy it to its cache."""
     try:
         import datasets
         from pyarrow import parquet
@@ -369,4 +369,4 @@ def _dataset(place: Path, split: str) -> Any:
         raise InputError(f"{place}, split {split} is empty; allowed: at least one example") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         failure = f"{place} cannot be read ({shown(str(error))})"
-        raise InputError(f"folder {failure}; allowed: what the datasets library wrote") from error
+        raise InputError(f"folder {failure}; allowed: files written by the datasets library") from error

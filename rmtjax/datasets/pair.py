@@ -1,4 +1,4 @@
-"""One transfer task: a source problem, a target problem that resembles it, and target points to test on."""
+"""One transfer task: a source problem, a similar target problem, and target points to test on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TransferPair:
     Attributes:
         source: Name of the source problem.
         target: Name of the target problem.
-        features: What the columns are, in words.
+        features: Description of the columns.
         source_X: Source samples, (N, p), float64, one sample a row; every column has mean 0 and variance 1, or is
             constant 0.
         source_y: Source labels, (N,), float64, each −1.0 or +1.0.
@@ -63,7 +63,7 @@ class TransferPair:
         """Draw `n` distinct samples from the target pool, uniformly at random.
 
         Args:
-            n: How many, at least 1 and at most the pool's size.
+            n: Number of samples, at least 1 and at most the pool's size.
             seed: Seed of the draw. With one seed, a smaller draw is the beginning of a larger one.
 
         Returns:

@@ -1,4 +1,4 @@
-r"""Random words, uniforms and normals for many trials at once, laid out so that the processor can vectorise over trials.
+r"""Random words, uniforms and normals for many trials at once, laid out for vectorisation over trials.
 
 Every trial has its own key, so `vmap` of `jax.random.normal` over keys puts the few numbers of one trial side by side in
 memory and leaves the vector units with loops of length ten. Here the batch of trials is the last axis instead: threefry
@@ -70,7 +70,7 @@ def _cos_sin_turn(v: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Ar
 
 
 def box_muller(bits: UInt64[Array, "two_m ..."]) -> Float[Array, "two_m ..."]:
-    """Return standard normals from twice as many words, the first half radii, the second angles. Exact but for rounding."""
+    """Return standard normals from twice as many words, the first half radii, the second angles; exact up to rounding."""
     radius, angle = unit(bits).reshape(2, bits.shape[0] // 2, *bits.shape[1:])
     r = jnp.sqrt(-2 * fast_log(radius))
     c, s = _cos_sin_turn(angle)
@@ -104,7 +104,7 @@ def batch_last(function: Callable[..., Array]) -> Callable[..., Array]:
 
     def of_key(key: Key[Array, ""], *args):
         data = jax.random.key_data(key)
-        if data.size != 2:  # another generator's key: hash it down to threefry's two words
+        if data.size != 2:  # a key of another generator: hash it down to threefry's two words
             data = jax.random.bits(key, (2,), jnp.uint32)
         return single(data, *args)
 
@@ -123,7 +123,7 @@ def normal(key: Key[Array, ""], count: int, stream: Int[Array, ""] | int = 0) ->
 
     Args:
         key: a typed PRNG key, used for nothing but the draws of this module.
-        count: how many.
-        stream: which of 2³² independent streams of the key.
+        count: number of draws.
+        stream: index of one of 2³² independent streams of the key.
     """
     return _normal(count)(key, jnp.asarray(stream))

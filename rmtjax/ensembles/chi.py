@@ -18,7 +18,7 @@ __all__ = ["chi", "chi_batched"]
 
 
 def _marsaglia_tsang(normal, uniform, d):
-    r"""Return :math:`d(1+cx)^3`, :math:`c = 1/\sqrt{9d}`, and whether it is accepted; if so it is Gamma(d + 1/3)."""
+    r"""Return :math:`d(1+cx)^3`, :math:`c = 1/\sqrt{9d}`, and whether it is accepted; accepted draws are Gamma(d + 1/3)."""
     v = 1 + normal / jnp.sqrt(9 * d)
     v = v * v * v
     positive = v > 0
@@ -31,7 +31,7 @@ def chi_batched(key_data: Array, stream: Array | int, dof: Array) -> Array:
 
     Args:
         key_data: shape (2, batch).
-        stream: which stream of the keys.
+        stream: index of the keys' stream.
         dof: degrees of freedom, shape (m, 1) or (m, batch).
     """
     count, even = dof.shape[0], dof.shape[0] + dof.shape[0] % 2
@@ -53,7 +53,7 @@ def chi_batched(key_data: Array, stream: Array | int, dof: Array) -> Array:
     _, gamma, _ = jax.lax.while_loop(lambda state: ~jnp.all(state[2]), redraw, (0, *first))
 
     def boosted(gamma):
-        # Gamma(a) is Gamma(a + 1)·U^{1/a}: Marsaglia and Tsang's way below shape 1.
+        # Gamma(a) is Gamma(a + 1)·U^{1/a}: Marsaglia and Tsang's method below shape 1.
         uniform = unit(words(key_data, stream, count, even + count))
         boost = jnp.exp(jnp.log(uniform) / jnp.where(small & (shape > 0), shape, 1.0))
         return jnp.where(shape > 0, jnp.where(small, gamma * boost, gamma), 0.0)
@@ -74,6 +74,6 @@ def chi(key: Key[Array, ""], dof: Float[Array, "m"], stream: Int[Array, ""] | in
     Args:
         key: a typed PRNG key, used for nothing but the draws of `rmtjax.ensembles._counter` and this module.
         dof: degrees of freedom, not necessarily whole, float64, shape (m,).
-        stream: which of 2³² independent streams of the key.
+        stream: index of one of 2³² independent streams of the key.
     """
     return _batched(key, jnp.asarray(stream), dof)

@@ -1,4 +1,4 @@
-r"""Counting eigenvalues, and resolvents off the axis, of β-ensembles that are never formed or stored.
+r"""Eigenvalue counts, and resolvents off the axis, of β-ensembles that are never formed or stored.
 
 The pivots of :math:`x - T` for the tridiagonal model T are, by Sylvester's law of inertia, negative as often as T has
 eigenvalues above x. Drawing the rows one after the other and eliminating them at many points x at once gives the
@@ -27,7 +27,7 @@ def _groups(rows):
 
 
 def _hermite(key_data, N, points, beta):
-    N = jnp.max(N)  # one size for the whole batch, since it sets the length of the loop
+    N = jnp.max(N)  # one size for the whole batch, since it determines the length of the loop
     groups = _groups(N)
     shape = jnp.broadcast_shapes(points.shape, key_data.shape[-1:])
 
@@ -58,7 +58,7 @@ def hermite_cdf(
     Args:
         key: a typed PRNG key.
         N: dimension, a whole number ≥ 1 as a float.
-        points: where to count, (m,).
+        points: points at which to count, (m,).
         beta: 1 for the GOE, 2 for the GUE, 4 for the GSE; any β > 0.
     """
     return _hermite_batched(key, N, points, beta)
@@ -77,7 +77,7 @@ def _laguerre(key_data, p, n, points, beta):
             pivot = points - below[i] - q
             pivot = jnp.where(jnp.abs(pivot) < _SMALLEST, -_SMALLEST, pivot)
             exists = (groups - 1 - j) * GROUP + i + 1 <= rows
-            # The pivot is that of the row after this one, which is there unless p ≤ n and this is the last.
+            # The pivot is that of the next row, which exists unless p ≤ n and this is the last row.
             above = above + (exists & (pivot < 0) & ((groups - 1 - j) * GROUP + i + 2 <= p))
             q = jnp.where(exists, diagonal2[i] * (1 + below[i] / pivot), 0.0)
         return q, above
@@ -99,14 +99,14 @@ def laguerre_cdf(
     Args:
         key: a typed PRNG key.
         p, n: sizes, whole numbers ≥ 1 as floats. Where p > n the p − n zeros are counted too.
-        points: where to count, (m,).
+        points: points at which to count, (m,).
         beta: 1 for real, 2 for complex data; any β > 0.
     """
     return _laguerre_batched(key, p, n, points, beta)
 
 
 def _measure(key_data, N, theta, x, y, beta, tolerance):
-    # In the limit a row damps what lies beyond it by |m(z)|² < 1.
+    # In the limit a row damps the contribution of later rows by |m(z)|² < 1.
     z = x + 1j * y
     m = 2 / (z * (1 + jnp.sqrt(1 - 4 / z**2)))
     rate2 = jnp.min((2 * jnp.log(jnp.abs(m))) ** 2)

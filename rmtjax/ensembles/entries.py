@@ -7,7 +7,7 @@ polar form, so every law costs a fixed number of words and nothing is rejected.
 Heavy tails. Student's t with ν degrees of freedom has :math:`P(|x| > t) \sim Kt^{-\nu}`. For ν > 4 a Wigner matrix of such
 entries is like a Gaussian one. For 2 < ν < 4 (``student-t:ν``) the variance exists and the bulk is the semicircle, but the
 largest eigenvalues leave the edge: they follow the largest entries, on the scale :math:`N^{2/\nu - 1/2}` (Auffinger, Ben
-Arous & Péché, *Ann. IHP* 45, 2009). For ν ≤ 2 there is no variance to divide by, and the bulk is no semicircle either;
+Arous & Péché, *Ann. IHP* 45, 2009). For ν ≤ 2 there is no variance to divide by, and the bulk is not a semicircle either;
 ``heavy:ν`` takes the tail as the unit instead, :math:`P(|x| > t) \sim t^{-\nu}`, in which the largest of M entries is
 :math:`M^{1/\nu}` times a Fréchet variable, of distribution function :math:`\exp(-s^{-\nu})` (for ν < 2: Soshnikov, *Elect.
 Comm. Prob.* 9, 2004; Ben Arous & Guionnet, *CMP* 278, 2008). With 52 random bits in the radius, the tail is exact to
@@ -35,7 +35,7 @@ __all__ = ["ENTRIES", "HEAVY", "entries", "parse_entries"]
 
 
 def bulk_words(key: Key[Array, ""], count: int) -> UInt64[Array, "count"]:
-    """Return `count` words of 64 random bits from a typed key. Under `vmap` keys are served one after the other."""
+    """Return `count` words of 64 random bits from a typed key. Under `vmap` keys are processed one after another."""
 
     @sequential_vmap
     def philox(state):
@@ -92,7 +92,7 @@ ENTRIES: dict[str, str] = {
 HEAVY: dict[str, str] = {
     "heavy": "Student's t with ν degrees of freedom, scaled to P(|x| > t) ~ t^−ν; `heavy:ν`, ν ≥ 0.11, 1 (Cauchy) if not said",
 }
-"""The laws of entries that are normalised by their tail, so that they need no variance."""
+"""The laws of entries that are normalised by their tail, so that they need no finite variance."""
 
 _LEAST_HEAVY = {"float64": 0.11, "float32": 0.85}
 """From this ν on, the square of the largest possible draw is finite in the dtype."""
@@ -165,7 +165,7 @@ def _entries(key, shape, law, dtype):
 
 
 def floating(dtype, kinds: str = "fc", name: str = "") -> np.dtype:
-    """Return a dtype that matrices can have; `kinds` "f" admits only real ones, "c" only complex ones.
+    """Return a dtype that matrices may have; `kinds` "f" allows only real ones, "c" only complex ones.
 
     `name` is that of a given array, where the dtype is not an argument of its own.
 
@@ -184,7 +184,7 @@ def floating(dtype, kinds: str = "fc", name: str = "") -> np.dtype:
 
 
 def positive(name: str, value: Any, *, zero: bool = False) -> Array:
-    """Return a float64 scalar that is finite and > 0 (≥ 0 with `zero`), checked unless it is traced.
+    """Return a checked float64 scalar that is finite and > 0 (≥ 0 with `zero`); a traced one passes unchecked.
 
     Raises:
         InputError: for any other.

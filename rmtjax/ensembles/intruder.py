@@ -1,4 +1,4 @@
-r"""How close the outlier of a spiked Gaussian matrix comes to a singular vector of the base, sampled exactly.
+r"""The outlier of a spiked Gaussian matrix and its largest cosine with a singular vector of the base, sampled exactly.
 
 In the singular bases of W the spike's directions are independent of the spectrum and uniform on their spheres. So neither
 W nor an eigenvector is needed: the spectrum comes from a tridiagonal matrix (Dumitriu & Edelman 2002), the outlier from
@@ -50,14 +50,14 @@ __all__ = [
 ]
 
 _HALVINGS = 60
-"""Number of halvings of the interval that holds the largest singular value, which end at rounding."""
+"""Number of bisections of the interval that holds the largest singular value, which reach rounding."""
 
 _STEPS = 200
-"""Largest number of Newton steps; each rises to the outlier and nearly doubles its digits, so that it is never reached."""
+"""Largest number of Newton steps, never reached since each step nearly doubles the outlier's correct digits."""
 
 
 class Intruder(NamedTuple):
-    """The largest eigenvalue of :math:`W + θuu^⊤` and what its vector has in common with the eigenvectors of W.
+    """The largest eigenvalue of :math:`W + θuu^⊤` and its eigenvector's cosines with the eigenvectors of W.
 
     Attributes:
         outlier: the eigenvalue λ, of the shape of θ.
@@ -71,7 +71,7 @@ class Intruder(NamedTuple):
 
 
 class RectangularIntruder(NamedTuple):
-    """The largest singular value of :math:`W + θuv^⊤`, and the same of its left and right singular vectors.
+    """The largest singular value of :math:`W + θuv^⊤`, and the cosines of its left and right singular vectors with those of W.
 
     They are compared with the min(n, m) vectors of a reduced SVD of W.
     """
@@ -84,7 +84,7 @@ class RectangularIntruder(NamedTuple):
 
 
 def _spike(theta, eps):
-    """Return θ and ε as float64 arrays, checked unless they are traced."""
+    """Return checked θ and ε as float64 arrays; traced ones pass unchecked."""
     numbers("theta", theta, 0, open_low=True)
     numbers("eps", eps, 0, 1, open_low=True, open_high=True)
     return jnp.asarray(theta, jnp.float64), jnp.asarray(eps, jnp.float64)
@@ -97,7 +97,7 @@ def _judged(cosine, eps):
 @jax.jit
 @functools.partial(jnp.vectorize, signature="(n),(n),()->(),()")
 def _wigner_secular(eigenvalues, t, theta):
-    """Return outlier and largest cosine of :math:`Λ + θtt^⊤/|t|^2`, the eigenvalues descending."""
+    """Return the outlier and the largest cosine of :math:`Λ + θtt^⊤/|t|^2`, the eigenvalues descending."""
     below = eigenvalues[0] - eigenvalues
     share = t**2 / jnp.sum(t**2)
 
@@ -105,7 +105,7 @@ def _wigner_secular(eigenvalues, t, theta):
         count, x, _ = state
         terms = share / (x + below)
         first, second = jnp.sum(terms), jnp.sum(terms / (x + below))
-        # Of 1/Σ − θ, which rises and is concave: from the left Newton stays on the left.
+        # Newton on 1/Σ − θ, which is increasing and concave: started on the left, it stays there.
         move = (theta * first - 1) * first / second
         return count + 1, x + move, jnp.abs(move) <= 1e-14 * x
 
@@ -188,7 +188,7 @@ def _wigner_intruder(key, N, theta, eps):
 def dense_wigner_intruder(
     key: Key[Array, ""], N: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> Intruder:
-    """Draw `wigner_intruder` from the matrices themselves, by eigendecompositions. Arguments and errors as there."""
+    """Draw `wigner_intruder` from full matrices, by eigendecompositions. Arguments and errors as there."""
     N = whole("N", N, 2)
     theta, eps = _spike(theta, eps)
     base_key, direction_key = jax.random.split(key)
@@ -230,7 +230,7 @@ def _rectangular_intruder(key, n, m, theta, eps):
 def dense_rectangular_intruder(
     key: Key[Array, ""], n: int, m: int, theta: Real[ArrayLike, "..."], eps: Real[ArrayLike, "..."]
 ) -> RectangularIntruder:
-    """Draw `rectangular_intruder` from the matrices themselves, by SVDs. Arguments and errors as there."""
+    """Draw `rectangular_intruder` from full matrices, by SVDs. Arguments and errors as there."""
     n, m = whole("n", n, 2), whole("m", m, 2)
     theta, eps = _spike(theta, eps)
     base_key, left_key, right_key = jax.random.split(key, 3)

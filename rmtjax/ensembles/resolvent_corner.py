@@ -12,7 +12,7 @@ resolvent as a continued fraction,
     H_0 = E^\top(A+\gamma)^{-1}E,
 
 a composition of positive, monotone maps: nothing in it can cancel or blow up. The derivative :math:`-\mathrm dH_0/\mathrm
-d\gamma = E^\top(A+\gamma)^{-2}E` rides along in forward mode. How deep the fraction must go is `depth`.
+d\gamma = E^\top(A+\gamma)^{-2}E` rides along in forward mode. `depth` gives the required number of levels.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from rmtjax.linalg import small
 __all__ = ["Corner", "depth", "resolvent_corner"]
 
 _DEVIATION = 4.0
-"""Davidson–Szarek: the extreme singular values of Z leave √cols ± √rows by more than t with probability ≤ 2exp(−t²/2);
-for t = 4
-that is 7e-4, and far less in truth: they fluctuate on the smaller scale size^(−1/6)."""
+"""Davidson–Szarek: the extreme singular values of Z leave √cols ± √rows by more than t with probability ≤ 2exp(−t²/2).
+
+For t = 4 that is 7e-4, and far less in truth, since they fluctuate on the smaller scale size^(−1/6)."""
 
 
 class Corner(NamedTuple):
@@ -52,7 +52,7 @@ def depth(
     r: int,
     tolerance: float,
 ) -> Int[Array, ""]:
-    r"""Return the levels of the fraction after which the rest is below `tolerance`, for any size of the matrix.
+    r"""Return the number of levels after which the fraction's remainder is below `tolerance`, for any size of the matrix.
 
     K levels fix the moments :math:`E^\top A^jE`, j ≤ 2K − 1 (2K where rows > cols), so the truncated and the full corner
     differ by at most twice the error of the best polynomial of that degree for :math:`1/(x+\gamma)` on the spectrum.
@@ -68,7 +68,7 @@ def depth(
     """
     degree = _chebyshev_degree(gamma, rows, cols, n, tolerance)
     levels = jnp.ceil((degree + jnp.where(rows > cols, 0.0, 1.0)) / 2)
-    available = jnp.ceil(jnp.minimum(rows, cols) / r)  # at most this many levels exist: the matrix is used up
+    available = jnp.ceil(jnp.minimum(rows, cols) / r)  # at most this many levels exist: then the matrix is used up
     return jnp.minimum(levels, available).astype(jnp.int32)
 
 
@@ -83,7 +83,7 @@ def _chebyshev_terms(gamma, rows, cols, n):
 
 
 def truncation_bound(gamma, rows, cols, n, degree):
-    """Bound on (γ‖ΔH‖, γ²‖Δ(−H′)‖) when the moments up to `degree` agree; see `depth`."""
+    """Return a bound on (γ‖ΔH‖, γ²‖Δ(−H′)‖) when the moments up to `degree` agree; see `depth`."""
     upper, half_width, a, root, t = _chebyshev_terms(gamma, rows, cols, n)
     m = degree - jnp.where(rows > cols, 1.0, 0.0)  # the point 0 of the spectrum costs one degree
     tail = t ** (m + 1) / (1 - t)
@@ -137,7 +137,7 @@ def resolvent_corner(
         col = cols - k * r - i
         row = rows - k * r - i
         below = row - r
-        # The χ on a diagonal counts what is left of the other side; it is absent where its own line is.
+        # The χ on a diagonal counts the remaining dimensions of the other side; it is absent where its own line is.
         dof = jnp.concatenate([jnp.where(row > 0, col, 0.0), jnp.where(col > 0, below, 0.0)])
         diagonal = chi(key, dof, 2 * k) / jnp.sqrt(n)
         entries = normal(key, 2 * len(strict), 2 * k + 1) / jnp.sqrt(n)
@@ -154,7 +154,7 @@ def resolvent_corner(
     once = jnp.minimum(levels, 1)
 
     def apart(function, *args):
-        """Call a function in a loop of one turn. XLA fuses everything within a loop and repeats cheap operations freely:
+        """Call a function in a loop of one turn. XLA fuses everything inside a loop and freely repeats cheap operations:
         for r = 5 the level in one piece is compiled to 47,000 instructions, in three to 22,000 that run faster too.
         """
         empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(function, *args))

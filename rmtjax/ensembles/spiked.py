@@ -34,7 +34,7 @@ _ALL = ("base", "theta", "ell", "directions", "left", "right", "key", "u", "v")
 
 
 def _matrix(name, value, *, hermitian=False):
-    """Return a base, checked, and its real dtype."""
+    """Return a checked base and its real dtype."""
     value = value if isinstance(value, jax.Array) else np.asarray(value)
     if value.ndim != 2 or 0 in value.shape:
         raise InputError(f"{name} has shape {value.shape}: must be a matrix with at least one row and column")
@@ -51,7 +51,7 @@ def _matrix(name, value, *, hermitian=False):
 
 
 def _strengths(name, value, rank_limit, dtype, neutral):
-    """Return θ or ℓ as an array (r,) of the base's real dtype, none of which may be the value that makes no spike."""
+    """Return θ or ℓ as an array (r,) of the base's real dtype, after a check that no value makes a trivial spike."""
     known = not is_traced(*jax.tree.leaves(value))
     value = value if known else jnp.asarray(value)
     shape = np.shape(value)
@@ -61,7 +61,7 @@ def _strengths(name, value, rank_limit, dtype, neutral):
     if rank == 0:
         raise InputError(f"{name} is empty: must hold at least one strength")
     if rank > rank_limit:
-        raise InputError(f"{name} holds {rank} strengths: a rank is at most the dimension, {rank_limit}")
+        raise InputError(f"{name} holds {rank} strengths: must hold at most {rank_limit}, the dimension")
     if known:
         strengths = np.atleast_1d(np.asarray(value))
         if strengths.dtype.kind not in "iuf":
@@ -79,7 +79,7 @@ def _directions(name, value, key, n, r, dtype, *, orthogonal_only=False):
     """Return unit columns (n, r) of the base's dtype: the given ones, or a Haar frame."""
     if value is None:
         if key is None:
-            raise InputError(f"{name} is None: must be given, or a key to draw Haar directions with")
+            raise InputError(f"{name} is None: must be given, or a key to draw Haar directions")
         return (orthogonal if dtype.kind == "f" else unitary)(key, n, r, dtype)
     value = value if isinstance(value, jax.Array) else np.asarray(value)
     if value.dtype.kind not in "iufc":
@@ -98,11 +98,11 @@ def _directions(name, value, key, n, r, dtype, *, orthogonal_only=False):
         bad = ~(np.abs(norms - 1) <= tolerance)
         if bad.any():
             k = int(np.argmax(bad))
-            raise InputError(f"{name}: column {k} has norm {norms[k]:.7g}, must be 1")
+            raise InputError(f"{name}: column {k} has norm {norms[k]:.7g}; must be 1")
         overlap = np.abs(gram - np.diag(np.diagonal(gram)))
         if orthogonal_only and overlap.max() > tolerance:
             j, k = sorted(np.unravel_index(np.argmax(overlap), overlap.shape))
-            raise InputError(f"{name}: columns {j} and {k} have inner product {overlap[j, k]:.7g}, must be orthogonal")
+            raise InputError(f"{name}: columns {j} and {k} have inner product {overlap[j, k]:.7g}; must be orthogonal")
     return jnp.asarray(columns).astype(dtype)
 
 
@@ -110,7 +110,7 @@ def _directions(name, value, key, n, r, dtype, *, orthogonal_only=False):
 def low_rank_update(
     u: ArrayLike, theta: ArrayLike | Sequence[ArrayLike], v: ArrayLike | None = None
 ) -> Inexact[Array, "n m"]:
-    r"""Return :math:`\sum_k\theta_ku_kv_k^*`; Hermitian (to rounding) where v is left out and stands for u.
+    r"""Return :math:`\sum_k\theta_ku_kv_k^*`; Hermitian (up to rounding) if v is omitted and taken to be u.
 
     Nothing is asked of the columns: neither unit norms nor orthogonality.
 

@@ -66,7 +66,7 @@ def iid(
 
 @float64(keep=("x",))
 def sample_covariance(x: Num[Array, "p n"]) -> Inexact[Array, "p p"]:
-    r"""Return :math:`XX^*/n` of a data matrix with a sample a column, Hermitian to rounding. No mean is taken off.
+    r"""Return :math:`XX^*/n` of a data matrix with one sample per column, Hermitian up to rounding. No mean is subtracted.
 
     Args:
         x: data, a sample a column.
@@ -163,7 +163,7 @@ def laguerre(
 def _laguerre(key, p, n, beta, sigma, dtype):
     scale = sigma / jnp.sqrt(beta * n)
     i = jnp.arange(p)
-    # A column that does not exist, i ≥ n, holds nothing: χ with no degrees of freedom is 0.
+    # A column that does not exist, i ≥ n, holds nothing: χ with zero degrees of freedom is 0.
     diagonal = jnp.where(n > i, beta * (n - i), 0.0)
     below = jnp.where(n > i, beta * (p - 1 - i), 0.0)[:-1]
     draws = scale * chi(key, jnp.concatenate([diagonal, below]))

@@ -37,8 +37,8 @@ class Checkpoints:
             return TrainState(**self._manager.restore(step, args=self._ocp.args.StandardRestore(like)))
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise InputError(
-                f"out: the checkpoint {self._folder / str(step)} cannot be read ({shown(str(error))}); without that folder"
-                " the run goes on from the one before"
+                f"out: the checkpoint {self._folder / str(step)} cannot be read ({shown(str(error))}); delete that folder"
+                " to resume from the previous one"
             ) from None
 
     def save(self, step: int, state: TrainState) -> None:

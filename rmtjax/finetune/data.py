@@ -1,4 +1,4 @@
-"""Token sequences to batches in pieces, in an order that depends on nothing but seed and step."""
+"""Batches of token sequences in pieces, in an order that depends only on seed and step."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ class Sequences:
 
 
 def choose_lengths(lengths: np.ndarray, most: int = 4, step: int = 16, longest: int | None = None) -> tuple[int, ...]:
-    """Return the few lengths that sequences are padded to, chosen for the least padding in all.
+    """Return the lengths that sequences are padded to, chosen for the least padding in total.
 
     Args:
         lengths: of the sequences.
-        most: how many lengths may be used; each is compiled.
+        most: largest number of lengths; each is compiled.
         step: all are multiples of it, but for `longest`.
-        longest: what the model can take.
+        longest: largest length that the model accepts.
     """
     top = math.ceil(lengths.max() / step) * step
     grid = np.arange(step, top + step, step)
     if longest is not None:
         grid = np.unique(np.minimum(grid, longest))
     counts = np.histogram(lengths, bins=np.concatenate([[0], grid]) + 0.5)[0].cumsum()
-    # best[j] after k rounds: the fewest tokens when all sequences up to grid[j] are held by k lengths, the last grid[j].
+    # best[j] after k rounds: the fewest tokens if k lengths hold all sequences up to grid[j], the last length being grid[j].
     best, back = grid * counts, [[()] * len(grid)]
     for _ in range(most - 1):
         cost = best[:, None] + grid[None, :] * (counts[None, :] - counts[:, None])
@@ -95,10 +95,10 @@ def choose_lengths(lengths: np.ndarray, most: int = 4, step: int = 16, longest: 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a batch is laid out in pieces.
+    """The layout of a batch in pieces.
 
     Attributes:
-        lengths: what pieces are padded to, in increasing order.
+        lengths: lengths that pieces are padded to, in increasing order.
         size: sequences in a piece.
         devices: over which examples are dealt out, alike in length.
         pad: token of padding.
@@ -110,16 +110,16 @@ class Layout:
     pad: int
 
     def pieces(self, count: int) -> int:
-        """Return how many pieces a number of examples needs at most, on all devices."""
+        """Return the largest number of pieces that a number of examples needs, on all devices."""
         return math.ceil(count / (self.size * self.devices)) * self.devices
 
     def arrange(self, data: Sequences, which: np.ndarray, pieces: int | None = None) -> Batch:
-        """Return the examples `which` as one batch: dealt out to the devices, and there, longest first, put into pieces.
+        """Return the examples `which` as one batch: dealt out to the devices, and packed into pieces there, longest first.
 
         Args:
             data: the examples.
-            which: numbers of those of the batch.
-            pieces: at least what they need, so that batches of several sizes have one shape.
+            which: indices of those in the batch.
+            pieces: number of pieces, at least what they need, so that batches of several sizes have one shape.
         """
         rows = self.pieces(len(which)) if pieces is None else pieces
         lengths = np.array([len(data.ids[i]) for i in which])
@@ -160,7 +160,7 @@ def split_off(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarr
     alpha_count = round(share * count)
     if alpha_count in (0, count):
         raise InputError(
-            f"val_split = {share}: leaves {'α' if alpha_count == 0 else 'the adapters'} none of {count} examples"
+            f"val_split = {share}: leaves none of the {count} examples for {'α' if alpha_count == 0 else 'the adapters'}"
         )
     order = np.random.default_rng([seed, 1]).permutation(count)
     return np.sort(order[alpha_count:]), np.sort(order[:alpha_count])
@@ -193,13 +193,13 @@ class Batches:
         if alpha is not None:
             size = min(alpha[0], len(of_alpha))
             self._fresh = grain.MapDataset.source(of_alpha).seed(seed + 1).shuffle().repeat().batch(size)
-            self._idle = Batch(*map(np.zeros_like, self._fresh_batch(1)))  # of the right shape; never read
+            self._idle = Batch(*map(np.zeros_like, self._fresh_batch(1)))  # of the right shape, but never read
         self._pieces = layout.pieces(min(batch_size, len(own)))
         self.steps_per_epoch = len(self._order)
         self.steps = self.steps_per_epoch * epochs
 
     def __getitem__(self, step: int) -> tuple[Batch, Batch | None]:
-        """Return the batch of a step, counted from 0, and the one for α if it moves in that step (zeros if not)."""
+        """Return the batch of a step, counted from 0, and the one for α if α moves in that step (zeros otherwise)."""
         batch = self._layout.arrange(self._data, np.asarray(self._order[step]), self._pieces)
         if self._alpha is None:
             return batch, None
@@ -210,6 +210,6 @@ class Batches:
         return self._layout.arrange(self._data, np.asarray(self._fresh[turn - 1]))
 
     def iterate(self, start: int, stop: int) -> Iterator[tuple[Batch, Batch | None]]:
-        """Return the batches of steps start…stop−1, made ahead by a thread of their own."""
+        """Return the batches of steps start…stop−1, prepared ahead by a thread."""
         ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         return iter(grain.MapDataset.range(start, stop).map(self.__getitem__).to_iter_dataset(ahead))

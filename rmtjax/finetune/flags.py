@@ -1,4 +1,4 @@
-"""The flags of JAX under which a run computes."""
+"""JAX's flags during a run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ __all__ = ["default_flags"]
 
 @contextlib.contextmanager
 def default_flags() -> Iterator[None]:
-    """Set JAX's flags to their defaults, single precision among them: a run follows from its settings and files alone."""
+    """Set JAX's flags to their defaults, including single precision, so that only settings and files determine a run."""
     with pinned(), single():
         yield

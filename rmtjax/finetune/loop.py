@@ -1,4 +1,4 @@
-"""Fine-tuning an encoder on a GLUE task, from files to files."""
+"""Fine-tuning of an encoder on a GLUE task, from input files to output files."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def finetune(
     progress: Report = None,
     announce: Callable[[Run], None] | None = None,
 ) -> dict[str, Any]:
-    """Return the result of a fine-tuning, which evaluates after each epoch.
+    """Fine-tune an encoder and return the result, evaluating after each epoch.
 
     Into `out` go `run.json` (what was done), `metrics.jsonl` (a line for each evaluation), `checkpoints/` (Orbax),
     `curves.png`, `result.json`, the adapters for PEFT in `adapter/` and, where a base had to be changed (full
     fine-tuning), the model for `transformers` in `model/`.
 
     Args:
-        settings: what to do.
+        settings: the settings of the run.
         out: a folder for files; None writes none.
         resume: resume the run in `out`, which then ends as if it had never stopped.
         save_every: steps between checkpoints; by default an epoch.
@@ -82,7 +82,7 @@ def finetune(
     folder = prepare_folder("out", out).resolve()  # the adapter's config names the base by its path
     release = lock_folder("out", folder)
     try:
-        check_existing(folder, run.identity(), resume)  # again: another run may just have ended there
+        check_existing(folder, run.identity(), resume)  # again: another run may just have ended in this folder
         write_json(folder / RUN, {"identity": run.identity(), "made_with": _made_with(run)})
         checkpoints = Checkpoints(folder / "checkpoints")
         return _train(run, folder, checkpoints, **how, progress=progress, announce=announce)
@@ -123,12 +123,12 @@ def _train(
 
     def how_far() -> str:
         if folder is None:
-            return f"stopped after step {step} of {run.batches.steps}: nothing is kept; a run with a folder can go on"
+            return f"stopped after step {step} of {run.batches.steps}: nothing is kept; only a run with a folder can be resumed"
         saved_step = max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=0)
         return (
-            f"stopped after step {step} of {run.batches.steps}: {folder} has a checkpoint of step {saved_step}; --resume goes on"
+            f"stopped after step {step} of {run.batches.steps}: {folder} has a checkpoint of step {saved_step}; use --resume"
             if saved_step
-            else f"stopped after step {step} of {run.batches.steps}: {folder} has no checkpoint yet; --resume starts anew"
+            else f"stopped after step {step} of {run.batches.steps}: {folder} has no checkpoint yet; --resume starts over"
         )
 
     with (
@@ -144,7 +144,7 @@ def _train(
             step += 1
             losses = [*losses[-1:], loss]
             bar.show(step, run.batches.steps)
-            # Waiting for the loss of the step before keeps the queue short and the device busy.
+            # Waiting for the previous step's loss keeps the queue short and the device busy.
             previous_loss = float(losses[0])
             if not math.isfinite(previous_loss if step % per_epoch else float(state.loss)):
                 rate = run.settings.learning_rate
@@ -219,4 +219,4 @@ def _write(run: Run, state: TrainState, folder: Path, result: dict[str, Any], ba
         save_peft(model, folder / "adapter", base=base, task_type="SEQ_CLS", save_base=save_base)
     curves(result, folder / "curves.png")
     settle(folder)
-    write_json(folder / RESULT, result)  # last: with it the run is finished
+    write_json(folder / RESULT, result)  # written last: it marks the run as finished

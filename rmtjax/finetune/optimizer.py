@@ -1,4 +1,4 @@
-"""The optimizer of adapters and head."""
+"""The optimizer of the adapters and the head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["optimizer_of"]
 
 
 def optimizer_of(settings: Settings, parts: Parts, names: Sequence[str], steps: int) -> optax.GradientTransformation:
-    """Return AdamW with linear warm-up and decay for adapters and head, on the Stiefel manifold where they are orthogonal."""
+    """Return AdamW with linear warm-up and decay for adapters and head, on the Stiefel manifold for orthogonal adapters."""
     rising = round(settings.warmup_ratio * steps)
     schedule = optax.join_schedules(
         [

@@ -1,4 +1,4 @@
-"""What a run leaves beside its checkpoints, and what another call may resume."""
+"""The records of a run beside its checkpoints, and the checks before another call resumes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
     """Check a folder for the run of an earlier call.
 
     Raises:
-        InputError: if it holds one that was not to be resumed, or another one.
+        InputError: if it holds a run that was not to be resumed, or a different run.
     """
     path = out / RUN
     if not path.exists():
@@ -28,7 +28,7 @@ def check_existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
             raise InputError(f"out = {out}: holds {ours[0]} without {RUN}; choose another folder")
         return
     if not resume:
-        raise InputError(f"out = {out}: holds a run already; --resume goes on with it, or choose another folder")
+        raise InputError(f"out = {out}: already holds a run; resume it with --resume, or choose another folder")
     try:
         before = json.loads(path.read_text(encoding="utf-8"))["identity"]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
@@ -36,21 +36,21 @@ def check_existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
     if not (isinstance(before, dict) and isinstance(before.get("settings"), dict)):
         raise InputError(f"out = {out}: {RUN} cannot be read (it names no settings)")
     old, new = ({**i["settings"], **{k: v for k, v in i.items() if k != "settings"}} for i in (before, identity))
-    moved = ("data", "model")  # where files lie may change; what they hold may not
-    old = {"generator": GENERATOR} | old  # of runs before there was another
+    moved = ("data", "model")  # the location of files may change, but not their content
+    old = {"generator": GENERATOR} | old  # for runs from before there was a second generator
     for name in new:
         if name not in moved and old.get(name) != new[name]:
             raise InputError(
-                f"out = {out}: holds the run of another {name} ({shown(old.get(name))}, now {shown(new[name])});"
-                " its checkpoints cannot be resumed with these settings"
+                f"out = {out}: holds a different run: {name} = {shown(old.get(name))}, here {shown(new[name])};"
+                " choose another folder"
             )
 
 
 def read_history(folder: Path, step: int, per_epoch: int) -> list[dict[str, Any]]:
-    """Return what was measured up to a step.
+    """Return the measurements up to a step.
 
     Raises:
-        InputError: if it is not all there.
+        InputError: if any of them is missing.
     """
     path, epochs = folder / METRICS, step // per_epoch
     if not epochs:
@@ -61,7 +61,5 @@ def read_history(folder: Path, step: int, per_epoch: int) -> list[dict[str, Any]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"out = {folder}: {METRICS} cannot be read ({shown(str(error))})") from None
     if steps != [per_epoch * (k + 1) for k in range(epochs)]:
-        raise InputError(
-            f"out = {folder}: {METRICS} lacks some of the {epochs} epochs that the checkpoint has behind it"
-        )
+        raise InputError(f"out = {folder}: {METRICS} lacks some of the {epochs} epochs before the checkpoint")
     return lines

@@ -1,4 +1,4 @@
-"""A fine-tuning with everything read and built, and how it is evaluated."""
+"""A fine-tuning run, read and built, and its evaluation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Run", "predict"]
 
 @default_flags()
 def predict(trainer: Trainer, state: TrainState, layout: Layout, data: Sequences, batch: int = 64) -> np.ndarray:
-    """Return logits of all examples, (n, outputs), computed in batches of like length."""
+    """Return logits of all examples, (n, outputs), computed in batches of similar length."""
     order = np.argsort(data.lengths(), kind="stable")
     pieces = layout.pieces(min(batch, len(order)))
     out: np.ndarray | None = None
@@ -72,7 +72,7 @@ def _encode(examples: glue.Examples, tokenizer: Tokenizer, max_length: int) -> S
 
 
 def _some(examples: glue.Examples, settings: Settings) -> glue.Examples:
-    """Return at most as many examples as `max_samples` allows, in the order of the file."""
+    """Return at most `max_samples` examples, in the order of the file."""
     if settings.max_samples is None or len(examples) <= settings.max_samples:
         return examples
     chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(examples))[: settings.max_samples])
@@ -81,10 +81,10 @@ def _some(examples: glue.Examples, settings: Settings) -> glue.Examples:
 
 
 class Run:
-    """A fine-tuning with everything read and built, ready to train.
+    """A fine-tuning run with everything read and built, ready to train.
 
     Args:
-        settings: what to do.
+        settings: the settings of the run.
         devices: all by default.
         piece: tokens that are computed at once on a device; by default few on processors, whose caches are small, and a
             whole batch elsewhere.
@@ -106,7 +106,7 @@ class Run:
         data = settings.data or glue.find_glue()
         if data is None:
             raise InputError(
-                f"data is not given and no folder of GLUE was found: --data DIR with {self.task.folder}/train.tsv"
+                f"data is not given and no GLUE folder exists: give --data DIR with {self.task.folder}/train.tsv"
             )
         self.data = Path(data)
         names = ["dev_matched", "dev_mismatched"] if settings.task == "mnli" else ["dev"]
@@ -155,7 +155,7 @@ class Run:
         )  # fmt: skip
 
     def __str__(self) -> str:
-        """Return what is about to be trained, on what, and how, in three lines."""
+        """Return the model, the data and the settings of the training in three lines."""
         settings, batches = self.settings, self.batches
         sizes = [f"{len(self.train):,} to train on", *(f"{len(data):,} in {name}" for name, data in self.dev.items())]
         lengths = ", ".join(map(str, self.layout.lengths))
@@ -168,7 +168,7 @@ class Run:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return what must agree for a run to be resumed."""
+        """Return everything that must agree for a run to be resumed."""
         if self._identity is None:
             self._identity = {
                 "settings": self.settings.to_dict(),

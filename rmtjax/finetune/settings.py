@@ -1,4 +1,4 @@
-"""What a fine-tuning does. The command line has one option for each of these fields, with the same default."""
+"""The settings of a fine-tuning. The command line has one option for each field, with the same default."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _LARGE = ("mnli", "qnli", "qqp", "sst2")
 
 
 def _setting(help: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
-    """Return a field with its help text, and what the command line needs to know beside it."""
+    """Return a field with its help text and further metadata for the command line."""
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All that the result of a run depends on, beside the files of the model and of the data.
+    """Everything that determines the result of a run, besides the files of the model and of the data.
 
     None stands for a default that depends on other settings; `checked` fills it in.
     """
@@ -118,7 +118,7 @@ Settings.__doc__ = f"{Settings.__doc__}\n    Attributes:\n" + "\n".join(
 
 
 def _checks() -> dict[str, Callable[[str, Any], Any]]:
-    """Return the check of each setting, a function of its name and value that returns the value to use.
+    """Return the checks of all settings, functions of name and value that return the value to use.
 
     The imports are here so that the command line lists the settings before JAX is imported.
     """
@@ -181,5 +181,5 @@ def _flag(name: str, value: Any) -> bool:
 
 def _ends_of_paths(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not value or not all(isinstance(end, str) for end in value):
-        raise InputError(f"{name} = {shown(value)}: must be a list of ends of paths, such as query and value")
+        raise InputError(f"{name} = {shown(value)}: must be a list of path suffixes, such as query and value")
     return tuple(value)

@@ -1,4 +1,4 @@
-"""One step of training, compiled once: gradients piece by piece on every device, the optimisers, α every T steps.
+"""One training step, compiled once: gradients piece by piece on every device, the optimizers, α every T steps.
 
 A batch is cut into pieces of sequences that are alike in length, and each piece is computed at the shortest of a few lengths
 that holds it, by one branch of one program. On processors the pieces keep what a layer makes within the caches. Gradients
@@ -33,10 +33,10 @@ Weights = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """A model taken apart: its graph, and its weights by dotted path, in groups.
+    """A model split up: its graph, and its weights by dotted path, in groups.
 
     Attributes:
-        graph: what `nnx.merge` needs beside the weights.
+        graph: the graph that `nnx.merge` needs besides the weights.
         paths: path of each variable within the module.
         template: its variable, for type and metadata.
     """
@@ -47,7 +47,7 @@ class Parts:
 
     @classmethod
     def of(cls, model: nnx.Module) -> tuple[Parts, Weights, Weights, Weights]:
-        """Return the parts of a model, and its weights that train, its α, and the rest."""
+        """Return the parts of a model: its trained weights, its α, and the rest."""
         graph, *states = nnx.split(model, TRAINABLE, AlphaParam, ...)
         paths, template, groups = {}, {}, []
         for state in states:
@@ -60,20 +60,20 @@ class Parts:
         return cls(graph, paths, empty), *groups
 
     def model(self, *groups: Weights) -> Any:
-        """The model with these weights."""
+        """Return the model with these weights."""
         flat = {self.paths[name]: self.template[name].replace(x) for group in groups for name, x in group.items()}
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
 
 def loss_of(regression: bool) -> Callable[[Array, Array], Array]:
-    """Return the loss of each example: squared error of a regression, cross-entropy of a classification."""
+    """Return the loss of each example: squared error for a regression, cross-entropy for a classification."""
     if regression:
         return lambda logits, labels: jnp.square(logits[:, 0] - labels)
     return optax.softmax_cross_entropy_with_integer_labels
 
 
 class TrainState(NamedTuple):
-    """What changes in training.
+    """The state that changes in training.
 
     Attributes:
         step: steps done.
@@ -124,7 +124,7 @@ class Trainer:
         self._optimizer, self._alpha_optimizer, self._loss = optimizer, alpha_optimizer, loss
         self._dropout, self._key = dropout, key_of(seed)
         self.frozen = jax.device_put(frozen, self.whole)
-        self.start = jax.device_put(  # copies: the first step gives up what it is given, and the model is its owner's
+        self.start = jax.device_put(  # copies: the first step donates its arguments, and the model belongs to its owner
             TrainState(
                 jnp.zeros((), jnp.int32),
                 jnp.zeros(()),
@@ -143,11 +143,11 @@ class Trainer:
         return jax.device_put(batch, self.spread)
 
     def model(self, state: TrainState) -> Any:
-        """The model as it stands."""
+        """Return the model in its present state."""
         return self.parts.model(state.weights, state.alpha, self.frozen)
 
     def _at_length(self, function: Callable[[Batch], Any], piece: Batch) -> Any:
-        """Return `function` of a piece cut to its length; zeros if it is empty."""
+        """Return `function` of a piece cut to its length; zeros if the piece is empty."""
 
         def cut(length):
             return lambda p: function(
@@ -194,7 +194,7 @@ class Trainer:
         return mapped(trained, others, batch, key)
 
     def _step(self, state: TrainState, frozen: Weights, batch: Batch, fresh: Batch | None) -> tuple[TrainState, Array]:
-        """Return the state after a step of the adapters on `batch` and, every T steps, of α on `fresh`; and the loss before."""
+        """Return the state after a step of the adapters on `batch` and, every T steps, of α on `fresh`; and the prior loss."""
         with pinned():
             keys = jax.random.split(jax.random.fold_in(self._key, state.step)) if self._dropout else (None, None)
         loss, gradient = self._gradient(

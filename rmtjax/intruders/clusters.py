@@ -1,4 +1,4 @@
-r"""Verdicts where singular values coincide, and singular vectors are any basis of a space.
+r"""Verdicts for coinciding singular values, whose singular vectors are an arbitrary basis of a space.
 
 Of a matrix that is known to a rounding error E, the vectors of singular values that are closer than :math:`|u_i^\top Ev_j|` are
 known only as the space that they span. A verdict on a vector holds if it holds for every basis of these spaces: with p the norm
@@ -14,7 +14,7 @@ __all__ = ["close_values", "cosine_range"]
 
 
 def close_values(values: np.ndarray, gap: float) -> list[slice]:
-    """Return the groups of descending values in which neighbours are no farther apart than a gap, the single ones too.
+    """Return the groups of descending values in which neighbours differ by at most a gap, single values included.
 
     >>> close_values(np.array([5.0, 3.0, 2.9, 1.0]), 0.2)
     [slice(0, 1, None), slice(1, 3, None), slice(3, 4, None)]
@@ -24,14 +24,14 @@ def close_values(values: np.ndarray, gap: float) -> list[slice]:
 
 
 def cosine_range(overlaps: np.ndarray, before: list[slice], after: list[slice]) -> tuple[np.ndarray, np.ndarray]:
-    """Return bounds on the largest cosine of each tuned vector with a vector of before, over all bases of the groups.
+    """Return bounds on the largest cosine of each tuned vector with a base vector, over all bases of the groups.
 
     Args:
-        overlaps: inner products, shape (vectors of before, vectors of after).
+        overlaps: inner products, shape (base vectors, tuned vectors).
         before, after: groups of vectors that are known as a space only.
 
     Returns:
-        Lower and upper bounds, one for each vector of after.
+        Lower and upper bounds, one for each tuned vector.
     """
     lower, upper = (np.zeros(overlaps.shape[1]) for _ in range(2))
     singles = np.array([group.start for group in before if group.stop - group.start == 1], int)
@@ -41,7 +41,7 @@ def cosine_range(overlaps: np.ndarray, before: list[slice], after: list[slice]) 
         least, most = [], []
         if len(singles):
             of_singles = np.abs(overlaps[singles, group])
-            # Within a space of several tuned vectors one can be chosen that is orthogonal to a single one of before.
+            # Within a space of several tuned vectors one can be chosen that is orthogonal to a single base vector.
             most.append(np.max(np.linalg.norm(of_singles, axis=1)))
             least.append(np.max(of_singles) if width == 1 else 0.0)
         for space in spaces:

@@ -1,4 +1,4 @@
-"""Training that makes no intruders: how strong an update of each layer may be, from the layer's own spectrum."""
+"""Training without intruders: the largest strength of each layer's update, from the layer's own spectrum."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rmtjax.spectra.bulk_fit import bulk_fit
 __all__ = ["intruder_limits", "strength_limit"]
 
 _DRAWS, _MOST, _STEPS = 256, 1024, 12
-"""Least and most draws for a probability, and steps to the BBP threshold before the crossing is narrowed down."""
+"""Smallest and largest number of draws for a probability, and steps to the BBP threshold before the crossing is narrowed down."""
 
 
 def strength_limit(
@@ -30,7 +30,7 @@ def strength_limit(
     threshold_epsilon: float = 0.5,
     top_k: int = 10,
 ) -> float:
-    r"""Return the strength up to which an update in one direction plants, in the mean, no more intruders than this.
+    r"""Return the largest strength at which an update in one direction plants, on average, at most `probability` intruders.
 
     The largest θ such that, for no smaller one, :math:`W + \theta ab^\top` with Haar a and b has more than `probability`
     intruders among its `top_k` leading vectors in the mean. That is the first crossing of
@@ -78,7 +78,7 @@ def intruder_limits(
     top_k: int = 10,
     layers: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Return `strength_limit` of every adapted layer of a model, by dotted path: what `project_spectral_norm` takes.
+    """Return `strength_limit` of every adapted layer of a model, by dotted path, as `project_spectral_norm` takes it.
 
     Args:
         model: with adapters.
@@ -97,7 +97,7 @@ def intruder_limits(
     guarded = list(updated) if layers is None else [layers] if isinstance(layers, str) else list(layers)
     for path in guarded:
         if path not in updated:
-            raise InputError(f"layers: {path} is none of {listed(list(updated))}")
+            raise InputError(f"layers: {path} is not one of {listed(list(updated))}")
     limits = {}
     with one_blas_thread():
         for path, layer in updated.items():
@@ -114,7 +114,7 @@ def intruder_limits(
                 if limit == 0:
                     raise InputError(
                         f"top_k = {top_k}: any update of {path} plants an intruder, as in a matrix of small rank or of equal"
-                        " singular values; guard others by layers, or look at fewer vectors"
+                        " singular values; choose other layers or a smaller top_k"
                     )
                 limits[path] = limit
     return limits

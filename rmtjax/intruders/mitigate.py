@@ -1,4 +1,4 @@
-r"""Scale intruders down in what fine-tuning has made (Shuttleworth et al. 2024, §5; PEFT's `reduce_intruder_dimension`).
+r"""Mitigation: scale down the intruders of a fine-tuned model (Shuttleworth et al. 2024, §5; PEFT's `reduce_intruder_dimension`).
 
 With :math:`W' = \sum_i\sigma_iu_iv_i^\top` after tuning and I its intruders, the mitigated matrix is
 :math:`W' + (\lambda - 1)\sum_{i\in I}\sigma_iu_iv_i^\top`. For an adapter the new update is cut back to the rank of the old one
@@ -50,28 +50,28 @@ class Factors(NamedTuple):
 
 
 def correction(pair: Pair, found: LayerScan, scale: float) -> Factors:
-    r"""Return :math:`(\lambda - 1)\sum_{i\in I}\sigma_iu_iv_i^\top` of the intruders that a scan found."""
+    r"""Return :math:`(\lambda - 1)\sum_{i\in I}\sigma_iu_iv_i^\top` for the intruders that a scan found."""
     which = [i for i, verdict in enumerate(found.verdicts) if verdict == "intruder"]
     vectors = found.vectors
-    if found.algorithm == "bounds":  # whose vectors are good enough for a verdict
+    if found.algorithm == "bounds":  # whose vectors are accurate enough for a verdict
         vectors = top_singular(pair.plain()[0].tuned, vectors.shape[1], tolerance=1e-5, max_blocks=150).vectors
     u = vectors[:, which]
     return Factors((scale - 1) * u, pair.tuned.transposed(u).T)  # W'ᵀu = σv
 
 
 def truncated(left: np.ndarray, right: np.ndarray, rank: int) -> Factors:
-    """Return the best approximation of a product by one of that rank, its singular values shared between the factors."""
+    """Return the best approximation of a product by one of the given rank, its singular values shared between the factors."""
     ql, rl = np.linalg.qr(left)
     qr, rr = np.linalg.qr(right.T)
     u, s, vt = np.linalg.svd(rl @ rr.T, full_matrices=False)
     root = np.sqrt(s[:rank])
-    none = (0, max(0, rank - len(root)))  # a rank above the matrix's sides is filled with zeros
+    none = (0, max(0, rank - len(root)))  # a rank above the matrix's sides is padded with zeros
     b, a = ql @ (u[:, :rank] * root), (root[:, None] * vt[:rank]) @ qr.T
     return Factors(np.pad(b, ((0, 0), none)), np.pad(a, (none, (0, 0))))
 
 
 class _Change(NamedTuple):
-    """The correction of one matrix in which an adapter's layer has a share."""
+    """The correction of one matrix that an adapter's layer updates."""
 
     pair: Pair
     share: Share
@@ -79,7 +79,7 @@ class _Change(NamedTuple):
 
 
 def _mitigated_layer(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str, np.ndarray]:
-    """Return A, B and magnitude of an adapter's layer whose tuned matrices have changed so.
+    """Return A, B and magnitude of an adapter's layer after the given changes of its tuned matrices.
 
     Raises:
         InputError: if it is one of DoRA of which the file keeps parts in several matrices.
@@ -102,7 +102,7 @@ def _mitigated_layer(pairs: Pairs, name: str, changes: list[_Change]) -> dict[st
             a, b = new.right, new.left / part.strength
         new_a.append(a)
         new_b.append(b)
-    # PEFT keeps the A of all experts below one another, the B interleaved.
+    # PEFT stacks the A of all experts by rows and interleaves the columns of their B.
     return {"lora_A": np.concatenate(new_a), "lora_B": np.stack(new_b, -1).reshape(len(new_b[0]), -1)}
 
 
@@ -110,15 +110,15 @@ def _mitigated_dora(pairs: Pairs, name: str, changes: list[_Change]) -> dict[str
     (pair, share, change), layer = changes[0], pairs.layer(name)
     if len(changes) > 1 or not share.whole:
         raise InputError(
-            f"tuned = {pairs.adapter.folder}: {name} is DoRA on a matrix of which the base's file keeps parts elsewhere, which is"
-            " not mitigated here; merge the adapter into its base and mitigate the merged model"
+            f"tuned = {pairs.adapter.folder}: {name} is DoRA on a matrix that the base's file stores in parts, which is"
+            " not supported; merge the adapter into its base and mitigate the merged model"
         )
     a, b = np.asarray(layer.A, np.float32), np.asarray(layer.B, np.float32)
     # tuned = diag(t)(diag(α)W + sBA), and t is the magnitude over the norms of the rows.
     rows = pair.base if layer.alpha is None else np.asarray(layer.alpha)[:, None] * pair.base
     norms = np.linalg.norm(rows + layer.strength * (b @ a), axis=1)
     turn = np.asarray(layer.magnitude) / np.maximum(norms, np.finfo(np.float32).tiny)
-    left = change.left / np.where(turn == 0, 1, turn)[:, None]  # a row of magnitude 0 is none of any u
+    left = change.left / np.where(turn == 0, 1, turn)[:, None]  # a row of magnitude 0 has no part in any u
     new = truncated(np.concatenate([layer.strength * b, left], 1), np.concatenate([a, change.right]), a.shape[0])
     magnitude = turn * np.linalg.norm(rows + new.left @ new.right, axis=1)
     return {"lora_A": new.right, "lora_B": new.left / layer.strength, "lora_magnitude_vector": magnitude}
@@ -129,10 +129,10 @@ class Mitigation:
     """The scans before and after intruders were scaled down.
 
     Attributes:
-        before: scan of what was given.
-        after: scan of what was written; layers that have not changed are those of before.
-        mitigation_lambda: what the singular values of intruders were multiplied by.
-        folder: what was written.
+        before: scan of the input.
+        after: scan of the output; unchanged layers are taken from `before`.
+        mitigation_lambda: the factor on the singular values of intruders.
+        folder: the output folder.
     """
 
     before: Scan
@@ -183,7 +183,7 @@ def mitigate(
     number("mitigation_lambda", mitigation_lambda, 0, 1, open_high=True)
     is_present, target = exists(out, "out"), Path(out)
     if is_present and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"out = {target}: is in use; give a folder that is empty or new")
+        raise InputError(f"out = {target}: is not empty; choose an empty or new folder")
     how = {
         "top_k": top_k,
         "threshold_epsilon": threshold_epsilon,
@@ -202,13 +202,13 @@ def mitigate(
     ]
     if bare:
         raise InputError(
-            f"tuned = {tuned}: {listed(bare)} has intruders by α alone and no update to scale; choose others by layers"
+            f"tuned = {tuned}: {listed(bare)} has intruders caused by α, and no update to scale; choose other layers"
         )
     new = not target.exists()
     target = prepare_folder("out", target)
     try:
         _write(pairs, before, target, mitigation_lambda)
-    except BaseException:  # half of it would look complete
+    except BaseException:  # half an output folder would look complete
         for entry in target.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         if new:
@@ -239,7 +239,7 @@ def _write(pairs: Pairs, before: Scan, target: Path, scale: float) -> None:
             of_layer.setdefault(share.layer, []).append(name)
 
     def pieces(shard: str) -> Iterator[tuple[Tensor, int | None, np.ndarray]]:
-        """Yield the new numbers for one file with where they belong, a layer or a matrix in memory at a time."""
+        """Yield the new numbers for one file with their place, one layer or matrix in memory at a time."""
         for name in whole_names:
             tensor, index = pairs.place(name)
             if tensor.file == pairs.tuned.folder / shard:
@@ -268,7 +268,7 @@ def _write(pairs: Pairs, before: Scan, target: Path, scale: float) -> None:
 
 
 def _patched(file: Path, new: Iterator[tuple[Tensor, int | None, np.ndarray]]) -> Callable[[BinaryIO], None]:
-    """Return a writer of a safetensors file with some tensors replaced and every other byte as it was."""
+    """Return a writer of a safetensors file with some tensors replaced and every other byte unchanged."""
 
     def fill(target: BinaryIO) -> None:
         with file.open("rb") as source:
@@ -284,7 +284,7 @@ def _patched(file: Path, new: Iterator[tuple[Tensor, int | None, np.ndarray]]) -
 
 
 def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
-    """Copy the base with α in it that lies beside an adapter and that PEFT is to load it on."""
+    """Copy the base with merged α that lies beside an adapter, for PEFT to load the adapter on."""
     base = folder / "base"
     if (base / MERGED_ALPHA).is_file():
         shutil.copytree(base, target / "base")
@@ -294,7 +294,7 @@ def _copy_base(folder: Path, target: Path, config: Mapping[str, Any]) -> None:
 
 
 def _copy_beside(folder: Path, target: Path, *, everything: bool = True) -> None:
-    """Copy the files of an adapter or a model besides its weights: all, or only known names if the folder may hold others."""
+    """Copy the files of an adapter or model other than its weights: all, or only known names if the folder may hold others."""
     named = ("config.json", "generation_config.json", *TOKENIZER_FILES)
     pickled = pickled_modules(folder) if everything else []
     for file in sorted(folder.rglob("*") if everything else folder.iterdir()):

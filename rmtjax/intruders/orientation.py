@@ -1,4 +1,4 @@
-"""Which weights a file keeps as (inputs, outputs), the transposed of what a layer of PyTorch has."""
+"""Detection of weights that a file stores as (inputs, outputs), the transpose of a PyTorch layer's weight."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rmtjax.checkpoints.shares import Share
 __all__ = ["is_named_conv1d", "kept_transposed"]
 
 _CONV1D = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
-"""Architectures of transformers that keep the transposed weight, (inputs, outputs), in dense layers of these names:"""
+"""Architectures of transformers that store the transposed weight, (inputs, outputs), in dense layers of these names:"""
 _CONV1D_LAYER = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
 
 
 def is_named_conv1d(name: str) -> bool:
-    """Return whether a weight has a name of those that some architectures keep transposed."""
+    """Return whether a weight has a name that some architectures use for transposed weights."""
     return _CONV1D_LAYER.search(name) is not None
 
 
@@ -29,17 +29,17 @@ def kept_transposed(
     layers: Mapping[str, PeftLayer],
     said: bool,
 ) -> frozenset[str]:
-    """Return the weights that the file of a base keeps as (inputs, outputs).
+    """Return the weights that the file of a base stores as (inputs, outputs).
 
-    What has to fit a weight decides; for a square one its neighbours do, where all are alike. Otherwise the config's
-    architectures decide, and without a config what the adapter says of its layers. For a stack of experts the shapes of its
-    projections decide.
+    The shape of a weight's update or the length of its bias decides; for a square weight its neighbours do, if they all agree.
+    Otherwise the config's architectures decide, and without a config the adapter's own statement. For a stack of experts the
+    shapes of its projections decide.
 
     Args:
         base: the checkpoint.
         names: the weights in question.
-        shares, layers: what an adapter does to them.
-        said: whether the adapter says that layers are kept so (`fan_in_fan_out`).
+        shares, layers: an adapter's effect on them.
+        said: whether the adapter says that layers are stored so (`fan_in_fan_out`).
     """
     neighbours: dict[tuple[str, bool], set[bool]] = {}
     for name in base.matrices:
@@ -63,8 +63,9 @@ def kept_transposed(
 def _by_fit(
     base: Checkpoint, name: str, shares: Mapping[str, Sequence[Share]], layers: Mapping[str, PeftLayer]
 ) -> bool | None:
-    """Return whether the file keeps the transposed of a weight, by what has to fit it: an update, or a bias, as long as the
-    number of outputs. Neither decides for a square one.
+    """Return whether the file stores the transpose of a weight, by the shape of its update or the length of its bias.
+
+    Neither decides for a square weight; then the result is None.
     """
     matrix = base.matrices[name]
     n, m = matrix.stored
@@ -79,12 +80,12 @@ def _by_fit(
 
 
 def _neighbourhood(name: str) -> tuple[str, bool]:
-    """Return what leads to the stack of layers that a weight is in, all before the first number; and whether it is named so."""
+    """Return the path to a weight's stack of layers, all before the first number, and `is_named_conv1d` of the weight."""
     return re.split(r"\.\d+\.", name, maxsplit=1)[0], is_named_conv1d(name)
 
 
 def _architectures(config: Mapping[str, Any] | None) -> set[str] | None:
-    """Return what a model is and what its parts are, by its config; None if it has none or that does not say."""
+    """Return the model types of a model and its parts, by its config; None if there is no config or it does not say."""
     parts = [] if config is None else [config, *(part for part in config.values() if isinstance(part, dict))]
     kinds = {kind for part in parts if isinstance(kind := part.get("model_type"), str)}
     return kinds or None

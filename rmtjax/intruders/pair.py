@@ -15,11 +15,11 @@ from rmtjax.linalg.krylov import LowRankUpdated, Matrix
 __all__ = ["Pair", "Skipped", "largest"]
 
 _PLAIN = 30
-"""Power of two from which on squares of numbers, and their sums, may leave the range of single precision."""
+"""Power of two from which on the squares of numbers, and their sums, may overflow or underflow single precision."""
 
 
 def largest(x: Matrix) -> float:
-    """Return the largest magnitude, NaN if there is one; without a copy of all of them."""
+    """Return the largest magnitude, NaN if there is one, without a copy of the array."""
     return float(max(x.max(initial=0), -x.min(initial=0)))
 
 
@@ -46,14 +46,14 @@ class Pair(NamedTuple):
         return self.base.shape
 
     def update(self) -> Matrix:
-        """Return what was added, formed: tuned − base."""
+        """Return the update as a dense matrix: tuned − base."""
         if self.factors is not None:
             with jax.default_matmul_precision("highest"):
                 return self.factors[0] @ self.factors[1]
         return self.tuned.dense() - self.base
 
     def plain(self) -> tuple[Pair, float]:
-        """Return the pair in units in which single precision holds the squares of its numbers, and that unit, a power of two."""
+        """Return the pair in units in which single precision holds the squares of its numbers, and the unit, a power of two."""
         tuned = self.tuned
         weights = (self.base,) if tuned.weight is self.base else (self.base, tuned.weight)
         exponent = math.frexp(max(map(largest, weights)))[1]
@@ -71,14 +71,14 @@ class Pair(NamedTuple):
         """Return the pair in the memory of one of JAX's devices, the first by default."""
         device = jax.devices()[0] if device is None else device
         base, tuned = jax.device_put((self.base, self.tuned), device)
-        # An update beside the base shares its array, there as here.
+        # An update beside the base shares the base's array, on the device too.
         return self._replace(
             base=base, tuned=dataclasses.replace(tuned, weight=base) if self.tuned.weight is self.base else tuned
         )
 
 
 class Skipped(NamedTuple):
-    """A tensor that was not compared, and why."""
+    """A tensor that was not compared, and the reason."""
 
     name: str
     reason: str

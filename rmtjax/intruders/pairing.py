@@ -1,4 +1,4 @@
-"""Which weights before and after fine-tuning are the same: of two checkpoints, or of a base and an adapter."""
+"""Pairing of weights before and after fine-tuning: of two checkpoints, or of a base and an adapter."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _BESIDE = {
     ".base_layer.": "the base's own, kept with the adapter",
     _TOKENS: "rows of an embedding, trained beside the adapter",
 }
-"""Tensors of an adapter's file that are neither an update of a matrix nor a weight that trained, by what is in their keys."""
+"""Tensors of an adapter's file that are neither an update of a matrix nor a trained weight, by parts of their keys."""
 
 
 @dataclasses.dataclass
 class Pairing:
-    """The weights of a base, paired with what changed them.
+    """The weights of a base, paired with their changes.
 
     Attributes:
         partners: the names that weights of the base have in a tuned checkpoint.
-        shares: what an adapter's layers do to weights of the base.
-        layers: the adapter's layers, each with the parameter that it turned out to be of.
-        whole: what an adapter holds of weights of the base whole.
-        skipped: what is not compared, and why.
-        remarks: what makes one doubt that the two belong together.
-        incomplete: what should have been compared and cannot be.
+        shares: effects of an adapter's layers on weights of the base.
+        layers: the adapter's layers, each with the parameter that it updates.
+        whole: weights of the base that an adapter stores whole.
+        skipped: tensors that are not compared, and why.
+        remarks: reasons to doubt that the two belong together.
+        incomplete: names that should have been compared and cannot be.
     """
 
     partners: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -54,12 +54,12 @@ class Pairing:
 
     @property
     def names(self) -> list[str]:
-        """The weights of the base of which something was found."""
+        """The weights of the base that have a counterpart."""
         return list(dict.fromkeys([*self.shares, *self.partners, *self.whole]))
 
 
 def asked_for(names: list[str], wanted: re.Pattern[str] | None) -> list[str]:
-    """Return those of some names that a pattern matches; all without one."""
+    """Return the names that a pattern matches; all of them without a pattern."""
     return [name for name in names if wanted is None or wanted.search(name)]
 
 
@@ -67,11 +67,11 @@ def asked_for(names: list[str], wanted: re.Pattern[str] | None) -> list[str]:
 
 
 def pair_adapter(base: Checkpoint, adapter: PeftFile, wanted: re.Pattern[str] | None) -> Pairing:
-    """Return the matrices that an adapter's layers update, and those that it holds whole.
+    """Return the matrices that an adapter's layers update, and those that it stores whole.
 
     Args:
         base, adapter: the two.
-        wanted: which names the user asks for; None for all.
+        wanted: the names that the user selects; None for all.
 
     Raises:
         InputError: if the adapter is one for another base.
@@ -96,10 +96,10 @@ def pair_adapter(base: Checkpoint, adapter: PeftFile, wanted: re.Pattern[str] | 
     def numberless(name: str) -> str:
         return re.sub(r"\d+", "", adapted.layers[name].module or name)
 
-    # Another base has too few layers, or none of these; a module that its file leaves out, as of a head, is none of a stack.
+    # Another base has too few layers, or none of these; a module that its file omits, such as a head, is not in a stack.
     stacks = {numberless(name) for name in adapted.layers if name not in adapted.missing}
     if stray and (not adapted.shares or any(numberless(name) in stacks for name in stray)):
-        unsure = " (the base has no config.json, without which names that transformers changes in memory are not known)"
+        unsure = " (the base has no config.json, so the names that transformers uses in memory are unknown)"
         raise InputError(
             f"{where}: updates {listed(stray)}, which the base does not have{_closest(base, stray[0])}; is it an adapter for"
             f" another base?{unsure if base.config is None else ''}"
@@ -108,13 +108,13 @@ def pair_adapter(base: Checkpoint, adapter: PeftFile, wanted: re.Pattern[str] | 
         pairing.skipped.append(Skipped(name, reason or "no matrix of the base"))
         pairing.incomplete.append(name)
     if stray:
-        pairing.remarks.append(f"the adapter updates {listed(stray)}, which is no matrix of the base")
+        pairing.remarks.append(f"the adapter updates {listed(stray)}, which are not matrices of the base")
     _pair_whole(pairing, base, adapter, wanted, narrowed)
     return pairing
 
 
 def _closest(base: Checkpoint, name: str) -> str:
-    """Return, for a message, the matrix of the base whose name ends most like a layer's."""
+    """Return, for a message, the matrix of the base whose name has the longest end in common with a layer's."""
     last = name.rpartition(".")[2]
     alike = [candidate for candidate in base.matrices if f".{last}." in f".{candidate}."]
     return f" (it has {min(alike, key=len)}, for example)" if alike else ""
@@ -127,7 +127,7 @@ def _pair_whole(
     wanted: re.Pattern[str] | None,
     narrowed: Callable[[list[str]], list[str]],
 ) -> None:
-    """Add to a pairing the matrices that an adapter holds whole (`modules_to_save`)."""
+    """Add to a pairing the matrices that an adapter stores whole (`modules_to_save`)."""
     own_keys = {}
     for name, key in adapter.own.items():
         shape = adapter.tensors.shape(key)
@@ -146,7 +146,7 @@ def _pair_whole(
         pairing.skipped.append(
             Skipped(name, f"trained whole, beside the adapter, {reason or 'and no matrix of the base'}")
         )
-        # A head for other classes, which the base does not have, is none of its layers.
+        # A head for other classes, which the base does not have, is not one of its layers.
         if _STACK_OF_LAYERS.search(name):
             pairing.incomplete.append(name)
 
@@ -159,7 +159,7 @@ def pair_checkpoints(base: Checkpoint, after: Checkpoint, folder: Path | None) -
 
     Args:
         base, after: the two.
-        folder: of the tuned one, if all that lies there belongs to it.
+        folder: that of the tuned one, if everything in it belongs to it.
 
     Raises:
         InputError: if the tuned one holds a LoRA that is not merged.
@@ -193,7 +193,9 @@ def pair_checkpoints(base: Checkpoint, after: Checkpoint, folder: Path | None) -
     pairing.skipped += [Skipped(name, "only in the tuned model") for name in only_tuned if name not in unread]
     in_stacks = [[name for name in names if _STACK_OF_LAYERS.search(name)] for names in (only_base, only_tuned)]
     shapes = {after.matrices[name].stored for name in only_tuned}
-    if all(in_stacks):  # both sides have layers that the other lacks: most likely the same under other names
+    if all(
+        in_stacks
+    ):  # both sides have layers that the other lacks: most likely they are the same under different names
         pairing.incomplete += in_stacks[0]
         pairing.remarks.append(
             f"the base has {listed(in_stacks[0], 2)} and the tuned model {listed(in_stacks[1], 2)}, which were not compared:"
@@ -206,7 +208,7 @@ def pair_checkpoints(base: Checkpoint, after: Checkpoint, folder: Path | None) -
         )
     pairing.incomplete += [name for name in {**base.skipped, **after.skipped} if _is_quantized(base, after, name)]
     for file in pickled_modules(folder) if folder is not None else []:
-        pairing.skipped.append(Skipped(file, "a pickle, which runs the code inside it when it is read"))
+        pairing.skipped.append(Skipped(file, "a pickle, which runs code when it is read"))
         before = base.tensors.folder / file
         if not before.is_file() or before.read_bytes() != (folder / file).read_bytes():
             pairing.incomplete.append(file)
@@ -222,7 +224,7 @@ def pair_checkpoints(base: Checkpoint, after: Checkpoint, folder: Path | None) -
 
 
 def _differs(base: Checkpoint, after: Checkpoint, name: str, tuned_name: str) -> bool:
-    """Return whether tuning has changed a weight that is not compared, such as a convolution's of four dimensions."""
+    """Return whether fine-tuning has changed a weight that is not compared, such as a four-dimensional one of a convolution."""
     files = base.tensors, after.tensors
     shape = files[0].shape(name)
     unreadable = any(file.unreadable(key) for file, key in zip(files, (name, tuned_name), strict=True))

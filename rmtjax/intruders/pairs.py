@@ -28,14 +28,14 @@ _EMBEDDING = re.compile(
     r"(^|\.)(\w*embed(?:ding)?s?|embed_(?:tokens|positions|in|out)\w*|wte|wpe|shared|lm_head|decoder)\.(?:\d+\.)?weight$"
 )
 _HEADS = ("lm_head", "decoder", "embed_out")
-"""What ends so is a table of rows, not a map: `word_embeddings`, but not ELECTRA's `embeddings_project`."""
+"""Names with such an end are tables of rows, not linear maps: `word_embeddings`, but not ELECTRA's `embeddings_project`."""
 _ROUNDING = {"BF16": 2.0**-8, "F16": 2.0**-11}
 ZERO, ZERO_AFTER = "all zero in the base", "all zero in the tuned model"
-NEW = "all zero in the base and not after tuning, so that every vector is new"
+NEW = "all zero in the base but not after tuning, so every vector is new"
 
 
 class Pairs:
-    """The weight matrices that two checkpoints have in common; or those that an adapter updates.
+    """The weight matrices that two checkpoints have in common, or those that an adapter updates.
 
     Args:
         base: safetensors file, folder or hub id; "minilm" for the packaged all-MiniLM-L6-v2.
@@ -43,12 +43,12 @@ class Pairs:
         layers: regular expression that names must contain; embeddings are taken only where it is given and matches them.
 
     Attributes:
-        names: what will be read, by their names in the base.
-        skipped: what will not, and why.
+        names: matrices that will be read, by their names in the base.
+        skipped: those that will not, and why.
         adapter: the adapter, if that is what `tuned` is.
         tuned: the tensors of the tuned file, of an adapter, too.
-        of_folder: whether `tuned` is a folder, and what lies there belongs to it.
-        remarks: what makes one doubt that the two belong together.
+        of_folder: whether `tuned` is a folder, whose other files belong to it.
+        remarks: reasons to doubt that the two belong together.
         incomplete: updates and layers that should have been compared and could not be.
 
     Raises:
@@ -64,7 +64,7 @@ class Pairs:
         folder = Path(tuned)
         if folder.is_file() and folder.name.startswith(("adapter_model.", "adapter_model-")):
             raise InputError(f"tuned = {tuned}: is the file of a PEFT adapter; give its folder, {folder.parent}")
-        for inner in ("adapter", "model"):  # what a run of finetune leaves
+        for inner in ("adapter", "model"):  # a folder written by `rmtjax finetune`
             if (folder / "run.json").is_file() and (folder / inner).is_dir():
                 tuned = folder = folder / inner
         self.of_folder = folder.is_dir()
@@ -94,7 +94,7 @@ class Pairs:
         else:
             chosen = [name for name in names if not self._is_embedding(name)]
             embeddings = [name for name in names if self._is_embedding(name)]
-            self.skipped += [Skipped(name, "an embedding (--layers takes it all the same)") for name in embeddings]
+            self.skipped += [Skipped(name, "an embedding (select it with --layers)") for name in embeddings]
         self.names = sorted(chosen, key=natural_order)
         fan_in_fan_out = bool(self.adapter is not None and self.adapter.config.get("fan_in_fan_out"))
         shares, of_adapter = self._pairing.shares, self._pairing.layers
@@ -107,7 +107,7 @@ class Pairs:
             raise InputError(f"tuned = {tuned}: has no weight matrix in common with the base, {base}{reason}")
 
     def _other_base(self, base: str) -> list[str]:
-        """Return a remark, if the adapter names a base by another name than this one's."""
+        """Return a remark if the adapter names a different base."""
         named, folder = (
             str(self.adapter.config.get("base_model_name_or_path") or ""),
             self._base.tensors.folder.resolve(),
@@ -117,25 +117,26 @@ class Pairs:
             folder.name,
             *(part.rpartition("--")[2] for part in folder.parts),
         }  # the hub's cache
-        scaled = (self.adapter.folder / ALPHA).is_file()  # and the base that is named may be a copy with α in it
+        scaled = (self.adapter.folder / ALPHA).is_file()  # and the named base may be a copy with α merged
         if not named or scaled or Path(named).name in called or Path(named).resolve() == folder:
             return []
-        return [f"the adapter names {named} as its base, and was compared with {base}"]
+        return [f"the adapter names {named} as its base, but was compared with {base}"]
 
     def _merged_alpha(self, folder: Path) -> bool:
-        """Return whether the base has been scaled by the adapter's α already."""
+        """Return whether the base has already been scaled by the adapter's α."""
         of_base, of_adapter = self._base.tensors.folder / MERGED_ALPHA, folder / ALPHA
         if not (of_base.is_file() and of_adapter.is_file()):
             return False
         if of_base.read_bytes() != of_adapter.read_bytes():
             raise InputError(
-                f"base = {self._base.tensors.folder}: has been scaled by another α than that of tuned = {folder}"
+                f"base = {self._base.tensors.folder}: has been scaled by a different α than that of tuned = {folder}"
             )
         return True
 
     def _is_embedding(self, name: str) -> bool:
-        """Return whether a weight is a table of rows, or a head that is tied to one in many models: by its name, if it has no
-        bias, which a dense layer of such a name has; or because an adapter treats it as one.
+        """Return whether a weight is a table of rows, or a head that many models tie to one.
+
+        Its name decides, if it has no bias, which a dense layer of such a name has; or an adapter that treats it as a table.
         """
         if any(self._pairing.layers[share.layer].embedding for share in self._pairing.shares.get(name, [])):
             return True
@@ -152,13 +153,13 @@ class Pairs:
         return self._pairing.partners.get(name)
 
     def shares(self, name: str) -> list[Share]:
-        """Return what an adapter's layers do to a weight of the base; empty if it is in the tuned file whole."""
+        """Return the effects of an adapter's layers on a weight of the base; empty if the tuned file has it whole."""
         return (
             [] if name in self._pairing.partners or name in self._pairing.whole else self._pairing.shares.get(name, [])
         )
 
     def layer(self, name: str) -> PeftLayer:
-        """Return an adapter's layer, by its own name; without α where the base has it already."""
+        """Return an adapter's layer by its own name, without α if the base already contains it."""
         layer = self._pairing.layers[name]
         return dataclasses.replace(layer, alpha=None) if self._has_alpha else layer
 
@@ -168,7 +169,7 @@ class Pairs:
         return (m, n) if self.turned(name) else (n, m)
 
     def turned(self, name: str) -> bool:
-        """Return whether the file keeps the transposed matrix."""
+        """Return whether the file stores the transposed matrix."""
         return name in self._turned
 
     def __iter__(self) -> Iterator[Pair | Skipped]:
@@ -216,7 +217,7 @@ class Pairs:
         return np.ascontiguousarray(stored.T) if self.turned(name) else stored
 
     def factors(self, name: str, share: Share) -> tuple[np.ndarray, np.ndarray]:
-        """Return factors (outputs, r) and (r, inputs), in double precision, of what a layer adds to a matrix."""
+        """Return factors (outputs, r) and (r, inputs), in double precision, of a layer's update of a matrix."""
         layer = share.of(self.layer(share.layer))
         b, a = np.asarray(layer.B, float) * layer.strength, np.asarray(layer.A, float)
         if share.whole and layer.of_layer:
@@ -225,22 +226,22 @@ class Pairs:
         return (right.T, left.T) if self.turned(name) else (left, right)
 
     def in_layer(self, name: str, share: Share, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return a change of a matrix, given as such factors, as B and A of a layer that has a share in it."""
+        """Return a change of a matrix, given as such factors, as B and A of a layer that updates it."""
         if share.whole and self._pairing.layers[share.layer].of_layer:
             return left, right
         left, right = (right.T, left.T) if self.turned(name) else (left, right)
         return share.in_memory(left, right, self._pairing.layers[share.layer].B.shape[0])
 
     def place(self, name: str) -> tuple[Tensor, int | None]:
-        """Return where the tuned file has a matrix that it holds whole: its tensor, and which of a stack's matrices it is."""
+        """Return the place in the tuned file of a matrix that it holds whole: its tensor, and its index if that is a stack."""
         if name in self._pairing.partners:
             matrix = self._after.matrices[self._pairing.partners[name]]
             return self.tuned.place(matrix.tensor), matrix.expert
         pieces = self._pairing.whole[name]
         if pieces != [Whole(pieces[0].key, pieces[0].expert)]:
             raise InputError(
-                f"tuned = {self.adapter.folder}: holds {pieces[0].key}, of which the base's file keeps parts in several"
-                " matrices, which is not mitigated here; merge the adapter into its base and mitigate the merged model"
+                f"tuned = {self.adapter.folder}: holds {pieces[0].key}, which the base's file stores in several"
+                " matrices, which is not supported; merge the adapter into its base and mitigate the merged model"
             )
         return self.tuned.place(pieces[0].key), pieces[0].expert
 

@@ -1,4 +1,4 @@
-"""The matrices that the layers of an adapter make of the base's."""
+"""The matrices that an adapter's layers make from those of the base."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _host(value) -> np.ndarray:
 
 
 def _balanced(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same product, of factors whose largest numbers are alike up to 4."""
+    """Return the same product with factors whose largest entries agree up to a factor of 4."""
     sizes = [math.frexp(float(np.max(np.abs(x), initial=0)))[1] for x in (left, right)]
     shift = (sizes[1] - sizes[0]) // 2 if left.any() and right.any() else 0
     return np.ldexp(left, shift), np.ldexp(right, -shift)
@@ -35,7 +35,7 @@ def updated_pair(
     rounding: float,
     where: str,
 ) -> Pair | Skipped:
-    """Return a matrix of the base beside what an adapter makes of it, diag(scale) W + BA.
+    """Return a matrix of the base and its adapted form, diag(scale) W + BA.
 
     Args:
         name: of the matrix.
@@ -57,7 +57,7 @@ def updated_pair(
         )
         size = math.sqrt(max(np.einsum("ij,ij->", left.T @ left, right @ right.T), 0.0))
         if not size <= float(np.linalg.norm(base)) / float(np.finfo(np.float32).eps):
-            return Skipped(name, f"an update of norm {size:.1e}, beside which nothing of the base is left")
+            return Skipped(name, f"an update of norm {size:.1e}, which leaves nothing of the base")
         left, right = _host(left), _host(right)
     vectors = {}
     for part in ("alpha", "magnitude"):
@@ -70,7 +70,7 @@ def updated_pair(
             first, end = share.within or (0, n)
             if vector.shape != (end - first,):
                 raise InputError(
-                    f"{where}: {share.layer}: {part} has shape {list(vector.shape)}, must be [{end - first}]"
+                    f"{where}: {share.layer}: {part} has shape {list(vector.shape)}; must be [{end - first}]"
                 )
             vectors.setdefault(part, np.full(n, np.nan, np.float32))[first:end] = _host(vector)
     if "alpha" in vectors:

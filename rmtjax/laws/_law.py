@@ -1,4 +1,4 @@
-"""What the laws share: the decorator of bulk laws, and points that may be complex."""
+"""Shared parts of the laws: the decorator of bulk laws, and points that may be complex."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rmtjax._precision import as_array, float64
 __all__ = ["LARGEST_ORDER", "as_point", "at_points", "law"]
 
 LARGEST_ORDER = 500
-"""The largest order of a moment: up to there the coefficients of the Marchenko–Pastur moments are finite in float64."""
+"""The largest order of a moment, up to which the coefficients of the Marchenko–Pastur moments are finite in float64."""
 
 
 def law(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a bulk law in float64 and as one compiled program, with its parameters checked where they are known.
+    """Run a bulk law in float64 and as one compiled program, with its parameters checked if their values are known.
 
     `c` and `sigma` must be finite and positive, `k` is a static whole number, and `z`, `m` and `w` may be complex.
     """
@@ -48,7 +48,7 @@ def law(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def at_points(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a law in float64 whose first argument is a point that may be complex, an array or a list."""
+    """Run in float64 a law whose first argument is a point that may be complex, an array or a list."""
     point = next(iter(inspect.signature(function).parameters))
     inner = float64(function, keep=(point,))
 
@@ -60,5 +60,5 @@ def at_points(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def as_point(z: Num[ArrayLike, "..."]) -> Inexact[Array, "..."]:
-    """Return the argument of a transform in double precision, real or complex as it was."""
+    """Return the argument of a transform in double precision, real or complex as given."""
     return jnp.asarray(z, jnp.complex128 if jnp.iscomplexobj(z) else jnp.float64)

@@ -63,7 +63,7 @@ _NEWTON = 8
 
 
 def _gaps(c):
-    """Return the smaller of √c and 1/√c, called r, and 1 − r with all its digits."""
+    """Return the smaller of √c and 1/√c, called r, and 1 − r to full accuracy."""
     root = jnp.sqrt(c)
     r = jnp.where(c <= 1, root, 1 / root)
     return r, jnp.where(c <= 1, 1 - c, (c - 1) / c) / (1 + r)
@@ -108,7 +108,7 @@ def _mass(angle, r, gap):
 
 
 def _from_edges(x, low, high, c, below, above):
-    """Return whether x is in the left half of the bulk, its angle from the nearer end, and r and 1 − r as that end has them.
+    """Return whether x is in the left half of the bulk, its angle from the nearer end, and r and 1 − r seen from that end.
 
     `below` and `above` are the factors of the squared distances from the ends, up to a constant.
     """
@@ -180,7 +180,7 @@ def pdf(
     0 off the support; at x = 0 for c = 1 it is infinite.
 
     Args:
-        x: where.
+        x: points.
         c: aspect ratio p/n > 0.
         sigma: σ > 0.
 
@@ -230,7 +230,7 @@ def sf(
 
 
 def _share(q, c, singular):
-    """Return the mass outside the atom below the quantile at q, as a share of the whole; ½ where there is no such quantile."""
+    """Return the mass outside the atom below the quantile at q, as a share of the whole; ½ if there is no such quantile."""
     if singular:
         return jnp.where((q >= 0) & (q <= 1), q, 0.5)
     p = 1 - (1 - q) / _weight(c)
@@ -238,7 +238,7 @@ def _share(q, c, singular):
 
 
 def _angle(p, c):
-    """Return whether the quantile at a share p is counted from the left, its angle, and r and 1 − r from there."""
+    """Return whether the quantile at a share p is measured from the left, its angle, and r and 1 − r from that end."""
     left = p <= 0.5
     p = jnp.where(left, p, 1 - p)
     r, gap = _gaps(c)
@@ -262,7 +262,7 @@ def _place(angle, r, gap, c, singular):
     """Return the eigenvalue or singular value at an angle from one end, σ = 1."""
     sine, scale = jnp.sin(angle / 2), jnp.where(c <= 1, 1.0, c)
     if singular:
-        # From the left (r > 0) both terms may be too small to be squared; from the right gap > 1, and they are not.
+        # From the left (r > 0) both terms may underflow when squared; from the right gap > 1, and they do not.
         left = jnp.hypot(gap, 2 * jnp.sqrt(jnp.maximum(r, 0)) * sine)
         return jnp.sqrt(scale) * jnp.where(r > 0, left, jnp.sqrt(gap**2 + 4 * r * sine**2))
     return scale * (gap**2 + 4 * r * sine**2)
@@ -294,7 +294,7 @@ def _quantile_jvp(singular, primals, tangents):
             jnp.where(positive, by_c / twice, -0.5),
         )
     rate, (_, change) = _rate(angle, r, gap), jax.jvp(mass, (c,), (jnp.ones_like(c),))
-    moves = rate > 0  # else at an end, which keeps its mass of 0 whatever c is
+    moves = rate > 0  # otherwise at an end, which keeps its mass of 0 whatever c is
     by_share = jnp.where(moves, by_angle / jnp.where(moves, rate, 1.0), jnp.inf)
     by_c = by_c - jnp.where(moves, side * by_share * change, 0.0)
     weight = 1.0
@@ -302,7 +302,7 @@ def _quantile_jvp(singular, primals, tangents):
         weight = _weight(c)
         by_c = by_c - jnp.where((c > 1) & (q < 1), by_share * (1 - q), 0.0)
     tangent = jnp.zeros_like(x)
-    # 1/pdf is infinite at the ends: no product of it with a derivative that is not asked for.
+    # 1/pdf is infinite at the ends, so it is not multiplied by derivatives that are not needed.
     if not isinstance(tangents[0], SymbolicZero):
         tangent = tangent + by_share / weight * tangents[0]
     if not isinstance(tangents[1], SymbolicZero):
@@ -346,7 +346,7 @@ def moment(k: int, c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float
         sigma: σ > 0.
 
     Raises:
-        InputError: if k is no such number, or c or σ not finite and positive.
+        InputError: if k is not such a number, or c or σ not finite and positive.
     """
     return _moment(k, c, sigma)
 
@@ -424,7 +424,7 @@ def inverse_stieltjes(
 def r_transform(
     m: Num[ArrayLike, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Inexact[Array, "..."]:
-    r"""Return Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2/(1-c\sigma^2m)`, which free addition adds up.
+    r"""Return Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2/(1-c\sigma^2m)`, additive under free convolution.
 
     Arguments and errors as for `inverse_stieltjes`.
     """
@@ -435,7 +435,7 @@ def r_transform(
 def s_transform(
     w: Num[ArrayLike, "..."], c: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0
 ) -> Inexact[Array, "..."]:
-    r"""Return Voiculescu's S-transform :math:`S(w) = 1/(\sigma^2(1+cw))`, which free multiplication multiplies.
+    r"""Return Voiculescu's S-transform :math:`S(w) = 1/(\sigma^2(1+cw))`, multiplicative under free convolution.
 
     With :math:`\psi(u) = \sum_{k\ge1}\mu_ku^k`, :math:`\mu_k` the moments, it is
     :math:`S(w) = \frac{1+w}w\psi^{-1}(w)`.
@@ -482,7 +482,7 @@ def singular_pdf(
     r"""Return the density :math:`\sqrt{(x^2-a^2)(b^2-x^2)}/(\pi\sigma^2\min(c,1)\,x)` on `singular_support` [a, b].
 
     Args:
-        x: where.
+        x: points.
         c: aspect ratio n/m > 0.
         sigma: σ > 0, with σ²/m the variance of an entry.
 
@@ -540,7 +540,7 @@ def singular_moment(k: int, c: Float[Array, "..."], *, sigma: Float[Array, "..."
         sigma: σ > 0, with σ²/m the variance of an entry.
 
     Raises:
-        InputError: if k is no such number, or c or σ not finite and positive.
+        InputError: if k is not such a number, or c or σ not finite and positive.
     """
     if k == 0:
         return jnp.ones_like(c * sigma)

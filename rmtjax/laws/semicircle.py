@@ -61,7 +61,7 @@ def pdf(x: Float[Array, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> 
     r"""Return the density :math:`\sqrt{4\sigma^2-x^2}/(2\pi\sigma^2)`, 0 off the support.
 
     Args:
-        x: where.
+        x: points.
         sigma: σ > 0.
 
     Raises:
@@ -152,7 +152,7 @@ def moment(k: int, *, sigma: Float[Array, "..."] | float = 1.0) -> Float[Array, 
         sigma: σ > 0.
 
     Raises:
-        InputError: if k is no such number, or σ not finite and positive.
+        InputError: if k is not such a number, or σ not finite and positive.
     """
     j, odd = divmod(int(k), 2)
     return (0.0 if odd else float(math.comb(2 * j, j) // (j + 1))) * jnp.asarray(sigma) ** k
@@ -205,7 +205,7 @@ def inverse_stieltjes(m: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | 
 
 @law
 def r_transform(m: Num[ArrayLike, "..."], *, sigma: Float[Array, "..."] | float = 1.0) -> Inexact[Array, "..."]:
-    r"""Return Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2m`, which free addition adds up.
+    r"""Return Voiculescu's R-transform :math:`R(m) = z(m) - 1/m = \sigma^2m`, additive under free convolution.
 
     Args:
         m: real or complex.

@@ -38,7 +38,7 @@ def pdf(x: _Array, theta: _Array) -> _Array:
         \frac{\sqrt{4-x^2}}{2\pi(\theta^2+1-\theta x)}
 
     Args:
-        x: where.
+        x: points.
         theta: strength, of either sign.
 
     Source:
@@ -46,7 +46,7 @@ def pdf(x: _Array, theta: _Array) -> _Array:
     """
     inside = jnp.abs(x) < 2
     y = jnp.where(inside, x, 0.0)
-    # θ² + 1 − θx vanishes only at the edge for |θ| = 1, where the density diverges like a square root's inverse.
+    # θ² + 1 − θx vanishes only at the edge for |θ| = 1, where the density diverges like an inverse square root.
     return jnp.where(inside, jnp.sqrt((2 - y) * (2 + y)) / (2 * jnp.pi * (theta**2 + 1 - theta * y)), 0.0)
 
 
@@ -61,7 +61,7 @@ def cdf(x: _Array, theta: _Array) -> _Array:
         L = \arctan\frac{t\sin\varphi}{1 - t\cos\varphi} = \sum_{k\ge1}\frac{t^k\sin k\varphi}k .
 
     Args:
-        x: where.
+        x: points.
         theta: strength, of either sign.
 
     Source:

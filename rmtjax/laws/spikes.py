@@ -1,4 +1,4 @@
-r"""Spiked random matrices: where the outlier is, how it is aligned and how much it fluctuates (BBP transition).
+r"""Spiked random matrices: position, alignment and fluctuation of the outlier (BBP transition).
 
 Four models, noise of variance σ² = 1 unless it is named, θ > 0 the strength of the spike, u and v unit vectors:
 
@@ -9,8 +9,8 @@ Four models, noise of variance σ² = 1 unless it is named, θ > 0 the strength 
   :math:`(1+\sqrt c)^2`;
 - square i.i.d., the *eigenvalues* of :math:`W + \theta uv^\top`: outlier :math:`\theta v^\top u` where its modulus is above 1.
 
-Below its threshold a spike leaves no outlier: the largest value sits at the edge and its vector forgets the spike. Several
-orthogonal spikes of different strength act each for itself, so every function works elementwise on arrays of strengths;
+Below its threshold a spike leaves no outlier: the largest value sits at the edge and its vector forgets the spike. Orthogonal
+spikes of different strengths do not interact, so every function works elementwise on arrays of strengths;
 degenerate or oblique ones act through the singular values of the whole update, `update_strengths`. All functions broadcast,
 run in float64 and are differentiable away from the threshold; there the derivative from below is taken.
 
@@ -51,7 +51,7 @@ _Array = Float[Array, "..."]
 
 
 def _excess(value, edge):
-    """Return how far a value is above an edge; 0 where only rounding keeps it below, NaN where it is below."""
+    """Return the height of a value above an edge; 0 if only rounding puts it below, NaN if it is below."""
     excess = value - edge
     return jnp.where(excess < -8 * jnp.finfo(jnp.float64).eps * edge, jnp.nan, jnp.maximum(excess, 0.0))
 
@@ -103,7 +103,7 @@ def wigner_variance(theta: _Array, *, sigma: _Array | float = 1.0, beta: _Array 
 
 @float64
 def wigner_strength(outlier: _Array, *, sigma: _Array | float = 1.0) -> _Array:
-    r"""Return the strength θ > σ that an outlier :math:`\lambda` shows: the inverse of `wigner_outlier`; NaN below 2σ."""
+    r"""Return the strength θ > σ that explains an outlier :math:`\lambda`, the inverse of `wigner_outlier`; NaN below 2σ."""
     excess = _excess(outlier, 2 * sigma)
     return outlier / 2 + jnp.sqrt(excess) * jnp.sqrt(excess + 4 * sigma) / 2
 
@@ -137,7 +137,7 @@ def rectangular_outlier(theta: _Array, c: _Array, *, sigma: _Array | float = 1.0
 
 
 def _above(theta, c):
-    """Return θ² and θ⁴ − c in factors, which rounding cannot make negative, from the threshold on."""
+    """Return θ² and θ⁴ − c in factors, which rounding cannot make negative at or above the threshold."""
     root = c**0.25
     theta = jnp.maximum(theta, root)
     return theta**2, (theta - root) * (theta + root) * (theta**2 + root**2)
@@ -157,7 +157,7 @@ def rectangular_overlap(theta: _Array, c: _Array, *, side: str = "left", sigma: 
         side: "left" for u or "right" for v.
 
     Raises:
-        InputError: for another side.
+        InputError: for any other side.
     """
     one_of("side", side, ("left", "right"))
     t2, above = _above(theta / sigma, c)
@@ -188,7 +188,7 @@ def rectangular_variance(
 
 @float64
 def rectangular_strength(outlier: _Array, c: _Array, *, sigma: _Array | float = 1.0) -> _Array:
-    r"""Return the strength θ that an outlying singular value shows, the inverse of `rectangular_outlier`; NaN below the edge.
+    r"""Return the strength θ that explains an outlying singular value, the inverse of `rectangular_outlier`; NaN below the edge.
 
     :math:`\theta^2 = \frac12\big(q + \sqrt{q^2 - 4c}\big)`, :math:`q = \lambda^2 - 1 - c`, in units of σ.
     """
@@ -267,7 +267,7 @@ def covariance_variance(ell: _Array, c: _Array, *, sigma: _Array | float = 1.0, 
 
 @float64
 def covariance_strength(outlier: _Array, c: _Array, *, sigma: _Array | float = 1.0) -> _Array:
-    r"""Return the population eigenvalue ℓ that an outlier shows, the inverse of `covariance_outlier`; NaN below the edge."""
+    r"""Return the population eigenvalue ℓ that explains an outlier, the inverse of `covariance_outlier`; NaN below the edge."""
     root = jnp.sqrt(c)
     excess = _excess(outlier / sigma**2, (1 + root) ** 2)  # q − 2√c
     return sigma**2 * (1 + root + (excess + jnp.sqrt(excess) * jnp.sqrt(excess + 4 * root)) / 2)
@@ -294,7 +294,7 @@ def iid_eigenvalue_outlier(theta: _Array, cosine: _Array, *, sigma: _Array | flo
 def update_strengths(
     theta: Float[Array, "r"], left: Float[Array, "n k"], right: Float[Array, "m l"] | None = None
 ) -> Float[Array, "r"]:
-    r"""Return the strengths with which an update of rank r acts, whatever its directions are, in descending order.
+    r"""Return the effective strengths of an update of rank r, for any directions, in descending order.
 
     The singular values of :math:`\sum_k\theta_ku_kv_k^\top`, to which the laws of the rectangular matrix apply one by one;
     without `right` the eigenvalues of :math:`\sum_k\theta_ku_ku_k^\top`, for those of the symmetric one. For orthonormal
@@ -302,7 +302,7 @@ def update_strengths(
 
     Args:
         theta: θ of either sign.
-        left: the columns u_k; neither orthogonality nor unit norms are asked for.
+        left: the columns u_k, which need be neither orthogonal nor of unit norm.
         right: the columns v_k.
 
     Raises:

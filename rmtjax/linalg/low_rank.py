@@ -57,7 +57,7 @@ def _square(name: str, a: Array) -> int:
 
 
 def _columns(name: str, x: Array, n: int) -> Array:
-    """Return directions as columns; a vector is one."""
+    """Return directions as columns; a vector becomes one column."""
     x = x[:, None] if x.ndim == 1 else x
     if x.ndim != 2 or x.shape[0] != n:
         raise InputError(f"{name} has shape {x.shape}: must be ({n},) or ({n}, r)")
@@ -157,7 +157,7 @@ def secular_matrix(
     with jax.enable_x64(True):
         if isinstance(base, tuple):
             if z is None or len(base) != 2:
-                raise InputError("z is not given: with eigenvalues and eigenvectors for a base it must be")
+                raise InputError("z is not given: must be given if base is eigenvalues and eigenvectors")
             values, vectors, z = _double("values", base[0]), _double("vectors", base[1]), _double("z", z)
             n = _square("vectors", vectors)
             if values.shape != (n,):
@@ -166,7 +166,7 @@ def secular_matrix(
             form = jnp.einsum("ik,...i,il->...kl", vectors.T @ V, 1 / (z[..., None] - values), vectors.conj().T @ U)
         else:
             if z is not None:
-                raise InputError("z is given: a base that is G(z) itself already has one")
+                raise InputError("z is given: must be None if base is the resolvent G(z)")
             G = _double("G", base)
             U, theta, V = _update(_square("G", G), U, theta, V)
             form = V.T @ (G @ U)
@@ -192,7 +192,7 @@ class UpdatedEigh(NamedTuple):
 
 
 def _secular(gap, weight):
-    """Return 1 + Σ w/gap and its derivative in a common shift of the gaps, (roots, N) -> (roots,). A gap of 0 is left out."""
+    """Return 1 + Σ w/gap and its derivative in a common shift of the gaps, (roots, N) -> (roots,). A gap of 0 is omitted."""
     pole = gap == 0
     safe = jnp.where(pole, 1.0, gap)
     term = jnp.where(pole, 0.0, weight / safe)
@@ -200,7 +200,7 @@ def _secular(gap, weight):
 
 
 def _roots_above(d, weight):
-    r"""Return eigenvalues of :math:`\mathrm{diag}(d) + uu^\top`, d ascending, as an entry of d and what is added to it.
+    r"""Return eigenvalues of :math:`\mathrm{diag}(d) + uu^\top`, d ascending, as an entry of d plus an offset.
 
     Root k lies in :math:`[d_k, d_{k+1}]`, the last one up to :math:`d_N + \|u\|^2`. Inside, as many eigenvalues as k, and one
     more if :math:`1 + \sum_ju_j^2/(d_j - \lambda) > 0`, are below λ (Sylvester). So bisection holds for vanishing entries of u
@@ -231,7 +231,7 @@ def _roots_above(d, weight):
 
     largest = lax.bitcast_convert_type(limit, jnp.int64) + 1
     _, high = bisect(is_below, jnp.zeros(n, jnp.int64), largest, 63, lambda low, high: low + (high - low) // 2)
-    # Where the root is at the pole itself, the bisection ends at the smallest float.
+    # If the root is at the pole itself, the bisection ends at the smallest float.
     return origin, sign * jnp.where(high <= 1, 0.0, jnp.minimum(as_float(high), limit))
 
 
@@ -296,7 +296,9 @@ def _diagonal_update(values: Array, U: Array, theta: Array, distinct: bool) -> t
         if np.any(steps < 0):
             raise InputError(f"values = {shown(np.asarray(values))}: must ascend")
         if (distinct or theta.size > 1) and np.any(steps == 0):
-            raise InputError("values has equal entries: eigenvectors are not determined, nor more than one update")
+            raise InputError(
+                "values has equal entries: must be distinct for eigenvectors, and for more than one update"
+            )
     return values, U, theta
 
 

@@ -14,7 +14,7 @@ _LEAF = 256
 
 
 def gram_lower(x: Float[Array, "m n"]) -> Float[Array, "m m"]:
-    """Return the lower triangle of X Xᵀ by halving; above the diagonal leaves it is 0. Little more than half a full product."""
+    """Return the lower triangle of X Xᵀ by halving, with 0 above the diagonal leaves, at little more than half the full cost."""
     m = x.shape[0]
     if m <= _LEAF:
         return dot(x, x.T)

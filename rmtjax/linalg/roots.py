@@ -1,4 +1,4 @@
-"""Roots of monotone functions: by bisection, and by a step of the caller's that a bracket keeps from going astray.
+"""Roots of monotone functions: by bisection, and by any step of the caller's, safeguarded by a bracket.
 
 Both work elementwise on arrays and inside `jit`, and both solve all problems of a batch at once.
 """
@@ -27,7 +27,7 @@ def bisect(
     steps: int,
     middle: Callable[[Array, Array], Array] = average,
 ) -> tuple[Array, Array]:
-    """Return the interval that holds the root after it was halved a number of times.
+    """Return the interval that holds the root after a number of bisections.
 
     Args:
         is_below: whether a point lies below the root.
@@ -54,15 +54,15 @@ def bisect(
 
 
 class Trial(NamedTuple):
-    """What is known at a trial point.
+    """The state of a search at a trial point.
 
     Attributes:
         is_below: whether the point lies below the root.
-        move: the step that leads to the root as far as the point can tell.
-        is_trusted: whether that step may be taken at all.
+        move: the step that should lead to the root.
+        is_trusted: whether that step may be taken.
         has_converged: whether the point plus the step is the root.
-        resolution: the width of a bracket that need not be halved any more.
-        value: further arrays, kept as they are where a root is found.
+        resolution: the width at which a bracket need not be halved any more.
+        value: further arrays, kept from the point at which a root is found.
     """
 
     is_below: Array
@@ -88,10 +88,10 @@ def safeguarded_newton(
     as long as one end is infinite, by a leap whose length doubles with every pass.
 
     Args:
-        trial: what is known at points of the shape of `start`.
-        start: where to begin.
+        trial: function that returns the `Trial` at points of the shape of `start`.
+        start: first points.
         spread: length of the first leap.
-        value: what stands for `Trial.value` until a root is found.
+        value: placeholder for `Trial.value` until a root is found.
         passes: largest number of passes; a root that is not found by then is NaN.
         from_above: whether a bracket that is narrow enough ends the search at its upper end alone, because there the value
             is sure to be defined.

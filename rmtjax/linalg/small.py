@@ -1,4 +1,4 @@
-"""Symmetric positive definite matrices of a few rows, unrolled.
+"""Unrolled arithmetic of symmetric positive definite matrices of a few rows.
 
 `vmap` of `jnp.linalg` calls LAPACK once per matrix, which for a 3×3 matrix is all overhead. Here a matrix is a tuple of
 rows of scalars, so a batch of them is plain elementwise arithmetic that XLA fuses and vectorises. Meant for at most

@@ -24,7 +24,7 @@ __all__ = ["DropoutKey", "attention", "dropout", "gelu", "layer_norm"]
 
 
 def _apart(function: Callable, *args: Array) -> Array:
-    """Return `function(*args)`, which XLA for processors cannot fuse with what comes before or after it.
+    """Return `function(*args)`, shielded from XLA's fusion on processors with the operations before and after it.
 
     XLA fuses a layer norm's result into each of its users and so repeats the whole residual stream behind it, some thirty
     operands deep after six layers; it is of no use any more when XLA bounds that. Elsewhere it is the function itself.
@@ -56,7 +56,7 @@ def _normalised(x: Float[Array, "*batch d"], eps: float) -> tuple[Array, Array]:
 def layer_norm(
     x: Float[Array, "*batch d"], scale: Float[Array, " d"], bias: Float[Array, " d"], eps: float
 ) -> Float[Array, "*batch d"]:
-    """Return (x − mean)/√(var + eps) · scale + bias over the last axis, its moments in float32, apart from its neighbours.
+    """Return (x − mean)/√(var + eps) · scale + bias over the last axis, its moments in float32, shielded from fusion.
 
     `nnx.LayerNorm` is the plain form. The derivative is written so that it, too, can be kept apart; it goes with `_apart`.
     """
@@ -107,7 +107,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """Return a bijection of 32-bit words in which each bit of x changes about half of the result's (MurmurHash3's finaliser).
+    """Return a bijection of 32-bit words in which each bit of x flips about half of the result's bits (MurmurHash3's finaliser).
 
     Eight operations a word, against threefry's eighty, which in dropout cost as much to compile as the rest of a model.
     """
@@ -117,7 +117,7 @@ def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 
 class DropoutKey(NamedTuple):
-    """What dropout masks are drawn from: a random word for each example of the batch.
+    """The source of dropout masks: a random word for each example of the batch.
 
     A mask depends on the step's key, the example's number and the place in the model, so that an example meets the same
     mask however the batch is cut into pieces, padded, or spread over devices.
@@ -135,18 +135,18 @@ class DropoutKey(NamedTuple):
         return cls(threefry2x32((data[..., 0], data[..., 1]), (example, jnp.zeros_like(example)))[0])
 
     def at(self, place: int) -> DropoutKey:
-        """Return the key of a place within the model."""
+        """Return the key of a position within the model."""
         return DropoutKey(_mixed(self.word + _mixed(jnp.uint32(place + 1))))
 
 
 def _kept(dropout_key: DropoutKey, shape: tuple[int, ...], rate: float) -> Bool[Array, "batch ..."]:
-    # The stride is odd and no length, so that padding leaves the mask of what it follows alone; two entries of up to
+    # The stride is odd and no length, so that padding does not change the mask of what follows; two entries of up to
     # 64 heads of 512 × 512 tokens, or 32 of 2048 × 2048, never share a number.
     index = jnp.zeros(shape, jnp.uint32)
     for axis in range(1, len(shape)):
         index = index * np.uint32(0x9E3779B1) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     word = jnp.broadcast_to(dropout_key.word.reshape(-1, *(1,) * (len(shape) - 1)), shape)
-    # Mixed twice: two examples whose words differ in a few bits would otherwise read one mask in another order.
+    # Mixed twice: otherwise two examples whose words differ in a few bits would have the same mask in another order.
     return _mixed(word + _mixed(index)) >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
@@ -155,7 +155,7 @@ def _drop(x, dropout_key, rate):
     return jnp.where(_kept(dropout_key, x.shape, rate), x * np.asarray(1 / (1 - rate), x.dtype), 0)
 
 
-# The mask is drawn again for the gradient, which costs less than to write it to memory and read it back.
+# The gradient draws the mask again, which costs less than to write it to memory and read it back.
 _drop.defvjp(
     lambda x, dropout_key, rate: (_drop(x, dropout_key, rate), dropout_key),
     lambda rate, dropout_key, g: (_drop(g, dropout_key, rate), None),
@@ -174,7 +174,7 @@ def dropout(
     Args:
         x: an example in each row.
         rate: in [0, 1).
-        dropout_key: where the masks come from; None is no dropout.
+        dropout_key: the source of the masks; None is no dropout.
         place: a number of this call's own among all those that share the key.
     """
     return x if dropout_key is None or rate == 0 else _drop(x, dropout_key.at(place), rate)

@@ -1,4 +1,4 @@
-"""The functions between the matrix products of an encoder as JAX and Flax have them. `_fast_cpu` is compared with these."""
+"""The functions between the matrix products of an encoder as JAX and Flax have them, for comparison with `_fast_cpu`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def dropout(
     x: Float[Array, "batch ..."], rate: float, dropout_key: DropoutKey | None, place: int
 ) -> Float[Array, "batch ..."]:
-    """Return inverted dropout with masks of `jax.random`, other ones than the fast function draws; see there."""
+    """Return inverted dropout with masks of `jax.random`, which differ from those of the fast function; see there."""
     if dropout_key is None or rate == 0:
         return x
 

@@ -1,4 +1,4 @@
-"""Encoders from and to the folders of Hugging Face's `transformers`, every weight accounted for."""
+"""Encoders loaded from and saved to the folders of Hugging Face's `transformers`, with every weight accounted for."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from rmtjax.models.encoder import Encoder
 
 __all__ = ["LoadReport", "load_classifier", "load_encoder", "save_model"]
 
-_OLD = {"gamma": "weight", "beta": "bias"}  # names of layer norms in files of TensorFlow's time
+_OLD = {"gamma": "weight", "beta": "bias"}  # names of layer norms in files from TensorFlow
 Model = TypeVar("Model", bound=nnx.Module)
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """How the weights of a file were used.
+    """Report of the weights that were loaded from a file.
 
     Attributes:
-        loaded: how many were loaded.
+        loaded: number of weights loaded.
         new: names that the file lacks and the head needed; they start at random.
         unused: names that the model has no place for.
     """
@@ -72,7 +72,7 @@ def _load(
     missing = [name for name in paths if name not in name_in_file]
     lost = [name for name in missing if head is None or not name.startswith(head)]
     if head is not None:
-        # A pooler is part of the head in all but name: checkpoints of masked language models have none.
+        # A pooler belongs to the head in all but name: checkpoints of masked language models have none.
         lost = [name for name in lost if not name.startswith(f"{prefix}pooler.")]
     if lost:
         raise InputError(f"model = {folder}: the file lacks {len(lost)} weights: {listed(lost)}")
@@ -85,7 +85,7 @@ def _load(
             if file_shape != expected:
                 asks = "num_labels" if head is not None and name.startswith(head) else "config.json"
                 raise InputError(
-                    f"model = {folder}: {name_in_file[name]} has shape {list(file_shape)}, {asks} asks for {list(expected)}"
+                    f"model = {folder}: {name_in_file[name]} has shape {list(file_shape)}, {asks} needs {list(expected)}"
                 )
             value = tensors[name_in_file[name]].astype(variable.dtype)
             value = value.T if transpose else value
@@ -169,7 +169,7 @@ def save_model(
     labels: Sequence[str] = (),
     tokenizer: str | os.PathLike | None = None,
 ) -> Path:
-    """Write a model so that `transformers` loads it: `config.json` and `model.safetensors` (float32).
+    """Save a model so that `transformers` loads it: `config.json` and `model.safetensors` (float32).
 
     Args:
         model: without adapters; merge them first (`rmtjax.adapters.merged_copy`).
@@ -187,7 +187,9 @@ def save_model(
     tensors = {}
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         if path[-1] not in TORCH_LEAVES or type(variable) is not nnx.Param:
-            raise InputError(f"model: {'.'.join(map(str, path))} is no weight of a plain encoder; merge adapters first")
+            raise InputError(
+                f"model: {'.'.join(map(str, path))} is not a weight of a plain encoder; merge adapters first"
+            )
         value = np.asarray(variable[...])
         tensors[weight_name(path)] = np.ascontiguousarray(value.T if path[-1] == "kernel" else value)
     classifier = isinstance(model, SequenceClassifier)

@@ -15,7 +15,7 @@ from rmtjax.models.functions import dropout
 
 __all__ = ["SequenceClassifier"]
 
-_HEAD = 1 << 16  # places of the head's dropouts, beyond those of any encoder
+_HEAD = 1 << 16  # positions of the head's dropouts, beyond those of any encoder
 
 
 class RobertaHead(nnx.Module):

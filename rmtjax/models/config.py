@@ -15,7 +15,7 @@ from rmtjax.models.functions import activation
 __all__ = ["ARCHITECTURES", "EncoderConfig"]
 
 ARCHITECTURES = {"bert": "bert", "roberta": "roberta", "camembert": "roberta", "xlm-roberta": "roberta"}
-"""`model_type` → the architecture it is, which is also the prefix of its weights' names."""
+"""`model_type` → architecture, which is also the prefix of its weights' names."""
 
 _POSITIVE = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
@@ -44,7 +44,7 @@ class EncoderConfig:
         layer_norm_eps: added to variances.
         initializer_range: standard deviation of new weights.
         pad_token_id: token of padding.
-        others: what else the file holds, kept for writing it back.
+        others: the rest of the file, kept for writing it back.
     """
 
     model_type: str = "bert"
@@ -68,7 +68,7 @@ class EncoderConfig:
         if not isinstance(self.model_type, str) or self.model_type not in ARCHITECTURES:
             allowed = ", ".join(ARCHITECTURES)
             raise InputError(
-                f"model_type = {shown(self.model_type)}: this architecture is not built here (built: {allowed})"
+                f"model_type = {shown(self.model_type)}: this architecture is not supported (supported: {allowed})"
             )
         for name in _POSITIVE:
             whole(name, getattr(self, name))
@@ -120,18 +120,16 @@ class EncoderConfig:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"model = {folder}: config.json cannot be read ({shown(str(error))})") from None
         if not isinstance(values, dict) or "model_type" not in values:
-            raise InputError(
-                f"model = {folder}: config.json names no model_type (built here: {', '.join(ARCHITECTURES)})"
-            )
+            raise InputError(f"model = {folder}: config.json has no model_type (supported: {', '.join(ARCHITECTURES)})")
         refused = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
         for name, allowed in refused.items():
             if values.get(name, allowed) != allowed:
                 raise InputError(
-                    f"model = {folder}: {name} = {shown(values[name])} is not built here, must be {allowed!r}"
+                    f"model = {folder}: {name} = {shown(values[name])} is not supported; must be {allowed!r}"
                 )
         names = {f.name for f in dataclasses.fields(cls)} - {"others"}
         fields = {name: values[name] for name in names if name in values}
-        if fields.get("pad_token_id") is None:  # null equals absent
+        if fields.get("pad_token_id") is None:  # null equals a missing key
             fields["pad_token_id"] = 0 if values["model_type"] == "bert" else 1
         try:
             return cls(**fields, others={k: v for k, v in values.items() if k not in names})
@@ -139,6 +137,6 @@ class EncoderConfig:
             raise InputError(f"model = {folder}: config.json: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what belongs into `config.json`."""
+        """Return the content for `config.json`."""
         values = dataclasses.asdict(self)
         return {**values.pop("others"), **values}

@@ -23,7 +23,7 @@ __all__ = ["Encoder", "LayerNorm"]
 
 
 def linear(inputs: int, outputs: int, config: EncoderConfig, dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """Return a dense layer that starts as Hugging Face's do: normal weights, zero bias."""
+    """Return a dense layer initialised like Hugging Face's: normal weights, zero bias."""
     start = nnx.initializers.normal(config.initializer_range)
     return nnx.Linear(inputs, outputs, kernel_init=start, dtype=dtype, rngs=rngs)
 
@@ -68,7 +68,7 @@ class Embeddings(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Scaled dot-product attention of all heads."""
+    """Scaled dot-product attention over all heads."""
 
     def __init__(self, config: EncoderConfig, dtype, rngs: nnx.Rngs) -> None:
         d = config.hidden_size
@@ -135,7 +135,7 @@ class Layer(nnx.Module):
 
 
 class Layers(nnx.Module):
-    """The layers one after the other."""
+    """The layers one after another."""
 
     def __init__(self, config: EncoderConfig, dtype, rngs: nnx.Rngs) -> None:
         self.layer = nnx.List([Layer(config, dtype, rngs) for _ in range(config.num_hidden_layers)])
@@ -192,8 +192,8 @@ class Encoder(nnx.Module):
             ids: tokens.
             mask: 1 where a token is to be attended to, 0 where it is padding; all by default.
             token_types: 0 for the first text and 1 for the second; all 0 by default.
-            dropout_key: where dropout masks come from; None is no dropout.
-            first_only: the state of the first token alone, (batch, 1, d). The last layer then asks for one token only,
+            dropout_key: the source of the dropout masks; None is no dropout.
+            first_only: the state of the first token alone, (batch, 1, d). The last layer then computes one token only,
                 which for 6 layers saves a seventh of the work.
 
         Raises:
@@ -201,7 +201,7 @@ class Encoder(nnx.Module):
         """
         if ids.shape[1] > self.config.max_length:
             raise InputError(
-                f"ids: sequences of {ids.shape[1]} tokens, the model has positions for {self.config.max_length}"
+                f"ids has sequences of {ids.shape[1]} tokens: must be at most {self.config.max_length}, the model's positions"
             )
         places = itertools.count()
         token_types = jnp.zeros_like(ids) if token_types is None else token_types

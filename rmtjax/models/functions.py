@@ -40,7 +40,7 @@ def plain_functions() -> Iterator[None]:
 
 
 def _chosen(name: str) -> Callable:
-    """Return a function that calls the chosen one of that name, which is chosen when it is traced."""
+    """Return a function that calls the chosen implementation of that name, which is chosen at trace time."""
     fast = getattr(_fast_cpu, name)
 
     @functools.wraps(fast)

@@ -75,7 +75,7 @@ class Tokenizer:
         most = max(self._fast.get_vocab(with_added_tokens=True).values(), default=0)
         if most >= config.vocab_size:
             raise InputError(
-                f"model = {folder}: the tokeniser knows tokens up to number {most}, the model's vocabulary ends at"
+                f"model = {folder}: the tokeniser has tokens up to {most}, but the model's vocabulary ends at"
                 f" {config.vocab_size - 1}"
             )
         self._fast.no_padding()
@@ -87,17 +87,17 @@ class Tokenizer:
     def __call__(
         self, first: Sequence[str], second: Sequence[str] | None = None, max_length: int = 128
     ) -> tuple[list[Int32[np.ndarray, " length"]], list[Int32[np.ndarray, " length"]]]:
-        """Return tokens and token types of each text or pair; what is longer than `max_length` is cut, the longer text first.
+        """Return tokens and token types of each text or pair; longer ones are cut to `max_length`, the longer text first.
 
         Raises:
             InputError: if `max_length` is below 3 (4 for RoBERTa's pairs, whose special tokens are as many) or above what
-                the model has positions for, or the texts are no list or not as many as their seconds.
+                the model has positions for, or the texts are not a list, or their number differs from that of the seconds.
         """
         for name, texts in (("first", first), ("second", second)):
             if isinstance(texts, str):
                 raise InputError(f"{name} = {shown(texts)}: must be a list of texts")
         if second is not None and len(first) != len(second):
-            raise InputError(f"second: has {len(second)} texts, must have as many as first, {len(first)}")
+            raise InputError(f"second has {len(second)} texts: must have as many as first, {len(first)}")
         least = max(3, self._fast.num_special_tokens_to_add(second is not None))
         if not least <= max_length <= self._longest:
             raise InputError(f"max_length = {max_length}: must be {least} to {self._longest}, the model's positions")
@@ -109,9 +109,9 @@ class Tokenizer:
             raise InputError(f"model = {self._folder}: the tokeniser cannot be used ({shown(str(error))})") from None
         ids = [np.asarray(e.ids, np.int32) for e in encoded]
         most = max((int(i.max(initial=0)) for i in ids), default=0)
-        if most > self._most:  # of a template that names what the vocabulary does not hold
+        if most > self._most:  # from a template that names tokens outside the vocabulary
             raise InputError(
-                f"model = {self._folder}: the tokeniser gives token {most}, the model's vocabulary ends at {self._most}"
+                f"model = {self._folder}: the tokeniser gives token {most}, but the model's vocabulary ends at {self._most}"
             )
         types = [np.minimum(np.asarray(e.type_ids, np.int32), self._types - 1) for e in encoded]
         return ids, types

@@ -1,4 +1,4 @@
-"""The Monte Carlo engine: claims, grids, runs, verdicts. It knows nothing of the science that it checks."""
+"""The Monte Carlo engine: claims, grids, runs, verdicts. It is independent of the science that it checks."""
 
 from rmtjax.montecarlo.claim import Claim, Option, Sampler
 from rmtjax.montecarlo.config import RunConfig

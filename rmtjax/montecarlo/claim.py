@@ -1,4 +1,4 @@
-"""A claim: a closed law and samplers of the same parameters."""
+"""A claim: a closed-form law and samplers with the same parameters."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ RESERVED = (
     "samples",
     "output",
 )
-"""Names in a result that no parameter can have."""
+"""Names that a result uses, so that no parameter can have them."""
 
 OUTPUT = "value"
-"""Name of the output of a claim that has one and does not name it."""
+"""Name of a claim's only output if the claim does not name it."""
 
 
 def _accepts(function: Callable, skip: int = 0) -> tuple[str, ...] | None:
-    """Return the names of a function's parameters after the first `skip`, None where it takes any."""
+    """Return the names of a function's parameters after the first `skip`; None if it takes any."""
     parameters = list(inspect.signature(function).parameters.values())[skip:]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
@@ -48,7 +48,7 @@ def _accepts(function: Callable, skip: int = 0) -> tuple[str, ...] | None:
 
 
 def call_with(function: Callable, *args: Any, skip: int = 0, **values: Any) -> Any:
-    """Call `function` with those of `values` that it names."""
+    """Call `function` with those of `values` that its signature names."""
     names = _accepts(function, skip)
     return function(*args, **(values if names is None else {k: v for k, v in values.items() if k in names}))
 
@@ -58,9 +58,9 @@ class Option:
     """A choice that a sampler offers beside the parameters of the law, such as the law of the entries.
 
     Attributes:
-        default: the value where none is given.
+        default: the value if none is given.
         choices: the values to list.
-        check: a function that raises `InputError` for a text that cannot be used; None admits the choices only.
+        check: a function that raises `InputError` for an invalid text; None allows only the choices.
     """
 
     default: str
@@ -70,7 +70,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Sampler:
-    """One way to draw what a law predicts.
+    """A way to draw the quantity that a law predicts.
 
     Attributes:
         draw: ``draw(key, **params) -> outputs``, for one trial: a scalar array, or a dict of them by name. The
@@ -82,7 +82,7 @@ class Sampler:
             of a run, a block is computed by the same program on the same inputs.
         batch_size: trials of a block that are drawn at once, or a function of the static parameters that returns it. None
             means the whole block; less saves memory.
-        default_trials: how many trials `verify` draws in each cell.
+        default_trials: number of trials that `verify` draws in each cell.
     """
 
     draw: Callable[..., Any]
@@ -93,7 +93,7 @@ class Sampler:
     default_trials: int = 10_000
 
     def choose(self, options: Mapping[str, str] | None) -> dict[str, str]:
-        """Return the value of every option, given some of them."""
+        """Return the value of every option, given the values of some."""
         chosen = {name: option.default for name, option in self.options.items()}
         if options is not None and not isinstance(options, Mapping):
             raise InputError(f"options = {shown(options)}: must be a mapping of names to values")
@@ -111,10 +111,10 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Claim:
-    r"""A statement about a random system: what a law predicts and what samplers draw.
+    r"""A statement about a random system: a law's prediction and samplers of the predicted quantity.
 
     Attributes:
-        name: what it is called on the command line.
+        name: its name on the command line.
         equation: the law, in LaTeX.
         source: paper and equation.
         params: the parameters, in the order of the grid's cells.
@@ -123,9 +123,9 @@ class Claim:
         grid: the default grid, all parameters.
         within: parameters that do not enter the randomness and are evaluated all at once from one draw.
         check: ``check(**params)`` on one value each; raises `InputError` for combinations that are not admissible.
-        bias_bound: ``bias_bound(**params)``: how far the law may be from the exact mean because it is a limit, an array or a dict
-            by output name. A verdict counts only what exceeds it. None: the law is exact.
-        comparison_grid: a grid on which `verify` compares the samplers with each other, where there are several.
+        bias_bound: ``bias_bound(**params)``: largest distance of the law from the exact mean, because it is a limit; an array or
+            a dict by output name. A verdict counts only the excess over it. None: the law is exact.
+        comparison_grid: a grid on which `verify` compares the samplers with each other, if there are several.
         erratum: whether the law is a known error, such as a misprint, that the data are to refute.
     """
 
@@ -160,7 +160,7 @@ class Claim:
                 if name not in self.params and name not in options:
                     required = inspect.signature(function).parameters[name].default is inspect.Parameter.empty
                     if required:
-                        raise unknown(f"claim {self.name!r}: {role} asks for parameter", name, self.params)
+                        raise unknown(f"claim {self.name!r}: {role}'s parameter", name, self.params)
         for name in (*self.within, *(n for s in samplers.values() for n in s.static_argnames)):
             if name not in self.params:
                 raise unknown(f"claim {self.name!r}: parameter", name, self.params)
@@ -196,7 +196,7 @@ class Claim:
         return result
 
     def sampler(self, name: str | None = None) -> tuple[str, Sampler]:
-        """Return a name and the sampler of that name, or the first sampler's."""
+        """Return the sampler of the given name with that name; by default the first sampler."""
         name = next(iter(self.samplers)) if name is None else name
         one_of(f"claim {self.name!r}: sampler", name, self.samplers)
         return name, self.samplers[name]
@@ -214,7 +214,7 @@ class Claim:
                 outputs[name] = np.broadcast_to(v, cells.shape)
             except ValueError:
                 raise InputError(
-                    f"claim {self.name!r}: {'the law' if of is None else 'a function'} gives {name} of shape {v.shape} for"
+                    f"claim {self.name!r}: {'the law' if of is None else 'a function'} returns {name} of shape {v.shape} for"
                     f" parameters of shape {cells.shape}: must work elementwise"
                 ) from None
         return outputs

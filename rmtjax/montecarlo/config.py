@@ -25,7 +25,7 @@ _SHARE_OF_FREE_MEMORY = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The settings of a run, whatever its claim and grid are.
+    """The settings of a run, independent of its claim and grid.
 
     Attributes:
         trials: independent draws per cell, 2 to 2³²; None for 10,000, or with `until_se` for 2³².
@@ -35,16 +35,16 @@ class RunConfig:
         seed: whole number in [0, 2³²). The trial t of a cell is a function of (seed, claim, sampler, cell, t) alone.
         sampler: name of the sampler; the claim's first if None.
         options: choices for the sampler's options, such as ``{"entries": "rademacher"}``.
-        covariance: whether to keep the covariance of the outputs, too.
-        histogram: increasing bin edges, to count every output in them, too.
-        keep_samples: whether to keep every sample, too.
+        covariance: whether to keep the covariance of the outputs.
+        histogram: increasing bin edges for a histogram of every output.
+        keep_samples: whether to keep every sample.
         store: a folder for a Zarr store, written chunk by chunk. One that exists must hold this run, which then resumes.
-        memory: bytes that the run may use; by default 60 % of what is free.
+        memory: bytes that the run may use; by default 60 % of the free memory.
         devices: the devices to use; by default all local ones.
         limits: sizes of chunks, calls and queues.
 
     Raises:
-        InputError: for a value that no run can have.
+        InputError: for a value that is invalid for every run.
     """
 
     trials: int | None = None
@@ -70,26 +70,26 @@ class RunConfig:
             number("memory", self.memory, 0, open_low=True)
 
     def replace(self, **settings: Any) -> RunConfig:
-        """Return the same settings but for some."""
+        """Return the settings with some fields replaced."""
         return replace(self, **settings)
 
     @property
     def most_trials(self) -> int:
-        """The number of trials of a cell, the largest one where `until_se` may end it before."""
+        """The largest number of trials of a cell, which `until_se` may end earlier."""
         if self.trials is not None:
             return self.trials
         return _TRIALS if self.until_se is None else _MOST_TRIALS
 
     @property
     def budget(self) -> float:
-        """The bytes that the run may use."""
+        """The number of bytes that the run may use."""
         if self.memory is None:
             return available_memory(self.devices) * _SHARE_OF_FREE_MEMORY
         return float(self.memory)
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """What is kept of the draws."""
+        """The statistics that are kept of the draws."""
         statistics: list[Statistic] = [Moments()]
         if self.covariance:
             statistics.append(Comoments())
@@ -100,10 +100,10 @@ class RunConfig:
         return tuple(statistics)
 
     def targets(self, outputs: Sequence[str]) -> dict[str, float] | None:
-        """Return the standard error that each output is to reach, None where the number of trials is given.
+        """Return the standard error that each output is to reach; None if the number of trials is given.
 
         Raises:
-            InputError: for an output that the claim has not, or an error that is not a number > 0.
+            InputError: for an output that the claim does not have, or an error that is not a number > 0.
         """
         if self.until_se is None:
             return None

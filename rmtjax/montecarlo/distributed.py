@@ -1,7 +1,7 @@
-"""Several processes that share a run: each takes its share of the chunks, and all of them get all results.
+"""Runs shared by several processes: each computes its share of the chunks, and all of them get all results.
 
-The processes are those of `jax.distributed`. What they exchange is arrays, packed into bytes, by collectives of JAX alone: no
-file system needs to be shared, and only process 0 touches a store.
+The processes are those of `jax.distributed`. They exchange only arrays, packed into bytes, by collectives of JAX, so they need
+no shared file system, and only process 0 touches a store.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _unpacked(data: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class _Banner:
-    """Keeps Gloo's banner off standard output, which carries results: Gloo prints it there at its first use."""
+    """Keeps Gloo's banner, printed at its first use, off standard output, which carries results."""
 
     def __init__(self) -> None:
         self._is_printed = False
@@ -74,13 +74,13 @@ _BANNER = _Banner()
 
 
 def _exchanged(data: np.ndarray) -> np.ndarray:
-    """Return an array of every process, stacked."""
+    """Return the arrays of all processes, stacked."""
     from jax.experimental.multihost_utils import process_allgather
 
     try:
         with _BANNER.redirected():
             return np.asarray(process_allgather(data))
-    except (ValueError, RuntimeError) as error:  # of which JAX's own errors are kinds
+    except (ValueError, RuntimeError) as error:  # JAX's own errors are among these
         raise HostError(str(error).splitlines()[0]) from None
 
 
@@ -89,7 +89,7 @@ _PIECE = 2**26
 
 
 def _sizes(mine: np.ndarray) -> list[int]:
-    """Return the number of bytes of every process, sent as two numbers each, since JAX's have 32 bits."""
+    """Return the number of bytes of every process, each sent as two numbers, since JAX's integers have 32 bits."""
     return [(high << 30) + low for high, low in _exchanged(np.array(divmod(mine.size, 1 << 30), np.int32)).tolist()]
 
 
@@ -102,7 +102,7 @@ def gather(arrays: Arrays) -> list[dict[str, np.ndarray]]:
 
 
 def broadcast(arrays: Arrays | None) -> dict[str, np.ndarray]:
-    """Return the arrays of process 0 on all processes, sent in pieces; the others give None."""
+    """Return the arrays of process 0 on all processes, sent in pieces; the other processes pass None."""
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     mine = _packed({} if arrays is None else arrays)
@@ -120,12 +120,12 @@ def broadcast(arrays: Arrays | None) -> dict[str, np.ndarray]:
 
 
 def agree(error: Exception | None) -> None:
-    """Raise the error of this process, or name the process that has one, so that none continues without the others."""
+    """Raise this process's error, or name the process that failed, so that no process continues without the others."""
     failed = np.flatnonzero(_exchanged(np.array([error is not None], np.int32)).ravel())
     if error is not None:
         raise error
     if failed.size:
-        raise InputError(f"process {failed[0]} could not start: see what it says")
+        raise InputError(f"process {failed[0]} could not start: see its message")
 
 
 def share(order: Sequence[int], compute: Callable[[list[int], Finished], Any], finished: Finished) -> None:
@@ -136,7 +136,7 @@ def share(order: Sequence[int], compute: Callable[[list[int], Finished], Any], f
 
     Args:
         order: the chunks, the same on all processes.
-        compute: ``compute(chunks, done)`` computes some and calls ``done(chunk, arrays)`` once for each.
+        compute: ``compute(chunks, done)`` computes some chunks and calls ``done(chunk, arrays)`` once for each.
         finished: called on every process with every chunk, in order.
     """
     processes, rank = count(), index()

@@ -1,4 +1,4 @@
-"""Estimates of what a run would take, from drawing a little of it."""
+"""Estimates of a run's cost, from drawing a small part of it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from rmtjax.montecarlo.store import state
 __all__ = ["Estimate", "estimate"]
 
 _DATASET, _DESCRIBED = 72, 1 << 14
-"""Bytes of a store beside its tiles: for each value of law and dataset, and for their description."""
+"""Bytes of a store besides its tiles: for each value of law and dataset, and for their description."""
 _PILOT = 64
-"""The number of cells whose variance stands for that of all."""
+"""The number of cells whose variance represents all cells."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would take.
+    """The estimated cost of a run.
 
     Attributes:
-        cells: of the grid, without the parameters that are evaluated within a draw.
-        trials: in all cells together.
-        done: of them, stored already.
-        programs: to compile.
-        compile_s: that took.
-        seconds: that drawing what is missing would take.
-        memory: bytes, of the programs and of what is kept.
-        stored: bytes that a store would take, its files' own included.
+        cells: cells of the grid, without the parameters that are evaluated within a draw.
+        trials: trials in all cells together.
+        done: trials that are already stored.
+        programs: programs to compile.
+        compile_s: seconds that compilation took.
+        seconds: seconds that drawing the missing trials would take.
+        memory: bytes of the programs and of the results.
+        stored: bytes that a store would take, file overhead included.
         workers: threads that draw.
     """
 
@@ -54,11 +54,11 @@ class Estimate:
 
 
 def estimate(run: Run, seconds: float = 3.0) -> Estimate:
-    """Return what a run would take, extrapolated from a few draws of each compiled program. Nothing is stored.
+    """Return the estimated cost of a run, extrapolated from a few draws of each compiled program. Nothing is stored.
 
     Args:
-        run: not executed yet.
-        seconds: to spend on drawing.
+        run: a run that is not yet executed.
+        seconds: time to spend on drawing.
     """
     run.compile()
     programs, plan = run.programs, run.plan
@@ -88,7 +88,7 @@ def estimate(run: Run, seconds: float = 3.0) -> Estimate:
         left = 0.0
         for members in kinds.values():
             spent, count = 0.0, 1
-            while True:  # the first call warms up, and each later one doubles
+            while True:  # the first call warms up, and each later one doubles the number of tiles
                 tiles = missing[random.choice(members, min(count, len(members)), replace=False)]
                 spent, _ = draw(tiles)
                 if spent >= seconds / len(kinds) / 2 or count >= len(members):

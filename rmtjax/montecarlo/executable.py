@@ -1,6 +1,6 @@
-"""Compiled programs as bytes, for the other devices of a process and for the next process.
+"""Serialised compiled programs, for the other devices of a process and for the next process.
 
-An executable is what XLA makes of a program for one device. Its bytes load on another device of the same kind without a
+An executable is XLA's compilation of a program for one device. Its bytes load on another device of the same kind without a
 trace, a lowering or a compilation, and they give the same bits, because the machine code is the same.
 """
 
@@ -26,7 +26,7 @@ _MAGIC = b"rmtjax program 1\n"
 
 
 class Compiler:
-    """Compiles lowered programs with the options of their platform, as long as the compiler knows them.
+    """Compiles lowered programs with the options of their platform, dropping options that the compiler does not know.
 
     Attributes:
         options: compiler options by platform. An option that the compiler refuses is dropped for good.
@@ -50,13 +50,13 @@ class Compiler:
 
 
 def pack(compiled: jax.stages.Compiled, **about: Any) -> bytes | None:
-    """Return an executable for one device, and what is to be known about it, as bytes with a checksum.
+    """Return an executable for one device, and metadata about it, as bytes with a checksum.
 
-    Returns None where the platform cannot serialise executables.
+    Returns None if the platform cannot serialise executables.
     """
     try:
         content = pickle.dumps((about, serialize_executable.serialize(compiled)))
-    except Exception as error:  # each platform has its own way to say that it cannot
+    except Exception as error:  # each platform has its own error for this
         _LOGGER.info("this executable cannot be serialised: %s", error)
         return None
     content = zlib.compress(content, 1)
@@ -64,7 +64,7 @@ def pack(compiled: jax.stages.Compiled, **about: Any) -> bytes | None:
 
 
 def unpack(data: bytes, device: jax.Device) -> tuple[jax.stages.Compiled, dict[str, Any]] | None:
-    """Return the executable that `pack` has turned into bytes, loaded on a device, and what is known about it.
+    """Return the executable from the bytes of `pack`, loaded on a device, and its metadata.
 
     Returns None for bytes that are damaged or that this version of JAX cannot load. Whoever can write these bytes can run
     code here, as with JAX's own compilation cache.
@@ -94,11 +94,11 @@ def _initialize_lapack() -> None:
 
 
 def _unpickler(payload: bytes, device: jax.Device) -> pickle.Unpickler:
-    """Return a reader of a serialised executable that puts it on a device.
+    """Return a deserialiser that loads an executable on a device.
 
     JAX's own, in `deserialize_and_load`, insists on the device that the executable was compiled for.
     """
-    from jax._src import compiler  # not public: `unpack` does without where it is not as it was
+    from jax._src import compiler  # not a public API: if it has changed, `unpack` does without it
 
     options = compiler.get_compile_options(1, 1, device_assignment=np.array([[device.id]]))
 

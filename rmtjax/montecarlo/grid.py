@@ -1,4 +1,4 @@
-"""Grids of parameters: products of axes, an axis being one parameter or several that move together."""
+"""Grids of parameters: products of axes, each of one parameter or of several that vary together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Values = float | Sequence[float] | np.ndarray
 
 @dataclass(frozen=True)
 class Axis:
-    """One dimension of a grid: names and, for each, as many values. A `fixed` axis has one value and no dimension."""
+    """One dimension of a grid: names and, for each name, equally many values. A `fixed` axis has one value and no dimension."""
 
     values: Mapping[str, np.ndarray]
     fixed: bool
@@ -71,7 +71,7 @@ class Grid:
     def override(self, **values: Values) -> Grid:
         """Return the grid with other values for some parameters.
 
-        Parameters that moved together with one of these stay at their first value, since they have nothing to move with.
+        Parameters that varied together with one of these stay at their first value.
         """
         axes = []
         for axis in self.axes:
@@ -88,7 +88,7 @@ class Grid:
         mixed = [axis for axis in inside if not set(axis.values) <= set(names)]
         if mixed:
             raise InputError(
-                f"{', '.join(mixed[0].values)} cannot move together: {', '.join(names)} is evaluated within a draw"
+                f"{', '.join(mixed[0].values)} cannot vary together: {', '.join(names)} is evaluated within a draw"
             )
         return Grid(tuple(a for a in self.axes if a not in inside)), Grid(tuple(inside))
 
@@ -106,11 +106,11 @@ def _array(name: str, values: Any) -> np.ndarray:
 
 
 def zipped(**values: Sequence[float]) -> Axis:
-    """Return one axis along which several parameters move together, such as p, n and N at fixed aspect ratios."""
+    """Return one axis along which several parameters vary together, such as p, n and N at fixed aspect ratios."""
     arrays = {name: _array(name, v) for name, v in values.items()}
     lengths = {name: a.size for name, a in arrays.items()}
     if len(set(lengths.values())) != 1:
-        raise InputError(f"zipped parameters must be of one length, got {lengths}")
+        raise InputError(f"zipped parameters must have the same length, got {lengths}")
     return Axis({name: np.atleast_1d(a) for name, a in arrays.items()}, fixed=False)
 
 
@@ -126,7 +126,7 @@ def grid(*together: Axis, **axes: Values) -> Grid:
     result = Grid((*together, *singles))
     repeated = [n for n, same in itertools.groupby(sorted(result.names)) if len(list(same)) > 1]
     if repeated:
-        raise InputError(f"{repeated[0]} stands on two axes of the grid")
+        raise InputError(f"{repeated[0]} is on two axes of the grid")
     return result
 
 
@@ -142,12 +142,12 @@ def _range(start: str, stop: str, count: int) -> np.ndarray:
 
 
 def parse_values(name: str, text: str) -> float | np.ndarray:
-    """Return the values of a text: a number, ``a,b,c`` or ``start:stop:count`` (both ends included).
+    """Return the values that a text describes: a number, ``a,b,c`` or ``start:stop:count`` (both ends included).
 
     A value of a range is the float nearest to the exact decimal value, so that 0:1:11 holds 0.3 and not 0.30000000000000004.
 
     Raises:
-        InputError: if the text is none of these.
+        InputError: for any other text.
     """
     allowed = "a number, a,b,c or start:stop:count"
     try:

@@ -1,4 +1,4 @@
-"""Tests of hypotheses: pure functions from means, standard errors and numbers of trials to z and p, elementwise on arrays."""
+"""Hypothesis tests: pure functions from means, standard errors and numbers of trials to z and p, elementwise on arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["are_events", "beyond", "binomial", "holm", "t_with_allowance", "welc
 
 
 def beyond(gap: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """Return what of a gap exceeds the allowance, with its sign.
+    """Return the part of a gap that exceeds the allowance, with its sign.
 
     >>> beyond(np.array([-3.0, 0.5]), np.array([1.0, 1.0])).tolist()
     [-2.0, 0.0]
@@ -25,12 +25,12 @@ def t_with_allowance(
     """Test |E x − law| ≤ allowed by Student's t.
 
     Args:
-        mean, se, trials: estimate of E x, its standard error, and the number of trials that they are of.
+        mean, se, trials: estimate of E x, its standard error, and its number of trials.
         law: the expected value.
-        allowed: how far the law may be from E x.
+        allowed: largest distance allowed between the law and E x.
 
     Returns:
-        What of mean − law exceeds the allowance in standard errors, and its two-sided p-value. A mean that is not a number
+        The excess of mean − law over the allowance in standard errors, and its two-sided p-value. A mean that is not a number
         refutes the law: its p-value is 0.
     """
     from scipy import stats
@@ -79,7 +79,7 @@ def welch(
 def are_events(
     mean: np.ndarray, variance: np.ndarray, least: np.ndarray, most: np.ndarray, trials: np.ndarray
 ) -> np.ndarray:
-    """Return where every trial gave 0 or 1. Values between these bounds never vary as much."""
+    """Return a mask of the cells in which every trial gave 0 or 1. Values between these bounds never vary as much."""
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = mean * (1 - mean) * trials / (trials - 1)
         at_bounds = np.isin(least, (0, 1)) & np.isin(most, (0, 1)) & (trials >= 2)
@@ -96,7 +96,7 @@ def binomial(
     Args:
         share: of the trials in which the event happened.
         law: its probability.
-        allowed: how far the true probability may be from the law. The null hypothesis is the nearest one to `share`.
+        allowed: largest distance of the true probability from the law. The null hypothesis is the one nearest to `share`.
         trials: their number.
 
     Returns:

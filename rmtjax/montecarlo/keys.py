@@ -1,4 +1,4 @@
-"""Keys: one per (seed, claim, cell, trial), whatever the grid around the cell and however the work is divided."""
+"""Random keys: one per (seed, claim, cell, trial), independent of the grid around the cell and of how work is divided."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def cell_keys(seed: int, stream: str, cells: Mapping[str, np.ndarray]) -> np.nda
 
 
 def _fold_in(key_data: np.ndarray, data: np.ndarray) -> np.ndarray:
-    """Fold each of some words into a key, or into the key beside it, as `jax.random.fold_in` does.
+    """Fold each of several words into a key, or into the key beside it, as `jax.random.fold_in` does.
 
-    NumPy does it at once, where JAX would compile four programs first.
+    NumPy does it immediately; JAX would compile four programs first.
     """
     high, low = threefry2x32((key_data[..., 0], key_data[..., 1]), (np.zeros_like(data), data))
     return np.stack([high, low], -1)

@@ -1,4 +1,4 @@
-"""The limits that a run keeps: sizes of chunks, calls and queues. None of them changes a number of a result."""
+"""The limits of a run: sizes of chunks, calls and queues. None of them changes the results."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes of chunks, calls and queues. The defaults suit every run that we know; tests choose smaller ones.
+    """Sizes of chunks, calls and queues. The defaults suit all known runs; tests choose smaller ones.
 
     Attributes:
-        chunks: number of chunks that a run is stored in, about; a kill costs at most this share of the run.
+        chunks: approximate number of chunks of a run; a kill loses at most one chunk's share of the run.
         short: a chunk has at least 1/`short` of a block's trials as tiles, since tiles of few trials are the long ones.
         first_trials: trials of every cell before its estimated variance is trusted.
         growth: the largest factor by which a cell's trials grow from one round to the next.
-        constant_trials: trials of every cell before it is taken for constant.
-        spare: factor on the number of trials that the estimated variance asks for.
+        constant_trials: trials of every cell before it counts as constant.
+        spare: factor on the number of trials that the estimated variance requires.
         tiles_per_call: the largest number of tiles that one call of a program takes.
         call_bytes: the largest size of one call's results, in bytes.
         call_s: target duration of one call, in seconds: long enough to amortise dispatch, short enough for a smooth

@@ -28,10 +28,10 @@ def _seeds(result: xr.Dataset) -> list[int]:
 
 
 def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Return one result of the trials of several, which must be of the same claim, sampler and grid, and of different seeds.
+    """Return the merged result of several results, which must have the same claim, sampler and grid, and different seeds.
 
-    Each result becomes the state of its statistics again, and states are merged as those of blocks are, so that the result is
-    that of all trials together; a cell may have any number of trials in each. Samples are concatenated.
+    Each result is turned back into the state of its statistics, and states are merged like those of blocks, so the result is that
+    of all trials together; a cell may have a different number of trials in each. Samples are concatenated.
 
     Args:
         results: from `run` or `open_result`, at least two; those that are not finished count with what they have.
@@ -59,13 +59,13 @@ def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
             raise InputError(f"{', '.join(different)} is not in all results: they must keep the same statistics")
         for name, values in first.coords.items():
             if name not in result.coords or not values.equals(result.coords[name]):
-                raise InputError(f"results[{i}] has other values of {name} than results[0]: must be the same grid")
+                raise InputError(f"results[{i}] has different values of {name} than results[0]: must be the same grid")
         if not same_law(first["law"].values, result["law"].values):
-            raise InputError(f"results[{i}] has another law than results[0]: must be the same")
+            raise InputError(f"results[{i}] has a different law than results[0]: must be the same")
     seeds = [seed for result in results for seed in _seeds(result)]
     for seed in seeds:
         if seeds.count(seed) > 1:
-            raise InputError(f"seed = {seed} is in two results: their trials are the same draws and count once")
+            raise InputError(f"seed = {seed} is in two results: must differ, since equal seeds give the same draws")
     kinds = [statistic for kind in STATISTICS.values() if (statistic := kind.of_result(first)) is not None]
     state = _state(first, kinds)
     for result in others:
@@ -91,7 +91,7 @@ def merge_results(results: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def _by_cell(values: xr.DataArray) -> np.ndarray:
-    """Return a variable with all cells of the grid first and one point a cell: (cells, outputs…, 1, rest…)."""
+    """Return a variable with all cells of the grid first and one point per cell: (cells, outputs…, 1, rest…)."""
     lead = [dim for dim in values.dims if dim in _OUTPUTS]
     rest = [dim for dim in values.dims if dim in _REST]
     grid = [dim for dim in values.dims if dim not in (*lead, *rest)]
@@ -107,7 +107,7 @@ def _like_result(values: np.ndarray, template: xr.DataArray) -> np.ndarray:
 
 
 def _state(result: xr.Dataset, statistics: Sequence[Statistic]) -> dict[str, np.ndarray]:
-    """Return the state of which the statistics of a result were made."""
+    """Return the state from which the statistics of a result were made."""
     values = {str(name): _by_cell(v) for name, v in result.data_vars.items() if "trial" not in v.dims}
     count = values.pop("trials").astype(np.float64)
     return {name: v for s in statistics for name, v in s.from_result(values, count).items()}

@@ -1,4 +1,4 @@
-"""Parameters of claims: the values that each may have."""
+"""Parameters of claims, and the values that each may have."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LARGEST_EXACT = 2.0**53
 
 @dataclass(frozen=True)
 class Parameter:
-    """A real parameter: its admissible interval, whether it is whole, and what it means.
+    """A real parameter: its allowed interval, whether it is a whole number, and its meaning.
 
     Attributes:
         low, high: ends of the interval.
-        open_low, open_high: whether an end is excluded. Infinite values are never admissible.
-        whole: whether only whole numbers are.
+        open_low, open_high: whether an end is excluded. Infinite values are never allowed.
+        whole: whether only whole numbers are allowed.
         meaning: a few words for listings.
     """
 
@@ -35,7 +35,7 @@ class Parameter:
 
     @property
     def allowed(self) -> str:
-        """The admissible values in words."""
+        """The allowed values in words."""
         kind = "whole number" if self.whole else "finite number"
         if math.isinf(self.low) and math.isinf(self.high):
             return f"a {kind}"
@@ -53,7 +53,7 @@ class Parameter:
         try:
             array = np.asarray(values, dtype=np.float64)
         except (TypeError, ValueError):
-            raise InputError(f"{name} = {shown(values)}: must be {self.allowed} or a list of such") from None
+            raise InputError(f"{name} = {shown(values)}: must be {self.allowed}, or a list of such numbers") from None
         if array.ndim > 1:
             raise InputError(f"{name} has shape {array.shape}: must be one number or a one-dimensional list")
         if array.size == 0:
@@ -67,7 +67,7 @@ class Parameter:
             bad |= (array != np.floor(array)) | (np.abs(array) > _LARGEST_EXACT)
         if bad.any():
             raise InputError(f"{name} = {np.atleast_1d(array)[np.atleast_1d(bad)][0]:g}: must be {self.allowed}")
-        return array + 0.0  # −0 and 0 are one value
+        return array + 0.0  # −0 and 0 are the same value
 
 
 def real(meaning: str = "") -> Parameter:

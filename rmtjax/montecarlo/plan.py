@@ -1,4 +1,4 @@
-"""Plans: how a run is cut into tiles and chunks, and in which rounds they are drawn."""
+"""Plans: the division of a run into tiles and chunks, and the rounds in which they are drawn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Plan", "check_results_fit", "make_plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is cut up. A plan depends on the claim, the grid, the trials and the statistics, and on nothing else.
+    """The division of a run into tiles, which depends only on the claim, the grid, the trials and the statistics.
 
     A *cell* is a point of the grid. A *block* is a fixed number of consecutive trials of a cell. A *tile* is one block of a cell,
     or of a *group* of a few neighbouring cells. A *round* is a list of tiles, and a *chunk* is a fixed number of consecutive
@@ -30,15 +30,15 @@ class Plan:
     Attributes:
         about: claim, equation, source, and what each parameter means.
         grid: the cells.
-        outer, within: the grid without and of the parameters that are evaluated within a draw.
+        outer, within: the grid of the other parameters, and that of the parameters evaluated within a draw.
         outputs: names.
-        trials: of a cell, at most if `until` is given.
+        trials: trials of a cell; the largest number if `until` is given.
         block: trials in a tile.
         cells_per_tile: neighbouring cells in a tile.
         chunk: tiles that are stored at once.
-        statistics: what is kept of a block.
-        until: standard errors to be reached, by output; None for as many trials everywhere.
-        limits: how the trials grow from round to round.
+        statistics: the statistics that are kept of a block.
+        until: standard errors to be reached, by output; None for the same number of trials everywhere.
+        limits: growth of the trials from round to round.
     """
 
     about: Mapping[str, Any]
@@ -70,7 +70,7 @@ class Plan:
         return _tiles(np.zeros(self.groups, int), np.full(self.groups, blocks))
 
     def next(self, done: np.ndarray, count: np.ndarray, m2: np.ndarray) -> np.ndarray:
-        """Return the tiles of the next round, none if every cell is as precise as it should be or has all its trials.
+        """Return the tiles of the next round, none if every cell is precise enough or has all its trials.
 
         Args:
             done: blocks of each cell so far.
@@ -87,9 +87,10 @@ class Plan:
     def needed(self, count: np.ndarray, m2: np.ndarray) -> np.ndarray:
         """Return the trials that each cell needs by the variance of its draws so far (arrays as for `next`).
 
-        Where all draws are the same the event that makes them differ may be rare rather than impossible. By the rule of three
+        If all draws are the same, the event that makes them differ may be rare rather than impossible. By the rule of three
         its probability is at most 3/N at the level 0.05, so the standard error of an output of deviation d where it varies is
-        below 2√3 d/N: such cells go on until that is enough, d being the largest deviation of any cell, and to `constant_trials`.
+        below 2√3 d/N: such cells continue until that is enough, d being the largest deviation of any cell, and to
+        `constant_trials`.
         """
         target = np.array([self.until.get(name, np.inf) for name in self.outputs])[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -100,7 +101,9 @@ class Plan:
                 np.isfinite(target), np.maximum(2 * np.sqrt(3 * largest) / target, self.limits.constant_trials), 0
             )
         needed = np.where(m2 == 0, unseen, needed).max((1, 2), initial=0)
-        return np.where(np.isfinite(needed), needed, 0)  # no number of trials makes a mean of what is no number
+        return np.where(
+            np.isfinite(needed), needed, 0
+        )  # no number of trials gives a mean of values that are not numbers
 
     def trials_in(self, tiles: np.ndarray) -> np.ndarray:
         """Return the number of live trials in each tile, over all its cells."""
@@ -109,7 +112,7 @@ class Plan:
         return cells * (np.minimum((block + 1) * self.block, self.trials) - block * self.block)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as values that JSON has."""
+        """Return the plan as JSON-compatible values."""
         axes = [
             {"values": {name: v.tolist() for name, v in axis.values.items()}, "fixed": axis.fixed}
             for axis in self.grid.axes
@@ -142,7 +145,7 @@ class Plan:
 
 
 def _tiles(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Return (i, start[i]) … (i, stop[i] − 1) for all i in turn."""
+    """Return (i, start[i]) … (i, stop[i] − 1) for all i, one after another."""
     count = stop - start
     group = np.repeat(np.arange(start.size), count)
     place = np.arange(group.size) - np.repeat(np.cumsum(count) - count, count)
@@ -154,12 +157,12 @@ def make_plan(claim: Claim, sampler: Sampler, cells: Grid, outputs: Sequence[str
     trials, limits, until = config.most_trials, config.limits, config.targets(outputs)
     outer, within = cells.split(claim.within)
     block = min(sampler.block, 1 << (trials - 1).bit_length())
-    # Cells whose block is small share a tile, or the loop over tiles would cost more than what is in them.
+    # Cells with small blocks share a tile; otherwise the loop over tiles would cost more than the draws.
     alone = sampler.static_argnames or until is not None
     cells_per_tile = 1 if alone else max(1, min(sampler.block // block, outer.size))
     groups = -(-outer.size // cells_per_tile)
     tiles = groups * -(-trials // block)
-    # How many trials a standard error takes is not known before.
+    # The number of trials that a standard error needs is not known in advance.
     chunk = block if until is not None else min(max(1, tiles // limits.chunks, block // limits.short), tiles)
     about = {
         "claim": claim.name, "equation": claim.equation, "source": claim.source,
@@ -182,7 +185,7 @@ def make_plan(claim: Claim, sampler: Sampler, cells: Grid, outputs: Sequence[str
 
 
 def result_bytes(plan: Plan, tiles: int | None = None) -> float:
-    """Return the bytes needed to store the results of `tiles` tiles; by default of all that are known to come."""
+    """Return the bytes needed to store the results of `tiles` tiles; by default of all tiles known so far."""
     points = math.prod(plan.within.shape)
     numbers = result_numbers(plan.statistics, len(plan.outputs), points, plan.block)
     if tiles is None:
@@ -195,9 +198,9 @@ def check_results_fit(plan: Plan, budget: float, tiles: int | None = None) -> No
     need = result_bytes(plan, tiles)
     if need > budget:
         trials = (
-            f"{plan.trials} trials" if plan.until is None else f"the trials that until_se = {dict(plan.until)} asks for"
+            f"{plan.trials} trials" if plan.until is None else f"the trials that until_se = {dict(plan.until)} requires"
         )
         raise InputError(
             f"memory: the results of {plan.grid.size} cells × {trials} take {need / 1e9:.3g} GB, more than the"
-            f" {budget / 1e9:.3g} GB allowed; ask for fewer cells, trials or statistics"
+            f" {budget / 1e9:.3g} GB allowed; request fewer cells, trials or statistics"
         )

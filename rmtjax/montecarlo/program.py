@@ -42,20 +42,25 @@ def computing() -> Iterator[None]:
 def checked_draw(
     claim: Claim, sampler: Sampler, outputs: Sequence[str], options: Mapping[str, Any], shape: tuple[int, ...]
 ):
-    """Return ``(key, traced params) -> (outputs, points)``, the user's function with a check of what it returns."""
+    """Return ``(key, traced params) -> (outputs, points)``, the user's function with its return value checked."""
 
     def draw(key: jax.Array, params: Mapping[str, Any]) -> jax.Array:
         answer = call_with(sampler.draw, key, skip=1, **params, **options)
         answer = answer if isinstance(answer, Mapping) else {OUTPUT: answer}
         if set(answer) != set(outputs):
             raise InputError(
-                f"claim {claim.name!r}: the sampler returns {shown(sorted(answer))}, the law predicts {shown(sorted(outputs))}"
+                f"claim {claim.name!r}: the sampler returns {shown(sorted(answer))}, but the law predicts"
+                f" {shown(sorted(outputs))}"
             )
         for name, value in answer.items():
             if jnp.shape(value) != shape:
                 raise InputError(
                     f"claim {claim.name!r}: output {name} has shape {jnp.shape(value)}: must be {shape}"
-                    + (f", one entry for each value of {', '.join(claim.within)}" if shape else ", one number a trial")
+                    + (
+                        f", one entry for each value of {', '.join(claim.within)}"
+                        if shape
+                        else ", one number per trial"
+                    )
                 )
         return jnp.stack([jnp.asarray(answer[name], jnp.float64).reshape(math.prod(shape)) for name in outputs])
 
@@ -97,10 +102,10 @@ class LoweredProgram:
         tile: the function, from `tile_function`.
         inputs: an example of its inputs.
         within: the parameters that are evaluated within a draw.
-        device: where it is to be compiled.
-        limits: how much one call takes.
-        name: of the function in XLA. JAX's compilation cache knows programs by their names, so that a new name asks for a new
-            compilation; and XLA cannot serialise again what it has loaded from that cache.
+        device: the device to compile for.
+        limits: size limits of one call.
+        name: of the function in XLA. JAX's compilation cache distinguishes programs by name, so that a new name forces a new
+            compilation; this matters because XLA cannot serialise an executable loaded from that cache.
     """
 
     def __init__(
@@ -112,7 +117,7 @@ class LoweredProgram:
         limits: Limits,
         name: str = "tiles",
     ) -> None:
-        tile = jax.jit(tile)  # traced once for its shapes and for the program
+        tile = jax.jit(tile)  # traced once, for its shapes and for the program
         first = jax.tree.map(lambda v: v[0], inputs)
         shapes = jax.eval_shape(tile, first[0], within, *first[1:], np.int64(1))
         size = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(shapes))
@@ -151,7 +156,7 @@ class Program:
     """A compiled program that computes up to `capacity` tiles a call, on any device of one kind.
 
     On processors, JAX's devices are shares of one and the same machine, so all of them run one executable. Other devices load
-    the bytes of the first one's executable, or, where there are none, compile their own.
+    the bytes of the first one's executable, or compile their own if there are none.
 
     Args:
         compiled: the executable of one device.
@@ -159,8 +164,8 @@ class Program:
         blank: zeros of the shapes of a call's inputs.
         alone: as the attribute.
         data: the bytes of the executable, from `to_bytes`.
-        compile_on: compiles the program for a device that has no bytes to load; None where there always are.
-        shared: whether all devices run one executable; None for the platform's way.
+        compile_on: compiles the program for a device that cannot load the bytes; None if every device can.
+        shared: whether all devices run one executable; None for the platform's default.
 
     Attributes:
         alone: whether no other program may run at the same time on processors (see `resources`).
@@ -188,9 +193,9 @@ class Program:
         """Compile a program.
 
         Args:
-            lowered: what to compile.
+            lowered: the program to compile.
             alone: as the attribute.
-            is_new: whether JAX's compilation cache cannot have it, so that the executable can become bytes.
+            is_new: whether JAX's compilation cache cannot contain it, so that the executable can be serialised.
             shared: as in the class.
         """
         executable = lowered.compile()
@@ -201,7 +206,7 @@ class Program:
 
     @classmethod
     def from_bytes(cls, data: bytes | None, inputs: Inputs, device: jax.Device) -> Program | None:
-        """Return the program that `to_bytes` has turned into bytes, None if these are no good here."""
+        """Return the program from the bytes of `to_bytes`; None if these cannot be used here."""
         loaded = None if data is None else unpack(data, device)
         if loaded is None:
             return None
@@ -209,7 +214,7 @@ class Program:
         return cls(compiled, device, _blank(inputs, about["capacity"]), about["alone"], data=data)
 
     def to_bytes(self) -> bytes | None:
-        """Return the program as bytes, None where it cannot be written."""
+        """Return the program as bytes; None if it cannot be serialised."""
         return self._data
 
     def on(self, device: jax.Device) -> jax.stages.Compiled:
@@ -223,14 +228,14 @@ class Program:
         return self._loaded[device]
 
     def load(self, devices: Iterable[jax.Device]) -> None:
-        """Load the executable on some devices, side by side."""
+        """Load the executable on several devices, in parallel."""
         missing = [] if self._shared else [device for device in dict.fromkeys(devices) if device not in self._loaded]
         if missing:
             with ThreadPoolExecutor(len(missing)) as pool:
                 list(pool.map(self.on, missing))
 
     def memory(self) -> int:
-        """Return the bytes of working memory that a call takes."""
+        """Return the bytes of working memory that a call needs."""
         analysis = self._loaded[self._home].memory_analysis()
         return 0 if analysis is None else int(analysis.temp_size_in_bytes)
 
@@ -251,5 +256,5 @@ class Program:
 
 
 def _blank(inputs: Inputs, capacity: int) -> Inputs:
-    """Return zeros of the shapes of a call's inputs, given an example of those of any number of tiles."""
+    """Return zeros of the shapes of a call's inputs, given an example for any number of tiles."""
     return jax.tree.map(lambda v: np.zeros((capacity, *v.shape[1:]), v.dtype), inputs)

@@ -1,4 +1,4 @@
-"""Compiled programs that a process leaves for the next one.
+"""Compiled programs kept on disk for the next process.
 
 They lie beside those of JAX's compilation cache, in its subfolder `rmtjax-programs`, if that cache is on. JAX's cache
 saves the compilation; this one saves the trace and the lowering, too, which take longer than a short run. The name of an
@@ -41,12 +41,12 @@ _PACKAGE = Path(rmtjax.__file__).resolve().parent
 _STARTED = time.time()
 
 _SETTLED_S = 5.0
-"""A source file that changed less than this before the import, in seconds, may differ from what was imported."""
+"""A source file that changed less than this before the import, in seconds, may differ from the imported code."""
 
 _FOLDER = "rmtjax-programs"
 
 _VERSIONS = 3
-"""Number of versions of the source whose programs stay on the disk."""
+"""Number of versions of the source whose programs stay on disk."""
 
 _UNUSED_S = 60 * 86400.0
 """An executable that is unused for longer is dropped, in seconds."""
@@ -66,7 +66,7 @@ _IRRELEVANT = (
 
 
 class Unknown(Exception):
-    """A sampler has parts that are not known well enough to name its programs."""
+    """Raised for a sampler with parts that cannot be identified well enough to name its programs."""
 
 
 def fingerprint(value: Any) -> str:
@@ -121,7 +121,7 @@ def _feed_function(function: types.FunctionType, digest: Any, parents: list[int]
         raise Unknown(f"{function.__qualname__} is defined in {code.co_filename}")
     digest.update(f"{function.__module__}.{function.__qualname__}:{code.co_firstlineno}:".encode())
     digest.update(code.co_code + repr((code.co_names, code.co_varnames, code.co_freevars)).encode())
-    # Two lambdas of one line differ in their constants, of which those that are code have no text of their own.
+    # Two lambdas in one line differ in their constants, of which those that are code have no text of their own.
     digest.update(repr([c for c in code.co_consts if not isinstance(c, types.CodeType)]).encode())
     _feed((function.__defaults__, function.__kwdefaults__), digest, parents)
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
@@ -134,7 +134,7 @@ def _feed_function(function: types.FunctionType, digest: Any, parents: list[int]
 
 
 def _is_ours(value: Any) -> bool:
-    """Return whether a value is what the source of this package or of JAX and NumPy binds to its name."""
+    """Return whether a value is what the source of this package, of JAX or of NumPy binds to its name."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not (isinstance(module, str) and isinstance(name, str)):
         return False
@@ -148,7 +148,7 @@ def _is_ours(value: Any) -> bool:
 
 @functools.cache
 def _source() -> str | None:
-    """Return a hash of the package's source, None if a file may have changed since it was imported."""
+    """Return a hash of the package's source; None if a file may have changed since it was imported."""
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         try:
@@ -161,7 +161,7 @@ def _source() -> str | None:
 
 
 def _circumstances(device: jax.Device) -> dict[str, Any]:
-    """Return what decides on a program beside its own source and shapes."""
+    """Return everything besides source and shapes that determines a program."""
     config = {name: repr(value) for name, value in jax.config.values.items()}
     return {
         "config": {n: v for n, v in config.items() if not any(part in n for part in _IRRELEVANT)},
@@ -174,13 +174,13 @@ def _circumstances(device: jax.Device) -> dict[str, Any]:
 class ProgramFiles:
     """The programs in a folder, for one device.
 
-    A program's file has the hash of its lowered text for a name. It is found by that name after a lowering, or without any
-    lowering by the name of a small file that is a hash of what the program is made of and holds the other name. Thus a new
-    version of this package compiles only what it has changed.
+    A program's file is named by the hash of its lowered text, by which it is found after a lowering. Without a lowering it is
+    found through a small file that holds this name and is itself named by a hash of the program's parts. Thus a new version of
+    this package compiles only the programs that it changed.
 
     Args:
-        folder: where the files are; None keeps nothing.
-        device: what the programs are for.
+        folder: folder of the files; None keeps nothing.
+        device: device of the programs.
     """
 
     def __init__(self, folder: Path | None, device: jax.Device) -> None:
@@ -189,12 +189,12 @@ class ProgramFiles:
 
     @classmethod
     def beside_jax(cls, device: jax.Device) -> ProgramFiles:
-        """Return the programs beside those of JAX's compilation cache, none where that is off or not on a disk."""
+        """Return the programs beside JAX's compilation cache, none if that is off or not on a disk."""
         folder = jax_cache()
         return cls(None if folder is None or "://" in folder else Path(folder) / _FOLDER, device)
 
     def name(self, parts: Any) -> str | None:
-        """Return the name of the program that these parts make, None where it must not be kept."""
+        """Return the name of the program made from these parts; None if it must not be kept."""
         source = None if self._folder is None else _source()
         if source is None:
             return None
@@ -207,11 +207,11 @@ class ProgramFiles:
         return f"source-{version}/{name}"
 
     def content_name(self, text: str, alone: bool) -> str:
-        """Return the name of the program of a lowered text."""
+        """Return the name of the program with a given lowered text."""
         return f"executables/{fingerprint((text, alone, _versions(), self._circumstances))}"
 
     def find(self, name: str | None) -> bytes | None:
-        """Return the content of the file of either name, None if it cannot be read."""
+        """Return the content of the file of either name; None if it cannot be read."""
         if name is None or self._folder is None:
             return None
         try:
@@ -221,13 +221,13 @@ class ProgramFiles:
                     return None
             path = self._folder / name
             data = path.read_bytes()
-            os.utime(path)  # a file that is in use is not old
+            os.utime(path)  # a file that is used does not age
             return data
         except (OSError, ValueError):
             return None
 
     def write(self, name: str, content_name: str, data: bytes) -> None:
-        """Write a program under both its names, if the folder can be written, and drop unused ones."""
+        """Write a program under both its names, if the folder is writable, and drop unused ones."""
         try:
             for file, content in ((content_name, data), (name, content_name.encode("ascii"))):
                 path = self._folder / file
@@ -254,9 +254,9 @@ class ProgramFiles:
 
 
 def jax_cache() -> str | None:
-    """Return the folder of JAX's compilation cache, None if that is off."""
+    """Return the folder of JAX's compilation cache; None if that is off."""
     folder = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
-    return folder or None  # an empty path is off, too, and not the folder that the process is in
+    return folder or None  # an empty path also means off, not the current folder
 
 
 def _age(path: Path) -> float:

@@ -1,4 +1,4 @@
-"""The programs of a run, by static parameters: kept by this process, left by an earlier one, or compiled."""
+"""The programs of a run, by static parameters: cached in this process, loaded from disk, or compiled."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ProgramCache:
         self._lock = threading.Lock()
 
     def get(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """Return the program of a key, made if it is missing."""
+        """Return the program of a key, making it if it is missing."""
         with self._lock:
             future = self._programs.get(key)
             if is_mine := future is None:
@@ -57,21 +57,21 @@ class ProgramCache:
 
 
 PROGRAMS = ProgramCache(Limits().programs)
-"""The programs that this process keeps for all its runs."""
+"""The programs that this process caches for all its runs."""
 
 
 class Programs:
     """The programs of a run, and the inputs that they take.
 
     Args:
-        claim: what is drawn.
-        sampler: how.
+        claim: the claim to draw.
+        sampler: its sampler.
         options: the sampler's options.
         plan: the tiles.
         keys: key data of every cell, shape (cells, 2).
         devices: one for each thread that calls programs.
         memory: bytes that all calls together may use.
-        limits: how much one call takes.
+        limits: size limits of one call.
 
     Attributes:
         compile_s: wall time of making programs so far, in seconds.
@@ -106,12 +106,12 @@ class Programs:
 
     @property
     def devices(self) -> tuple[jax.Device, ...]:
-        """The devices that call programs at the same time: one alone where a program must run alone."""
+        """The devices that call programs at the same time: only one if a program must run alone."""
         return self._devices[:1] if self._is_exclusive else self._devices
 
     @property
     def working_memory(self) -> int:
-        """The bytes of working memory that one call of each program takes, added up."""
+        """The total bytes of working memory of one call of each program."""
         return sum(program.memory() for program in self._programs.values())
 
     def static_of(self, cell: int) -> tuple:
@@ -160,7 +160,7 @@ class Programs:
         return params, self._keys[cells], tiles[:, 1] * self._plan.block
 
     def _program(self, static: tuple, inputs: Inputs) -> Program:
-        """Return the program for some static parameters: one that is kept and fits the memory, else a new one."""
+        """Return the program for given static parameters: a cached one that fits the memory, otherwise a new one."""
         program = PROGRAMS.get(self._key(static), lambda: self._stored(static, inputs))
         if program.memory() > self._reserve(program.alone):
             program = self._compiled(static, inputs)
@@ -168,7 +168,7 @@ class Programs:
         return program
 
     def _key(self, static: tuple) -> tuple:
-        """Return what distinguishes a program from others, the sampler's function first."""
+        """Return the key that distinguishes a program from others, the sampler's function first."""
         plan = self._plan
         shapes = tuple((name, v.shape) for name, v in self._within.items())
         made_of = self._sampler.draw, tuple(sorted(self._options.items())), static, shapes, tuple(self._columns)
@@ -176,7 +176,7 @@ class Programs:
         return (*made_of, plan.outputs, plan.statistics, sizes, self._devices[0].platform)
 
     def _width(self, static: tuple) -> int:
-        """Return the number of trials that the sampler wants to be drawn at once."""
+        """Return the number of trials that the sampler draws at once."""
         width = self._sampler.batch_size
         if callable(width):
             width = width(**self._named(static))
@@ -186,13 +186,13 @@ class Programs:
         return dict(zip(self._sampler.static_argnames, static, strict=True))
 
     def _reserve(self, alone: bool) -> float:
-        """Return the bytes that one call of a program may use; a program that must run alone is then the only one."""
+        """Return the bytes that one call of a program may use; a program that must run alone has all of the budget."""
         if alone and self._devices[0].platform == "cpu":
             self._is_exclusive = True
         return self.memory / len(self.devices)
 
     def _stored(self, static: tuple, inputs: Inputs) -> Program:
-        """Return the program that an earlier process has left, else a new one, which is left for the next."""
+        """Return the program that an earlier process stored, otherwise a new one, which is stored for the next process."""
         files = ProgramFiles.beside_jax(self._devices[0])
         name = files.name(self._key(static))
         program = Program.from_bytes(files.find(name), inputs, self._devices[0])
@@ -206,7 +206,7 @@ class Programs:
         Args:
             static: the static parameters.
             inputs: an example of its inputs.
-            files: where it is kept for the next process.
+            files: the stored programs of earlier processes.
             name: its name there; None if it is not kept.
         """
         plan, device = self._plan, self._devices[0]
@@ -219,7 +219,7 @@ class Programs:
         width = widest = whole_width(plan.block, min(self._width(static), most))
         budget = self._reserve(needed.pooled)
         self._check_memory(needed.bytes, budget, static)
-        # A name that is new to JAX's compilation cache, where the executable is to become bytes: see `LoweredProgram`.
+        # The name is new to JAX's compilation cache if the executable is to be serialised: see `LoweredProgram`.
         own_name = "tiles" if name is None else f"tiles_{uuid.uuid4().hex}"
         while True:
             tile = tile_function(draw, plan, width, width * plan.cells_per_tile <= most)
@@ -242,7 +242,7 @@ class Programs:
             return LoweredProgram(tile, inputs, self._within, device, self._limits, name)
         except (
             NotImplementedError
-        ) as error:  # a primitive that the platform lacks; `needs` has traced the sampler before
+        ) as error:  # a primitive that the platform lacks; `needs` has already traced the sampler
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"platform = {device.platform}: {self._claim.name!r} cannot be compiled for it ({reason})"

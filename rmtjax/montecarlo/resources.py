@@ -1,4 +1,4 @@
-"""Memory and devices: what is available, and what a trial needs of it."""
+"""Memory and devices: the available amounts, and the needs of a trial."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _host_memory() -> float:
         free = float(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    try:  # a container may be allowed less than the machine has
+    try:  # a container may have less than the machine
         with (
             open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit,
             open("/sys/fs/cgroup/memory.current", encoding="ascii") as used,
@@ -57,12 +57,12 @@ def _chosen(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
     except TypeError:
         chosen = [devices]
     if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
-        raise InputError(f"devices = {shown(devices)}: must be a list of devices of JAX, at least one")
+        raise InputError(f"devices = {shown(devices)}: must be a list of at least one JAX device")
     return chosen
 
 
 def available_memory(devices: Sequence[jax.Device] | None = None) -> float:
-    """Return the free bytes of all devices together; those of the host where they are processor cores."""
+    """Return the free bytes of all devices together; on processors, those of the host."""
     devices = _chosen(devices)
     if devices[0].platform == "cpu":
         return _host_memory()
@@ -71,11 +71,11 @@ def available_memory(devices: Sequence[jax.Device] | None = None) -> float:
 
 
 class Needs(NamedTuple):
-    """What tracing shows about a function.
+    """Needs of a function that tracing reveals.
 
     Attributes:
-        bytes: of the largest array that it makes on the way: a lower bound of the memory it needs.
-        products: in its largest call of LAPACK, 0 if there is none.
+        bytes: size of its largest intermediate array, a lower bound of its memory.
+        products: number of products in its largest LAPACK call, 0 if there is none.
         pooled: whether it calls LAPACK on batches that JAX deals out, so that its programs must run one at a time on
             processors.
     """
@@ -117,12 +117,12 @@ def _needs(jaxpr) -> Needs:
 
 
 def needs(function: Callable, *args) -> Needs:
-    """Trace a function and return what it needs, without compiling it."""
+    """Trace a function and return its needs, without compiling it."""
     return _needs(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def workers(devices: Sequence[jax.Device] | None, tiles: int) -> list[jax.Device]:
-    """Return the devices to use, an entry for each thread that calls programs on it.
+    """Return the devices to use, one entry for each thread that calls programs on them.
 
     Those given have one thread each. By default all devices are used, and processors have a thread for each core, since a
     program mostly uses one core.

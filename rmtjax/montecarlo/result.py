@@ -1,4 +1,4 @@
-"""Results: labelled datasets made of the statistics of blocks."""
+"""Results: labelled datasets made from the statistics of blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["assemble", "result_variables", "rows_of", "same_law", "to_records", 
 
 
 def z_score(excess: np.ndarray, se: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return excess/se; where nothing varies, 0 if the excess is rounding and ±∞ if not."""
+    """Return excess/se; if nothing varies, 0 if the excess is rounding and ±∞ otherwise."""
     rounding = np.abs(excess) <= 1e-12 * np.maximum(np.abs(scale), 1e-300)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((se == 0) & rounding, 0.0, excess / se)
@@ -38,11 +38,11 @@ def rows_of(plan: Plan, tiles: np.ndarray, values: State) -> tuple[np.ndarray, n
 
 
 def assemble(plan: Plan, law: Mapping[str, np.ndarray], tiles: np.ndarray, values: State) -> xr.Dataset:
-    """Return the dataset of a run, or of the part of it that is done.
+    """Return the dataset of a run, or of its finished part.
 
     Args:
         plan: of the run.
-        law: what it predicts, by output, in the grid's shape.
+        law: its predictions, by output, in the grid's shape.
         tiles: those that are done, (group, block), shape (tiles, 2).
         values: their statistics, arrays (tiles, cells of a tile, …, outputs, points).
     """
@@ -76,7 +76,7 @@ def result_variables(
     """Return the variables of a result, the law and its z among them.
 
     Args:
-        statistics: what is kept, `Moments` first.
+        statistics: the statistics that are kept, `Moments` first.
         merged: their state, for each cell.
         expected: the law, shape (cells, outputs, points).
         rows: all blocks, where they are known.
@@ -110,7 +110,7 @@ def same_law(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def to_records(result: xr.Dataset) -> list[dict]:
-    """Return the cells of a result as plain dicts: parameters, trials, and mean, se, law and z (by output where several)."""
+    """Return the cells of a result as dicts: parameters, trials, and mean, se, law and z (by output if there are several)."""
     outputs = [str(name) for name in result["output"].values]
     table = result[["mean", "se", "law", "z", "trials"]]
     dims = [d for d in table.dims if d != "output"]

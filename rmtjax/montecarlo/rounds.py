@@ -1,4 +1,4 @@
-"""The rounds of a run: which tiles are done, which are missing, and which come next."""
+"""The rounds of a run: finished tiles, missing tiles and the tiles that come next."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Arrays = dict[str, np.ndarray]
 
 
 class Rounds:
-    """The rounds of a run and what they have found, here or in a store, in this process or in several.
+    """The rounds of a run and their results, in memory or in a store, in one process or in several.
 
     Args:
         plan: cuts the run into tiles and decides on each round.
-        store: where finished chunks are; None keeps them in memory. Of several processes only the first has one.
+        store: store of finished chunks; None keeps them in memory. Of several processes only the first has one.
         budget: bytes that the results may take.
 
     Attributes:
@@ -42,7 +42,7 @@ class Rounds:
 
     @property
     def missing(self) -> dict[int, np.ndarray]:
-        """The tiles of each chunk of this round that is not done."""
+        """The tiles of each unfinished chunk of this round."""
         size = self._plan.chunk
         chunks = {self._first_chunk + i // size: self.tiles[i : i + size] for i in range(0, len(self.tiles), size)}
         is_stored = self._fresh.__contains__ if self._store is None or self._is_shared else self._store.has
@@ -50,7 +50,7 @@ class Rounds:
 
     @property
     def missing_tiles(self) -> np.ndarray:
-        """The tiles of all chunks of this round that are not done."""
+        """The tiles of all unfinished chunks of this round."""
         return np.concatenate([self.tiles[:0], *self.missing.values()])
 
     @property
@@ -60,7 +60,7 @@ class Rounds:
 
     @property
     def missing_trials(self) -> int:
-        """The trials of this round that are not done."""
+        """The unfinished trials of this round."""
         return int(self._plan.trials_in(self.missing_tiles).sum())
 
     @property
@@ -74,7 +74,7 @@ class Rounds:
             self._fresh[chunk] = values
 
     def close(self) -> None:
-        """Close the round and decide on the next from its results; a damaged part leaves the round open."""
+        """Close the round and choose the next from its results; a damaged part leaves the round open."""
         size = self._plan.chunk
         chunks = range(self._first_chunk, self._first_chunk + -(-len(self.tiles) // size))
         values = self._read(chunks)
@@ -91,7 +91,7 @@ class Rounds:
             self._recall()
 
     def _read(self, chunks: range) -> Arrays | None:
-        """Return the statistics of this round's tiles, None if some of them are damaged and have to be drawn again."""
+        """Return the statistics of this round's tiles; None if some are damaged and have to be drawn again."""
         count, first = len(self.tiles), chunks.start * self._plan.chunk
         if self._store is None or self._is_shared:
             values = {k: v[:count] for k, v in joined([self._fresh[c] for c in sorted(self._fresh)]).items()}
@@ -105,7 +105,7 @@ class Rounds:
             raise
 
     def _recall(self) -> None:
-        """Broadcast to all processes what the first has stored of this round."""
+        """Broadcast to all processes what the first one has stored of this round."""
         if not self._is_shared:
             return
         size, stored = self._plan.chunk, None

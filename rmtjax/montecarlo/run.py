@@ -1,10 +1,10 @@
-"""Run a claim: draw its sampler over a grid and set the result beside the law.
+"""Run a claim: draw its sampler over a grid and compare the result with the law.
 
 The unit of work is a *tile*: one block of trials of one cell (or of a few cells, where a block is not full). Devices
 take tiles from a queue, a few at a time, and finished tiles are gathered into *chunks*; a chunk is stored at once or not
 at all. A tile is computed by a program for a single device, the same one on each, from inputs that depend on nothing
-else. So its numbers are the same to the bit on one device or eight, in a run of one piece or in one that was killed and
-resumed. (A program partitioned over several devices by `shard_map` is compiled otherwise and differs in the last bits.)
+else. So its numbers are bit-identical on one device or eight, in a run of one piece or in one that was killed and
+resumed. (A program partitioned over several devices by `shard_map` is compiled differently and differs in the last bits.)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = ["Run", "run"]
 
 
 class _Stopwatch:
-    """Adds up the seconds of the `with` blocks that it is entered for, the present one included."""
+    """Adds up the seconds spent in its `with` blocks, the present one included."""
 
     def __init__(self) -> None:
         self._total, self._began = 0.0, None
@@ -71,7 +71,7 @@ class Run:
     the other.
 
     Args:
-        claim: what to draw and what to expect.
+        claim: the claim to draw, with its law.
         grid: the cells to draw; the claim's default if None.
         config: the settings.
         settings: fields of `RunConfig` that differ from `config`.
@@ -113,7 +113,7 @@ class Run:
                 raise
 
     def _open_store(self) -> tuple[Store | None, InputError | None]:
-        """Return the store, in the first process, and why it cannot be used, which all processes have to hear."""
+        """Return the store, in the first process, and the reason if it cannot be used, which all processes must learn."""
         if self.config.store is None or distributed.index() > 0:
             return None, None
         specification = {
@@ -127,14 +127,14 @@ class Run:
             return None, error
 
     def compile(self) -> None:
-        """Compile what is needed and not yet compiled.
+        """Compile the programs that are needed and not yet compiled.
 
         Raises:
             Stopped: at Ctrl-C.
         """
         # The result's library takes long to import; XLA compiles or loads meanwhile, and does not hold the interpreter. The
         # import ends before anything else begins: threadpoolctl walks the loaded libraries under the linker's lock, which an
-        # import in another thread may hold while each of the two waits for the other.
+        # import in another thread may hold, and the two can deadlock.
         imported = threading.Thread(target=importlib.import_module, args=("xarray",), daemon=True)
         imported.start()
         with self._clock, stopping(self._how_far):
@@ -148,22 +148,22 @@ class Run:
                 imported.join()
 
     def discard(self) -> None:
-        """Release the store, and remove it if this run created it and wrote nothing into it."""
+        """Release the store, and remove it if this run created it and wrote nothing to it."""
         if self.store is not None:
             self.store.discard()
 
     def _how_far(self) -> str:
-        """Return what is done when the run stops now, and how to resume it."""
+        """Return a message on the progress of the stopped run and on how to resume it."""
         if self.store is None:
             is_silent = distributed.count() > 1 and distributed.index()
             return "stopped" if is_silent else "stopped: nothing is kept without a store"
         total, missing = self.rounds.trials, self.rounds.missing_trials
         if missing == total:
             return "stopped before anything was drawn"
-        return f"stopped: {total - missing:,} of {total:,} trials are in {self.store.path}; run it again to go on from there"
+        return f"stopped: {total - missing:,} of {total:,} trials are in {self.store.path}; run it again to resume"
 
     def execute(self, progress: Report = None) -> xr.Dataset:
-        """Draw what is missing, after `compile`, and return the result of all.
+        """Draw the missing trials, after `compile`, and return the whole result.
 
         Raises:
             InputError: if this run has already been executed, or runs out of memory.
@@ -194,7 +194,7 @@ class Run:
 
     def _draw(self, progress: Report) -> None:
         """Draw round after round until none is left."""
-        # LAPACK's own threads and XLA's get in each other's way; the scheduler's threads keep the cores busy.
+        # LAPACK's own threads and XLA's compete for cores; the scheduler's threads keep the cores busy.
         one_thread = threadpool_limits(1, user_api="blas")
         with stopping(self._how_far), computing(), one_thread, Reporter(1, self.claim.name, progress) as bar:
             try:
@@ -235,7 +235,7 @@ class _Writer:
     """Writes chunks into a store in a thread of its own, while the devices draw.
 
     Args:
-        store: where to; None writes nothing.
+        store: the store; None writes nothing.
         most: the largest number of chunks that wait for the disk.
     """
 
@@ -250,13 +250,13 @@ class _Writer:
         self._pool.shutdown()
 
     def write(self, chunk: int, values: dict[str, np.ndarray]) -> None:
-        """Queue a chunk, after waiting for the oldest of too many."""
+        """Queue a chunk, first waiting for the oldest one if too many are queued."""
         if self._store is not None:
             self._pending.append(self._pool.submit(self._store.write, chunk, values))
             self.wait(self._most)
 
     def wait(self, most: int = 0) -> None:
-        """Wait until no more than so many chunks are pending."""
+        """Wait until at most the given number of chunks are pending."""
         while len(self._pending) > most:
             self._pending.popleft().result()
 
@@ -269,10 +269,10 @@ def run(
     progress: Report = None,
     **settings: Any,
 ) -> xr.Dataset:
-    """Draw a claim's sampler on every cell of a grid and set the result beside the law.
+    """Draw a claim's sampler on every cell of a grid and compare the result with the law.
 
     Args:
-        claim: what to draw and what to expect.
+        claim: the claim to draw, with its law.
         grid: the cells to draw; the claim's default if None.
         config: the settings of the run.
         progress: True draws a bar on standard error, None (the default) on a terminal only; or a function of a `Progress`.
@@ -280,7 +280,7 @@ def run(
 
     Returns:
         A dataset with dimension ``output`` and one for each axis of the grid, and the variables ``mean``, ``se``
-        (standard error), ``law``, ``z`` = (mean − law)/se, ``variance``, ``min``, ``max``, ``trials``; where asked for,
+        (standard error), ``law``, ``z`` = (mean − law)/se, ``variance``, ``min``, ``max``, ``trials``; if requested,
         ``covariance``, ``histogram``, ``samples``. Its attributes say what it is and how it was made.
 
     Raises:

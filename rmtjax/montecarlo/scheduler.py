@@ -35,7 +35,7 @@ class _Part:
 
 @dataclass
 class _Chunk:
-    """A chunk of which some tiles are missing."""
+    """A chunk with missing tiles."""
 
     missing: int
     arrays: dict[str, np.ndarray] = field(repr=False)
@@ -46,7 +46,7 @@ class Scheduler:
 
     Args:
         plan: the tiles.
-        programs: what computes them; they are compiled before the tiles are asked for.
+        programs: the compiled programs that compute them.
         limits: the target duration of a call.
 
     Attributes:
@@ -78,7 +78,7 @@ class Scheduler:
 
 
 class _Pass:
-    """One pass over some chunks, shared by the threads of all devices."""
+    """One pass over several chunks, shared by the threads of all devices."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class _Pass:
         self._plan, self._programs, self._limits = scheduler.plan, scheduler.programs, scheduler.limits
         self._seconds_per_tile = scheduler.seconds_per_tile
         self._chunks, self._finished, self._advance = chunks, finished, advance
-        self._queue, self._remainders = self._parts(), []  # what is left, and before it what was taken in part
+        self._queue, self._remainders = self._parts(), []  # what is left, after parts that were taken partially
         self._open: dict[int, _Chunk] = {}
         self._lock = threading.Lock()
 
@@ -114,7 +114,7 @@ class _Pass:
                     self._put(part, values)
 
     def stop(self) -> None:
-        """Let the threads end after the tiles that they have."""
+        """Let the threads end after the tiles that they have taken."""
         with self._lock:
             self._queue.close()
             self._remainders.clear()

@@ -1,7 +1,7 @@
 """Statistics of a stream of samples: computed per block on the device, merged on the host.
 
 Everything about a statistic is in its class here, see `Statistic`; a new one is a new class in `STATISTICS`. Blocks are merged
-as a binary tree in their order, so the result knows nothing of how the work was divided. `Samples` alone reduce nothing and
+as a binary tree in their order, so the result does not depend on how the work was divided. `Samples` alone reduce nothing and
 are never merged.
 """
 
@@ -37,7 +37,7 @@ State = Mapping[str, np.ndarray]
 
 
 class Rows(NamedTuple):
-    """Blocks, cell after cell: the cell and the block that each row is of, and the state of each."""
+    """Blocks, cell after cell: the cell and the block of each row, and the state of each."""
 
     cell: np.ndarray
     block: np.ndarray
@@ -48,8 +48,8 @@ class Variable(NamedTuple):
     """A variable of a result.
 
     Attributes:
-        values: shape (cells, outputs…, points, rest…), or (cells,) for what all outputs share.
-        long_name: what it is.
+        values: shape (cells, outputs…, points, rest…), or (cells,) if all outputs share them.
+        long_name: its description.
         lead: names of the axes of outputs.
         rest: names of the axes after the points.
     """
@@ -61,10 +61,10 @@ class Variable(NamedTuple):
 
 
 class Statistic(Protocol):
-    """What is kept of samples.
+    """A statistic of samples.
 
     Attributes:
-        name: what it is called in a plan.
+        name: its name in a plan.
         names: the arrays of the state that it keeps.
         is_reduced: whether blocks are merged; if not, `merge` is never called.
     """
@@ -74,7 +74,7 @@ class Statistic(Protocol):
     is_reduced: ClassVar[bool]
 
     def arrays(self, outputs: int, points: int, block: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the arrays of one cell and block that no other statistic has."""
+        """Return the shapes of the arrays of one cell and block that no other statistic keeps."""
 
     def block(self, x: jax.Array, live: jax.Array) -> dict[str, jax.Array]:
         """Reduce the samples of one block, shape (trials, outputs, points), of which only some trials are live."""
@@ -90,10 +90,10 @@ class Statistic(Protocol):
 
     @classmethod
     def of_result(cls, result: xr.Dataset) -> Statistic | None:
-        """Return the statistic that a result has, None if it has none of the kind."""
+        """Return the statistic that a result has; None if it has none of this kind."""
 
     def from_result(self, values: Mapping[str, np.ndarray], count: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the arrays of which `to_result` has made these variables; those of a cell without a trial are neutral."""
+        """Return the arrays from which `to_result` made these variables; those of a cell without trials are neutral."""
 
 
 def _masked(x, live, fill):
@@ -101,7 +101,7 @@ def _masked(x, live, fill):
 
 
 def _like(count: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the count with as many axes as the values have."""
+    """Return the count with as many axes as the values."""
     return count.reshape(count.shape + (1,) * (values.ndim - count.ndim))
 
 
@@ -111,7 +111,7 @@ def _per_degree(squares: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _squares(variance: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Return the sums of squares of a variance; of a single trial nothing is known of it, and nothing deviates."""
+    """Return the sums of squares of a variance; 0 for a single trial, whose variance is unknown."""
     count = _like(count, variance)
     return np.where(count > 1, variance * (count - 1), 0.0)
 
@@ -189,7 +189,7 @@ class Moments:
         return cls()
 
     def from_result(self, values: Mapping[str, np.ndarray], count: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the moments of which `to_result` has made these variables."""
+        """Return the moments from which `to_result` made these variables."""
         is_drawn = _like(count, values["mean"]) > 0
         return {
             "count": count,
@@ -238,7 +238,7 @@ class Comoments:
         return cls() if "covariance" in result else None
 
     def from_result(self, values: Mapping[str, np.ndarray], count: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the sums of which `to_result` has made the covariance."""
+        """Return the sums from which `to_result` made the covariance."""
         return {"comoment": _squares(values["covariance"], count)}
 
 
@@ -293,7 +293,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples themselves, 0 where a trial does not count. Nothing is reduced: keep only what fits."""
+    """The samples themselves, 0 where a trial does not count. Nothing is reduced, so keep only as many as fit."""
 
     name = "Samples"
     names = ("samples",)
@@ -308,7 +308,7 @@ class Samples:
         return {"samples": _masked(x, live, 0.0)}
 
     def merge(self, a: State, b: State) -> dict[str, np.ndarray]:
-        """Samples are not merged."""
+        """Return nothing: samples are not merged."""
         raise NotImplementedError
 
     def to_result(self, merged: State, rows: Rows | None) -> dict[str, Variable]:
@@ -332,16 +332,16 @@ class Samples:
         return cls() if "samples" in result else None
 
     def from_result(self, values: Mapping[str, np.ndarray], count: np.ndarray) -> dict[str, np.ndarray]:
-        """Return nothing: results put their samples one after another."""
+        """Return nothing: results concatenate their samples."""
         return {}
 
 
 STATISTICS: dict[str, type] = {kind.name: kind for kind in (Moments, Comoments, Histogram, Samples)}
-"""Every statistic by its name, in the order in which their variables stand in a result."""
+"""Every statistic by its name, in the order of their variables in a result."""
 
 
 def result_numbers(statistics: Sequence[Statistic], outputs: int, points: int, block: int) -> int:
-    """Return how many numbers are kept of one cell and block."""
+    """Return the number of values that are kept of one cell and block."""
     shapes = [shape for s in statistics for shape in s.arrays(outputs, points, block).values()]
     return sum(map(math.prod, shapes))
 
@@ -350,9 +350,9 @@ def merge_tiles(statistics: Sequence[Statistic], tiles: State, owner: np.ndarray
     """Merge the rows that belong together, neighbours first, in a binary tree.
 
     Args:
-        statistics: what the rows hold; those that are not reduced are left out.
+        statistics: the statistics of the rows; those that are not reduced are left out.
         tiles: arrays with a row for each block of trials.
-        owner: whom each row belongs to, ascending, shape (rows,); the rows of one stand in the order of its blocks.
+        owner: owner of each row, ascending, shape (rows,); the rows of one owner are in the order of its blocks.
 
     Returns:
         Arrays with a row for each owner.

@@ -1,15 +1,15 @@
-"""A Zarr store that a run is written to chunk by chunk.
+"""A Zarr store to which a run is written chunk by chunk.
 
-Layout: the root's attributes hold the run's specification; ``law/`` what is predicted; ``tiles/`` the statistics of the tiles,
+Layout: the root's attributes hold the run's specification; ``law/`` the predictions; ``tiles/`` the statistics of the tiles,
 a row each in the order of the rounds (`rmtjax.montecarlo.plan`), ``moments`` being mean, sum of squares, least and largest
-value, with a checksum for each chunk; ``result/`` the finished dataset; ``provenance/`` how the session that finished
-it went, the only part that may differ between two runs of the same specification.
+value, with a checksum for each chunk; ``result/`` the finished dataset; ``provenance/`` a record of the session
+that finished it, the only part that may differ between two runs of the same specification.
 
 Every file appears under its name only when it is complete. The ``count`` of a chunk is written last, so a chunk whose
 ``count`` exists is complete. Whoever writes holds a lock on the folder, which the system releases when the process ends.
-Digests show whether the files are still what was written, before their bytes are decoded. A run draws a chunk that is
+Digests reveal changed files before their bytes are decoded. A run draws a chunk that is
 damaged or lost again, and writes a damaged result again; it cannot restore its own description.
-Everything is on the disk before the provenance says that the run is finished.
+Everything is on disk before the provenance says that the run is finished.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _MOMENTS = ("mean", "m2", "min", "max")
 _MOST = 1 << 40
-"""Capacity of a store, in tiles, where the number of tiles depends on the draws."""
+"""Capacity of a store, in tiles, if the number of tiles depends on the draws."""
 
 
 class Store:
@@ -74,17 +74,17 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike, plan: Plan, made: Mapping[str, Any], law: Mapping[str, np.ndarray]) -> Store:
-        """Return the store of this run, created where nothing exists.
+        """Return the store of this run, creating it if nothing exists.
 
         Args:
             path: a folder.
             plan: of the run.
             made: seed, method, options and generator.
-            law: what is predicted, by output.
+            law: the predictions, by output.
 
         Raises:
-            InputError: where the path holds something else, which is left as it was; where another process is writing; where
-                nothing can be written.
+            InputError: if the path holds something else, which is left untouched; if another process is writing; if nothing can
+                be written.
         """
         import zarr
         from zarr.codecs import ZstdCodec
@@ -112,17 +112,19 @@ class Store:
                 if attributes.get(key) != value:
                     entry, stored, asked = _difference(key, attributes.get(key), value)
                     raise InputError(
-                        f"store {path} holds another run: its {entry} is {shown(stored)}, here it is {shown(asked)};"
-                        " give another folder or remove this one"
+                        f"store {path} holds a different run: its {entry} is {shown(stored)}, here it is {shown(asked)};"
+                        " choose another folder or remove this one"
                     )
             check_folder(path, "law", attributes["law"])
             with intact(path):
                 before = {name: np.asarray(array[...]) for name, array in root["law"].arrays()}
             for name, values in law.items():
-                if not same_law(before[name].ravel(), np.ravel(values)):  # a single cell's is stored with one axis
+                if not same_law(
+                    before[name].ravel(), np.ravel(values)
+                ):  # that of a single cell is stored with one axis
                     raise InputError(
-                        f"store {path} holds another run: its law of {name} has other values; give another folder or"
-                        " remove this one"
+                        f"store {path} holds a different run: its law of {name} has different values; choose another folder"
+                        " or remove this one"
                     )
         release = lock_folder("store", path)
         try:
@@ -139,14 +141,14 @@ class Store:
         return store
 
     def discard(self) -> None:
-        """Close the store; remove it if this process made it and it holds no chunk, so that another run can take its place."""
+        """Close the store; remove it if this process created it and it holds no chunk, so that another run can take its place."""
         unused = self._new and not self._done
         if unused:
             for entry in self.path.iterdir():
                 if entry.name != LOCK:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         self.close()
-        if unused:  # the lock's file last: some systems remove no file that is locked
+        if unused:  # the lock's file last: some systems cannot remove a locked file
             (self.path / LOCK).unlink(missing_ok=True)
             if not self._folder_was_there:
                 self.path.rmdir()
@@ -157,7 +159,7 @@ class Store:
             self._release()
 
     def _stored(self) -> tuple[set[int], set[int]]:
-        """Return the chunks that are complete, and those that were and have lost a file; `count` is written last."""
+        """Return the complete chunks, and those that have since lost a file; `count` is written last."""
         names = {name for statistic in self.plan.statistics for name in statistic.names} - set(_MOMENTS)
         stored = {name: set() for name in sorted(names | {"moments", "count"})}
         for name in stored:
@@ -165,7 +167,9 @@ class Store:
             if name not in self._arrays or not folder.is_dir():
                 continue
             if self._arrays[name].attrs.get("digest") != layout_digest((folder / "zarr.json").read_bytes()):
-                raise InputError(f"store {self.path} is damaged: tiles/{name}/zarr.json is not what was written")
+                raise InputError(
+                    f"store {self.path} is damaged: tiles/{name}/zarr.json has changed since it was written"
+                )
             parts = (file.split(".") for file in os.listdir(folder))
             stored[name] = {int(part[1]) for part in parts if part[0] == "c" and part[-1].isdigit()}
         complete = set.intersection(*stored.values())
@@ -183,7 +187,7 @@ class Store:
         return "provenance" in self._root and bool(dict(self._root["provenance"].attrs))
 
     def forget_damaged(self, chunks: Iterable[int]) -> set[int]:
-        """Mark the damaged ones of some chunks as missing, with a warning, so that they are drawn again.
+        """Mark the damaged ones among the given chunks as missing, with a warning, so that they are drawn again.
 
         Returns:
             The damaged chunks, without those already drawn again once, since a bad disk would keep a run from ending.
@@ -202,7 +206,7 @@ class Store:
         return damaged
 
     def say_if_lost(self, missing: Iterable[int]) -> None:
-        """Warn that chunks are missing, if the run was finished and no warning has said so yet."""
+        """Warn that chunks are missing, once, if the run was finished."""
         lost = set(missing) - self._redrawn - self._lost
         if lost and self.finished:
             self._say_redrawn(lost, "a file is missing")
@@ -243,7 +247,7 @@ class Store:
         self._done.add(chunk)
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Return the statistics of tiles start … stop − 1, zero where they are not stored.
+        """Return the statistics of tiles start … stop − 1, zero if they are not stored.
 
         Raises:
             InputError: if a chunk is damaged.
@@ -285,7 +289,7 @@ class Store:
             recorded = read_sessions(self.path, self._root)
             sessions, digest = recorded or ([dict(made)], None)
             if digest is not None and folder_digest(self.path / "result") != digest:
-                self._say("its result is not what was written; it is written again")
+                self._say("its result has changed since it was written; it is written again")
                 recorded = None
             if recorded is None:
                 write_dataset(result, self.path)
@@ -297,7 +301,7 @@ class Store:
 
 
 def _difference(key: str, stored: Any, asked: Any) -> tuple[str, Any, Any]:
-    """Return what differs in an entry of two specifications, and both values; of two grids, the first value that differs."""
+    """Return the first difference in an entry of two specifications, and both values."""
     if (
         key == "grid"
         and stored is not None
@@ -313,28 +317,28 @@ def _difference(key: str, stored: Any, asked: Any) -> tuple[str, Any, Any]:
 
 
 def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the statistics of several lists of tiles as those of one list."""
+    """Return the statistics of several lists of tiles concatenated."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def state(plan: Plan, tiles: np.ndarray, parts: Sequence[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, ...]:
-    """Return what decides a plan's next round: blocks, trials and sums of squares of each cell."""
+    """Return the state that decides a plan's next round: blocks, trials and sums of squares of each cell."""
     cell, _, rows = rows_of(plan, tiles, joined([{n: p[n] for n in ("count", *_MOMENTS)} for p in parts]))
     merged = merge_tiles((Moments(),), rows, cell)
     return np.bincount(cell, minlength=plan.outer.size), merged["count"], merged["m2"]
 
 
 def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
-    """Write a result that is of no single run, such as several merged, so that `open_result` reads it.
+    """Write a result of no single run, such as a merged one, so that `open_result` reads it.
 
     Raises:
-        InputError: if the path exists already or cannot be written.
+        InputError: if the path already exists or cannot be written.
     """
     import zarr
 
     path = folder_path("out", path)
     if not is_free(path):
-        raise InputError(f"out = {path}: exists already; give a folder that does not")
+        raise InputError(f"out = {path}: already exists; choose a new folder")
     about = {name: result.attrs[name] for name in ("claim", "equation", "source")}
     with writing(f"out = {path}"), appearing(path) as unfinished:
         root = zarr.create_group(unfinished, attributes=signed({"format": FORMAT, **about}), zarr_format=3)
@@ -343,13 +347,13 @@ def write_result(path: str | os.PathLike, result: xr.Dataset) -> None:
 
 
 def open_result(path: str | os.PathLike) -> xr.Dataset:
-    """Return the dataset of a store, or of several that were merged, with the provenance of the session that finished it.
+    """Return the dataset of a store, of one run or merged, with the provenance of the session that finished it.
 
-    An unfinished run, which may be writing at the moment, gives what it has: cells without a trial are NaN, and the
+    An unfinished run, which may still be writing, gives its results so far: cells without a trial are NaN, and the
     attribute ``unfinished`` is 1.
 
     Raises:
-        InputError: if the folder is not a store of ours, is damaged or holds no chunk yet.
+        InputError: if the folder is not an rmtjax store, is damaged or holds no chunk yet.
     """
     import xarray as xr
 

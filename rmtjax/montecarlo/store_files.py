@@ -1,4 +1,4 @@
-"""The files of a store: how they appear, what shows that they are intact, and who wrote them."""
+"""The files of a store: atomic creation, digests against damage, and the provenance of their writers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder_path(name: str, path: Any) -> Path:
     """Return the path of a folder.
 
     Raises:
-        InputError: for an empty text, or anything that is no path.
+        InputError: for an empty text, or anything that is not a path.
     """
     if not isinstance(path, (str, os.PathLike)) or str(path) in ("", ".") or "\0" in str(path):
         raise InputError(f"{name} = {shown(path)}: must be the path of a folder")
@@ -72,7 +72,9 @@ def intact(path: Path, cure: str = "remove it and run again") -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # a full disk, say; Zarr's own errors have no number
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # for example a full disk; Zarr's own errors have no number
             raise
         if "start new thread" in str(error):
             raise MemoryError(str(error)) from None
@@ -82,7 +84,7 @@ def intact(path: Path, cure: str = "remove it and run again") -> Iterator[None]:
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill; it takes its name when it is complete, so that no kill leaves half of one."""
+    """Yield a folder to fill, which is renamed into place when complete, so that a kill never leaves half a folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         unfinished = Path(folder) / path.name
@@ -93,7 +95,7 @@ def appearing(path: Path) -> Iterator[Path]:
 
 
 def folder_digest(folder: Path) -> str:
-    """Return a digest of the files in a folder and their names; Zarr reads zeros or NaN for a lost file, silently."""
+    """Return a digest of the files in a folder and their names, since Zarr silently reads zeros or NaN for a lost file."""
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(folder.rglob("*")):
         if file.is_file() and not file.name.startswith("."):
@@ -104,30 +106,30 @@ def folder_digest(folder: Path) -> str:
 
 
 def layout_digest(content: bytes) -> str:
-    """Return a digest of an array's zarr.json without its attributes, which says how bytes become numbers."""
+    """Return a digest of an array's zarr.json without its attributes; it defines how bytes become numbers."""
     about = {key: value for key, value in json.loads(content).items() if key != "attributes"}
     return signed(about)["digest"]
 
 
 def signed(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes with their digest, which shows later whether they are still what was written."""
+    """Return attributes with their digest, which reveals later changes."""
     text = json.dumps(attributes, sort_keys=True)
     return {**attributes, "digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
 
 
 def is_signed(attributes: Mapping[str, Any]) -> bool:
-    """Return whether attributes are those that were signed."""
+    """Return whether attributes still match their digest."""
     return signed({key: value for key, value in attributes.items() if key != "digest"}) == attributes
 
 
 def check_folder(path: Path, name: str, digest: str, cure: str = "") -> None:
-    """Raise `InputError` where the files of a folder are not what was written."""
+    """Raise `InputError` if the files of a folder have changed since they were written."""
     if folder_digest(path / name) != digest:
-        raise InputError(f"store {path} is damaged: its {name} is not what was written{cure}")
+        raise InputError(f"store {path} is damaged: its {name} has changed since it was written{cure}")
 
 
 def write_sessions(path: Path, root: zarr.Group, sessions: Sequence[Mapping[str, Any]]) -> None:
-    """Write the provenance of all sessions and the digest of the result's files, last of all."""
+    """Write the provenance of all sessions and the digest of the result's files, after everything else."""
     attributes = signed({"sessions": list(sessions), "result": folder_digest(path / "result")})
     root.require_group("provenance").attrs.put(attributes)
     settle(path / "provenance")
@@ -139,7 +141,7 @@ def read_sessions(path: Path, root: zarr.Group) -> tuple[list[dict[str, Any]], s
     if not attributes:
         return None
     if not is_signed(attributes):
-        raise InputError(f"store {path} is damaged: its provenance is not what was written")
+        raise InputError(f"store {path} is damaged: its provenance has changed since it was written")
     return attributes["sessions"], attributes["result"]
 
 
@@ -153,25 +155,25 @@ def read_root(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     """Return the root of a store and its attributes.
 
     Raises:
-        InputError: for what is no store of ours, or a damaged one.
+        InputError: for anything but an rmtjax store, or for a damaged one.
     """
     import zarr
 
     refusal = f"store {path} is not a run of rmtjax"
     if not path.is_dir():
-        raise InputError(f"{refusal}: it is a file; give a folder that does not exist yet or that holds a run")
+        raise InputError(f"{refusal}: it is a file; choose a new folder or one that holds a run")
     try:
         root = zarr.open_group(path, mode="r", zarr_format=3)
         attributes = dict(root.attrs)
     except FileNotFoundError:
-        raise InputError(f"{refusal}: it holds other files; give another folder") from None
+        raise InputError(f"{refusal}: it holds other files; choose another folder") from None
     except Exception as error:
         raise InputError(f"store {path} is damaged: its zarr.json cannot be read ({type(error).__name__})") from None
     if attributes.get("format") != FORMAT:
         raise InputError(f"{refusal}: its format is {shown(attributes.get('format'))}, here it is {FORMAT!r}")
     if not is_signed(attributes):
-        raise InputError(f"store {path} is damaged: its zarr.json is not what was written")
-    # Stores from before 0.1.0 have each axis as values by name, and by an empty name whether it is fixed.
+        raise InputError(f"store {path} is damaged: its zarr.json has changed since it was written")
+    # Stores from before 0.1.0 have each axis as values by name, and under an empty name whether it is fixed.
     for i, axis in enumerate(attributes.get("grid", ())):
         if "" in axis:
             values = {name: v for name, v in axis.items() if name}

@@ -1,4 +1,4 @@
-"""Verify claims: which laws do the data refute, when many cells of many claims are tested at once?"""
+"""Verification of claims: tests of many cells of many claims at once, and the laws that the data refute."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Finding:
     """One output of one claim, tested on every cell of a grid.
 
     Attributes:
-        claim, output: what was tested.
+        claim, output: the tested claim and output.
         against: ``"law"``, or the name of the sampler that the first one was compared with.
         sampler: its name.
-        tests: how many cells.
+        tests: number of cells.
         trials: per cell.
         z: the largest |z| beyond the claim's stated bias, with its sign; of shares of events the normal deviate of their p.
         p: the smallest p-value, adjusted by Holm over everything that was tested.
@@ -139,7 +139,7 @@ def grid_of(result: xr.Dataset) -> Grid:
 
 
 def allowance(claim: Claim | None, result: xr.Dataset) -> np.ndarray:
-    """Return how far the law may be from the mean in every cell, in the shape of ``mean``: the claim's bias bound.
+    """Return the largest allowed distance of the law from the mean, the claim's bias bound, in the shape of ``mean``.
 
     Without a claim, or for one whose law is exact, 0.
     """
@@ -181,7 +181,7 @@ def _against_law(label: str, claim: Claim | None, result: xr.Dataset) -> list[_T
                 se=of_output["se"],
                 expected=of_output["law"],
                 z=z,
-                p=np.where(drawn >= 2, p, 1.0),  # a cell without draws says nothing
+                p=np.where(drawn >= 2, p, 1.0),  # a cell without draws decides nothing
             )
         )
     return tests
@@ -213,7 +213,7 @@ def _against_each_other(claim: Claim, first: xr.Dataset, second: xr.Dataset) -> 
 
 
 def _runs(claim: Claim, config: RunConfig) -> list[Run]:
-    """Return the runs of a claim: its first sampler on its grid, then all samplers on the grid of comparison, if it has one."""
+    """Return the runs of a claim: its first sampler on its grid, then all samplers on its comparison grid, if it has one."""
     name, sampler = claim.sampler()
     trials = sampler.default_trials if config.trials is None else config.trials
     first = Run(claim, None, config, trials=trials, sampler=name)
@@ -241,7 +241,7 @@ def verify(
     of all claims together.
 
     Args:
-        claims: what to test.
+        claims: the claims to test.
         config: the settings of all runs. Without a number of trials each sampler has its own; a sampler that is only compared
             with draws no more than that.
         level: the family-wise error, in (0, 1).
@@ -253,7 +253,7 @@ def verify(
         A `Verdict`.
 
     Raises:
-        InputError: for settings that no run can have, before anything is compiled.
+        InputError: for settings that are invalid for every run, before anything is compiled.
     """
     config = (config or RunConfig()).replace(**settings)
     number("level", level, 0, 1, open_low=True, open_high=True)
@@ -264,9 +264,9 @@ def verify(
     results: dict[tuple[str, str], xr.Dataset] = {}
     references: dict[str, xr.Dataset] = {}
     plans = [_runs(claim, config) for claim in claims]
-    for module in ("scipy.stats", "xarray"):  # by no thread that compiles: see `Run.compile`
+    for module in ("scipy.stats", "xarray"):  # not in a thread that compiles: see `Run.compile`
         importlib.import_module(module)
-    # One claim's programs compile on one core; several claims fill the others, and the bars show which is awaited.
+    # One claim's programs compile on one core; several claims fill the other cores, and the bars show which one is awaited.
     with ThreadPoolExecutor(len(workers(config.devices, len(claims)))) as pool:
         compiled = [pool.submit(lambda runs: [run.compile() for run in runs], runs) for runs in plans]
         try:
@@ -293,12 +293,12 @@ def judge(results: Sequence[xr.Dataset], claims: Iterable[Claim] = (), *, level:
 
     Args:
         results: from `run` or `open_result`.
-        claims: where to look for a result's claim, which states its bias and whether it is a known error. It is the one of
+        claims: known claims, which state their bias and whether they are known errors. A result's claim is the one with
             the same name, equation and parameters; a result without one is tested as if its law were exact.
         level: the family-wise error, in (0, 1).
 
     Returns:
-        A `Verdict`. A claim that several results are of has one name for each.
+        A `Verdict`. A claim with several results has one name for each.
     """
     number("level", level, 0, 1, open_low=True, open_high=True)
     if not results:
@@ -323,7 +323,7 @@ def judge(results: Sequence[xr.Dataset], claims: Iterable[Claim] = (), *, level:
 
 
 def claim_of(result: xr.Dataset, known: Mapping[str, Claim]) -> Claim | None:
-    """Return the claim of a result, if it is among those known by name."""
+    """Return the claim of a result, if it is among the known claims."""
     claim = known.get(str(result.attrs.get("claim", "")))
     if claim is None or claim.equation != result.attrs.get("equation"):
         return None

@@ -1,4 +1,4 @@
-"""The charts of the page: law and Monte Carlo with residuals, convergence, quantiles of z, z of everything."""
+"""The charts of the page: law and Monte Carlo with residuals, convergence, quantiles of z, and z of all tests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _under(chart: Chart, label: str, left: float, top: float, right: float) -> f
 
 
 def law_panels(table: Table, name: str, claim: str) -> tuple[list[Chart], int]:
-    """Return the charts of the table's panels, the worst among them, and how many panels there are in all."""
+    """Return the charts of the table's panels, the worst one among them, and the total number of panels."""
     panels, count = panels_of(table, most_points=_POINTS)
     return [_law_panel(table, panel, f"{name}-{i}", claim) for i, panel in enumerate(panels)], count
 
@@ -87,7 +87,7 @@ def _law_panel(table: Table, panel: Panel, name: str, claim: str) -> Chart:
         if panel.apart:
             chart.stroke("".join(f"M{a - 14:.1f} {b:.1f}h28" for a, b in finite), kind, width=1.8)
         else:
-            few = px.size <= 6  # what lies between is a guide for the eye
+            few = px.size <= 6  # the line between them is a guide for the eye
             chart.lines(px, py, kind, cut=above.cut, width=1.1 if few else 1.6, dash="2 3" if few else "")
             if few:
                 ticks = "".join(f"M{a - 7:.1f} {b:.1f}h14" for a, b in finite)
@@ -100,7 +100,7 @@ def _law_panel(table: Table, panel: Panel, name: str, claim: str) -> Chart:
         if bar_path:
             chart.stroke(bar_path, kind, width=1.2, cut=above.cut)
         tips = _tips(table, panel, line) if flat.size <= _TIPS else None
-        under = 0.9 * (len(lines) - 1 - j) if len(lines) <= 3 else 0.0  # what lies beneath looks out
+        under = 0.9 * (len(lines) - 1 - j) if len(lines) <= 3 else 0.0  # markers beneath stay visible
         chart.markers(px, y(line.mean), kind, j, tips=tips, size=3.4 + under if line.at.size <= 40 else 2.2)
 
     band = z_scale(np.array([2.0, -2.0]))
@@ -130,7 +130,7 @@ def _law_panel(table: Table, panel: Panel, name: str, claim: str) -> Chart:
 
 
 def _tips(table: Table, panel: Panel, line: Line) -> list[str]:
-    """Return the tip of each point for a pointer over it."""
+    """Return the tooltip of each point."""
     places = [line.label] * line.at.size
     if panel.x is not None:
         places = [", ".join(filter(None, (line.label, table.where(panel.x, int(cell))))) for cell in line.cells]
@@ -148,7 +148,7 @@ def _title(chart: Chart, text: str, left: float) -> None:
 
 @dataclass
 class Slope:
-    """A power law |mean − law| ~ size^slope: its error, and from how many cells."""
+    """A power law |mean − law| ~ size^slope, its standard error, and the number of cells behind it."""
 
     dim: str
     slope: float
@@ -157,7 +157,7 @@ class Slope:
     lines: int
 
     def __str__(self) -> str:
-        """Return as many decimals as its error makes meaningful, two or three."""
+        """Return the slope with as many decimals as its error makes meaningful, two or three."""
         decimals = 2 if self.se >= 0.02 else 3
         text = f"{self.slope:.{decimals}f}" + (f" ± {self.se:.{decimals}f}" if self.se >= 0.0005 else "")
         return ("0.000" + text[6:] if text.startswith("-0.000") else text).replace("-", "−")
@@ -171,7 +171,7 @@ def size_axis(table: Table) -> str | None:
 
 
 def _by_size(table: Table, dim: str, array: np.ndarray) -> np.ndarray:
-    """(output, other cells, sizes)."""
+    """Return values with their axes in the order (output, other cells, sizes)."""
     array = np.moveaxis(array, table.dims.index(dim) + 1, -1)
     return array.reshape(array.shape[0], -1, array.shape[-1])
 
@@ -179,8 +179,8 @@ def _by_size(table: Table, dim: str, array: np.ndarray) -> np.ndarray:
 def slope_of(table: Table) -> Slope | None:
     """Return the common slope of log|mean − law| on log size over lines with two or more resolved sizes, each of its own height.
 
-    Resolved is what exceeds four standard errors. The error of the slope is from the standard errors or from the scatter
-    about the lines, whichever is larger.
+    A difference is resolved if it exceeds four standard errors. The error of the slope comes from the standard errors or from
+    the scatter about the lines, whichever is larger.
     """
     dim = size_axis(table)
     if dim is None:
@@ -208,7 +208,7 @@ def slope_of(table: Table) -> Slope | None:
 
 
 def convergence(table: Table, name: str, claim: str, slope: Slope) -> Chart:
-    """Return a chart of \\|mean − law\\| against size, the fitted slope beside it, and the allowance of the claim, if any."""
+    """Return a chart of \\|mean − law\\| against size, with the fitted slope, and the claim's allowance if it has one."""
     dim, size = slope.dim, table.values(slope.dim)
     gap, se, allowed = (_by_size(table, dim, a) for a in (np.abs(table.mean - table.law), table.se, table.allowed))
     with np.errstate(invalid="ignore"):
@@ -297,7 +297,7 @@ def quantiles(table: Table, name: str, claim: str) -> Chart | None:
 
 
 def overview(rows: Sequence[tuple[str, np.ndarray, bool]], name: str) -> Chart:
-    """Return a chart of the z of every test, a row a claim: (name, z, whether all is as expected)."""
+    """Return a chart of the z of every test, one row per claim: (name, z, whether all is as expected)."""
     reach, step = 6.0, 19.0
     wide = min(max(width_of(label, 12) for label, _, _ in rows) + 40, 264)
     count = sum(z.size for _, z, _ in rows)

@@ -1,4 +1,4 @@
-"""A diagnosis as people read it: what is installed, then what is wrong and what to do about it."""
+"""The report of a diagnosis: a table of facts, and problems with suggested fixes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def table(diagnosis: Diagnosis) -> Table:
 
 
 def problems(diagnosis: Diagnosis) -> Text:
-    """Return what is wrong with its cures, or that nothing is."""
+    """Return the problems with suggested fixes, or a statement that there are none."""
     if not diagnosis.problems:
         return Text("\nnothing is wrong")
     lines = [

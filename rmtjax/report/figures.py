@@ -81,7 +81,7 @@ _STYLE = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The settings under which every figure of the package is drawn; the caller's own come back afterwards."""
+    """Apply the settings under which every figure of the package is drawn; afterwards the caller's own are restored."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
@@ -94,7 +94,7 @@ def new_figure(
     """Return a figure and its axes (one, or an array of them), without pyplot.
 
     Args:
-        rows, columns: how many panels.
+        rows, columns: numbers of panels.
         size: width and height in inches.
         options: passed to `matplotlib.figure.Figure.subplots`.
     """
@@ -105,7 +105,7 @@ def new_figure(
 
 
 def colours(count: int, *, ordered: bool = False) -> list:
-    """`count` colours; for more than the palette holds, or for ordered values, a dark-to-light scale."""
+    """Return `count` colours; for more than the palette holds, or for ordered values, a dark-to-light scale."""
     if count <= len(PALETTE) and not ordered:
         return list(PALETTE[:count])
     import matplotlib
@@ -117,7 +117,7 @@ def points(axes: Axes, x: Any, mean: Any, se: Any, colour: Any = INK, **options:
     """Draw Monte Carlo means with bars of two standard errors.
 
     Args:
-        axes: where.
+        axes: axes to draw in.
         x, mean, se: arrays of one length.
         colour: of points and bars.
         options: passed to `matplotlib.axes.Axes.errorbar`.
@@ -128,7 +128,7 @@ def points(axes: Axes, x: Any, mean: Any, se: Any, colour: Any = INK, **options:
 
 
 def save(figure: Figure, path: str | os.PathLike) -> Path:
-    """Write a figure in the format of the suffix, and return its path. Folders are created as needed.
+    """Save a figure in the format of the suffix, and return its path. Folders are created as needed.
 
     Raises:
         InputError: if the suffix names no format that can be written.
@@ -146,7 +146,7 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
         figure.savefig(drawn, format="png")
     from PIL import Image
 
-    # 256 colours are enough for lines and text, at a third of the size; and without the writer's name in it a figure of
+    # 256 colours are enough for lines and text, at a third of the size; and without the writer's name in it, a figure of
     # the same numbers is the same file.
     image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     image.save(path, optimize=True, dpi=(_STYLE["savefig.dpi"],) * 2)
@@ -168,13 +168,14 @@ def law_against_monte_carlo(
     largest \\|z\\| among them.
 
     Args:
-        result: what `rmtjax.montecarlo.run` returned.
+        result: from `rmtjax.montecarlo.run`.
         x: the axis along which to draw; the longest if None.
-        hue: the axis told apart by colour; the second longest if None.
+        hue: the axis distinguished by colour; the second longest if None.
         output: the output or outputs to draw; all if None.
         title: the figure's title; the claim's name and source if None.
-        claim: the claim that was run. With it the law is drawn as a curve between the cells, and z is of what exceeds
-            its allowance, as in verdicts; without it the law is a line from cell to cell, and z of the whole difference.
+        claim: the claim that was run. With it the law is drawn as a curve between the cells, and z measures the
+            excess over its allowance, as in verdicts; without it the law is a line from cell to cell, and z measures the whole
+            difference.
 
     Raises:
         InputError: for an axis or output that the result does not have.

@@ -1,4 +1,4 @@
-"""A fine-tuning as people read it: a table and its curves."""
+"""The report of a fine-tuning: a table and its curves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["curves", "files", "summary", "table"]
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """Return the score, the best one, and the speed, in a line."""
+    """Return the final score, the best score and the speed in one line."""
     speed = result["steps_per_second"]
     return (
         f"{result['headline']} {100 * result['last']:.2f} (best {100 * result['best']:.2f} in epoch {result['best_epoch']}), "
@@ -25,7 +25,7 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def files(out: str | os.PathLike) -> list[str]:
-    """Return the names of the files that a run has left."""
+    """Return the names of the files that a run has written."""
     names = ("adapter", "model", "metrics.jsonl", "curves.png", "result.json", "checkpoints")
     return [name for name in names if (Path(out) / name).exists()]
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them: one place for the forms that terminals, figures and pages use."""
+"""Formatting of numbers for terminals, figures and pages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def plain_number(value: float, digits: int = 4) -> str:
-    """Return a value in letters that can be typed: whole numbers below 10⁶ in full, larger powers of ten short.
+    """Return a value in characters that can be typed: whole numbers below 10⁶ in full, larger powers of ten short.
 
     >>> [plain_number(x) for x in (2.0, 1e9, 0.33333)]
     ['2', '1e9', '0.3333']
@@ -62,7 +62,7 @@ def probability(p: float) -> str:
 
 
 def chance(p: float) -> str:
-    """Return a probability as `probability` does, with typographic powers of ten.
+    """Return a probability like `probability`, with typographic powers of ten.
 
     >>> [chance(p) for p in (0.25, 3e-5, 0.0)]
     ['0.25', '3·10⁻⁵', '< 10⁻³⁰⁰']
@@ -84,7 +84,7 @@ def signed(z: float) -> str:
 
 
 def with_error(mean: float, se: float) -> str:
-    """Return a mean and its standard error, with the decimals that the error makes meaningful and one more.
+    """Return a mean and its standard error, with one decimal more than the error makes meaningful.
 
     >>> with_error(0.123456, 0.0012), with_error(2.0, 0.0)
     ('0.1235 ± 0.001', '2 in every draw')
@@ -98,7 +98,7 @@ def with_error(mean: float, se: float) -> str:
 
 
 def to_precision_of(value: float, se: float, more: int = 1) -> str:
-    """Return a value with the decimals that a standard error makes meaningful, and `more` besides.
+    """Return a value with the decimals that a standard error makes meaningful, and `more` further ones.
 
     >>> to_precision_of(0.123456, 0.0012), to_precision_of(0.123456, 0.0012, 2)
     ('0.1235', '0.12346')
@@ -109,7 +109,7 @@ def to_precision_of(value: float, se: float, more: int = 1) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the largest unit of which there are two or more.
+    """Return a duration in the largest unit of which there are at least two.
 
     >>> duration(90), duration(1e5)
     ('90.0 s', '27.8 h')
@@ -121,7 +121,7 @@ def duration(seconds: float) -> str:
 
 
 def byte_count(count: float) -> str:
-    """Return a number of bytes.
+    """Return a number of bytes in a suitable unit.
 
     >>> byte_count(1234567)
     '1.23 MB'

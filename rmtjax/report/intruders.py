@@ -1,4 +1,4 @@
-"""A scan for intruders as people read it: a table, and pictures in the manner of the paper's Figures 2 and 3."""
+"""The report of a scan for intruders: a table, and figures in the manner of the paper's Figures 2 and 3."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rmtjax.report.labels import literal
 __all__ = ["KEY", "cosines", "doubts", "mitigated", "outliers", "similarity", "summary", "table", "write_report"]
 
 _MOST = 60
-"""Layers that a picture has room for."""
+"""Largest number of layers in a figure."""
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Return names without the `.weight` and the leading parts that all of them share, fit to be shown."""
+    """Return names for display, without `.weight` and the leading parts that all of them share."""
     parts = [visible(name).removesuffix(".weight").split(".") for name in names]
     shared = 0
     while len(parts) > 1 and all(len(p) > shared + 1 and p[shared] == parts[0][shared] for p in parts):
@@ -44,17 +44,19 @@ KEY = (
     " after tuning that it made, – if it is none of the leading ones; theory: where that was expected, – if it makes none or it"
     " dissolves among the base's own. Cosines are of left singular vectors, with ≈ an estimate within bounds that decide."
 )
-"""What the table's columns are."""
+"""The explanation of the table's columns."""
 
 
 def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
-    """Return a line a layer: the strength of the update and the BBP threshold, the first outlier measured and predicted, the
-    smallest of the cosines, and intruders measured and predicted.
+    """Return a table with one line per layer.
+
+    A line has the strength of the update and the BBP threshold, the first outlier measured and predicted, the smallest of the
+    cosines, and the intruders measured and predicted.
 
     Args:
         scan: of a checkpoint.
-        every: of all layers, not only of those that changed.
-        width: columns of the terminal, for which the less important ones are left out.
+        every: whether to list all layers, not only those that changed.
+        width: columns of the terminal, in which the less important columns of the table are left out.
     """
     rows: list[dict[str, str]] = []
     layers = [layer for layer in scan.layers if every or layer.update.frobenius > 0 or layer.intruders]
@@ -81,7 +83,7 @@ def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
             wide.pop(least, None)
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in wide or names:
-        # A narrow terminal cuts names of layers, never numbers.
+        # A narrow terminal shortens names of layers, never numbers.
         least = {} if name == "layer" else {"justify": "right", "min_width": wide[name]}
         shown.add_column(name, no_wrap=True, overflow="ellipsis", vertical="bottom", **least)
     for row, layer in zip(rows, layers, strict=True):
@@ -90,7 +92,7 @@ def table(scan: Scan, every: bool = False, width: int | None = None) -> Table:
 
 
 def _count(layer: LayerScan) -> str:
-    """Return the number of intruders, and how many verdicts are open; a question mark if all are, as 0 would be an answer."""
+    """Return the number of intruders and of open verdicts; a question mark if all are open, since 0 would be an answer."""
     undecidable = layer.verdicts.count("undecidable")
     if undecidable == len(layer.verdicts):
         return "?"
@@ -98,8 +100,9 @@ def _count(layer: LayerScan) -> str:
 
 
 def _measured(layer: LayerScan) -> np.ndarray:
-    """Return the measured singular value of each predicted outlier: that of its rank among all outliers and the base's
-    own spikes; NaN where it was not computed.
+    """Return the measured singular value of each predicted outlier, NaN if it was not computed.
+
+    It is the one with the outlier's rank among all outliers and the base's own spikes.
     """
     predicted = layer.prediction.outliers
     measured = np.full(predicted.shape, np.nan)
@@ -111,7 +114,7 @@ def _measured(layer: LayerScan) -> np.ndarray:
 
 
 def summary(scan: Scan) -> str:
-    """Return totals in a few lines."""
+    """Return the totals in a few lines."""
     total = scan.to_dict()["total"]
     expected = f"; {total['predicted']:.1f} expected" if np.isfinite(total["predicted"]) else ""
     names = {"bounds": "bounds", "eigh": "eigendecompositions", "svd": "SVDs"}
@@ -130,7 +133,7 @@ def summary(scan: Scan) -> str:
 
 
 def doubts(scan: Scan) -> list[str]:
-    """Return what was skipped, and other remarks that matter, in a line each."""
+    """Return the skipped tensors and other important remarks, one line each."""
     lines, reasons = list(scan.remarks), {}
     for skip in scan.skipped:
         reasons.setdefault(re.sub(r": .*", "", skip.reason), []).append(skip.name)
@@ -151,7 +154,7 @@ def doubts(scan: Scan) -> list[str]:
 
 
 def mitigated(result: Mitigation) -> list[str]:
-    """Return how many intruders were scaled down, how many there are now, and what should not be overlooked, a line each."""
+    """Return the numbers of intruders that were scaled down and that are left, and important remarks, one line each."""
     before = result.before
     planted = sum(layer.intruders > 0 for layer in before.layers)
     left = f"; {result.after.intruders} there now" if planted else ""
@@ -163,13 +166,13 @@ def mitigated(result: Mitigation) -> list[str]:
 
 
 def _ticks(count: int, most: int) -> np.ndarray:
-    """Return the places among `count` to number, at most `most` of them: 1, 2, 3, … or 5, 10, 15, …"""
+    """Return the indices among `count` to label, at most `most` of them: 1, 2, 3, … or 5, 10, 15, …"""
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, count) if count <= most * s)
     return np.arange(step - 1, count, step)
 
 
 def cosines(scan: Scan):
-    """Return a figure of the largest cosine of every leading vector with any vector of before; intruders are ringed."""
+    """Return a figure of the largest cosine of every leading vector with any vector of the base; intruders are circled."""
     layers = [layer for layer in scan.layers if layer.update.frobenius > 0][:_MOST] or list(scan.layers[:_MOST])
     names = list(map(literal, _short([layer.name for layer in layers])))
     values = np.array([layer.cosines for layer in layers])
@@ -220,7 +223,7 @@ def similarity(scan: Scan, most: int = 6):
             axis.scatter(np.full(len(marked), -0.85), marked, marker=">", color=PALETTE[1], s=30, clip_on=False)
             axis.set_xlim(-0.5, len(layer.similarity) - 0.5)
             axis.tick_params(length=0, pad=3)
-            axis.tick_params("y", pad=13)  # the marks have their place between
+            axis.tick_params("y", pad=13)  # room for the marks
         figure.supxlabel("singular vector before", fontsize=9)
         figure.supylabel("after (▸ intruder)", fontsize=9)
         figure.colorbar(image, ax=axes, label="|cosine|", shrink=0.8)
@@ -273,7 +276,7 @@ def outliers(scan: Scan):
 
 
 def write_report(scan: Scan, folder: Path) -> list[Path]:
-    """`intruders.json` and the pictures."""
+    """Write `intruders.json` and the figures."""
     target = folder / "intruders.json"
     write_json(target, scan.to_dict())
     pictures = {"cosines": cosines, "similarity": similarity, "outliers": outliers}

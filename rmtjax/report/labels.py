@@ -1,4 +1,4 @@
-"""Names as people read them: symbols of parameters, outputs in words, verdicts, and which axes to show."""
+"""Names for display: symbols of parameters, outputs in words, verdicts, and a choice of the values to show."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def greek(word: str) -> str | None:
-    """Return the letter of a name such as alpha; None if it is no Greek letter's name."""
+    """Return the letter of a name such as alpha; None if it is not a Greek letter's name."""
     try:
         return unicodedata.lookup(f"GREEK SMALL LETTER {word.upper().replace('LAMBDA', 'LAMDA')}")
     except KeyError:
@@ -49,12 +49,12 @@ def plain_symbol(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Return a text as Matplotlib shows it letter by letter: no dollar starts mathematics, control characters are escapes."""
+    """Return a text that Matplotlib shows literally: no dollar starts mathematics, control characters are escaped."""
     return visible(text, "\n").replace("$", r"\$")
 
 
 def with_subscripts(text: str) -> str:
-    r"""Return a text for Matplotlib in which a letter's subscript is set as mathematics.
+    r"""Return a text for Matplotlib in which subscripts are set as mathematics.
 
     >>> with_subscripts("alignment β of μ_β, γ_source = 1")
     'alignment β of $μ_{\\mathrm{β}}$, $γ_{\\mathrm{source}}$ = 1'
@@ -63,7 +63,7 @@ def with_subscripts(text: str) -> str:
 
 
 def output_name(name: str) -> str:
-    """Return an output's name in words, or its symbol if it begins with a Greek letter's name.
+    """Return an output's name in words, or its symbol if it begins with the name of a Greek letter.
 
     >>> output_name("alpha_star"), output_name("left_overlap")
     ('α*', 'left overlap')
@@ -72,7 +72,7 @@ def output_name(name: str) -> str:
 
 
 def verdict_word(finding: Finding) -> str:
-    """Return the verdict of a finding; capitals say that something is not as it should be."""
+    """Return the verdict of a finding; capitals mark one that is not as it should be."""
     if finding.erratum:
         return "NOT REFUTED" if finding.holds else "an error, refuted"
     return "holds" if finding.holds else "REFUTED"

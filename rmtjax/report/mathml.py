@@ -1,4 +1,4 @@
-"""Equations in LaTeX as MathML, which browsers set and read aloud without a script."""
+"""Conversion of LaTeX equations to MathML, which browsers set and read aloud without a script."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _ATTRIBUTES = frozenset((
 # fmt: on
 _PLAIN = re.compile(r"[\w.%+\- ]*")
 _SPACE = '<mspace width="0.167em"></mspace>'
-"""Between a function's name and what it is taken of; the converter leaves none."""
+"""The space between a function's name and its argument, which the converter omits."""
 
 
 def escape(text: str) -> str:
-    """Return a text without markup and control characters, as a page may hold it."""
+    """Return a text without markup and control characters, safe inside a page."""
     return escape_markup(visible(text, "\n\t"))
 
 
 @functools.cache
 def spoken(latex: str) -> str:
-    """Return an equation as one line of plain text; the LaTeX itself where it cannot be read."""
+    """Return an equation as one line of plain text; the LaTeX itself if it cannot be converted."""
     try:
         return plain_equation(latex)
     except Exception:  # a user's equation may be anything
@@ -46,7 +46,7 @@ def spoken(latex: str) -> str:
 
 
 def _write(element: Element, out: list[str]) -> None:
-    # The converter's texts hold character references beside bare <, so it is written out here, with known names only.
+    # The converter's texts mix character references with bare <, so they are written out here, with known names only.
     is_known = element.tag in _TAGS
     if element.tag == "mi" and unescape(element.text or "") == "~":
         out.append("<mo>∼</mo>")
@@ -68,7 +68,7 @@ def _write(element: Element, out: list[str]) -> None:
 
 @functools.cache
 def mathml(latex: str) -> str | None:
-    """Return an equation as a ``<math>`` element that is safe in a page; None for LaTeX that cannot be read."""
+    """Return an equation as a ``<math>`` element that is safe in a page; None for LaTeX that cannot be converted."""
     from latex2mathml.converter import convert_to_element
 
     if not latex.strip():

@@ -1,4 +1,4 @@
-"""A verdict as one HTML page that needs nothing else: no network, no other file."""
+"""A verdict as one self-contained HTML page, which needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from rmtjax.report.verdict import summary
 __all__ = ["csv", "page", "write_page"]
 
 _ROWS = 60
-"""Cells of a table in the page; with more, those with the largest |z|."""
+"""Largest number of cells in a table of the page; of more, those with the largest |z| are shown."""
 
 _EMBED = 3_000_000
-"""Bytes of CSV that the page carries in all."""
+"""Largest number of bytes of CSV in the page."""
 
 _SHOWN_AS = {
     "method": "sampler",
@@ -104,16 +104,16 @@ class _Section:
 
 
 def csv(result: xr.Dataset, claim: Claim | None = None, reference: xr.Dataset | None = None) -> str:
-    """Return the data that the page offers, a row a cell: output, parameters, mean, se, law, z, trials.
+    """Return the data that the page offers, one row per cell: output, parameters, mean, se, law, z, trials.
 
-    Where the claim allows a limit to be off, also how far, and z of what exceeds that.
+    If the claim allows a bias, also the allowance and the z of the excess over it.
 
     Numbers are written so that they read back to the same float64. Texts are names of outputs and parameters; one
     that a spreadsheet would take for a formula is preceded by an apostrophe.
 
     Args:
         result: from `run` or `open_result`.
-        claim: its claim, for what it allows.
+        claim: its claim, for the allowance.
         reference: another sampler's result on the same grid, which then takes the law's place.
     """
     return _csv(Table.of(result, claim, reference))
@@ -152,7 +152,7 @@ def _slug(text: str) -> str:
 
 
 class _Idents:
-    """Names for ids and files, unique regardless of case. Parts of a section have two dashes in their names."""
+    """Unique names for ids and files, regardless of case. Parts of a section have two dashes in their names."""
 
     def __init__(self) -> None:
         self._given: set[str] = set()
@@ -178,7 +178,7 @@ def _cell(cell: dict[str, float]) -> str:
 
 
 def _status(f: Finding) -> tuple[str, str]:
-    """Return the status in words, and as a class of the page: good, bad or none."""
+    """Return the status in words, and as a CSS class: good, bad or none."""
     if not f.tests:
         return "not tested", "none"
     words = {
@@ -268,7 +268,7 @@ def _provenance(result: xr.Dataset) -> list[tuple[str, str]]:
 
 
 class _Maker:
-    """Sections of a page, with what they share: ids, and room for data."""
+    """Sections of a page, with their shared ids and room for data."""
 
     def __init__(self) -> None:
         self.idents, self.room, self.left_out = _Idents(), _EMBED, 0
@@ -276,7 +276,7 @@ class _Maker:
             self.idents(reserved)
 
     def download(self, name: str, text: str) -> _Download:
-        """Return a link that holds the data, while there is room."""
+        """Return a link that contains the data, while there is room."""
         href = f"data:text/csv;charset=utf-8,{quote(text, safe=',.-+/:;()*!=@$')}"
         size = len(href)
         if size > self.room:
@@ -428,7 +428,7 @@ def _template():
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 
-    def shown(value):  # the last step of every expression in the template, so that none can be forgotten
+    def shown(value):  # applied last to every expression in the template, so that none can be forgotten
         return visible(value) if type(value) is str else value
 
     environment = Environment(
@@ -445,17 +445,17 @@ def _hash(text: str) -> str:
 def page(verdict: Verdict, claims: Iterable[Claim] = (), *, title: str = "Laws against Monte Carlo") -> str:
     """Return the page: a table of all findings, then for each claim its equation, figures, numbers and provenance.
 
-    Everything comes from the results. Where a result's claim is among those given, the page also draws what the claim
+    Everything comes from the results. If a result's claim is among those given, the page also draws the bias that the claim
     allows a limit law at finite size.
 
     Args:
         verdict: from `rmtjax.montecarlo.verify`, or from `rmtjax.montecarlo.judge` of stored results.
-        claims: where to look for the claims of the results.
+        claims: known claims, among them those of the results.
         title: its heading.
 
     Returns:
         HTML. Figures are SVG inside it. It holds the data of each figure as CSV, up to 3 MB in all, and says how to get
-        what is left out.
+        the rest.
     """
     by_name = {claim.name: claim for claim in claims}
     maker = _Maker()
@@ -518,6 +518,6 @@ def _tests_csv(verdict: Verdict) -> str:
 def write_page(
     verdict: Verdict, path: str | os.PathLike, claims: Iterable[Claim] = (), *, title: str = "Laws against Monte Carlo"
 ) -> Path:
-    """Write `page` into a file, whole or not at all, and return where."""
+    """Write `page` into a file atomically, and return its path."""
     write_text(path, page(verdict, claims, title=title))
     return Path(path)

@@ -1,4 +1,4 @@
-"""What a chart of law against Monte Carlo shows, before anything is drawn: panels, lines, axes and labels.
+"""The content of charts of law against Monte Carlo, independent of drawing: panels, lines, axes and labels.
 
 `charts` draws a panel as SVG for the page, `figures` with Matplotlib.
 """
@@ -25,7 +25,7 @@ from rmtjax.report.labels import evenly_spread, is_logarithmic, output_name, pla
 __all__ = ["LINES", "PANELS", "Line", "Panel", "Table", "panels_of"]
 
 PANELS, LINES = 6, 8
-"""Most panels of a chart, and most lines of a panel."""
+"""Largest number of panels of a chart, and of lines of a panel."""
 
 _CURVE = 200
 _FEW = 16
@@ -40,13 +40,13 @@ class Table:
 
     Attributes:
         outputs, dims: names; `sizes` goes with the dims.
-        coords: by parameter, its dim (None where it is fixed) and values.
+        coords: by parameter, its dim (None if it is fixed) and values.
         meaning: by parameter, in words.
         mean, se, law, z, trials: as in the result.
-        allowed: how far the law may be off by the claim's word.
-        beyond: z of what exceeds that, which is what is tested.
+        allowed: the bias that the claim allows the law.
+        beyond: z of the excess over that, which is tested.
         integers: the parameters that are whole numbers.
-        expected: what `law` is: the law, or the sampler that is compared with.
+        expected: the name of `law`: the law, or the sampler that the result is compared with.
     """
 
     outputs: list[str]
@@ -105,7 +105,7 @@ class Table:
 
     @property
     def cells(self) -> int:
-        """How many cells the grid has."""
+        """The number of cells of the grid."""
         return math.prod(self.sizes)
 
     def values(self, dim: str) -> np.ndarray:
@@ -113,11 +113,11 @@ class Table:
         return self.coords[dim][1] if dim in self.coords else np.arange(float(self.sizes[self.dims.index(dim)]))
 
     def is_size(self, dim: str) -> bool:
-        """Whether it is a dimension or a number of samples."""
+        """Return whether a parameter is a dimension or a number of samples."""
         return dim in self.integers and dim in _SIZES | {"rank"}
 
     def where(self, dim: str, index: int) -> str:
-        """Return ``N = 10⁹``; with what moves along where the first is ambiguous."""
+        """Return ``N = 10⁹``, with the parameters that vary along if the first one is ambiguous."""
         names = [dim]
         if np.unique(self.values(dim)).size < self.values(dim).size:
             names += [n for n, (d, _) in self.coords.items() if d == dim and n != dim]
@@ -132,7 +132,7 @@ class Table:
         return every
 
     def axis_label(self, dim: str) -> str:
-        """Return meaning and symbol of an axis, and what moves along with it."""
+        """Return meaning and symbol of an axis, and the parameters that vary along with it."""
         meaning, sign = self.meaning.get(dim, dim), plain_symbol(dim)
         has_symbol = not meaning.isascii() or sign in meaning.split()
         label = sign if meaning == dim else meaning if has_symbol else f"{sign}: {meaning}"
@@ -152,10 +152,10 @@ class Line:
 
     Attributes:
         label: its name among the others; empty if it is the only one.
-        cells: places of the cells on the axis.
-        at: where they stand on it.
+        cells: indices of the cells along the axis.
+        at: their positions on it.
         mean, se, law, allowed: as in the table.
-        z: of what exceeds the allowance.
+        z: of the excess over the allowance.
         curve: positions and values of the law's line, shape (2, points), finer than the cells if the claim was given.
     """
 
@@ -178,11 +178,11 @@ class Panel:
         output, where: in words, the output and the values of the axes that are not drawn.
         x: the dim along the axis; None for a single cell.
         x_label: its meaning and symbol.
-        lines, line_count: the lines, and how many there would be without a limit.
+        lines, line_count: the lines, and their number without a limit.
         apart: whether the cells stand side by side with nothing between them.
-        ticks: marks of the axis with their labels; None where a scale sets them.
+        ticks: marks of the axis with their labels; None if a scale sets them.
         log_x, log_y: whether an axis is logarithmic.
-        z_limit: where the axis of z ends.
+        z_limit: end of the axis of z.
     """
 
     output: str
@@ -219,9 +219,9 @@ def panels_of(
     Args:
         table: the result.
         x: dim to draw along; the longest if None, where a dimension counts half.
-        hue: dim told apart by colour; the next if None.
+        hue: dim distinguished by colour; the next if None.
         outputs: the outputs to draw; all if None.
-        claim: asked for the law between the cells; None draws it at the cells alone.
+        claim: source of the law between the cells; None draws the law at the cells only.
         most_points: limit of the points of a panel.
 
     Raises:
@@ -249,7 +249,7 @@ def panels_of(
 
 
 def _choose_axes(table: Table, x: str | None, hue: str | None) -> tuple[str | None, str | None]:
-    """Return the dims for x and for colour: as asked, else the longest; a size counts half, as a limit changes little with it."""
+    """Return the dims for x and colour: as requested, else the longest. A size counts half, as limits change little with it."""
     for name, dim in (("x", x), ("hue", hue)):
         if dim is not None and dim not in table.dims:
             raise unknown(f"{name}: axis", dim, table.dims)
@@ -337,7 +337,7 @@ def _panel(
 
 
 def _size(z: np.ndarray) -> np.ndarray:
-    """Return absolute values that can be compared: an unknown one is 0."""
+    """Return comparable absolute values, with 0 for unknown ones."""
     return np.abs(np.nan_to_num(z, nan=0.0, posinf=1e300, neginf=-1e300))
 
 
@@ -347,7 +347,7 @@ def _together(table: Table, dim: str) -> list[str]:
 
 
 def _curve(claim: Claim, table: Table, place: list[int], x: str, order: np.ndarray) -> np.ndarray:
-    """Return points of the law along x, more than cells; at whole numbers alone if x is an integer."""
+    """Return points of the law along x, more than there are cells; only whole numbers if x is an integer."""
     at = table.values(x)[order]
     between = np.geomspace if is_logarithmic(at) else np.linspace
     steps = np.interp(between(at[0], at[-1], _CURVE), at, np.arange(at.size))

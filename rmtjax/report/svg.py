@@ -1,7 +1,7 @@
 """Small charts as SVG text: written in a millisecond, a few kilobytes each.
 
 Every element carries its colour for a light page as an attribute and a class beside it, so that a chart taken out of its
-page is a file by itself, and a page's style sheet can give the classes other colours. `COLOURS` has both.
+page is a valid file, and a page's style sheet can give the classes other colours. `COLOURS` has both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLOURS = {
 """Colours by class, on a light and on a dark page."""
 
 SHAPES = 8
-"""How many series are told apart, by colour and by shape."""
+"""Number of series that can be distinguished, by colour and by shape."""
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
@@ -52,7 +52,7 @@ def _at(value: float) -> str:
 
 @dataclass
 class Scale:
-    """The place of a value between two pixels, and the values that are marked."""
+    """The mapping of values to pixels between two ends, and the ticks."""
 
     low: float
     high: float
@@ -81,7 +81,7 @@ class Scale:
         return cls(low - room, high + room, start, end, **options)
 
     def __call__(self, value):
-        """Return the pixel of a value, or of each of an array."""
+        """Return the pixel of a value, or those of an array."""
         value = np.asarray(value, float)
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.log:
@@ -103,7 +103,9 @@ class Scale:
         largest = max(abs(low), abs(high))
         exponent = math.floor(math.log10(largest))
         at, decimals = self._steps(low, high)
-        if decimals > 4 and exponent - math.log10(high - low) > 3:  # nearly equal values: as differences from the first
+        if (
+            decimals > 4 and exponent - math.log10(high - low) > 3
+        ):  # nearly equal values: shown as differences from the first
             base = float(at[0])
             unit = math.floor(math.log10(high - low))
             self.note = f"{self.note} {base:.{decimals}g} + … × {power_of_ten(unit)}".strip().replace("-", "−")
@@ -204,7 +206,7 @@ class Chart:
         tips: Sequence[str] | None = None,
         open_: bool = False,
     ) -> None:
-        """Draw points, each with a tip for a pointer over it."""
+        """Draw points, each with a tooltip."""
         fill, line = ("paper", kind) if open_ else (kind, "paper")
         body = []
         for i, (x, y) in enumerate(zip(np.ravel(xs), np.ravel(ys), strict=True)):
@@ -218,7 +220,7 @@ class Chart:
             self.add(f'<g class="{kinds}" {colours} stroke-width="{1.2 if open_ else 0.7}">', *body, "</g>")
 
     def clip(self, name: str, x: float, y: float, width: float, height: float) -> str:
-        """Add a rectangle beyond which nothing shows, and return its id."""
+        """Add a clipping rectangle, and return its id."""
         ident = f"{self.name}-{name}"
         self.add(
             f'<clipPath id="{ident}"><rect x="{_at(x)}" y="{_at(y)}" width="{_at(width)}" height="{_at(height)}"/></clipPath>'
@@ -253,7 +255,7 @@ class Chart:
 
 
 def width_of(text: str, size: float = 12) -> float:
-    """Return about how wide a text is."""
+    """Return the approximate width of a text."""
     return 0.56 * size * len(text)
 
 
@@ -268,7 +270,7 @@ class Axes:
 
     @classmethod
     def draw(cls, chart: Chart, name: str, x: Scale, y: Scale, *, below: bool = True) -> Axes:
-        """Draw grid, marks and their labels; `below` says whether the x axis has labels."""
+        """Draw grid, ticks and their labels; `below` says whether the x axis has labels."""
         left, right, top, bottom = x.start, x.end, min(y.start, y.end), max(y.start, y.end)
         cut = chart.clip(name, left - 4, top - 4, right - left + 8, bottom - top + 8)
         across = [(float(y(v)), label) for v, label in y.marks if top - 0.5 <= float(y(v)) <= bottom + 0.5]

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["plan", "summary", "table"]
 
 _MOST = 41
-"""Rows of a terminal's table; the rest is in the JSON and the store."""
+"""Rows of a table in the terminal; the others are in the JSON and the store."""
 
 
 def table(rows: Sequence[Mapping[str, Any]], most: int = _MOST) -> Table:
-    """Return the parameters that vary, then mean ± standard error, law and z of every output. Fixed ones go on top."""
+    """Return the varying parameters, then mean ± standard error, law and z of every output. Fixed ones go on top."""
     outputs = rows[0].get("outputs")
     parameters = [k for k in rows[0] if k not in ("trials", "mean", "se", "law", "z", "outputs")]
     varying = [k for k in parameters if len({row[k] for row in rows}) > 1] or parameters
@@ -48,7 +48,7 @@ def table(rows: Sequence[Mapping[str, Any]], most: int = _MOST) -> Table:
 
 
 def summary(result: xr.Dataset, until: float | Mapping[str, float] | None = None) -> str:
-    """Return how much was drawn, how, and how long it took; and which cells are less precise than `until` asks for."""
+    """Return the number of trials, the method and the time; and the cells that are less precise than `until` requires."""
     trials, attributes = result["trials"].values, result.attrs
     least, most = (f"{int(f(trials)):,}" for f in (np.min, np.max))
     each = most if least == most else f"{least} to {most}"
@@ -71,7 +71,7 @@ def summary(result: xr.Dataset, until: float | Mapping[str, float] | None = None
 
 
 def plan(run: Run, found: Estimate) -> str:
-    """Return what a run would take, in three lines."""
+    """Return the estimated cost of a run in three lines."""
     device = run.programs.devices[0]
     crew = f"{found.workers} cores" if device.platform == "cpu" else f"{found.workers} × {device.device_kind}"
     stored = f", {found.done:,} of them stored already" if found.done else ""
@@ -85,7 +85,7 @@ def plan(run: Run, found: Estimate) -> str:
 
 
 def _digits(value: float, se: float) -> str:
-    """Return as many decimals as the standard error makes meaningful, and one more."""
+    """Return a value with one decimal more than its standard error makes meaningful."""
     if not math.isfinite(value):
         return str(value)
     decimals = 6 if not se > 0 else max(0, min(15, 2 - math.floor(math.log10(se))))

@@ -1,4 +1,4 @@
-"""The transfer experiment as people and programs read it: Table 1 and Figure 3 of the α-LoRA paper, ours beside theirs."""
+"""The report of the transfer experiment: Table 1 and Figure 3 of the α-LoRA paper, ours beside theirs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _on_amazon(result: xr.Dataset) -> bool:
 
 
 def table_rows(result: xr.Dataset) -> list[dict[str, Any]]:
-    """Return a row a pair and rule for α: mean, standard deviation and standard error over draws, and the paper's number."""
+    """Return one row per pair and rule for α: mean, standard deviation and standard error over draws, and the paper's number."""
     rows = []
     for pair in result["pair"].values:
         for rule in result["rule"].values:
@@ -82,7 +82,7 @@ def _spread(values: np.ndarray, digits: int = 2) -> str:
 
 
 def _columns(result: xr.Dataset, digits: int) -> tuple[list[str], list[list[str]], list[str]]:
-    """Return the heading, a row a pair, and the row of means."""
+    """Return the heading, one row per pair, and the row of means."""
     header = ["pair", "β", *SHOWN.values(), "median α*"]
     if _on_amazon(result):
         header += ["paper β", "paper α = 0", "paper α = 1", "paper α*"]
@@ -131,7 +131,7 @@ def gains(result: xr.Dataset) -> str:
 
 
 def markdown(results: Sequence[xr.Dataset]) -> str:
-    """Return Table 1 in Markdown, once for each result (one a γ̃)."""
+    """Return Table 1 in Markdown, once for each result (each with one γ̃)."""
     first = results[0]
     lines = [
         f"# Transfer: n = {first.attrs['n']}, γ = {first.attrs['gamma']:g}, {first.attrs['features']}\n",
@@ -176,7 +176,7 @@ def figure(results: Sequence[xr.Dataset], pairs: Sequence[str] | None = None, up
 
     Args:
         results: from `run_transfer`, of the same pairs.
-        pairs: which to show; the first three by default.
+        pairs: the pairs to show; the first three by default.
         up_to: for each result the largest α to show; by default twice the largest median α*, at least 2.
     """
     measured, predicted = colours(2)
@@ -206,7 +206,7 @@ def figure(results: Sequence[xr.Dataset], pairs: Sequence[str] | None = None, up
                     cut["alpha"], of_pair["law"], color=predicted, ls="--", label="law, moments of the whole pool"
                 )
                 axes.set_title(f"{pair.replace('→', ' → ')},  γ̃ = {result.attrs['source_gamma']:g}")
-                axes.set_xlim(0, cut["alpha"].values[-1])  # the grid of α may stop short of `end`
+                axes.set_xlim(0, cut["alpha"].values[-1])  # the grid of α may stop before `end`
             row[0].set_ylabel("test accuracy (%)")
         for axes in panels[-1]:
             axes.set_xlabel("α")
@@ -217,7 +217,7 @@ def figure(results: Sequence[xr.Dataset], pairs: Sequence[str] | None = None, up
 
 
 def write_report(result: xr.Dataset, folder: Path) -> list[Path]:
-    """Write ``transfer.md``, ``transfer.json`` and ``transfer.png`` into a folder; return what was written."""
+    """Write ``transfer.md``, ``transfer.json`` and ``transfer.png`` into a folder; return the paths."""
     written = [folder / "transfer.json", folder / "transfer.md", folder / "transfer.png"]
     write_json(written[0], to_dict(result))
     write_text(written[1], markdown([result]) + "\n![Accuracy against α](transfer.png)\n")

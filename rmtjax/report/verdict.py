@@ -1,4 +1,4 @@
-"""A verdict as people and programs read it."""
+"""The report of a verdict for people and programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["summary", "table"]
 
 
 def table(verdict: Verdict) -> Table:
-    """Return the verdict as a table for the terminal, a row a finding."""
+    """Return the verdict as a table for the terminal, one row per finding."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
     shown.add_column("claim", no_wrap=True)
     shown.add_column("output")
@@ -39,7 +39,7 @@ def table(verdict: Verdict) -> Table:
 
 
 def summary(verdict: Verdict) -> str:
-    """Return one sentence for each refuted finding, then one for all."""
+    """Return one sentence for each refuted finding, then one for all findings."""
     lines = []
     for f in (f for f in verdict.findings if not f.as_expected):
         cell = ", ".join(f"{name} = {plain_number(v)}" for name, v in f.cell.items())

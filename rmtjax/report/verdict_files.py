@@ -1,4 +1,4 @@
-"""The folder that `verify --out` and `report` write: the page, tables, numbers and a figure for each claim."""
+"""The output folder of `verify --out` and `report`: the page, tables, numbers and a figure for each claim."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["write_report"]
 
 
 def write_report(verdict: Verdict, claims: Sequence[Claim], folder: Path) -> list[Path]:
-    """Write ``report.html``, ``verdict.md``, ``verdict.json`` and a figure for each claim; return what was written."""
+    """Write ``report.html``, ``verdict.md``, ``verdict.json`` and a figure for each claim; return the paths."""
     header = ["claim", "output", "compared", "cells", "trials", "worst z", "p (Holm)", "verdict"]
     rows = [
         [

@@ -1,1 +1,1 @@
-"""Analysis of given spectra: their ranks, their bulk and spikes, and whether they follow a law."""
+"""Analysis of given spectra: ranks, bulk and spikes, and tests against a law."""

@@ -1,4 +1,4 @@
-"""Checks of the spectra that users hand in."""
+"""Checks of spectra that users pass in."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def given_values(name: str, values: Any) -> np.ndarray:
     """Return one spectrum as a NumPy array of floats, shape (k,).
 
     Raises:
-        InputError: for other shapes, values that are not real or not finite, or none.
+        InputError: for other shapes, values that are not real or not finite, or no values.
     """
     values = np.asarray(values)
     if values.dtype.kind not in "fiu" or values.ndim != 1 or values.size == 0:

@@ -1,4 +1,4 @@
-r"""The bulk and the spikes that a given spectrum is made of.
+r"""Decomposition of a spectrum into a random bulk and spikes.
 
 Conventions are those of the laws: a symmetric matrix of order N has entries of variance :math:`\sigma^2/N` off the diagonal
 and the bulk :math:`[-2\sigma, 2\sigma]`; an n×m matrix has entries of variance :math:`\sigma^2/m`, :math:`c = n/m`, and
@@ -26,16 +26,16 @@ __all__ = ["BulkFit", "bulk_fit", "bulk_fit_symmetric"]
 
 
 class BulkFit(NamedTuple):
-    r"""The random part of a spectrum and what sticks out of it.
+    r"""The random bulk of a spectrum and the spikes outside it.
 
     Attributes:
         sigma: σ of the bulk, the units of the laws.
         sigma_error: its standard error if the entries are Gaussian.
         c: aspect ratio n/m of the bulk; NaN for a symmetric matrix.
         lower, upper: the bulk's edges, :math:`\sigma|1-\sqrt c|` and :math:`\sigma(1+\sqrt c)`, or :math:`\mp2\sigma`.
-        threshold: what a value must exceed (in absolute value) to count as a spike: the edge of the noise that the spikes
+        threshold: absolute value above which a value counts as a spike: the edge of the noise that the spikes
             leave, (n − r)×(m − r), and a margin for its fluctuations. With many spikes it is below `upper`.
-        count: how many spikes.
+        count: number of spikes.
         spikes: their indices in the values given, the largest first.
     """
 
@@ -50,13 +50,13 @@ class BulkFit(NamedTuple):
 
 
 def _edge_quantile(level: Any, beta: int, edges: int = 1) -> float:
-    """Return what one edge exceeds with probability `level`: a Tracy–Widom quantile in the units of the β-ensembles' edge."""
+    """Return the value that one edge exceeds with probability `level`, by Tracy–Widom in the units of the β-ensembles' edge."""
     level = number("level", level, 0, 1, open_low=True, open_high=True)
     quantile = _tracy_widom_isf(level / edges, beta)
     return quantile / 2 ** (1 / 6) if beta == 4 else quantile
 
 
-@functools.lru_cache(100)  # the layers of a model ask for the same ones
+@functools.lru_cache(100)  # the layers of a model need the same quantiles
 def _tracy_widom_isf(level: float, beta: int) -> float:
     return float(tracy_widom.isf(level, beta))
 
@@ -67,10 +67,10 @@ def _median_singular_value(c: float) -> float:
 
 
 def _settle(count: int, threshold: Callable[[int], float], sizes: np.ndarray) -> int:
-    """Return how many of the descending `sizes` are spikes: each larger than the threshold of a bulk that it is itself part of.
+    """Return the number of spikes among descending `sizes`: each exceeds the threshold of a bulk that includes it.
 
-    It starts from above, with a robust start and thresholds that leave all spikes out of the bulk: together spikes hide one
-    another, one at a time they cannot.
+    The search starts from above, from a robust value and thresholds that exclude all spikes from the bulk: together spikes hide
+    one another, one at a time they cannot.
     """
     counts: list[int] = []
     while count not in counts:
@@ -83,13 +83,13 @@ def _settle(count: int, threshold: Callable[[int], float], sizes: np.ndarray) ->
 
 
 def _share_lost(y: np.ndarray) -> np.ndarray:
-    """Return 1/t² of y = t + 1/t, t ≥ 1: how a spike's outlier depends on the noise."""
+    """Return 1/t² of y = t + 1/t, t ≥ 1, by which a spike's outlier depends on the noise."""
     y = np.maximum(y, 2.0)
     return (2 / (y + np.sqrt(y * y - 4))) ** 2
 
 
 def _noise_energy(bulk: Any, noise: Callable[[Any], Any], strong: Any) -> Any:
-    """Return the v of ``v · noise(v) = bulk`` by Steffensen's method; `strong` is what `noise` is without any weak spike."""
+    """Return the v of ``v · noise(v) = bulk`` by Steffensen's method; `strong` is the value of `noise` without any weak spike."""
 
     def again(v):
         return bulk / max(noise(v), strong / 4)
@@ -108,7 +108,7 @@ def _noise_energy(bulk: Any, noise: Callable[[Any], Any], strong: Any) -> Any:
 
 
 class _Rectangle(NamedTuple):
-    """An n×m noise matrix and what its largest singular values do; v is the variance of an entry."""
+    """An n×m noise matrix and the statistics of its largest singular values; v is the variance of an entry."""
 
     n: float
     m: float
@@ -123,7 +123,7 @@ class _Rectangle(NamedTuple):
         n, m, root = self.n, self.m, math.sqrt(self.n * self.m)
         strong = (n - count) * (m - count)
 
-        def noise(v):  # a spike ρ takes n + m + nm/ρ² with it, s² = ρ² + n + m + nm/ρ² in units of v
+        def noise(v):  # a spike ρ takes away n + m + nm/ρ², since s² = ρ² + n + m + nm/ρ² in units of v
             return strong - root * np.sum(np.sqrt(_share_lost((squares[:count] / v - n - m) / root)))
 
         return _noise_energy(float(np.sum(squares[count:])), noise, strong)
@@ -140,19 +140,20 @@ def bulk_fit(
     r"""Fit the Marchenko–Pastur law to the bulk of a matrix's singular values and list the spikes above it.
 
     The model is an n×m matrix of independent entries of variance :math:`\sigma^2/m` plus a matrix of low rank. A first σ is the
-    median's (Gavish & Donoho, *IEEE Trans. Inf. Theory* 60, 2014), which a few spikes hardly move. Then, in turn until nothing
-    changes: values above the Tracy–Widom quantile of the noise are spikes, and σ is set by the energy of the others,
+    median's (Gavish & Donoho, *IEEE Trans. Inf. Theory* 60, 2014), which a few spikes hardly move. Then, alternately until
+    nothing changes: values above the Tracy–Widom quantile of the noise are spikes, and σ is set by the energy of the others,
 
     .. math::
         \sum_{\text{bulk}}s_i^2 = \frac{\sigma^2}m\Big[(n-r)(m-r) - \sum_{k\le r}\frac{nm}{\rho_k^2}\Big],
 
     where :math:`\rho_k`, the strength of the k-th spike in units of an entry, follows from its outlier
-    :math:`s_k^2m/\sigma^2 = \rho_k^2 + n + m + nm/\rho_k^2`: what a spike takes with it besides its own energy. For Gaussian
+    :math:`s_k^2m/\sigma^2 = \rho_k^2 + n + m + nm/\rho_k^2`; the terms besides
+    :math:`\rho_k^2` are noise that the spike takes with it. For Gaussian
     entries that is as precise as σ can be known, :math:`\sigma/\sqrt{2\beta nm}`.
 
     On a matrix that is not noise plus low rank, a trained weight matrix say, σ is that of the noise matrix with the energy of
-    all values below its own edge, and the spikes are the values that no such noise explains. Whether the rest looks like noise
-    is another question: ask `esd_test`.
+    all values below its own edge, and the spikes are the values that no such noise explains. `esd_test` answers whether the
+    rest looks like noise.
 
     Args:
         singular_values: all min(n, m) of them, in any order.
@@ -206,14 +207,14 @@ def bulk_fit(
 
 
 def _longer_side(squares: np.ndarray, count: int, beta: int) -> float:
-    """Return the m of a k×m noise matrix whose squared singular values vary as much: Var/mean² → k/m."""
+    """Return the m of a k×m noise matrix whose squared singular values have the same spread: Var/mean² → k/m."""
     k = squares.size
     ratio = float(np.var(squares) / np.mean(squares) ** 2) if np.any(squares) else 1.0
     return float(max((k + 2 / beta - 1) / max(ratio, 1e-12), k) + count)
 
 
 def _quartile_ratio(values: np.ndarray) -> float:
-    """Return the c ≤ 1 whose law has the given ratio of quartiles, blind to what the largest values do."""
+    """Return the c ≤ 1 whose law has the given ratio of quartiles, independent of the largest values."""
     grid = np.linspace(1e-4, 1, 400)
     low, high = (np.asarray(marchenko_pastur.singular_ppf(q, grid)) for q in (0.25, 0.75))
     quartiles = np.quantile(values, [0.25, 0.75])

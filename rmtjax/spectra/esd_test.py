@@ -1,4 +1,4 @@
-r"""Whether a given spectrum is that of an ensemble of random matrices: its distance from the ensemble's law, and a test.
+r"""Comparison of a spectrum with an ensemble of random matrices: its distance from the ensemble's law, and a test.
 
 A symmetric matrix of order N has entries of variance :math:`\sigma^2/N` off the diagonal; an n×m matrix has entries of
 variance :math:`\sigma^2/m`.
@@ -33,7 +33,7 @@ __all__ = ["EsdTest", "esd_distance", "esd_test"]
 
 @jax.jit
 def _steps(values):
-    """Return values in order, and their empirical distribution function at and just below them."""
+    """Return the sorted values, and their empirical distribution function at and just below them."""
     x, n = jnp.sort(values, -1), values.shape[-1]
     flat = x.reshape(-1, n)
     sides = (jax.vmap(functools.partial(jnp.searchsorted, side=side))(flat, flat) for side in ("right", "left"))
@@ -54,26 +54,26 @@ def esd_distance(
         cdf: the law's distribution function, elementwise on arrays.
 
     Raises:
-        InputError: for no value or one that is not finite.
+        InputError: for no values, or one that is not finite.
     """
     checked_values("values", values)
     x, at, below = _steps(values)
-    # The float before 0 is one that processors may take for 0.
+    # The float just before 0 is subnormal, and processors may flush it to 0.
     before = cdf(jnp.where(x == 0, -jnp.finfo(x.dtype).tiny, jnp.nextafter(x, -jnp.inf)))
     return jnp.max(jnp.maximum(jnp.abs(at - cdf(x)), jnp.abs(below - before)), -1)
 
 
 class EsdTest(NamedTuple):
-    """Whether a spectrum is that of an ensemble.
+    """The result of a test of a spectrum against an ensemble.
 
     Attributes:
         distance: Kolmogorov's distance from the law, `esd_distance`.
         p_value: the share of spectra of the ensemble, this one included, whose statistic is at least as large; no less than
             1/(draws + 1).
-        statistic: the largest difference of the distribution functions at the law's quantiles, the one tested. For a law
-            and sampler of one's own it is the distance itself.
+        statistic: the largest difference of the distribution functions at the law's quantiles, the one tested. For a custom
+            law and sampler it is the distance itself.
         null: the statistic of each spectrum drawn, shape (draws,).
-        sigma: σ of the law, given or estimated; NaN for a law of one's own.
+        sigma: σ of the law, given or estimated; NaN for a custom law.
     """
 
     distance: float
@@ -89,7 +89,7 @@ _QUANTILES = 1024
 
 @functools.partial(jax.jit, static_argnames=("singular", "n", "m", "draws"))
 def _null(key, u, quantiles, beta, fit, singular: bool, n: int, m: int, draws: int):
-    """Return the statistic of spectra drawn, each by as many Sturm counts as there are quantiles."""
+    """Return the statistic of drawn spectra, each by as many Sturm counts as there are quantiles."""
     k = min(n, m)
 
     def statistic(key):
@@ -125,7 +125,7 @@ def esd_test(
 ) -> EsdTest:
     r"""Test whether a spectrum is that of an ensemble of random matrices, by its distance from the ensemble's law.
 
-    Eigenvalues are not independent. They repel one another and stick to their places within :math:`O(\log N/N)`, so the
+    Eigenvalues are not independent. They repel one another and stay within :math:`O(\log N/N)` of their places, so the
     distance from the law is of that order and not :math:`1/\sqrt N`; the p-value of Kolmogorov and Smirnov would call nearly
     every spectrum too good and hardly any wrong. Here the p-value is calibrated by drawing spectra of the Gaussian β-ensemble
     at the same size in its exact tridiagonal (bidiagonal) form, whose distribution function Sturm counts give at the law's
@@ -140,9 +140,9 @@ def esd_test(
         shape: (p, n) or (n, m), for the latter two.
         sigma: σ; estimated from the second moment if not given, of each spectrum drawn as well.
         beta: 1 for real, 2 for complex, 4 for quaternion matrices, or any other β > 0.
-        sampler: ``key -> values`` of the ensemble tested, for a law of one's own; the distance of what it draws from `law`
-            calibrates the test.
-        draws: how many spectra are drawn.
+        sampler: ``key -> values`` of the ensemble tested, for a custom law; the distance of its draws from `law` calibrates
+            the test.
+        draws: number of spectra to draw.
         key: a typed PRNG key; ``jax.random.key(0)`` if not given.
 
     Raises:
@@ -167,7 +167,7 @@ def _p_value(statistic: float, null: np.ndarray) -> float:
 
 def _own_test(values, law, sampler, draws, key) -> EsdTest:
     if sampler is None:
-        raise InputError("sampler is not given: a law of one's own needs one to be tested against")
+        raise InputError("sampler is not given: must be given for a custom law")
     distance = float(esd_distance(values, law))
     null = jax.lax.map(lambda k: esd_distance(sampler(k), law), jax.random.split(key, draws))
     null = np.asarray(null)
@@ -179,7 +179,7 @@ def _named_test(values, law, shape, sigma, beta, draws, key) -> EsdTest:
     singular = law != "semicircle"
     if not singular:
         if shape is not None:
-            raise InputError(f"shape = {shown(shape)}: the semicircle has none, the spectrum says how many")
+            raise InputError(f"shape = {shown(shape)}: must be None for the semicircle")
         n = m = values.size
     else:
         if shape is None or len(shape) != 2 or any(not isinstance(s, (int, np.integer)) or s < 1 for s in shape):
@@ -189,7 +189,9 @@ def _named_test(values, law, shape, sigma, beta, draws, key) -> EsdTest:
         if values.size not in allowed:
             raise InputError(f"values has {values.size} entries: must have {' or '.join(map(str, sorted(allowed)))}")
         if law == "marchenko-pastur":
-            values = np.sqrt(np.maximum(np.sort(values)[-min(n, m) :], 0.0))  # a distance does not see the square root
+            values = np.sqrt(
+                np.maximum(np.sort(values)[-min(n, m) :], 0.0)
+            )  # a distance is unaffected by the square root
         else:
             nonnegative("values", values)
     k = min(n, m)

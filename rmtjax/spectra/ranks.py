@@ -13,16 +13,16 @@ __all__ = ["effective_rank", "stable_rank"]
 
 @float64
 def effective_rank(singular_values: Float[Array, "... k"]) -> Float[Array, "..."]:
-    r"""Return the effective rank :math:`\exp(-\sum_ip_i\log p_i)`, :math:`p_i = \sigma_i/\sum_j\sigma_j`; 0 of a matrix of zeros.
+    r"""Return the effective rank :math:`\exp(-\sum_ip_i\log p_i)`, :math:`p_i = \sigma_i/\sum_j\sigma_j`; 0 for a zero matrix.
 
-    Between 1 and the rank, which it is if all singular values that are not 0 are equal. Source: Roy & Vetterli, *The
+    It lies between 1 and the rank, and equals the rank if all nonzero singular values are equal. Source: Roy & Vetterli, *The
     effective rank*, EUSIPCO 2007.
 
     Args:
         singular_values: shape (..., k), in any order.
 
     Raises:
-        InputError: for no singular value, or one that is negative or not finite.
+        InputError: for no singular values, or one that is negative or not finite.
 
     Examples:
         >>> float(effective_rank([1.0, 1.0, 0.0]))
@@ -41,13 +41,13 @@ def effective_rank(singular_values: Float[Array, "... k"]) -> Float[Array, "..."
 
 @float64
 def stable_rank(singular_values: Float[Array, "... k"]) -> Float[Array, "..."]:
-    r"""Return the stable rank :math:`\|W\|_F^2/\|W\|_2^2 = \sum_i\sigma_i^2/\max_i\sigma_i^2`; 0 of a matrix of zeros.
+    r"""Return the stable rank :math:`\|W\|_F^2/\|W\|_2^2 = \sum_i\sigma_i^2/\max_i\sigma_i^2`; 0 for a zero matrix.
 
     Args:
         singular_values: shape (..., k), in any order.
 
     Raises:
-        InputError: for no singular value, or one that is negative or not finite.
+        InputError: for no singular values, or one that is negative or not finite.
     """
     checked_values("singular_values", singular_values)
     nonnegative("singular_values", singular_values)

@@ -1,4 +1,4 @@
-r"""Ways to choose α, compared on pairs of domains: sentiment carried from one kind of review to another.
+r"""Comparison of rules for α on pairs of domains: sentiment transferred from one kind of review to another.
 
 A ridge classifier :math:`\tilde w` is trained on a source domain. With n samples of a target domain the α-fine-tuned classifier
 :math:`w_\alpha = w + \alpha\gamma Q\tilde w` is formed, and its accuracy measured on the target's test split.
@@ -45,7 +45,7 @@ RULES = {
     "oracle": "the best α of the grid, chosen on the test split itself: a bound, not a method",
     "source": "the source classifier alone, no target sample",
 }
-"""The ways to choose α that `run_transfer` compares."""
+"""The rules for α that `run_transfer` compares."""
 
 
 _DIGITS = (((6, 8), (5, 9)), ((5, 9), (6, 8)), ((1, 7), (4, 9)))
@@ -93,7 +93,7 @@ def run_transfer(
     pairs: str | Iterable[tuple[str, str]] = "all",
     progress: Report = None,
 ) -> xr.Dataset:
-    r"""Return a comparison of ways to choose α across domains, on the target's test split.
+    r"""Return a comparison of rules for α across domains, on the target's test split.
 
     Without the Amazon folder the same is done on scikit-learn's handwritten digits (`load_default`), and `features` and
     `words` have no effect. All 12 Amazon pairs with 10 seeds take about 12 s on one core and 1.5 GB.
@@ -107,7 +107,7 @@ def run_transfer(
         source_gamma: source ridge parameter γ̃ > 0.
         features: one of `amazon.FEATURES`.
         words: most frequent words kept, 1 to 5000.
-        seeds: how many draws of the target samples, seeds 0, 1, …; or the seeds.
+        seeds: number of draws of the target samples, with seeds 0, 1, …; or the seeds.
         alphas: grid of the accuracy curve; None for `rmtjax.transfer.estimator.ALPHAS`.
         pairs: ``"all"``, or (source, target) pairs of domains.
         progress: True draws a bar on standard error, None (the default) on a terminal only; or a function of a `Progress`.
@@ -123,7 +123,7 @@ def run_transfer(
         - ``beta``, ``beta_naive`` (pair): alignment from both train splits, unbiased and with the sample mean's norm
 
     Raises:
-        InputError: an argument is out of its range; domains are asked for and no Amazon folder is found; or as
+        InputError: an argument is out of its range; domains are given and no Amazon folder is found; or as
             `amazon.load_domain`.
 
     Source:
@@ -138,7 +138,7 @@ def run_transfer(
     if folder is None:
         if source is not None or target is not None or pairs != "all":
             raise InputError(
-                "source, target and pairs name Amazon domains, and no Amazon folder is found; "
+                "source, target and pairs name Amazon domains, but no Amazon folder is found; "
                 "allowed: data = its path, or RMTJAX_DATA = the folder that holds amazon_reviews"
             )
         chosen = [tuple(f"digits {a} against {b}" for a, b in pair) for pair in _DIGITS]
@@ -187,7 +187,7 @@ def run_transfer(
 
 
 def checked_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    """Return the seeds that a count or a list of seeds stands for.
+    """Return the seeds that a number or a list of seeds stands for.
 
     Raises:
         InputError: for a count below 1, or seeds that are negative or not different.
@@ -202,7 +202,7 @@ def checked_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
         and len(set(map(int, seeds))) == len(seeds)
     ):
         return tuple(map(int, seeds))
-    raise InputError(f"seeds = {shown(seeds)}: must be how many, at least 1, or different seeds of 0 or more")
+    raise InputError(f"seeds = {shown(seeds)}: must be a number of seeds ≥ 1, or a list of distinct seeds ≥ 0")
 
 
 def _checked_pairs(pairs: str | Iterable[tuple[str, str]], source: str | None, target: str | None):
@@ -224,19 +224,19 @@ def _checked_pairs(pairs: str | Iterable[tuple[str, str]], source: str | None, t
     chosen = [(s, t) for s, t in dict.fromkeys(wanted) if source in (None, s) and target in (None, t)]
     if not chosen:
         raise InputError(
-            f"pairs = {shown(pairs)} leaves nothing for source = {source!r}, target = {target!r}; allowed: one"
+            f"pairs = {shown(pairs)} has no pair with source = {source!r}, target = {target!r}; allowed: one"
         )
     return chosen
 
 
 def check_features(features: str, words: int) -> None:
-    """Raise InputError unless features are known and so many words are kept."""
+    """Raise InputError unless the features are known and the number of words is allowed."""
     one_of("features", features, amazon.FEATURES)
     whole("words", words, 1, amazon.WORDS)
 
 
 def check_sample_size(n: int) -> None:
-    """Raise InputError unless n target samples can be fitted."""
+    """Raise InputError unless n target samples suffice for a fit."""
     whole("n", n, 2)
 
 
@@ -301,7 +301,7 @@ def measure(
                 sampled[k, j] = moments.unchecked_moments(X, y, W[i : i + 1], small)
                 chosen["loo"][k, j] = loo_alpha(fit.loo[[0, 1 + i]])[0]
             parts.append(np.vstack([fit.target, fit.transferred]))
-        # One product scores the test split for every seed and source.
+        # One product computes the scores of the test split for every seed and source.
         every = target.test_X @ np.concatenate([*parts, W]).T
         split = every[:, : len(seeds) * (1 + len(members))].reshape(len(every), len(seeds), 1 + len(members))
         for i, k in enumerate(members):
@@ -324,7 +324,7 @@ def measure(
     for k, j in order:
         curve[k, j] = _margins_won(*scores[k, j], grid)
         best = np.flatnonzero(curve[k, j] == curve[k, j].max())
-        # Of several α that are equally good the middle one is taken, since the ends of their range are chance.
+        # Of several equally good α the middle one is taken, since the ends of their range are arbitrary.
         chosen["oracle"][k, j], accuracy["oracle"][k, j] = grid[best[len(best) // 2]], curve[k, j].max()
         rules = ["alpha=0", "alpha=1", "alpha*", "loo"]
         won = _margins_won(*scores[k, j], np.array([chosen[rule][k, j] for rule in rules]))
@@ -345,7 +345,7 @@ def measure(
 
 
 def _pool_moments(target: Problem, w: np.ndarray, n: int) -> TargetMoments:
-    """Return moments of the whole labelled pool, where they are sharp and need no shrinkage, for a fit on n of its samples."""
+    """Return moments of the whole labelled pool, which are precise and need no shrinkage, for a fit on n of its samples."""
     train_moments = target.own_moments
     b, q = w @ target.mean, w @ w
     floor = b**2 / q

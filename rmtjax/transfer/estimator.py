@@ -5,7 +5,7 @@ Given K source classifiers, the rows of :math:`\tilde W` (K×p), and n target sa
 .. math::
     w_\alpha = w + \gamma Q\tilde W^\top\alpha, \qquad w = \tfrac1nQX^\top y, \qquad Q = (\tfrac1nX^\top X + \gamma)^{-1},
 
-which is the ridge classifier drawn towards :math:`\tilde W^\top\alpha` instead of 0. It is linear in α, so one factorisation
+which is the ridge classifier pulled towards :math:`\tilde W^\top\alpha` instead of 0. It is linear in α, so one factorisation
 gives every α, and every leave-one-out margin too. Source: *α-LoRA: Effective Fine-Tuning via Base Model Rescaling*, §3.
 """
 
@@ -39,7 +39,7 @@ _METHODS = ("optimal", "loo", "cv")
 
 
 class TransferFit(NamedTuple):
-    r"""Both parts of :math:`w_\alpha`, and what the sample says of them.
+    r"""Both parts of :math:`w_\alpha`, and statistics of the sample.
 
     Attributes:
         target: w, shape (p,).
@@ -69,7 +69,7 @@ def transfer_fit(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "
         gamma: ridge parameter γ > 0.
 
     Raises:
-        InputError: as `rmtjax.transfer.moments.mean_norm2`; W has not p columns; γ is not a positive number.
+        InputError: as `rmtjax.transfer.moments.mean_norm2`; W does not have p columns; γ is not a positive number.
     """
     X, y = moments.checked_sample(X, y)
     return fit_transfer(X, y, moments.checked_weights(W, X.shape[1]), number("gamma", gamma, 0, open_low=True))
@@ -114,7 +114,7 @@ def loo_alpha(loo: Float[Array, "1+K n"]) -> Float[Array, "K"]:
 
 
 class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
-    r"""A binary ridge classifier drawn towards α times the source classifiers.
+    r"""A binary ridge classifier pulled towards α times the source classifiers.
 
     .. math::
         w_\alpha = w + \gamma Q\tilde W^\top\alpha, \qquad w = \tfrac1nQX^\top y, \qquad Q = (\tfrac1nX^\top X+\gamma)^{-1}
@@ -124,8 +124,8 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
     `sklearn.preprocessing.StandardScaler`. Without a source it is the plain ridge classifier.
 
     Args:
-        alpha: how strongly the sources pull. ``"optimal"``, the law's :math:`\alpha^\star` at moments estimated from the
-            sample; ``"loo"``, the best ratio of mean to spread of the leave-one-out margins; ``"cv"``, the best
+        alpha: strength of the pull towards the sources. ``"optimal"``, the law's :math:`\alpha^\star` at moments estimated from
+            the sample; ``"loo"``, the best ratio of mean to spread of the leave-one-out margins; ``"cv"``, the best
             cross-validated accuracy on `alphas`, one α for all sources; a number, for all sources; or K numbers.
         gamma: ridge parameter γ > 0 of the target, in units of the features' variance.
         source_coef: given source classifiers, (p,) or (K, p); None to learn them from data at `fit`, or to have none. Where
@@ -143,7 +143,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         source_coef_: :math:`\tilde W`, (K, p).
         transferred_coef_: :math:`\gamma Q\tilde w_k`, (K, p).
         loo_margins_: leave-one-out margins of w and of each transferred part, (1 + K, n).
-        statistics_: dict of what was estimated: ``noise`` σ², ``mean_norm2`` :math:`\|\mu_\beta\|^2` as the law is given
+        statistics_: dict of the estimates: ``noise`` σ², ``mean_norm2`` :math:`\|\mu_\beta\|^2` as the law is given
             it, ``mean_norm2_unbiased``, ``mean_norm2_error``, ``mean_norm2_floor``, ``alignment`` b (K,), ``gram`` (K, K),
             ``eta`` p/n, and ``scalars``, the law's :math:`m_0, m_1, v_0, v_1, V_2` for noise of variance 1.
         n_features_in_: p.
@@ -197,7 +197,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def fit(self, X, y, X_source=None, y_source=None) -> AlphaTransferClassifier:
-        r"""Learn from target samples and, where they are given, source samples.
+        r"""Learn from target samples and, if given, source samples.
 
         Args:
             X: target samples, (n, p).
@@ -209,7 +209,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             InputError: a parameter or the sources cannot be used, the features of the sources have other names or
-                another order than those of X, or `y` has not two classes.
+                another order than those of X, or `y` does not have two classes.
         """
         method = self._checked_method()
         gamma = number("gamma", self.gamma, 0, open_low=True)
@@ -263,13 +263,13 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[positive.astype(int)]
 
     def path(self, alphas) -> Float[Array, "m p"]:
-        r"""Return the classifiers :math:`w_\alpha` of many α at once, without fitting again.
+        r"""Return the classifiers :math:`w_\alpha` of many α at once, without refitting.
 
         Args:
             alphas: (m,), each for all sources; or (m, K).
 
         Returns:
-            A classifier a row.
+            One classifier per row.
 
         Raises:
             InputError: `alphas` is empty, not finite or of another shape.
@@ -280,8 +280,8 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
     def predicted_accuracy(self, alphas=None) -> Float[Array, "m"]:
         r"""Return the law's accuracy on fresh target points at the estimated moments, :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`.
 
-        It trusts the model: Gaussian classes of one isotropic covariance. On other data it orders the α better than it
-        foretells the accuracy.
+        It trusts the model: Gaussian classes of one isotropic covariance. On other data it ranks the α better than it
+        predicts the accuracy.
 
         Args:
             alphas: as in `path`; None for the fitted `alpha_` alone.
@@ -297,7 +297,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return moments.law_accuracy(self._moments, self._gamma, alphas)
 
     def _checked_method(self) -> str | None:
-        """Return the name in `alpha`, or None where it holds numbers."""
+        """Return the name in `alpha`; None if it holds numbers."""
         if isinstance(self.alpha, str):
             if self.alpha not in _METHODS:
                 raise unknown("alpha", self.alpha, _METHODS)
@@ -312,13 +312,13 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
             return np.full(k, float(alpha))
         if alpha.shape != (k,):
             raise InputError(
-                f"alpha = {shown(self.alpha)} has shape {alpha.shape}; allowed: {k} number(s), one a source"
+                f"alpha = {shown(self.alpha)} has shape {alpha.shape}; allowed: {k} number(s), one per source"
             )
         return alpha
 
     def _alphas(self, alphas) -> np.ndarray:
         k = len(self.transferred_coef_)
-        # An array of α of no source has no entry, and is still a grid of one or more α.
+        # An array of α for no source has no entry, but is still a grid of one or more α.
         grid = _numbers("alphas", alphas, "finite numbers")
         if grid.ndim == 1:
             grid = np.repeat(grid[:, None], k, 1)
@@ -333,7 +333,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
             rows = self.source_coef if isinstance(self.source_coef, list | tuple) else [self.source_coef]
             for k, row in enumerate(rows):
                 where = f"source_coef[{k}]" if rows is self.source_coef else "source_coef"
-                # scikit-learn looks for names in columns; those of a Series are its index.
+                # scikit-learn looks for names in columns; those of a Series are in its index.
                 self._check_feature_names(
                     where,
                     row.to_frame().T if hasattr(row, "index") and hasattr(row, "to_frame") else row,
@@ -376,10 +376,10 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
         return np.stack(rows)
 
     def _check_feature_names(self, where: str, source: Any, *, expected: bool = True) -> None:
-        """Raise InputError if a source names its features otherwise than X; scikit-learn says what differs.
+        """Raise InputError if a source names its features differently from X; scikit-learn reports the differences.
 
         Args:
-            where: what the source is called in messages.
+            where: name of the source in messages.
             source: samples or coefficients.
             expected: whether to warn of a source without names where X has names.
         """
@@ -398,7 +398,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
             warnings.warn(f"X has feature names, but {where} has none to compare with", stacklevel=4)
 
     def _cross_validated(self, X, y, W, gamma: float, grid: np.ndarray) -> float:
-        """Return the α of the best cross-validated accuracy; the middle one where several are equally good."""
+        """Return the α of the best cross-validated accuracy; the middle one if several are equally good."""
         smallest = int(min((y > 0).sum(), (y < 0).sum()))
         if isinstance(self.cv, Integral) and not 2 <= self.cv <= smallest:
             raise InputError(f"cv = {shown(self.cv)}: must be 2 to {smallest}, the smaller class's size")

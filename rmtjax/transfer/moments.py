@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _TINY = 1e-9
-"""The least noise variance and the least ridge on the source Gram matrix, as a share of the data's own scale."""
+"""The smallest noise variance and the smallest ridge on the source Gram matrix, as a share of the data's own scale."""
 
 
 class TargetMoments(NamedTuple):
@@ -47,10 +47,10 @@ class TargetMoments(NamedTuple):
     Attributes:
         eta: aspect ratio p/n.
         noise: σ², noise variance per feature.
-        mean_norm2: :math:`\|\mu_\beta\|^2` as the law is given it: the unbiased estimate, shrunk (`shrunk_mean_norm2`).
+        mean_norm2: :math:`\|\mu_\beta\|^2` for the law: the unbiased estimate, shrunk (`shrunk_mean_norm2`).
         mean_norm2_unbiased: the estimate before shrinkage.
         mean_norm2_error: its standard error.
-        mean_norm2_floor: :math:`b^\top G^{+}b`, what the sources alone say of :math:`\|\mu_\beta\|^2`; a lower bound.
+        mean_norm2_floor: :math:`b^\top G^{+}b`, a lower bound of :math:`\|\mu_\beta\|^2` from the sources alone.
         alignment: :math:`b = \tilde W\mu_\beta`, shape (K,); the source classifiers are the rows of :math:`\tilde W`.
         gram: :math:`G = \tilde W\tilde W^\top`, shape (K, K).
     """
@@ -71,7 +71,7 @@ def mean_norm2(X: Float[Array, "n p"], y: Float[Array, "n"]) -> float:
     .. math::
         \widehat{\|\mu\|^2} = \frac1{n(n-1)}\sum_{i\ne j}y_iy_jx_i^\top x_j = \frac{\|X^\top y\|^2-\sum_i\|x_i\|^2}{n(n-1)}
 
-    Its standard error is `mean_norm2_error`. It is negative where the mean drowns in noise.
+    Its standard error is `mean_norm2_error`. It may be negative if noise dominates the mean.
 
     Args:
         X: samples, finite, n ≥ 2.
@@ -157,7 +157,7 @@ def alignment(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p
 def mean_product(
     X: Float[Array, "N p"], y: Float[Array, "N"], other_X: Float[Array, "n p"], other_y: Float[Array, "n"]
 ) -> float:
-    r"""Return an unbiased :math:`\mu^\top\mu_\beta`: the product of the two sample means, whose noises are independent.
+    r"""Return an unbiased estimate of :math:`\mu^\top\mu_\beta`: the product of two sample means with independent noises.
 
     Args:
         X: samples of one problem, finite.
@@ -199,7 +199,7 @@ def beta(
 
 
 def shrunk_mean_norm2(unbiased: float, error: float, floor: float) -> float:
-    r"""Return the unbiased :math:`\|\mu_\beta\|^2` drawn towards what a source classifier says of it.
+    r"""Return the unbiased :math:`\|\mu_\beta\|^2` shrunk towards the value that a source classifier suggests.
 
     The precision-weighted mean of the estimate :math:`s_u\pm\epsilon` and the guess :math:`s_0\pm\max(s_0,\epsilon)`,
     never below the floor :math:`s_{min}`. The guess :math:`s_0 = 2.5\,s_{min}` supposes a cosine of 0.63 between source
@@ -218,7 +218,7 @@ def shrunk_mean_norm2(unbiased: float, error: float, floor: float) -> float:
 
 
 def target_moments(X: Float[Array, "n p"], y: Float[Array, "n"], W: Float[Array, "K p"]) -> TargetMoments:
-    r"""Return everything that the laws need of a target sample and K ≥ 0 source classifiers, from the sample alone.
+    r"""Return everything that the laws need about a target sample and K ≥ 0 source classifiers, from the sample alone.
 
     Args:
         X: target samples, finite, n ≥ 2.
@@ -283,11 +283,11 @@ def law_accuracy(moments: TargetMoments, gamma: float, alphas: Float[Array, "...
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the law as one program from NumPy to NumPy; step by step, its first call would compile every operation alone."""
+    """Return the law as one program from NumPy to NumPy; otherwise its first call would compile every operation separately."""
     program = jax.jit(function)
 
     def run(*arguments):
-        # float64 has to hold where the arrays enter the program, not only inside of it.
+        # float64 has to hold where arrays enter the program, not only inside it.
         with jax.enable_x64(True):
             return jax.tree.map(np.asarray, program(*arguments))
 
@@ -326,14 +326,14 @@ def checked_weights(W, p: int, name: str = "W") -> np.ndarray:
     except (TypeError, ValueError):
         raise InputError(f"{name} = {shown(W)} is not an array of numbers; allowed: ({p},) or (K, {p})") from None
     if W.ndim not in (1, 2) or W.shape[-1] != p:
-        raise InputError(f"{name} has shape {W.shape}; allowed: ({p},) or (K, {p}), a weight a feature")
+        raise InputError(f"{name} has shape {W.shape}; allowed: ({p},) or (K, {p}), one weight per feature")
     if not np.isfinite(W).all():
         raise InputError(f"{name} holds a NaN or infinite entry; allowed: finite numbers")
     return W.reshape(-1, p)
 
 
 def small_gram(X):
-    """Return X Xᵀ or XᵀX, whichever is smaller; they share their trace and their Frobenius norm."""
+    """Return X Xᵀ or XᵀX, whichever is smaller; they have the same trace and Frobenius norm."""
     return X @ X.T if len(X) <= X.shape[1] else X.T @ X
 
 

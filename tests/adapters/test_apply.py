@@ -157,15 +157,15 @@ def test_tied_weights_stay_tied():
     [
         ({"adapter": "loar"}, ["adapter 'loar'", "did you mean 'lora'", "alpha-lora"]),
         ({"alpha_share": "layer"}, ["alpha_share 'layer'", "attention"]),
-        ({"target_modules": "(["}, ["target_modules = '(['", "no regular expression"]),
+        ({"target_modules": "(["}, ["target_modules = '(['", "must be a regular expression"]),
         ({"train": ["head"]}, ["train = ['head']", "matches no module"]),
-        ({"train": "("}, ["'('", "no regular expression"]),
+        ({"train": "("}, ["'('", "must be a regular expression"]),
         ({"alpha": True, "alpha_modules": ["keys"]}, ["alpha_modules = ['keys']", "self.key"]),
         ({"alpha_modules": ["key"]}, ["alpha_modules = ['key']", "alpha"]),
         ({"rank": 0}, ["rank = 0", "1 to 16", "bert.encoder.layer.0.attention.self.query"]),
         ({"rank": 17}, ["rank = 17", "1 to 16"]),
         ({"target_modules": ["classifier"], "rank": 3}, ["rank = 3", "1 to 2", "classifier"]),
-        ({"adapter": "spectral-rotational", "rank": 1}, ["rank = 1", "2 or more"]),
+        ({"adapter": "spectral-rotational", "rank": 1}, ["rank = 1", "at least 2"]),
         (
             {
                 "alpha": True,
@@ -187,7 +187,7 @@ def test_refused(options, parts):
 def test_not_twice():
     for first in ({}, {"adapter": "full"}, {"alpha": True}, {"train": ["classifier"]}):
         model = with_adapters(classifier(num_hidden_layers=1), rank=2, **first)
-        with refused("model", "adapted already"):
+        with refused("model", "already has adapters"):
             apply_adapters(model, "dora", rank=2)
         apply_adapters(merged_copy(model), "dora", rank=2)
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_exchanged():
     with refused("pair.0", "nnx.List"):
         apply_adapters(model, target_modules=".*", rank=1)
     assert type(model.first) is nnx.Linear
-    with refused("model", "set anew"):
+    with refused("model", "to be replaced"):
         apply_adapters(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), target_modules=".*", rank=1)
 
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_exchanged():
 
 
 def formula(method: str) -> int:
-    """What an adapter of one square layer has."""
+    """Return the number of parameters of an adapter on one square layer."""
     return {
         "lora": 2 * RANK * D, "rslora": 2 * RANK * D, "dora": 2 * RANK * D + D, "orthogonal": 2 * RANK * D,
         "spectral-additive": 2 * RANK * D, "spectral-rotational": RANK * (RANK - 1), "alpha-lora": 2 * RANK * D + D,
@@ -323,8 +323,8 @@ def test_layers_with_more_axes_than_two(method):
 def test_what_is_no_matrix_is_refused():
     stack = nnx.vmap(lambda key: nnx.Linear(6, 6, rngs=nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 3))
     for layer, says in (
-        (stack, "stack of layers, its kernel has shape (3, 6, 6)"),
-        (nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), "contracts other axes"),
+        (stack, "stack of layers: its kernel has shape (3, 6, 6)"),
+        (nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), "contracts axes other"),
         (nnx.LinearGeneral(4, 5, batch_axis={0: 2}, rngs=nnx.Rngs(0)), "batch axes"),
     ):
         with refused("target_modules: here", says):

@@ -177,7 +177,7 @@ def test_names_of_the_pytorch_model(names, tmp_path):
     assert tensors[f"base_model.model.{head}.bias"].shape == (4,)
     conv = tensors["base_model.model.model.conv.weight"]
     np.testing.assert_array_equal(conv, np.asarray(model.conv.kernel[...]).transpose(3, 2, 0, 1))
-    with refused("no place"):
+    with refused("which the model does not have"):
         load_peft(Decoder(), tmp_path)
     again = with_peft(Decoder(), tmp_path, names=names)
     mine, theirs = weights(model, nnx.Variable), weights(again, nnx.Variable)
@@ -195,11 +195,11 @@ def test_alphas_that_are_shared_keep_so_under_other_names(tmp_path):
 @pytest.mark.parametrize(
     ("names", "parts"),
     [
-        ({"layers.0": "model"}, ["says nothing of layers.1.attn", "the key ''"]),
+        ({"layers.0": "model"}, ["does not cover layers.1.attn", "the key ''"]),
         ({"layers": 3}, ["must map paths to paths", "3"]),
         (3, ["names = 3", "a mapping of paths, or a function"]),
         (lambda path: None, ["becomes None", "must be a path"]),
-        (lambda path: "same", ["all become same"]),
+        (lambda path: "same", ["are all mapped to same"]),
     ],
 )
 def test_names_that_cannot_be_used(names, parts, tmp_path):
@@ -221,9 +221,9 @@ def base_folder(folder, prefix: str, transposed: bool = False, outputs: int = 4)
 def test_names_are_checked_against_the_base(tmp_path):
     """An adapter that PEFT would load as nothing is refused, before anything is written."""
     model, out = with_adapters(Decoder(), target_modules=["q"], rank=2), tmp_path / "out"
-    with refused("base = ", "layers.0.attn.q", "nothing", "model.layers.0.attn.q.weight", "names={'': 'model'}"):
+    with refused("base = ", "layers.0.attn.q", "ignore", "model.layers.0.attn.q.weight", "names={'': 'model'}"):
         save_peft(model, out, base=base_folder(tmp_path / "with", "model."))
-    with refused("base = ", "layers.0.attn.q", "no other layer", "names="):
+    with refused("base = ", "layers.0.attn.q", "nor of any other layer", "names="):
         save_peft(model, out, base=other_folder(tmp_path / "other"))
     with refused("base = ", "model.layers.0.attn.q.weight has shape [9, 6]", "[4, 6]"):
         save_peft(model, out, base=base_folder(tmp_path / "shape", "model.", outputs=9), names={"": "model"})
@@ -231,7 +231,7 @@ def test_names_are_checked_against_the_base(tmp_path):
     for prefix, names in (("model.", {"": "model"}), ("", None), ("", {"": "model"})):
         for transposed in (False, True):
             save_peft(model, out, base=base_folder(tmp_path / "fits", prefix, transposed), names=names)
-    with pytest.warns(UserWarning, match="load its adapter as nothing"):
+    with pytest.warns(UserWarning, match="silently ignore its adapter"):
         save_peft(model, out, base=tmp_path / "with", names={"": ""})
     save_peft(model, out, base="some/hub-id")
     # A head of one's own is in no base.
@@ -322,7 +322,7 @@ def test_what_cannot_be_written(tmp_path):
         ({"lora_alpha": None}, ["lora_alpha = None"]),
         ({"lora_alpha": "8"}, ["lora_alpha = '8'"]),
         ({"lora_alpha": True}, ["lora_alpha = True"]),
-        ({"alpha_pattern": {"[": 3}}, ["alpha_pattern has '['", "no regular expression"]),
+        ({"alpha_pattern": {"[": 3}}, ["alpha_pattern has '['", "must be a regular expression"]),
         ({"alpha_pattern": [1]}, ["alpha_pattern = [1]"]),
         ({"use_rslora": "no"}, ["use_rslora = 'no'", "true or false"]),
         ({"use_dora": True}, ["lora_magnitude_vector", "use_dora = True"]),
@@ -346,7 +346,7 @@ def test_harmless_settings(folder):
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (lambda t: {n.replace("layer.0", "layer.7"): x for n, x in t.items()}, ["layer.7", "no place", "another base"]),
+        (lambda t: {n.replace("layer.0", "layer.7"): x for n, x in t.items()}, ["layer.7", "does not have", "another base"]),
         (lambda t: {n: x for n, x in t.items() if "lora" not in n}, ["holds no LoRA weights"]),
         (lambda t: {n: x for n, x in t.items() if n != f"{LAYER}.lora_B.weight"}, ["self.query", "lora_B is missing"]),
         (lambda t: t | {f"{LAYER}.lora_magnitude_vector": ones(16)}, ["lora_magnitude_vector", "use_dora = False"]),
@@ -354,7 +354,7 @@ def test_harmless_settings(folder):
         (lambda t: t | {f"{LAYER}.lora_B.weight": ones(16, 4)}, ["A and B have shapes [3, 16] and [16, 4]", "[outputs, r]"]),
         (lambda t: t | {f"{LAYER}.lora_A.weight": np.nan * ones(3, 16)}, ["lora_A", "not finite"]),
         (lambda t: t | {f"{HEAD}.weight": ones(3, 16)}, ["classifier.weight has shape [3, 16]", "classes"]),
-        (lambda t: t | {"base_model.model.score.weight": ones(3, 16)}, ["score.weight", "no place"]),
+        (lambda t: t | {"base_model.model.score.weight": ones(3, 16)}, ["score.weight", "which the model does not have"]),
     ],
 )  # fmt: skip
 def test_refused_tensors(folder, change, parts):
@@ -368,7 +368,7 @@ def test_refused_tensors(folder, change, parts):
 
 def test_refused_alpha(folder):
     save_file({"bert.encoder.layer.9.output.dense.alpha": np.ones(16, np.float32)}, folder / ALPHA)
-    with refused(f"adapter = {folder}", ALPHA, "layer.9.output.dense", "no place"):
+    with refused(f"adapter = {folder}", ALPHA, "layer.9.output.dense", "which the model does not have"):
         load_peft(plain(), folder)
     for wrong in (np.ones(5, np.float32), np.float32(1.0), np.ones((16, 1), np.float32)):
         save_file({"bert.encoder.layer.0.output.dense.alpha": np.asarray(wrong)}, folder / ALPHA)
@@ -401,7 +401,7 @@ def test_files_that_are_not_there(folder, tmp_path):
     with refused(f"adapter = {folder}", f"{TENSORS} is truncated"):
         load_peft(plain(), folder)
     (folder / TENSORS).rename(folder / "adapter_model.bin")
-    with refused(f"adapter = {folder}", "adapter_model.bin", "runs the code"):
+    with refused(f"adapter = {folder}", "adapter_model.bin", "runs code when it is read"):
         load_peft(plain(), folder)
     (folder / "adapter_model.bin").unlink()
     with refused(f"adapter = {folder}", f"holds neither {TENSORS}"):
@@ -414,6 +414,6 @@ def test_files_that_are_not_there(folder, tmp_path):
 
 def test_not_on_an_adapted_model(folder):
     for options in ({}, {"adapter": "full"}):
-        with refused("model", "adapted already"):
+        with refused("model", "already has adapters"):
             load_peft(with_adapters(plain(), rank=2, **options), folder)
     load_peft(merged_copy(with_adapters(plain(), rank=2)), folder)

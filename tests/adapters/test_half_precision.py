@@ -1,4 +1,4 @@
-"""What merging into half precision loses is said, and single precision keeps it."""
+"""Merging into half precision reports its loss, and single precision loses nothing."""
 
 import re
 import warnings
@@ -41,7 +41,7 @@ class Own(nnx.Linear):
 
 
 def effect(model) -> float:
-    """How much of W an adapter changes."""
+    """Return the relative change of W by an adapter."""
     return relative(model.fc._wide_kernel(), model.fc.base.kernel[...].astype(jnp.float32))
 
 

@@ -164,7 +164,7 @@ def with_row(size: float, alpha: bool, moved: float = 0.0, own: bool = False) ->
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("size", TINY.values(), ids=TINY)
 def test_dora_of_rows_whose_squares_are_no_numbers(size, alpha, own):
-    """Where a row vanishes or squares of it leave the range: the start is the base, and gradients are the formula's."""
+    """If a row vanishes or its squares leave the range, the start is the base, and gradients are the formula's."""
     layer, x = with_row(size, alpha, own=own), normal(4, INPUTS, seed=5)
     wanted = layer.base(x)
     largest = np.abs(wanted).max(axis=0)
@@ -306,7 +306,7 @@ def test_under_vmap():
         ("orthogonal", 10, 1.0, ["rank = 10", "1 to 9"]),
         ("lora", 2.0, 1.0, ["rank = 2.0", "whole number"]),
         ("lora", True, 1.0, ["rank = True", "whole number"]),
-        ("spectral-rotational", 1, 1.0, ["rank = 1", "2 or more"]),
+        ("spectral-rotational", 1, 1.0, ["rank = 1", "at least 2"]),
         ("dora", 2, math.nan, ["lora_alpha = nan", "finite"]),
         ("lroa", 2, 1.0, ["adapter 'lroa'", "did you mean 'lora'"]),
     ],

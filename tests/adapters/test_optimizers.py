@@ -197,7 +197,7 @@ CASES += [(name, a, g, True) for name in ("adamw", "momentum", "lion") for a, g 
 @pytest.mark.each_value
 @pytest.mark.parametrize(("name", "of_alpha", "of_gradient", "given"), CASES)
 def test_any_optimiser_and_precision(name, of_alpha, of_gradient, given):
-    """What optax takes is taken: the moves are its moves, in its types; between them α stands still."""
+    """Everything that optax accepts works: the moves are its moves, in its types; between them α stands still."""
     inner = optax.with_extra_args_support(INNER[name])
     alpha = {"a": jnp.ones(3, of_alpha), "b": jnp.full((), 2, of_alpha)}
     gradients = [jax.tree.map(lambda p, i=i: jnp.full(p.shape, 1.0 + i, of_gradient), alpha) for i in range(3)]
@@ -482,16 +482,16 @@ def test_limits_that_cannot_be_kept_are_refused():
     model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
     apply_adapters(model, "orthogonal", rank=2, lora_alpha=4.0, target_modules=".*")
     path = next(iter(adapted_layers(model)))
-    with pytest.raises(InputError, match=r"all are a/r = 2, the limit is 1.5"):
+    with pytest.raises(InputError, match=r"are all a/r = 2, but the limit is 1.5"):
         project_spectral_norm(model, {path: 1.5})
     project_spectral_norm(model, {path: 2.5})
-    with pytest.raises(InputError, match=r"limits: nothing is no layer with an adapter"):
+    with pytest.raises(InputError, match=r"limits: nothing is not a layer with an adapter"):
         project_spectral_norm(model, {"nothing": 1.0})
     with pytest.raises(InputError, match=r"= 0: must be above 0"):
         project_spectral_norm(model, {path: 0})
     turned = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
     apply_adapters(turned, "orthogonal", rank=2, lora_alpha=-4.0, target_modules=".*")
-    with pytest.raises(InputError, match=r"all are a/r = 2, the limit is 1.5"):
+    with pytest.raises(InputError, match=r"are all a/r = 2, but the limit is 1.5"):
         project_spectral_norm(turned, {path: 1.5})
 
 
@@ -502,5 +502,5 @@ def test_a_limit_of_what_is_not_optimised_is_named():
     path = next(iter(adapted_layers(model)))
     tx = project_spectral_norm(model, {path: 0.1})
     _, weights, _ = nnx.split(model, lambda path, _: path[-1] == "A", ...)
-    with pytest.raises(InputError, match=rf"params: {path}.update.B is not among what is optimised"):
+    with pytest.raises(InputError, match=rf"params: {path}.update.B must be among the optimized parameters"):
         tx.update(jax.tree.map(jnp.ones_like, weights), tx.init(weights), weights)

@@ -317,7 +317,7 @@ def test_further_arguments():
 
 
 def test_a_layers_state_is_its_own():
-    """What it counts, draws and sows when it is called is kept as if it were called alone; compiled, too."""
+    """A layer that counts, draws and sows when called keeps its own state, as if it were called alone; compiled, too."""
     make = linear(Remembering)
     plain, model = Net(make()), with_adapters(Net(make()), target_modules=["fc"], rank=RANK)
     x = inputs_of(make())
@@ -427,13 +427,13 @@ def transposed():
     [
         (stack, ["is a stack of layers", "(3, 6, 6)", "(6, 6)"]),
         (general_stack, ["is a stack of layers", "(3, 6, 2, 3)", "(6, 2, 3)"]),
-        (transposed, ["no plain matrix product", "(4, 6)", "(6, 4)"]),
-        (lambda: nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), ["contracts other axes"]),
-        (lambda: nnx.LinearGeneral((4, 5), 5, axis=(-1, -2), rngs=nnx.Rngs(0)), ["contracts other axes"]),
+        (transposed, ["not a plain matrix product", "(4, 6)", "(6, 4)"]),
+        (lambda: nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), ["contracts axes other"]),
+        (lambda: nnx.LinearGeneral((4, 5), 5, axis=(-1, -2), rngs=nnx.Rngs(0)), ["contracts axes other"]),
         (lambda: nnx.LinearGeneral(4, 5, batch_axis={0: 2}, rngs=nnx.Rngs(0)), ["batch axes"]),
-        (lambda: of_type(jnp.int8), ["kernel of type int8", "bfloat16"]),
-        (lambda: of_type(jnp.float8_e4m3fn), ["kernel of type float8_e4m3fn"]),
-        (lambda: of_type(jnp.complex64), ["kernel of type complex64"]),
+        (lambda: of_type(jnp.int8), ["kernel of dtype int8", "bfloat16"]),
+        (lambda: of_type(jnp.float8_e4m3fn), ["kernel of dtype float8_e4m3fn"]),
+        (lambda: of_type(jnp.complex64), ["kernel of dtype complex64"]),
     ],
 )
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
@@ -477,7 +477,7 @@ def test_a_pattern_that_takes_a_part_of_what_it_names_says_so():
         apply_adapters(Mixed(), target_modules=["fc"], rank=2, alpha=True, alpha_modules=["fc", "turn"])
     with pytest.warns(UserWarning, match="target_modules: 'fd' matches no dense layer"):
         apply_adapters(Mixed(), target_modules=["fc", "fd"], rank=2)
-    with pytest.warns(UserWarning, match="names no weight outside of the adapted layers"):
+    with pytest.warns(UserWarning, match="matches no weight outside the adapted layers"):
         apply_adapters(Mixed(), target_modules=["fc"], rank=2, train=["fc"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -507,7 +507,7 @@ def test_a_layer_goes_by_each_of_its_paths():
             self.copies = nnx.data((self.fc,))
 
     model = Hidden()
-    with refused("copies.0", "set anew"):
+    with refused("copies.0", "to be replaced"):
         apply_adapters(model, target_modules=["fc"], rank=2)
     assert model.fc is model.copies[0]
 
@@ -577,7 +577,7 @@ def test_sharding_is_kept(method, kind, axis_type):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("method", METHODS_AND_FULL)
 def test_out_sharding_reaches_the_product(method, dtype):
-    """Where the contracted axis is split over a mesh with explicit axes, JAX wants to be told how the product lies."""
+    """If the contracted axis is split over a mesh with explicit axes, JAX needs the product's sharding."""
     mesh = jax.make_mesh((1, 1), ("in", "out"), axis_types=(AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
         layer = nnx.Linear(

@@ -199,7 +199,7 @@ def test_weights_where_nothing_can_be_set():
             self.fc = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
             self.scales = nnx.data((nnx.Param(jnp.ones(3)),))
 
-    with refused("scales.0", "set anew"):
+    with refused("scales.0", "to be replaced"):
         apply_adapters(Tuple(), "full")
 
 

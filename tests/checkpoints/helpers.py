@@ -1,4 +1,4 @@
-"""Safetensors files written byte by byte, also with types of numbers that NumPy and the package do not know."""
+"""Safetensors files written byte by byte, including number types that NumPy and the package do not know."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ CODES = {
 
 
 def raw(kind, shape, bits):
-    """A tensor of zeros of any type: (type, shape, bytes)."""
+    """Return a tensor of zeros of any type: (type, shape, bytes)."""
     return kind, tuple(shape), bytes((int(np.prod(shape)) * bits + 7) // 8)
 
 

@@ -107,7 +107,7 @@ def test_the_same_layer_under_other_names(item, others, found):
 
 
 def test_a_layer_that_could_be_of_two_towers():
-    with refused("tuned: layers.0.fc.weight could be any of", TEXT, VISION, "layers can name the one that is meant"):
+    with refused("tuned: layers.0.fc.weight could be any of", TEXT, VISION, "select one with layers"):
         match_names(*sides(["layers.0.fc.weight"], [VISION, TEXT]), "tuned")
     of_text = match_names(
         *sides(["layers.0.fc.weight"], [VISION, TEXT]), "tuned", lambda _, names: [n for n in names if n == TEXT]

@@ -49,7 +49,7 @@ def test_the_adapter_without_a_name_is_the_one(tmp_path):
 
 
 def test_several_adapters_with_names(tmp_path):
-    with refused(f"adapter = {tmp_path}: holds the adapters default, other in one file", "selected_adapters"):
+    with refused(f"adapter = {tmp_path}: holds several adapters, default, other", "selected_adapters"):
         read_peft(adapter(tmp_path, pair_of("x.fc", ".default") | pair_of("x.fc", ".other")))
 
 
@@ -77,7 +77,7 @@ def test_a_wrapper_inside_that_decides_the_strength(tmp_path):
     tensors = {name.replace(f"{PREFIX}_orig", f"{PREFIX}m._orig"): value for name, value in tensors.items()}
     file = read_peft(adapter(tmp_path / "plain", tensors, alpha_pattern={"fc": 32}))
     assert sorted(file.layers) == ["m.l.1.fc", "m.m.l.0.fc"] and {x.strength for x in file.layers.values()} == {16}
-    with refused("m.m.l.0.fc bears the name of the wrapper _orig_mod", "alpha_pattern"):
+    with refused("m.m.l.0.fc contains the name of the wrapper _orig_mod", "alpha_pattern"):
         read_peft(adapter(tmp_path / "anchored", tensors, alpha_pattern={r"^m\.m\.l\.0\.fc": 32}))
 
 
@@ -86,8 +86,8 @@ def test_patterns_that_match_nothing_are_told(tmp_path):
         adapter(tmp_path, pair_of("x.fc"), alpha_pattern={"fc": 4, "nowhere": 5}, rank_pattern={"x\\.g": 3, "x.fc": 2})
     )
     assert file.remarks == [
-        "alpha_pattern has nowhere, which matches no layer of the adapter and is without effect",
-        "rank_pattern has x\\.g, which matches no layer of the adapter and is without effect",
+        "alpha_pattern has nowhere, which matches no layer of the adapter and has no effect",
+        "rank_pattern has x\\.g, which matches no layer of the adapter and has no effect",
     ]
 
 
@@ -103,10 +103,10 @@ def test_the_projection_that_peft_adds_twice(times, version, tmp_path):
 @pytest.mark.parametrize("kind", ["LOHA", "LOKR", "IA3", "OFT", None])
 def test_other_adapters_can_be_merged(kind, tmp_path):
     with refused(
-        f"peft_type = {kind!r} is not read here, must be LORA", "merge_and_unload", "the folder of the merged model"
+        f"peft_type = {kind!r} is not supported; must be LORA", "merge_and_unload", "the folder of the merged model"
     ):
         read_peft(adapter(tmp_path, pair_of("x.fc"), peft_type=kind))
-    with refused("init_lora_weights = 'pissa' changes the base as well", "the folder of the merged model"):
+    with refused("init_lora_weights = 'pissa' also changes the base", "the folder of the merged model"):
         read_peft(adapter(tmp_path, pair_of("x.fc"), init_lora_weights="pissa"))
 
 

@@ -62,10 +62,10 @@ def test_a_file_that_is_named_is_read(tmp_path):
 def test_errors_name_what_was_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.safetensors").write_bytes(b"# no tensors")
-    with refused("base = x.safetensors: is truncated or no safetensors file"):
+    with refused("base = x.safetensors: is truncated or not a safetensors file"):
         open_weights("x.safetensors", "base")
     (tmp_path / "model.safetensors").write_bytes(b"# no tensors")
-    with refused("base = .: model.safetensors is truncated or no safetensors file"):
+    with refused("base = .: model.safetensors is truncated or not a safetensors file"):
         open_weights(".", "base")
     write_index(tmp_path, {"a": "gone.safetensors"}, "other.index.json")
     with refused("base = .: gone.safetensors is missing"):
@@ -86,11 +86,11 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a pointer of Git LFS"),
-        (b"", "is truncated or no safetensors file (0 bytes)"),
-        (b"1234567", "is truncated or no safetensors file"),
-        (headed(b"", length=2**63), "is truncated or no safetensors file"),
-        (headed(b"{}", length=200_000_000), "is truncated or no safetensors file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
+        (b"", "is truncated or not a safetensors file (0 bytes)"),
+        (b"1234567", "is truncated or not a safetensors file"),
+        (headed(b"", length=2**63), "is truncated or not a safetensors file"),
+        (headed(b"{}", length=200_000_000), "is truncated or not a safetensors file"),
         (headed(b"\xff\xff"), "its header cannot be read"),
         (headed(b"[1]"), "its header cannot be read"),
         (headed(b"[" * 100_000), "its header cannot be read"),
@@ -99,8 +99,8 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (headed({"a": {**GOOD, "data_offsets": [8, 0]}}, bytes(8)), "its header cannot be read"),
         (headed({"a": {**GOOD, "dtype": 3}}, bytes(8)), "its header cannot be read"),
         (headed({"a": {"dtype": "F32"}}, bytes(8)), "its header cannot be read"),
-        (headed({"a": GOOD}, bytes(7)), "is truncated or no safetensors file (76 of 77 bytes)"),
-        (headed({"a": {**GOOD, "shape": [3]}}, bytes(8)), "a has 8 bytes, its shape asks for 12"),
+        (headed({"a": GOOD}, bytes(7)), "is truncated or not a safetensors file (76 of 77 bytes)"),
+        (headed({"a": {**GOOD, "shape": [3]}}, bytes(8)), "a has 8 bytes, its shape needs 12"),
     ],
 )
 def test_what_is_no_good_file(content, says, tmp_path):
@@ -128,11 +128,11 @@ QUANTIZED = {
     "by MLX": {"x.weight": raw("U32", (8, 2), 32), "x.scales": numbers(8, 2), "x.biases": numbers(8, 2)},
     "packed numbers of type F4": {"x.weight": raw("F4", (8, 8), 4)},
     "packed numbers of type F6_E9M9": {"x.weight": raw("F6_E9M9", (8, 8), 8)},
-    "of integers (I8), which are no weights": {"x.weight": raw("I8", (8, 8), 8)},
-    "not known here (W_q of type U8)": {"x.W_q": raw("U8", (32, 1), 8), "x.scale": numbers(8, 4), "x.zero": numbers(8, 4)},
-    "not known here (_data of type I8)": {"x.weight._data": raw("I8", (8, 8), 8), "x.weight._scale": numbers(8, 1)},
-    "not known here (codes of type I16)": {"x.codes": raw("I16", (8, 4, 2), 16), "x.codebooks": numbers(2, 16, 8, 8)},
-    "not known here (indices of type I32)": {"x.indices": raw("I32", (1, 9), 32), "x.centroids.weight": numbers(1, 64)},
+    "of integers (I8), which are not weights": {"x.weight": raw("I8", (8, 8), 8)},
+    "in an unknown format (W_q of type U8)": {"x.W_q": raw("U8", (32, 1), 8), "x.scale": numbers(8, 4), "x.zero": numbers(8, 4)},
+    "in an unknown format (_data of type I8)": {"x.weight._data": raw("I8", (8, 8), 8), "x.weight._scale": numbers(8, 1)},
+    "in an unknown format (codes of type I16)": {"x.codes": raw("I16", (8, 4, 2), 16), "x.codebooks": numbers(2, 16, 8, 8)},
+    "in an unknown format (indices of type I32)": {"x.indices": raw("I32", (1, 9), 32), "x.centroids.weight": numbers(1, 64)},
 }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def test_quantized_weights_are_told(says, tmp_path):
                 read(name)
     np.testing.assert_array_equal(file.on_host("y.weight"), plain["y.weight"])
     np.testing.assert_array_equal(file["x.bias"], plain["x.bias"])
-    with refused("holds position_ids, which is of type I64, which is not read here"):
+    with refused("holds position_ids, which is of type I64, which is not supported"):
         file["position_ids"]
 
 

@@ -87,7 +87,7 @@ def test_the_samplers_agree_where_the_transition_is():
 def test_rows_that_are_no_whole_number_are_refused():
     from rmtjax import InputError
 
-    with pytest.raises(InputError, match=r"c = 0.3: c·N must be a whole number ≥ 1, it is 0.9 for N = 3"):
+    with pytest.raises(InputError, match=r"c = 0.3: c·N must be a whole number ≥ 1, but is 0.9 for N = 3"):
         claims.bbp_rectangular.resolve(grid(N=[3], c=[0.3], theta=[1.0]))
     with pytest.raises(InputError, match="beta = 3: must be 1, 2 or 4"):
         claims.edge.resolve(grid(N=[10], beta=[3]))
@@ -100,5 +100,5 @@ def test_two_claims_of_one_name_are_refused(tmp_path):
     text = (Path(__file__).parents[2] / "docs/tutorials/own_law.py").read_text(encoding="utf-8")
     for name, law in (("one", "2 + 5"), ("other", "3 + 5")):
         (tmp_path / f"{name}.py").write_text(text.replace("2 + 5", law), encoding="utf-8")
-    with pytest.raises(InputError, match="claim 'goe-fourth-moment' is there twice"):
+    with pytest.raises(InputError, match="claim 'goe-fourth-moment' is defined twice"):
         find_claims([str(tmp_path / "one.py"), str(tmp_path / "other.py")])

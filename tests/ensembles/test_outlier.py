@@ -32,7 +32,7 @@ covariance_rows = jax.jit(rank_one.covariance_rows)
 
 
 def drawn_rows(rows, N):
-    """What `rows(group)` draws, as arrays (N, trials)."""
+    """Return the draws of `rows(group)`, as arrays (N, trials)."""
     groups = [rows(g) for g in range(-(-N // 4))]
     return [np.concatenate([np.asarray(g[i]) for g in groups])[:N] for i in range(len(groups[0]))]
 

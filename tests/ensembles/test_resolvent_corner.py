@@ -160,7 +160,7 @@ def zoo(sampler):
 
 
 ROUNDING = 1e-13
-"""What the fraction loses to rounding, in units of its largest value."""
+"""The fraction's loss to rounding, in units of its largest value."""
 
 
 def test_depth_reaches_its_tolerance(zoo):

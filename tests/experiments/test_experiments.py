@@ -48,7 +48,7 @@ SMALLER = {
     "intruder_figure2_profile": dict(ROWS=60, COLUMNS=120, FIRST=20),
     "rank_against_strength": dict(ROWS=64, COLUMNS=64, RANKS=(1, 4)),
 }
-"""What is replaced in an experiment that fewer trials alone do not make small."""
+"""Replacements in experiments that fewer trials alone do not make small."""
 
 
 def numbers(value) -> list[float]:

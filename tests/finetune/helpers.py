@@ -1,4 +1,4 @@
-"""A BERT of a few hundred weights, a toy task in GLUE's files, and what looks into the folder of a run."""
+"""A BERT of a few hundred weights, a toy task in GLUE's format, and functions that inspect the folder of a run."""
 
 import json
 import re
@@ -19,7 +19,7 @@ WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "red", "green", "blue", "
 
 
 def config(**changes):
-    """Sizes small enough that a step takes a millisecond, weights large enough that inputs matter."""
+    """Return sizes small enough that a step takes a millisecond, and weights large enough that inputs matter."""
     sizes = dict(
         vocab_size=len(SPECIAL) + len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=32, initializer_range=0.2,
@@ -28,7 +28,7 @@ def config(**changes):
 
 
 def write_base(folder, **changes):
-    """A base model as Hugging Face keeps it, with a WordPiece vocabulary."""
+    """Write a base model as Hugging Face stores it, with a WordPiece vocabulary."""
     model = Encoder(config(**changes), pooler=True, rngs=nnx.Rngs(0))
     save_model(model, folder)
     (Path(folder) / "vocab.txt").write_text("".join(f"{word}\n" for word in SPECIAL + WORDS))
@@ -36,7 +36,7 @@ def write_base(folder, **changes):
 
 
 def write_task(folder, train=21, dev=9, seed=0, name="MRPC"):
-    """Pairs of which the second sentence is of Greek letters (label 0, or score 1) or of colours (label 1, score 4)."""
+    """Write pairs whose second sentence is of Greek letters (label 0, or score 1) or of colours (label 1, score 4)."""
     rng = np.random.default_rng(seed)
     columns = {
         "MRPC": ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
@@ -63,7 +63,7 @@ def write_task(folder, train=21, dev=9, seed=0, name="MRPC"):
 
 
 def settings(base, data, **changes):
-    """Settings that suit the toy task."""
+    """Return settings that suit the toy task."""
     usual = dict(
         task="mrpc", data=str(data), model=str(base), rank=2, epochs=3, batch_size=4, learning_rate=1e-2, max_length=32,
         alpha_every=3,
@@ -72,7 +72,7 @@ def settings(base, data, **changes):
 
 
 def sequences(lengths, regression=False, seed=0):
-    """Random examples of given lengths."""
+    """Return random examples of given lengths."""
     rng = np.random.default_rng(seed)
     ids = [rng.integers(1, 15, n).astype(np.int32) for n in lengths]
     types = [(np.arange(n) >= n // 2).astype(np.int32) for n in lengths]
@@ -81,7 +81,7 @@ def sequences(lengths, regression=False, seed=0):
 
 
 def adapted(method="lora", outputs=2, alpha=False, seed=1, **changes):
-    """An adapted classifier that stands away from its start, where many gradients are zero."""
+    """Return an adapted classifier away from its start, where many gradients are zero."""
     model = SequenceClassifier(config(**changes), outputs, rngs=nnx.Rngs(0))
     apply_adapters(model, method, rank=2, alpha=alpha, train=["classifier"])
     rng = np.random.default_rng(seed)
@@ -102,7 +102,7 @@ class Shared:
 
 
 def left(out):
-    """What a run leaves that must not depend on where it was stopped: arrays, and the numbers that were measured."""
+    """Return a run's output that must not depend on where it was stopped: arrays and measured numbers."""
     import orbax.checkpoint as ocp
 
     out = Path(out)
@@ -125,7 +125,7 @@ def left(out):
 
 
 def assert_same(one, other):
-    """Two runs left the same, to the bit."""
+    """Check that two runs left bit-identical output."""
     (arrays, measured), (wanted, numbers) = one, other
     assert arrays.keys() == wanted.keys()
     for name, x in arrays.items():
@@ -134,12 +134,12 @@ def assert_same(one, other):
 
 
 def checkpoints(out):
-    """The steps of the finished checkpoints of a run."""
+    """Return the steps of the finished checkpoints of a run."""
     folder = Path(out) / "checkpoints"
     return sorted(int(p.name) for p in folder.iterdir() if re.fullmatch(r"\d+", p.name)) if folder.is_dir() else []
 
 
 def files(folder):
-    """Every file below a folder, or the file itself, with its content."""
+    """Return every file below a folder, or the file itself, with its content."""
     folder = Path(folder)
     return {p: p.read_bytes() for p in ([folder] if folder.is_file() else sorted(folder.rglob("*"))) if p.is_file()}

@@ -74,7 +74,7 @@ def test_json_to_standard_output_is_alone(run, usual, tmp_path):
         (("--alpha-optimizer", "sgd"), "alpha_optimizer 'sgd' is unknown"),
         (("--rank", 0), "rank = 0: must be a whole number ≥ 1"),
         (("--rank", 17), "rank = 17: must be 1 to 16, the smaller side of bert.encoder.layer.0.attention.self.query"),
-        (("--rank", 1, "--adapter", "spectral-rotational"), "rank = 1: spectral-rotational needs 2 or more"),
+        (("--rank", 1, "--adapter", "spectral-rotational"), "rank = 1: must be at least 2 for spectral-rotational"),
         (("--epochs", 0), "epochs = 0: must be a whole number ≥ 1"),
         (("--batch-size", 0), "batch_size = 0: must be a whole number ≥ 1"),
         (("--alpha-every", 0), "alpha_every = 0: must be a whole number ≥ 1"),
@@ -91,16 +91,16 @@ def test_json_to_standard_output_is_alone(run, usual, tmp_path):
         (("--lora-alpha", "inf"), "lora_alpha = inf: must be a finite number > 0"),
         (("--val-split", 0), "val_split = 0.0: must be a finite number in (0, 1]"),
         (("--val-split", 1.5), "val_split = 1.5: must be a finite number in (0, 1]"),
-        (("--val-split", 0.01, "--alpha"), "val_split = 0.01: leaves α none of 21 examples"),
-        (("--val-split", 0.99, "--alpha"), "val_split = 0.99: leaves the adapters none of 21 examples"),
+        (("--val-split", 0.01, "--alpha"), "val_split = 0.01: leaves none of the 21 examples for α"),
+        (("--val-split", 0.99, "--alpha"), "val_split = 0.99: leaves none of the 21 examples for the adapters"),
         (("--seed", -1), "seed = -1: must be a whole number from 0 to 2147483647"),
         (("--max-length", 33), "max_length = 33: must be 3 to 32, the model's positions"),
         (("--max-length", 2), "max_length = 2: must be 3 to 32"),
-        (("--target-modules", ""), "target_modules = (): must be a list of ends of paths"),
-        (("--target-modules", "walue"), "target_modules = ('walue',): matches no dense layer; there are "),
+        (("--target-modules", ""), "target_modules = (): must be a list of path suffixes"),
+        (("--target-modules", "walue"), "target_modules = ('walue',): matches no dense layer; the model has "),
         (("--save-every", 0), "save_every = 0: must be a whole number ≥ 1"),
         (("--data", "nowhere"), "folder nowhere does not exist"),
-        (("--model", "./nowhere"), "model = ./nowhere: is no folder"),
+        (("--model", "./nowhere"), "model = ./nowhere: is not a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(run, usual, arguments, says, tmp_path):
@@ -147,7 +147,7 @@ def test_unusable_models(run, usual, tmp_path):
     out = "--out", tmp_path / "out"
     small = write_base(tmp_path / "small", vocab_size=14)
     says = refused(run, *usual, "--model", small, *out)
-    assert "the tokeniser knows tokens up to number 14, the model's vocabulary ends at 13" in says
+    assert "the tokeniser has tokens up to 14, but the model's vocabulary ends at 13" in says
     bare = write_base(tmp_path / "bare")
     (bare / "vocab.txt").unlink()
     assert "holds no tokenizer.json, no vocab.txt" in refused(run, *usual, "--model", bare, *out)
@@ -175,10 +175,10 @@ def test_a_run_is_not_begun_again_nor_mixed_with_another(run, usual, tmp_path):
     out = "--out", tmp_path / "out"
     assert run(*usual, *out, "--epochs", 1)[0] == 0
     before = files(tmp_path / "out")
-    assert "holds a run already; --resume goes on with it" in refused(run, *usual, *out, "--epochs", 1)
-    assert "the run of another epochs (1, now 2)" in refused(run, *usual, *out, "--resume")
-    assert "the run of another seed (0, now 1)" in refused(run, *usual, *out, "--epochs", 1, "--seed", 1, "--resume")
-    assert "the run of another task ('mrpc', now 'rte')" in refused(
+    assert "already holds a run; resume it with --resume" in refused(run, *usual, *out, "--epochs", 1)
+    assert "epochs = 1, here 2" in refused(run, *usual, *out, "--resume")
+    assert "seed = 0, here 1" in refused(run, *usual, *out, "--epochs", 1, "--seed", 1, "--resume")
+    assert "task = 'mrpc', here 'rte'" in refused(
         run, *usual, *out, "--epochs", 1, "--resume", "--task", "rte", "--data", _as_rte(tmp_path)
     )
     assert files(tmp_path / "out") == before

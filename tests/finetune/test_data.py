@@ -20,7 +20,7 @@ def sequences(lengths, regression=False):
 
 
 def numbers(batch):
-    """Which examples a batch of `sequences` holds, in the order in which they were asked for."""
+    """Return the indices of the examples in a batch of `sequences`, in the order of the request."""
     real = batch.weight > 0
     return (batch.ids[real][:, 0] // 1000 - 1)[np.argsort(batch.number[real])].tolist()
 
@@ -170,8 +170,8 @@ def test_a_share_of_one_gives_all_to_both():
         (10, -0.1, "val_split = -0.1: must be"),
         (10, 1.01, "val_split = 1.01: must be"),
         (10, float("nan"), "val_split = nan: must be"),
-        (4, 0.1, "val_split = 0.1: leaves α none of 4 examples"),
-        (4, 0.9, "val_split = 0.9: leaves the adapters none of 4 examples"),
+        (4, 0.1, "val_split = 0.1: leaves none of the 4 examples for α"),
+        (4, 0.9, "val_split = 0.9: leaves none of the 4 examples for the adapters"),
         (1, 0.5, "val_split = 0.5: leaves"),
     ],
 )
@@ -278,5 +278,5 @@ def test_a_split_of_one_shares_all_the_data():
 
 
 def test_a_split_that_leaves_nothing():
-    with pytest.raises(InputError, match=r"val_split = 0.01: leaves α none of 23 examples"):
+    with pytest.raises(InputError, match=r"val_split = 0.01: leaves none of the 23 examples for α"):
         made(alpha=(5, 1, 0.01))

@@ -34,7 +34,7 @@ def shared():
 
 @pytest.fixture(scope="module")
 def undisturbed(chosen, shared, tmp_path_factory):
-    """What a run leaves that nobody stopped."""
+    """Return the output of an undisturbed run."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     result = finetune(chosen, out, announce=shared)
     assert result["steps"] == STEPS and len(result["history"]) == STEPS / PER_EPOCH
@@ -77,7 +77,7 @@ def test_an_optimiser_of_two_kinds_goes_on_too(base, data, tmp_path):
 
 
 class Broken(Exception):
-    """What takes a run down in the middle."""
+    """The exception that ends a run in the middle."""
 
 
 def test_a_run_broken_off_goes_on_from_its_checkpoint(chosen, shared, undisturbed, tmp_path):
@@ -151,7 +151,7 @@ def test_a_run_can_move(chosen, shared, undisturbed, base, data, tmp_path):
 def test_a_run_of_other_settings_is_not_resumed(chosen, shared, tmp_path):
     out = tmp_path / "out"
     finetune(chosen, out, stop_after=7, announce=shared)
-    with pytest.raises(InputError, match=r"the run of another max_samples \(None, now 5\)"):
+    with pytest.raises(InputError, match=r"max_samples = None, here 5"):
         finetune(dataclasses.replace(chosen, max_samples=5), out, resume=True, announce=shared)
 
 
@@ -177,7 +177,7 @@ def test_a_run_of_another_generator_does_not_go_on(chosen, shared, undisturbed, 
     written = json.loads((out / "run.json").read_text())
     written["identity"]["generator"] = "rbg"
     (out / "run.json").write_text(json.dumps(written))
-    with pytest.raises(InputError, match=r"the run of another generator \('rbg', now 'threefry2x32, partitionable'\)"):
+    with pytest.raises(InputError, match=r"generator = 'rbg', here 'threefry2x32, partitionable'"):
         finetune(chosen, out, resume=True, announce=shared)
     del written["identity"]["generator"]  # as runs of before
     (out / "run.json").write_text(json.dumps(written))
@@ -219,22 +219,22 @@ def stopped(chosen, shared, tmp_path_factory):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (dict(seed=1), r"the run of another seed \(0, now 1\)"),
-        (dict(adapter="dora", alpha=True), r"the run of another adapter \('lora', now 'dora'\)"),
-        (dict(adapter="lora"), r"the run of another alpha \(True, now False\)"),
-        (dict(epochs=4), r"the run of another epochs \(3, now 4\)"),
-        (dict(val_split=0.5), r"the run of another val_split \(0.2, now 0.5\)"),
+        (dict(seed=1), r"seed = 0, here 1"),
+        (dict(adapter="dora", alpha=True), r"adapter = 'lora', here 'dora'"),
+        (dict(adapter="lora"), r"alpha = True, here False"),
+        (dict(epochs=4), r"epochs = 3, here 4"),
+        (dict(val_split=0.5), r"val_split = 0.2, here 0.5"),
         (
             dict(target_modules=("query",)),
-            r"the run of another target_modules \(\['query', 'value'\], now \['query'\]\)",
+            r"target_modules = \['query', 'value'\], here \['query'\]",
         ),
-        (dict(dropout=False), r"the run of another dropout \(True, now False\)"),
+        (dict(dropout=False), r"dropout = True, here False"),
     ],
 )
 def test_other_settings_do_not_go_on(change, says, base, data, stopped):
     before = files(stopped)
     usual = dict(adapter="alpha-lora", alpha_every=T, max_length=16)
-    with pytest.raises(InputError, match=f"out = .*: holds {says}"):
+    with pytest.raises(InputError, match=f"out = .*: holds a different run: {says}"):
         finetune(settings(base, data, **{**usual, **change}), stopped, resume=True)
     assert files(stopped) == before
 
@@ -242,20 +242,20 @@ def test_other_settings_do_not_go_on(change, says, base, data, stopped):
 def test_another_base_or_data_of_another_size_do_not_go_on(base, data, stopped, tmp_path):
     before = files(stopped)
     other = write_base(tmp_path / "base", layer_norm_eps=1e-6)
-    with pytest.raises(InputError, match=r"holds the run of another base \("):
+    with pytest.raises(InputError, match=r"holds a different run: base = "):
         finetune(settings(other, data, adapter="alpha-lora", alpha_every=T, max_length=16), stopped, resume=True)
     more = write_task(tmp_path / "more", train=40)
-    with pytest.raises(InputError, match=r"holds the run of another steps \(15, now 24\)"):
+    with pytest.raises(InputError, match=r"holds a different run: steps = 15, here 24"):
         finetune(settings(base, more, adapter="alpha-lora", alpha_every=T, max_length=16), stopped, resume=True)
     same = write_task(tmp_path / "same", seed=1)
-    with pytest.raises(InputError, match=r"holds the run of another dataset \("):
+    with pytest.raises(InputError, match=r"holds a different run: dataset = "):
         finetune(settings(base, same, adapter="alpha-lora", alpha_every=T, max_length=16), stopped, resume=True)
     assert files(stopped) == before
 
 
 def test_a_folder_with_a_run_is_not_begun_again(chosen, stopped, tmp_path):
     before = files(stopped)
-    with pytest.raises(InputError, match=r"out = .*: holds a run already; --resume goes on with it"):
+    with pytest.raises(InputError, match=r"out = .*: already holds a run; resume it with --resume"):
         finetune(chosen, stopped)
     assert files(stopped) == before
     for name in ("checkpoints", "metrics.jsonl", "adapter", "model", "result.json", "curves.png"):
@@ -267,7 +267,7 @@ def test_a_folder_with_a_run_is_not_begun_again(chosen, stopped, tmp_path):
         assert [p.name for p in out.rglob("*")] == [name]
     (tmp_path / "file").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"out = .*file: cannot be a folder"):
+        with pytest.raises(InputError, match=r"out = .*file: cannot be used as an output folder"):
             finetune(chosen, tmp_path / "file", resume=resume)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -281,11 +281,11 @@ def test_a_folder_with_a_run_is_not_begun_again(chosen, stopped, tmp_path):
         ("metrics.jsonl", None, r"metrics.jsonl cannot be read"),
         ("metrics.jsonl", "{nonsense\n", r"metrics.jsonl cannot be read"),
         ("metrics.jsonl", "", r"metrics.jsonl lacks some of the 1 epochs"),
-        ("checkpoints/7/default/_METADATA", "", r"the checkpoint .*checkpoints/7 cannot be read .* the one before"),
+        ("checkpoints/7/default/_METADATA", "", r"the checkpoint .*checkpoints/7 cannot be read .* the previous one"),
         (
             "checkpoints/7/default/manifest.ocdbt",
             "",
-            r"the checkpoint .*checkpoints/7 cannot be read .* the one before",
+            r"the checkpoint .*checkpoints/7 cannot be read .* the previous one",
         ),
     ],
 )

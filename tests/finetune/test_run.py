@@ -27,7 +27,7 @@ from .helpers import Shared, files, settings, write_task
 
 
 class Watched:
-    """What a run did: its `Run`, the losses of its steps, and the state it ended with."""
+    """The record of a run: its `Run`, the losses of its steps, and its final state."""
 
     def __init__(self, chosen, out, **options):
         self.losses, self.out = [], out

@@ -1,4 +1,4 @@
-"""Inputs that nobody would give on purpose, and what may come of them."""
+"""Malformed inputs, and the permitted outcomes of a call with them."""
 
 import json
 
@@ -27,11 +27,11 @@ JUNK = st.one_of(
     st.just(np.full((2, 2), np.nan)),
     st.just(object()),
 )
-"""Anything at all."""
+"""Any value at all."""
 
 
 def many(examples):
-    """So many inputs, the same ones each time."""
+    """Return many inputs, the same ones each time."""
     return settings(
         max_examples=examples,
         deadline=None,
@@ -43,7 +43,7 @@ def many(examples):
 
 
 def survives(function, *arguments, **named):
-    """Call a function: its result, or None after an error of one line that is documented."""
+    """Call a function: return its result, or None after a documented one-line error."""
     try:
         return function(*arguments, **named)
     except InputError as error:
@@ -55,7 +55,7 @@ def survives(function, *arguments, **named):
 
 @st.composite
 def broken_bytes(draw, content):
-    """A file that was cut, overwritten, lengthened or mixed up somewhere."""
+    """Return a file that was cut, overwritten, lengthened or shuffled somewhere."""
     content = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, len(content)))
@@ -91,7 +91,7 @@ def _places(value, path=()):
 
 @st.composite
 def broken_json(draw, content):
-    """JSON in which something is gone or something else; sometimes no JSON at all."""
+    """Return JSON in which something is missing or replaced; sometimes no JSON at all."""
     if draw(st.integers(0, 4)) == 0:
         return draw(broken_bytes(content))
     value = json.loads(content)

@@ -72,7 +72,7 @@ def stores(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(stores):
-    """What the finished store says while it is whole."""
+    """Return the content of the finished, undamaged store."""
     return open_result(stores / "whole")
 
 

@@ -1,4 +1,4 @@
-"""Small checkpoints and adapters written by hand, files looked at byte by byte, and the definition of an intruder itself."""
+"""Small checkpoints and adapters written by hand, files compared byte by byte, and the definition of an intruder itself."""
 
 import json
 from pathlib import Path
@@ -10,21 +10,21 @@ PREFIX = "base_model.model."
 
 
 def matrix(n, m, seed=0):
-    """A weight whose singular values, 10 to 1, are far enough apart that a small change does not turn its vectors."""
+    """Return a weight with singular values from 10 to 1, so far apart that a small change does not turn its vectors."""
     rng = np.random.default_rng(seed)
     u, v = (np.linalg.qr(rng.standard_normal((size, min(n, m))))[0] for size in (n, m))
     return ((u * np.geomspace(10, 1, min(n, m))) @ v.T).astype(np.float32)
 
 
 def planted(weight, *strengths, seed=1):
-    """The weight and directions of its own choice, of these strengths."""
+    """Return the weight with planted directions of the given strengths."""
     rng = np.random.default_rng(seed)
     u, v = (np.linalg.qr(rng.standard_normal((size, len(strengths))))[0] for size in weight.shape)
     return (weight + (u * strengths) @ v.T).astype(np.float32)
 
 
 def write(folder, tensors, name="model.safetensors", config=None):
-    """A checkpoint of one file."""
+    """Write a checkpoint of one file."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"format": "pt"}))
@@ -34,7 +34,7 @@ def write(folder, tensors, name="model.safetensors", config=None):
 
 
 def write_shards(folder, tensors):
-    """A checkpoint of two files and their index."""
+    """Write a checkpoint of two files and their index."""
     names = list(tensors)
     where = {name: f"model-0000{1 + (i % 2)}-of-00002.safetensors" for i, name in enumerate(names)}
     for file in sorted(set(where.values())):
@@ -44,7 +44,7 @@ def write_shards(folder, tensors):
 
 
 def write_adapter(folder, layers, alphas=None, **config):
-    """A PEFT adapter: layers maps paths to (A, B) or (A, B, magnitude)."""
+    """Write a PEFT adapter: layers maps paths to (A, B) or (A, B, magnitude)."""
     parts = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
     tensors = {
         f"{PREFIX}{path}.{part}": value
@@ -60,7 +60,7 @@ def write_adapter(folder, layers, alphas=None, **config):
 
 
 def stored(file):
-    """What a safetensors file holds, read without any library: name → (type, shape, bytes)."""
+    """Return the content of a safetensors file, read without any library: name → (type, shape, bytes)."""
     content = Path(file).read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
@@ -73,7 +73,7 @@ def stored(file):
 
 
 def by_formula(base, tuned, scale, top=10, threshold=0.5):
-    """W' + (λ − 1)Σσuvᵀ over the intruders, from two SVDs in double precision; and how many there are."""
+    """Return W' + (λ − 1)Σσuvᵀ over the intruders, from two SVDs in double precision; and their number."""
     u0 = np.linalg.svd(np.asarray(base, float), full_matrices=False)[0]
     u, s, vt = np.linalg.svd(np.asarray(tuned, float), full_matrices=False)
     which = np.flatnonzero(np.abs(u0.T @ u[:, :top]).max(0) < threshold)

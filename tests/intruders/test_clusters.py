@@ -131,5 +131,5 @@ def test_a_layer_that_lapack_does_not_decompose_is_that_layers_fault(tmp_path, m
     tuned = {name: planted(value, 30.0) for name, value in weights.items()}
     found = scan(write(tmp_path / "b", weights), write(tmp_path / "t", tuned), exact=True)
     assert [layer.name for layer in found.layers] == ["b.weight", "c.weight"]
-    assert found.skipped == (("a.weight", "not decomposed by LAPACK (SVD did not converge)"),)
+    assert found.skipped == (("a.weight", "LAPACK failed to decompose it (SVD did not converge)"),)
     assert found.incomplete == ("a.weight",)

@@ -54,7 +54,7 @@ def plain(text):
 
 
 def key_of(out):
-    """What explains the columns."""
+    """The explanation of the columns."""
     return out[out.index("‖Δ‖:") : out.index("decide.") + 7]
 
 
@@ -202,7 +202,7 @@ def test_mitigation(run, base, adapter, tmp_path):
 
 
 def test_mitigation_a_file_of_another_name(run, base, tmp_path):
-    """What is left is counted in the file that was written."""
+    """The remaining intruders are counted in the written file."""
     weights = load_file(base / "model.safetensors")
     other = write(
         tmp_path / "t", {n: planted(w, 30.0) if n == NAMES[0] else w for n, w in weights.items()}, "some.safetensors"
@@ -229,7 +229,7 @@ def test_what_was_not_mitigated_is_named(run, base, tmp_path):
     layers[names[1]][0][0, 0] = np.nan
     adapter = write_adapter(tmp_path / "bad", layers, base_model_name_or_path="org/other")
     skipped = f"skipped (NaN or infinite in the adapter): {names[1]}"
-    other = f"the adapter names org/other as its base, and was compared with {base}"
+    other = f"the adapter names org/other as its base, but was compared with {base}"
     for arguments in ((), ("mitigate", "--out", tmp_path / "out")):
         status, out, _ = run(*arguments[:1], base, adapter, *arguments[1:])
         assert status == (0 if arguments else 1) and skipped in out.splitlines() and other in out.splitlines()
@@ -244,7 +244,7 @@ def test_what_was_not_mitigated_is_named(run, base, tmp_path):
         (("--threshold-epsilon", 0), "threshold_epsilon = 0.0: must be a finite number in (0, 1)"),
         (("--threshold-epsilon", 1), "threshold_epsilon = 1.0: must be a finite number in (0, 1)"),
         (("--threshold-epsilon", "nan"), "threshold_epsilon = nan: must be a finite number in (0, 1)"),
-        (("--layers", "*"), "layers = '*': is no regular expression"),
+        (("--layers", "*"), "layers = '*': must be a regular expression"),
         (("--layers", "dense"), "layers = 'dense': matches none of encoder.layer.0.attention.self.key.weight, "),
         (("mitigate", "--mitigation-lambda", 1), "mitigation_lambda = 1.0: must be a finite number in [0, 1)"),
         (("mitigate", "--mitigation-lambda", -0.5), "mitigation_lambda = -0.5: must be a finite number in [0, 1)"),
@@ -275,11 +275,11 @@ def test_unusable_files(run, what, base, adapter, tmp_path):
     other = write_adapter(tmp_path / "other", {"vision.proj": (matrix(2, 30), matrix(36, 2))})
     before = files(tmp_path)
     for arguments, says in (
-        ((base, tmp_path / "model.pt"), f"tuned = {tmp_path / 'model.pt'}: is a pickle, which runs the code inside it"),
+        ((base, tmp_path / "model.pt"), f"tuned = {tmp_path / 'model.pt'}: is a pickle, which runs code"),
         ((tmp_path / "model.pt", adapter), f"base = {tmp_path / 'model.pt'}: is a pickle"),
         ((base, tmp_path / "cut.safetensors"), f"tuned = {tmp_path / 'cut.safetensors'}: is truncated"),
-        ((tmp_path / "no/such/folder", adapter), f"base = {tmp_path / 'no/such/folder'}: is no folder"),
-        ((base, "./nowhere"), "tuned = ./nowhere: is no folder\n"),
+        ((tmp_path / "no/such/folder", adapter), f"base = {tmp_path / 'no/such/folder'}: is not a folder"),
+        ((base, "./nowhere"), "tuned = ./nowhere: is not a folder\n"),
         (
             (base, adapter / "adapter_model.safetensors"),
             f"is the file of a PEFT adapter; give its folder, {adapter}\n",
@@ -297,7 +297,7 @@ def test_where_files_cannot_go(run, base, adapter, tmp_path):
     for command in ("scan", "mitigate"):
         assert "out = " in refused(run, command, base, adapter, "--out", tmp_path / "file")
         assert "out = " in refused(run, command, base, adapter, "--out", tmp_path / "file/below")
-    assert "is in use" in refused(run, "mitigate", base, adapter, "--out", adapter)
+    assert "is not empty" in refused(run, "mitigate", base, adapter, "--out", adapter)
     assert "json = " in refused(run, base, adapter, "--json", tmp_path / "file/r.json")
     assert "is a folder" in refused(run, base, adapter, "--json", tmp_path)
     assert files(tmp_path) == before

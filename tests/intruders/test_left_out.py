@@ -1,4 +1,4 @@
-"""What a scan cannot compare is named and shows in the exit status; what it must not touch is left as it is."""
+"""Tensors that a scan cannot compare are named and show in the exit status; files that it must not touch stay unchanged."""
 
 import json
 
@@ -205,7 +205,7 @@ def test_an_update_of_an_embedding(run, tmp_path):
     factors = {f"base_model.model.fc.lora_{x}.weight": value for x, value in zip("AB", FACTORS, strict=True)}
     write(adapter, {**parts, **factors}, "adapter_model.safetensors")
     status, out, _ = run(base, adapter)
-    assert status == 0 and "an embedding (--layers takes it all the same)" in out
+    assert status == 0 and "an embedding (select it with --layers)" in out
     pairs = Pairs(base, adapter, layers=".")
     assert pairs.names == ["fc.weight", "square_embeddings.weight", "word_embeddings.weight"] and not pairs.incomplete
     merged = {}

@@ -1,4 +1,4 @@
-"""How strong an update may be: against the law, against its own prediction, and against dense draws."""
+"""The allowed strength of an update: against the law, against its own prediction, and against dense draws."""
 
 import numpy as np
 import pytest
@@ -139,7 +139,7 @@ def test_nothing_goes_unguarded_by_mistake():
         == set(intruder_limits(model, top_k=3, layers=["one"]))
         == {"one"}
     )
-    with pytest.raises(InputError, match="layers: typo is none of one, other"):
+    with pytest.raises(InputError, match="layers: typo is not one of one, other"):
         intruder_limits(model, layers=["one", "typo"])
     for probability in (2.0, -1, "x", float("nan")):
         with pytest.raises(InputError, match=rf"probability = '?{probability}'?: must be a finite number in \(0, 1\)"):

@@ -209,7 +209,7 @@ def test_alpha_without_an_update_cannot_be_mended(tmp_path):
     alphas = {"x.key": rng.uniform(0, 20, 48).astype(np.float32), "x.value": np.ones(48, np.float32)}
     base = write(tmp_path / "b", {f"x.{part}.weight": matrix(48, 40) for part in ("query", "key", "value")})
     adapter = write_adapter(tmp_path / "a", {"x.query": (9 * matrix(2, 40), matrix(48, 2))}, alphas)
-    with refused("tuned = ", "x.key.weight has intruders by α alone and no update to scale"):
+    with refused("tuned = ", "x.key.weight has intruders caused by α, and no update to scale"):
         mitigate(base, adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert mitigate(base, adapter, tmp_path / "out", layers="query|value").before.intruders > 0
@@ -252,7 +252,7 @@ def weights_of(dtype=np.float32):
 
 
 def contents(folder):
-    """What all safetensors files of a folder hold together."""
+    """Return the content of all safetensors files of a folder together."""
     return {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in stored(file).items()}
 
 
@@ -414,9 +414,9 @@ def test_a_folder_in_use_is_left_alone(pair, tmp_path):
     (tmp_path / "file").write_text("mine")
     before = files(tmp_path)
     for out in (tmp_path / "out", tmp_path / "file", pair[1], pair[0]):
-        with refused(f"out = {out}: is in use; give a folder that is empty or new"):
+        with refused(f"out = {out}: is not empty; choose an empty or new folder"):
             mitigate(*pair, out)
-    with refused("out = ", "cannot be a folder to write to"):
+    with refused("out = ", "cannot be used as an output folder"):
         mitigate(*pair, tmp_path / "file/below")
     assert files(tmp_path) == before
     (tmp_path / "empty").mkdir()

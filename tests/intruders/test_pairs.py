@@ -157,10 +157,10 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         "shape.weight": "shapes differ: [12, 12] and [12, 11]",
         "nan.weight": "NaN or infinite in the base",
         "inf.weight": "NaN or infinite in the tuned model",
-        "zero.weight": "all zero in the base and not after tuning, so that every vector is new",
+        "zero.weight": "all zero in the base but not after tuning, so every vector is new",
         "gone.weight": "all zero in the tuned model",
-        "whole.weight": "of integers (I64), which are no weights",
-        "cast.weight": "of integers (I8), which are no weights (in the tuned model)",
+        "whole.weight": "of integers (I64), which are not weights",
+        "cast.weight": "of integers (I8), which are not weights (in the tuned model)",
         "small.weight": "smaller than top_k = 10",
     }
 
@@ -180,7 +180,7 @@ def test_what_an_adapter_holds_besides_is_named(tmp_path):
     pairs = Pairs(base, write(adapter, tensors, "adapter_model.safetensors"))
     assert pairs.names == ["x.fc.weight"]
     assert set(pairs.skipped) == {
-        Skipped("x.embed.weight", "an embedding (--layers takes it all the same)"),
+        Skipped("x.embed.weight", "an embedding (select it with --layers)"),
         Skipped("head.weight", "trained whole, beside the adapter, and no matrix of the base"),
         Skipped("x.other.base_layer.weight", "the base's own, kept with the adapter"),
         Skipped("x.tokens.token_adapter.trainable_tokens_delta", "rows of an embedding, trained beside the adapter"),
@@ -200,7 +200,7 @@ def test_an_embedding_beside_dora(tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     pairs = Pairs(tmp_path / "base", tmp_path / "adapter")
     assert pairs.names == [f"{LAYER}query.weight"]
-    assert pairs.skipped == [Skipped("embeddings.word_embeddings", "an embedding with DoRA, which is not read here")]
+    assert pairs.skipped == [Skipped("embeddings.word_embeddings", "an embedding with DoRA, which is not supported")]
 
 
 def test_modules_that_the_file_of_the_base_leaves_out_are_named(tmp_path):
@@ -211,7 +211,7 @@ def test_modules_that_the_file_of_the_base_leaves_out_are_named(tmp_path):
     pairs = Pairs(write(tmp_path / "b", weights), adapter)
     assert pairs.names == ["l.0.fc.weight"]
     assert set(pairs.skipped) == {Skipped(name, "no matrix of the base") for name in ("lm_head", "l.0.experts")}
-    assert pairs.remarks == ["the adapter updates l.0.experts, lm_head, which is no matrix of the base"]
+    assert pairs.remarks == ["the adapter updates l.0.experts, lm_head, which are not matrices of the base"]
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_alpha_is_what_merging_makes_of_it(method, tmp_path):
         if layer.alpha is not None:
             layer.alpha = AlphaParam(layer.alpha[...] + 1)
     save_peft(model, tmp_path / "other", base=tmp_path / "base")
-    with refused(f"base = {tmp_path / 'scaled'}", "has been scaled by another α than that of tuned"):
+    with refused(f"base = {tmp_path / 'scaled'}", "has been scaled by a different α than that of tuned"):
         Pairs(tmp_path / "scaled", tmp_path / "other")
 
 
@@ -460,22 +460,22 @@ def test_files_that_are_none(argument, base, tmp_path):
 
     whole, cut = save(WEIGHTS), tmp_path / "cut.safetensors"
     cut.write_bytes(whole[: len(whole) // 2])
-    refuses(cut, f"{cut}: is truncated or no safetensors file (616 of 1,232 bytes)")
-    refuses(write(tmp_path / "m", WEIGHTS) / "model.safetensors/below", "is no folder")
+    refuses(cut, f"{cut}: is truncated or not a safetensors file (616 of 1,232 bytes)")
+    refuses(write(tmp_path / "m", WEIGHTS) / "model.safetensors/below", "is not a folder")
     for size in (0, 7, 40):
         (tmp_path / "m/model.safetensors").write_bytes(whole[:size])
-        refuses(tmp_path / "m", "model.safetensors is truncated or no safetensors file")
+        refuses(tmp_path / "m", "model.safetensors is truncated or not a safetensors file")
     for name in ("pytorch_model.bin", "weights.pt", "x.ckpt", "x.PTH"):
         (tmp_path / name).write_bytes(pickle.dumps(WEIGHTS))
-        refuses(tmp_path / name, f"{name}: is a pickle, which runs the code inside it")
+        refuses(tmp_path / name, f"{name}: is a pickle, which runs code")
     (tmp_path / "old").mkdir()
     (tmp_path / "old/pytorch_model.bin").write_bytes(pickle.dumps(WEIGHTS))
-    refuses(tmp_path / "old", "holds pytorch_model.bin but no model.safetensors; a pickle runs the code")
+    refuses(tmp_path / "old", "holds pytorch_model.bin but no model.safetensors; a pickle runs code")
     (tmp_path / "renamed.safetensors").write_bytes(pickle.dumps(WEIGHTS))
-    refuses(tmp_path / "renamed.safetensors", "renamed.safetensors: is truncated or no safetensors file")
+    refuses(tmp_path / "renamed.safetensors", "renamed.safetensors: is truncated or not a safetensors file")
     (tmp_path / "text.md").write_text("# Model")
-    refuses(tmp_path / "text.md", "text.md: is truncated or no safetensors file")
-    refuses(tmp_path / "no/such/model.safetensors", "is no folder")
+    refuses(tmp_path / "text.md", "text.md: is truncated or not a safetensors file")
+    refuses(tmp_path / "no/such/model.safetensors", "is not a folder")
     (tmp_path / "empty").mkdir()
     refuses(tmp_path / "empty", "holds neither model.safetensors nor model.safetensors.index.json")
     shards = write_shards(tmp_path / "shards", WEIGHTS)
@@ -512,8 +512,11 @@ def test_a_pickle_is_not_opened(base, tmp_path):
             {"l.1.fc": FACTORS["x.fc"], "l.0.fc": FACTORS["x.fc"]},
             "updates l.1.fc, which the base does not have (it has x.fc.weight, for example); is it an adapter for another base?",
         ),
-        ({"x.fc": (matrix(2, 9), matrix(12, 2))}, "x.fc: BA has shape [12, 9], the weight [12, 10]; is it an adapter"),
-        ({"x.fc": (matrix(2, 12), matrix(10, 2))}, "x.fc: BA has shape [10, 12], the weight [12, 10]"),
+        (
+            {"x.fc": (matrix(2, 9), matrix(12, 2))},
+            "x.fc: BA has shape [12, 9], the weight has [12, 10]; is it an adapter",
+        ),
+        ({"x.fc": (matrix(2, 12), matrix(10, 2))}, "x.fc: BA has shape [10, 12], the weight has [12, 10]"),
         ({"x.fc": (matrix(2, 10), matrix(12, 3))}, "x.fc: A and B have shapes [2, 10] and [12, 3]"),
         (
             {"x.fc": (np.full((2, 10), np.nan, np.float32), matrix(12, 2))},
@@ -576,7 +579,7 @@ def test_vectors_of_another_length(base, tmp_path):
         "alpha": write_adapter(tmp_path / "a", FACTORS, {"x.fc": short}),
         "magnitude": write_adapter(tmp_path / "m", {"x.fc": (*FACTORS["x.fc"], short)}, use_dora=True),
     }.items():
-        with refused("tuned = ", f"x.fc: {name} has shape [10], must be [12]"):
+        with refused("tuned = ", f"x.fc: {name} has shape [10]; must be [12]"):
             list(Pairs(base, adapter))
 
 
@@ -584,9 +587,9 @@ def test_vectors_of_another_length(base, tmp_path):
     ("config", "says"),
     [
         ("{", "adapter_config.json cannot be read"),
-        ('{"peft_type": "IA3"}', "peft_type = 'IA3' is not read here, must be LORA"),
-        ('{"peft_type": "LORA", "init_lora_weights": "pissa"}', "changes the base as well"),
-        ('{"peft_type": "LORA", "alpha_pattern": {"a{99999999999}": 1}}', "is no regular expression"),
+        ('{"peft_type": "IA3"}', "peft_type = 'IA3' is not supported; must be LORA"),
+        ('{"peft_type": "LORA", "init_lora_weights": "pissa"}', "also changes the base"),
+        ('{"peft_type": "LORA", "alpha_pattern": {"a{99999999999}": 1}}', "must be a regular expression"),
         ("[" * 100_000, "adapter_config.json cannot be read"),
     ],
 )
@@ -606,10 +609,10 @@ def test_a_config_that_cannot_be_read(base, adapter):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"layers": "fc("}, "layers = 'fc(': is no regular expression"),
-        ({"layers": "a{99999999999}"}, "layers = 'a{99999999999}': is no regular expression"),
-        ({"layers": "(" * 3000 + ")" * 3000}, "is no regular expression"),
-        ({"layers": 5}, "layers = 5: is no regular expression"),
+        ({"layers": "fc("}, "layers = 'fc(': must be a regular expression"),
+        ({"layers": "a{99999999999}"}, "layers = 'a{99999999999}': must be a regular expression"),
+        ({"layers": "(" * 3000 + ")" * 3000}, "must be a regular expression"),
+        ({"layers": 5}, "layers = 5: must be a regular expression"),
         ({"layers": "qkv"}, "layers = 'qkv': matches none of x.fc.weight"),
         ({"top_k": 11}, "top_k = 11: must be at most 10, the smaller side of the largest layer"),
         ({"top_k": 0}, "top_k = 0: must be a whole number ≥ 1"),
@@ -631,9 +634,9 @@ def test_settings_that_cannot_be_used(options, says, base, adapter):
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        (None, "tuned = None: is no path"),
-        ("a" * 300, "is no path"),
-        (3, "is no path"),
+        (None, "tuned = None: is not a path"),
+        ("a" * 300, "is not a path"),
+        (3, "is not a path"),
     ],
 )
 def test_paths_that_cannot_be(path, says, base):
@@ -652,9 +655,9 @@ def test_updates_too_large_to_compare(tmp_path):
     found = scan(base, adapter)
     assert [layer.name for layer in found.layers] == ["z.weight"]
     assert [skip.name for skip in found.skipped] == ["x.weight", "y.weight"]
-    assert all("beside which nothing of the base is left" in skip.reason for skip in found.skipped)
+    assert all("which leaves nothing of the base" in skip.reason for skip in found.skipped)
     for scale in (1e300, 10**400):
-        with refused("tuned = ", "must be a number of single precision"):
+        with refused("tuned = ", "must be a number in single precision"):
             Pairs(base, write_adapter(tmp_path / "s", {"z": FACTORS["x.fc"]}, lora_alpha=scale))
 
 

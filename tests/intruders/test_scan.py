@@ -191,7 +191,7 @@ def test_vectors_made_of_neighbours_inside_the_spectrum(kind):
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("shape", [(64, 48), (48, 64), (500, 450)])
 def test_a_matrix_of_small_rank_has_no_more_vectors(shape, exact):
-    """Where values vanish after tuning, any vectors would do: five directions, and one that is planted."""
+    """If values vanish after tuning, any vectors would do: five directions, and one that is planted."""
     random = np.random.default_rng(4)
     u, v = (np.linalg.qr(random.standard_normal((side, 6)))[0] for side in shape)
     w = ((u[:, :5] * [5, 4, 3, 2, 1]) @ v[:, :5].T).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Processes that are killed at random moments. They fork from a server that has imported what takes long to import."""
+"""Processes that are killed at random moments. They fork from a server that has done the slow imports."""
 
 import multiprocessing
 import os
@@ -11,20 +11,20 @@ KILLS = int(os.environ.get("RMTJAX_TEST_KILLS", "20"))
 
 
 def context():
-    """Where processes come from."""
+    """Return the context that starts processes."""
     forking = multiprocessing.get_context("forkserver")
     forking.set_forkserver_preload(["jax", "rmtjax.montecarlo", "rmtjax.finetune", "orbax.checkpoint"])
     return forking
 
 
 def keep_programs(folder):
-    """Compiled programs are kept in a folder, as the command line does; kills hit their writing, too."""
+    """Keep compiled programs in a folder, as the command line does; kills hit their writing, too."""
     jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def whole(target, path):
-    """Seconds that a process takes which nobody kills."""
+    """Return the seconds that an undisturbed process takes."""
     began = time.perf_counter()
     process = context().Process(target=target, args=(path,))
     process.start()
@@ -34,9 +34,10 @@ def whole(target, path):
 
 
 def killed(target, folder, seconds, check, progress, seed=0, kills=KILLS):
-    """Start a process, kill it at a random moment, start it again on what is left, until it ends; and so on with a new
-    folder until so many have been killed. Whatever ends is checked. Most of a start goes by before anything is written, so
-    every second kill waits until something is.
+    """Start a process, kill it at a random moment and restart it on the remains, until it ends.
+
+    This is repeated with new folders up to the given number of kills, and the output of each finished process is checked.
+    Processes write nothing for most of their start, so every second kill waits until something is written.
 
     Args:
         target: what a process does, in the folder that it is given.

@@ -28,7 +28,7 @@ def files(path):
 
 
 def chunks(path):
-    """How many chunks are stored."""
+    """Return the number of stored chunks."""
     return sum(not f.name.endswith(".partial") for f in (path / "tiles" / "count").glob("c.*"))
 
 
@@ -98,7 +98,7 @@ def hungry(path):
 
 
 def _starved(path):
-    """When the last cells begin, and a chunk is stored, there is hardly any memory left."""
+    """Hardly any memory is left when the last cells begin and a chunk is stored."""
     stored, write, compute = threading.Event(), Store.write, Programs.compute
 
     def told(self, chunk, values):

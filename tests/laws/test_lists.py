@@ -35,7 +35,7 @@ OWN = {
     "perturbation.singular_rotation": dict(delta=[[0.1], [0.2]], n=3, m=4),
     "spikes.update_strengths": dict(theta=[1.0, -2.0]),
 }
-"""What single functions ask for."""
+"""Arguments of functions with special needs."""
 
 
 def _functions():

@@ -343,8 +343,8 @@ I3, D3 = np.diag([1.0, 2.0, 3.0]), np.ones((3, 3))
     ("call", "message"),
     [
         (lambda: law.first_order_eigenvalues(np.eye(3), D3), "values has equal entries"),
-        (lambda: law.first_order_eigenvalues(I3 + np.triu(D3), D3), "W is off its transpose by 1"),
-        (lambda: law.first_order_eigenvalues(I3, np.triu(D3)), "Delta is off its transpose by 1"),
+        (lambda: law.first_order_eigenvalues(I3 + np.triu(D3), D3), "W differs from its transpose by 1"),
+        (lambda: law.first_order_eigenvalues(I3, np.triu(D3)), "Delta differs from its transpose by 1"),
         (lambda: law.first_order_eigenvalues(I3 * np.nan, D3), "W has an entry nan"),
         (lambda: law.first_order_eigenvalues(I3, D3 * np.inf), "Delta has an entry inf"),
         (lambda: law.first_order_eigenvalues((np.arange(2.0), np.eye(2)), np.ones((3, 3))), "Delta has shape"),

@@ -68,7 +68,7 @@ def test_off_the_support():
 
 
 def test_quantiles_keep_their_relative_accuracy():
-    """Where x itself still resolves the distance from the end."""
+    """This holds as long as x itself resolves the distance from the end."""
     q = np.logspace(-6, -1, 200)
     np.testing.assert_allclose(semicircle.cdf(semicircle.ppf(q)), q, rtol=1e-11)
 

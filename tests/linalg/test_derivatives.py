@@ -34,7 +34,7 @@ def known_dtypes(algorithm):
 
 
 def leading(xp, u, s, vh):
-    """What no choice of phases changes: the leading triplet's projector, the second's times its value, and the values."""
+    """Return quantities that no choice of phases changes: the first projector, the second one times its value, and the values."""
     first, second = (u[..., :, i : i + 1] @ vh[..., i : i + 1, :] for i in (0, 1))
     return first + second * s[..., 1, None, None], s
 

@@ -483,7 +483,7 @@ def test_auto_is_one_of_them():
 
 @pytest.mark.parametrize("kind", ["ones", "rank", "falling", "zeros", "huge", "tiny"])
 def test_the_largest_of_what_has_few(kind):
-    """Where a Krylov space cannot tell, or squares leave the range of numbers, they are those of a whole decomposition."""
+    """If a Krylov space cannot decide, or squares leave the range of numbers, the values are those of a full decomposition."""
     random = np.random.default_rng(8)
     a, k = random.standard_normal((512, 512)), 8
     if kind == "falling":
@@ -517,7 +517,7 @@ def test_what_rounding_leaves_of_the_angles_is_no_reason_to_decompose_all(monkey
 
 
 def test_auto_for_the_largest():
-    """What is told is what is done: Krylov spaces for few of many, a whole decomposition where they cannot run."""
+    """The reported algorithm is the one used: Krylov spaces for few of many, a full decomposition where they cannot run."""
     a = normal(np.random.default_rng(17), (800, 800), "float32")
     name = select_algorithm(a.shape, a.dtype, k=4)
     assert name == "lanczos"
@@ -564,9 +564,9 @@ I3 = np.eye(3)
         (lambda: eigh(np.ones(3)), r"matrix has shape \(3,\)"),
         (lambda: eigvalsh(np.ones((0, 0))), r"matrix has shape \(0, 0\): must not be empty"),
         (lambda: svdvals(np.ones((2, 0, 3))), r"matrix has shape \(2, 0, 3\): must not be empty"),
-        (lambda: eigvalsh(I3 + 1e-9 * np.tri(3, k=-1)), "matrix is off its transpose by 1e-09: must be symmetric"),
-        (lambda: eigvalsh(np.stack([I3, np.triu(np.ones((3, 3)))])), "matrix is off its transpose by 1"),
-        (lambda: eigh(np.array([[0, 1j], [1j, 0]])), "matrix is off its transpose by 2"),
+        (lambda: eigvalsh(I3 + 1e-9 * np.tri(3, k=-1)), "matrix differs from its transpose by 1e-09: must be symmetric"),
+        (lambda: eigvalsh(np.stack([I3, np.triu(np.ones((3, 3)))])), "matrix differs from its transpose by 1"),
+        (lambda: eigh(np.array([[0, 1j], [1j, 0]])), "matrix differs from its transpose by 2"),
         (lambda: eigvalsh(I3 * np.nan), "matrix has an entry .*nan.*: all must be finite"),
         (lambda: svdvals(I3 + np.inf), "matrix has an entry .*inf.*: all must be finite"),
         (lambda: svd(I3, algorithm="jacoby"), "algorithm 'jacoby' is unknown; did you mean 'jacobi'"),
@@ -574,13 +574,13 @@ I3 = np.eye(3)
         (lambda: eigh(I3, algorithm="gram"), "algorithm 'gram' is unknown"),
         (lambda: svd(I3, k=4), "k = 4: must be a whole number from 1 to 3"),
         (lambda: svd(I3, k=True), "k = True: must be a whole number from 1 to 3"),
-        (lambda: svd(I3, algorithm="lanczos"), "k is not given: lanczos computes the k largest"),
+        (lambda: svd(I3, algorithm="lanczos"), "k is not given: lanczos needs the number of largest values"),
         (lambda: svd(I3, k=1, algorithm="lanczos"), "k = 1: must be 1 to 0 for 3 rows or columns"),
         (lambda: svd(I3, k=1, algorithm="randomized", iterations=-1), "iterations = -1: must be a whole number"),
         (lambda: svd(1j * I3, k=1, algorithm="lanczos"), "matrix has dtype complex128: must be real for lanczos"),
         (
             lambda: jax.jit(lambda a: svd(a, k=1, algorithm="lanczos"))(I3),
-            "algorithm = lanczos: cannot run inside jit, vmap or grad; take randomized there",
+            "algorithm = lanczos: cannot run inside jit, vmap or grad; use randomized there",
         ),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Small encoders and batches, and what PyTorch makes of them."""
+"""Small encoders and batches, and PyTorch's results for them."""
 
 import copy
 import functools
@@ -26,7 +26,7 @@ SIZES = {
 
 
 def refused(*parts: str):
-    """Expect an InputError of one line that holds every part."""
+    """Expect a one-line InputError that contains every part."""
     pattern = "".join(f"(?=.*{re.escape(part)})" for part in parts)
     return pytest.raises(InputError, match=rf"\A{pattern}[^\n]*\Z")
 
@@ -37,7 +37,7 @@ def config_of(model_type: str = "bert", **changes) -> EncoderConfig:
 
 
 def filled(build: Callable[[nnx.Rngs], nnx.Module], seed: int = 0) -> nnx.Module:
-    """A model whose weights are all random, biases and layer norms too, so that none can be left out unnoticed."""
+    """Return a model whose weights are all random, biases and layer norms too, so that none can be left out unnoticed."""
     graph, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     rng, weights = np.random.default_rng(seed), {}
     for path, variable in nnx.to_flat_state(state):
@@ -52,12 +52,12 @@ def _classifier(config: EncoderConfig, outputs: int, seed: int, options: tuple) 
 
 
 def classifier(model_type: str = "bert", outputs: int = 2, seed: int = 0, options: dict | None = None, **changes):
-    """A classifier of one's own with random weights."""
+    """Return a classifier with random weights."""
     return nnx.clone(_classifier(config_of(model_type, **changes), outputs, seed, tuple((options or {}).items())))
 
 
 def batch(config: EncoderConfig, size: int = 4, length: int = 9, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Tokens, mask and token types; the last row has one token, the first none of padding."""
+    """Return tokens, mask and token types; the last row has one token, the first no padding."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(2, config.vocab_size, (size, length)).astype(np.int32)
     lengths = np.linspace(length, 1, size).astype(int)
@@ -68,12 +68,12 @@ def batch(config: EncoderConfig, size: int = 4, length: int = 9, seed: int = 0) 
 
 
 logits = nnx.jit(lambda model, *args: model(*args))
-"""Of a model, compiled."""
+"""The compiled outputs of a model."""
 
 
 @nnx.jit
 def gradients(model, ids, mask, types, labels):
-    """Of the mean cross-entropy, as a state of all weights."""
+    """Return gradients of the mean cross-entropy, as a state of all weights."""
 
     def loss(own):
         out = nnx.merge(graph, own, rest)(ids, mask, types)
@@ -84,19 +84,19 @@ def gradients(model, ids, mask, types, labels):
 
 
 def weights(model: nnx.Module | nnx.State, kind: type = nnx.Param) -> dict[str, np.ndarray]:
-    """Weights of a kind by dotted path."""
+    """Return weights of a kind by dotted path."""
     state = model if isinstance(model, nnx.State) else nnx.state(model, kind)
     return {".".join(map(str, p)): np.asarray(v[...]) for p, v in nnx.to_flat_state(state)}
 
 
 def relative(got, wanted) -> float:
-    """‖got − wanted‖/‖wanted‖."""
+    """Return ‖got − wanted‖/‖wanted‖."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
 
 
 def train(model: nnx.Module, tx, batches, kind) -> list[float]:
-    """Steps of an optimiser on the variables of a kind, in place; gives the losses. No dropout."""
+    """Take steps of an optimizer on the variables of a kind, in place; return the losses. No dropout."""
     import optax
 
     graph, own, rest = nnx.split(model, kind, ...)
@@ -125,7 +125,7 @@ def train(model: nnx.Module, tx, batches, kind) -> list[float]:
 
 
 def torch_classifier(config: EncoderConfig, outputs: int = 2, seed: int = 0, **changes):
-    """A sequence classifier of `transformers` with all weights random, in evaluation mode."""
+    """Return a sequence classifier of `transformers` with all weights random, in evaluation mode."""
     import torch
     import transformers
 
@@ -148,7 +148,7 @@ def tensors(*arrays, dtype=None):
 
 
 def torch_outputs(model, ids, mask, types=None):
-    """What a model of `transformers` makes of a batch, in double precision.
+    """Return the outputs of a `transformers` model for a batch, in double precision.
 
     In single precision its own rounding reaches 1 to 2·10⁻⁵ in MiniLM’s hidden states, by what kernels the processor has.
     """

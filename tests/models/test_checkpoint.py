@@ -74,7 +74,7 @@ def test_padding_token(folder):
     ("changes", "parts"),
     [
         ({"model_type": "distilbert"}, ["model_type = 'distilbert'", "xlm-roberta"]),
-        ({"model_type": "gpt2"}, ["model_type = 'gpt2'", "not built here"]),
+        ({"model_type": "gpt2"}, ["model_type = 'gpt2'", "not supported"]),
         ({"model_type": ["bert"]}, ["model_type = ['bert']"]),
         ({"is_decoder": True}, ["is_decoder = True", "must be False"]),
         ({"add_cross_attention": True}, ["add_cross_attention = True"]),
@@ -120,9 +120,9 @@ def test_no_configuration(folder):
 def test_what_is_no_model(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for name in (tmp_path / "file", tmp_path / "none", "a/b/c", "./none", "~none", "../none"):
-        with refused(f"model = {name}", "is no folder"):
+        with refused(f"model = {name}", "is not a folder"):
             model_folder(name)
-    with refused("model = not a name", "is no folder, and the hub did not give it"):
+    with refused("model = not a name", "is not a folder, and the hub does not provide it"):
         model_folder("not a name")
     import builtins
 
@@ -149,7 +149,7 @@ def test_hub_that_cannot_be_reached(tmp_path, monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network\nat all")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    with refused("model = some/model", "the hub did not give it", "no network"):
+    with refused("model = some/model", "the hub does not provide it", "no network"):
         load_classifier("some/model")
     assert {"config.json", WEIGHTS, INDEX, "tokenizer.json", "vocab.txt"} <= set(asked["some/model"])
     assert not any(name.endswith((".bin", "*")) for name in asked["some/model"])
@@ -226,13 +226,13 @@ def test_head_and_pooler_may_be_missing(folder, model):
 
 
 def test_shapes_are_checked(folder):
-    with refused("classifier.bias has shape [2], num_labels asks for [3]"):
+    with refused("classifier.bias has shape [2], num_labels needs [3]"):
         load_classifier(folder, 3)
     rewrite(folder, lambda t: t | {QUERY: np.zeros((16, 8), np.float32)})
-    with refused(f"model = {folder}", f"{QUERY} has shape [16, 8], config.json asks for [16, 16]"):
+    with refused(f"model = {folder}", f"{QUERY} has shape [16, 8], config.json needs [16, 16]"):
         load_classifier(folder)
     settings(folder, vocab_size=51)
-    with refused("word_embeddings.weight has shape [50, 16], config.json asks for [51, 16]"):
+    with refused("word_embeddings.weight has shape [50, 16], config.json needs [51, 16]"):
         load_encoder(folder)
 
 
@@ -279,22 +279,22 @@ def test_shards(folder, model):
 def test_truncated(folder, size):
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:size])
-    with refused(f"model = {folder}", f"{WEIGHTS} is truncated or no safetensors file"):
+    with refused(f"model = {folder}", f"{WEIGHTS} is truncated or not a safetensors file"):
         load_classifier(folder)
 
 
 def test_pickles_are_not_opened(folder):
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    with refused(f"model = {folder}", "pytorch_model.bin", "runs the code inside it", "save_pretrained"):
+    with refused(f"model = {folder}", "pytorch_model.bin", "runs code when it is read", "save_pretrained"):
         load_classifier(folder)
     (folder / "pytorch_model.bin").rename(folder / "pytorch_model.bin.index.json")
-    with refused("pytorch_model.bin", "runs the code"):
+    with refused("pytorch_model.bin", "runs code when it is read"):
         load_classifier(folder)
     (folder / "pytorch_model.bin.index.json").unlink()
     with refused(f"model = {folder}: holds neither {WEIGHTS} nor {INDEX}"):
         load_classifier(folder)
     (folder / "adapter_model.bin").write_bytes(b"")
-    with refused("adapter = ", "adapter_model.bin", "runs the code"):
+    with refused("adapter = ", "adapter_model.bin", "runs code when it is read"):
         TensorFile(folder, "adapter", "adapter_model.safetensors")
 
 
@@ -315,7 +315,7 @@ def test_tensors_on_the_host(tmp_path, dtype):
     file = TensorFile(tmp_path)
     assert file.on_host("b").dtype == np.float32 and file.on_host("d").shape == (0, 4) and file.on_host("c") == 2.5
     np.testing.assert_array_equal(file.on_host("b"), value.astype(np.float32))
-    with refused("model = ", "model.safetensors holds a, which is of type I8", "types that are: F64, F32, F16, BF16"):
+    with refused("model = ", "model.safetensors holds a, which is of type I8", "supported: F64, F32, F16, BF16"):
         file.on_host("a")
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:20])
     with refused("model = ", "model.safetensors cannot be read: b"):

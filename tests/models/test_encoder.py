@@ -1,4 +1,4 @@
-"""What the encoders promise beyond the numbers of `transformers` (see test_parity.py)."""
+"""Promises of the encoders beyond the numbers of `transformers` (see test_parity.py)."""
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ def test_half_precision(dtype):
 
 
 def test_paths_are_those_of_the_files():
-    """What PEFT's patterns select in the original they select here."""
+    """PEFT's patterns select the same layers here as in the original."""
     paths = {".".join(map(str, path)) for path, _ in nnx.iter_modules(classifier("roberta"))}
     assert {"roberta.encoder.layer.1.attention.self.query", "classifier.out_proj"} <= paths
     assert {"roberta.encoder.layer.0.attention.output.LayerNorm", "roberta.embeddings.word_embeddings"} <= paths
@@ -111,9 +111,9 @@ def test_paths_are_those_of_the_files():
 
 def test_refused():
     model = classifier()
-    with refused("ids: sequences of 21 tokens", "20"):
+    with refused("ids has sequences of 21 tokens", "20"):
         model(np.zeros((1, 21), np.int32))
-    with refused("ids: sequences of 19 tokens", "18"):
+    with refused("ids has sequences of 19 tokens", "18"):
         classifier("roberta")(np.zeros((1, 19), np.int32))
     with refused("num_labels = 0", "a whole number ≥ 1"):
         SequenceClassifier(config_of(), 0, rngs=nnx.Rngs(0))

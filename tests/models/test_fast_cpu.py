@@ -190,7 +190,7 @@ def test_attention():
 
 
 def kept(shape, rate=0.5, examples=(0,), place=0, step=0) -> np.ndarray:
-    """Which entries of ones (examples, *shape) stay."""
+    """Return the mask of kept entries of ones (examples, *shape)."""
     x = jnp.ones((len(examples), *shape))
     return np.asarray(dropout(x, rate, noise(*examples, step=step), place)) > 0
 
@@ -334,7 +334,7 @@ def test_the_plain_functions_are_equal():
 
 @pytest.mark.thorough
 def test_one_switch_chooses_the_plain_functions(monkeypatch):
-    """Where a model is traced, and only within the context; its logits are the same."""
+    """The choice holds where a model is traced, and only within the context; its logits are the same."""
     model = classifier()
     data = batch(model.config)
     fast = model(*data)

@@ -1,4 +1,4 @@
-"""Claims that are cheap to draw and whose law is beyond doubt."""
+"""Claims that are cheap to draw and have a certain law."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from rmtjax.montecarlo import Claim, Sampler, positive, real, size
 
 
 def mean_draw(key, n, shift):
-    """The mean of n normals about `shift`, drawn in law."""
+    """Draw the mean of n normals about `shift` from its law."""
     return shift + jax.random.normal(key) / jnp.sqrt(n)
 
 
@@ -23,7 +23,7 @@ MEAN = Claim(
 
 
 def two_draw(key, n, x):
-    """Two outputs, evaluated at all x from one draw."""
+    """Draw two outputs, evaluated at all x from one draw."""
     z = jax.random.normal(key) / jnp.sqrt(n)
     return {"cosine": jnp.cos(x * z), "sine": jnp.sin(x * z)}
 
@@ -41,7 +41,7 @@ TWO = Claim(
 
 
 def dense_draw(key, n, shift):
-    """The mean of n normals about `shift`, really drawn."""
+    """Draw n normals about `shift` and return their mean."""
     return shift + jnp.mean(jax.random.normal(key, (n,)))
 
 

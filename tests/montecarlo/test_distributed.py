@@ -208,8 +208,8 @@ def test_what_one_cannot_do_none_does(start, port, tmp_path):
         (("here:7000", None, 0), "num-processes is missing"),
         (("here:7000", 2, None), "process-id is missing"),
         (("here:7000", 0, 0), "num-processes = 0: must be at least 1"),
-        (("here:7000", 2, 2), "process-id = 2: must be 0 to 1"),
-        (("here:7000", 2, -1), "process-id = -1: must be 0 to 1"),
+        (("here:7000", 2, 2), "process-id = 2: must be from 0 to 1"),
+        (("here:7000", 2, -1), "process-id = -1: must be from 0 to 1"),
     ],
 )
 def test_arguments_that_do_not_fit_together(arguments, says):

@@ -16,7 +16,7 @@ from .helpers import BOTH, MEAN, TWO, mean_draw
 
 
 def _by_hand(claim, seed, cell, trials):
-    """What the engine promises: trial t of a cell is draw(fold_in(cell key, t))."""
+    """Draw by the engine's promise: trial t of a cell is draw(fold_in(cell key, t))."""
     from rmtjax.montecarlo.keys import cell_keys
 
     with jax.enable_x64(True):
@@ -177,8 +177,8 @@ def _claim(**changes):
     ("changes", "says"),
     [
         (dict(samplers={}), "no sampler"),
-        (dict(law=lambda m: m), "law asks for parameter 'm' is unknown"),
-        (dict(samplers=dict(direct=lambda key, nn: nn)), "asks for parameter 'nn' is unknown; did you mean 'n'"),
+        (dict(law=lambda m: m), "law's parameter 'm' is unknown"),
+        (dict(samplers=dict(direct=lambda key, nn: nn)), "parameter 'nn' is unknown; did you mean 'n'"),
         (dict(grid=dict(n=0)), "n = 0: must be a whole number"),
         (dict(grid=dict(n=1, m=2)), "parameter 'm' is unknown"),
         (dict(grid={}), "parameter n has no value"),
@@ -209,7 +209,7 @@ def test_claims_that_cannot_be(changes, says):
         (dict(histogram=[2.0, 1.0]), "histogram = "),
         (dict(histogram=[0.0, np.nan]), "histogram = "),
         (dict(memory=0), "memory = 0"),
-        (dict(devices=[]), "devices = \\[\\]: must be a list of devices of JAX, at least one"),
+        (dict(devices=[]), "devices = \\[\\]: must be a list of at least one JAX device"),
         (dict(grid=grid(n=-1, shift=0.0)), "n = -1"),
         (dict(grid=grid(n=np.nan, shift=0.0)), "n = nan"),
         (dict(grid=grid(n=1, shift=np.inf)), "shift = inf"),
@@ -248,7 +248,7 @@ def test_little_memory_is_met_by_drawing_fewer_at_once():
 def test_an_output_of_the_wrong_shape_or_name():
     with pytest.raises(InputError, match=r"output value has shape \(2,\): must be \(\)"):
         run(_claim(samplers=dict(direct=lambda key, n: jnp.ones(2))), trials=2)
-    with pytest.raises(InputError, match="returns \\['a'\\], the law predicts \\['value'\\]"):
+    with pytest.raises(InputError, match="returns \\['a'\\], but the law predicts \\['value'\\]"):
         run(_claim(samplers=dict(direct=lambda key, n: {"a": n})), trials=2)
 
 
@@ -319,7 +319,7 @@ def test_same_name_means_same_draws_only_for_the_same_claim():
 
 
 def test_a_compiler_without_the_option_is_asked_again(monkeypatch):
-    """What is only a matter of speed may be unknown to another version of XLA; any other refusal is an error."""
+    """An option that only affects speed may be unknown to another version of XLA; any other refusal is an error."""
     from rmtjax.montecarlo import program
 
     monkeypatch.setattr(program.COMPILER, "options", {"cpu": {"xla_cpu_no_such_option": True}})

@@ -31,7 +31,7 @@ def _claim():
         return jnp.sum(jax.random.bits(key, (3,), jnp.uint32) * jnp.array([1.0, 2.0, 4.0])) + 0 * a
 
     def product(key, a):
-        """What products in fewer digits, and promotion that is refused, would change."""
+        """Return a product that fewer digits, or refused promotion, would change."""
         x = jax.random.normal(key, (1, 9, 9), jnp.float64)
         return jnp.sum(x @ x + jnp.arange(9)) + 0 * a
 

@@ -80,8 +80,8 @@ def test_values_that_are_none(text):
         (lambda: grid(a=[]), "a is empty"),
         (lambda: grid(a="word"), "a = 'word'"),
         (lambda: grid(a=[[1, 2], [3, 4]]), r"a has shape \(2, 2\)"),
-        (lambda: grid(zipped(p=[1, 2]), p=[1]), "p stands on two axes"),
-        (lambda: zipped(p=[1, 2], n=[1]), "one length"),
+        (lambda: grid(zipped(p=[1, 2]), p=[1]), "p is on two axes"),
+        (lambda: zipped(p=[1, 2], n=[1]), "the same length"),
     ],
 )
 def test_grids_that_cannot_be(make, says):

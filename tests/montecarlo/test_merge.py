@@ -46,7 +46,7 @@ def test_in_any_order_and_in_steps(parts):
 
 
 def test_unfinished_ones_count_with_what_they_have(tmp_path, monkeypatch):
-    """Where a cell has no trial the others' are all there is."""
+    """If a cell has no trial in one result, only the others' trials count."""
     write, left = Store.write, [4]
 
     def stopped(self, chunk, values):
@@ -75,9 +75,9 @@ def test_kept_and_opened(parts, tmp_path):
     opened = open_result(tmp_path / "m")
     assert merged.equals(opened) and opened.attrs == merged.attrs
     assert not list(tmp_path.glob("*.partial"))
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         write_result(tmp_path / "m", merged)
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="holds a different run"):
         run(TWO, CELLS, trials=10, store=tmp_path / "m")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
@@ -91,7 +91,7 @@ def test_what_does_not_belong_together(parts):
         merge_results([parts[0], parts[1], parts[0]])
     with pytest.raises(InputError, match=r"results\[1\] is of claim 'mean', results\[0\] of 'characteristic-function'"):
         merge_results([parts[0], run(MEAN, trials=10, seed=3)])
-    with pytest.raises(InputError, match=r"results\[1\] has other values of x"):
+    with pytest.raises(InputError, match=r"results\[1\] has different values of x"):
         merge_results([parts[0], run(TWO, grid(n=[1.0, 2.0], x=[0.5, 1.1]), trials=10, seed=3, **KEPT)])
     with pytest.raises(InputError, match="covariance, histogram, samples is not in all results"):
         merge_results([parts[0], run(TWO, CELLS, trials=10, seed=3)])

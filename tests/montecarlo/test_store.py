@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, undisturbed):
 
 
 def test_a_store_can_be_read_while_it_is_written(tmp_path, monkeypatch):
-    """What is there is right; cells without a trial are no numbers."""
+    """The stored cells are right; cells without a trial are NaN."""
     seen = []
     write = Store.write
 
@@ -228,7 +228,7 @@ def test_a_damaged_chunk_is_drawn_again(tmp_path, monkeypatch, caplog, seven, ho
 
 
 def test_rounds_go_on_from_a_damaged_chunk(tmp_path, caplog):
-    """Which decides on the rounds after it."""
+    """The redrawn part decides on the rounds after it."""
     chosen = dict(grid=grid(n=[1, 4], shift=[0.0]), until_se=0.02)
     whole = run(MEAN, **chosen, store=tmp_path / "s")
     wanted = _files(tmp_path / "s")
@@ -281,11 +281,13 @@ def test_a_damaged_result_is_written_again(tmp_path, caplog, how):
     whole = run(MEAN, trials=5000, store=path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     _damage(next(f for f in (path / "result/mean").rglob("*") if f.is_file() and f.name != "zarr.json"), how)
-    with pytest.raises(InputError, match="its result is not what was written; run it again, which writes it again"):
+    with pytest.raises(
+        InputError, match="its result has changed since it was written; run it again, which writes it again"
+    ):
         open_result(path)
     caplog.clear()
     assert run(MEAN, trials=5000, store=path).equals(whole)
-    assert "its result is not what was written; it is written again" in caplog.text
+    assert "its result has changed since it was written; it is written again" in caplog.text
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert open_result(path).equals(whole)
 
@@ -293,15 +295,15 @@ def test_a_damaged_result_is_written_again(tmp_path, caplog, how):
 @pytest.mark.parametrize(
     ("file", "says"),
     [
-        ("zarr.json", r"its zarr\.json (cannot be read|is not what was written)"),
-        ("law/value/zarr.json", "its law is not what was written"),
+        ("zarr.json", r"its zarr\.json (cannot be read|has changed since it was written)"),
+        ("law/value/zarr.json", "its law has changed since it was written"),
         ("tiles/moments/zarr.json", "is damaged"),
         ("provenance/zarr.json", "is damaged"),
     ],
 )
 @pytest.mark.parametrize("how", ["truncate", "change"])
 def test_a_damaged_description_is_an_error(tmp_path, file, says, how):
-    """What a run is, nobody can draw again. Nothing is drawn and nothing is changed."""
+    """A run's description cannot be drawn again. Nothing is drawn and nothing is changed."""
     path = tmp_path / "s"
     run(MEAN, trials=5000, store=path)
     text = (path / file).read_text()
@@ -336,7 +338,7 @@ def test_a_run_that_cannot_be_leaves_no_store(tmp_path):
     assert not (tmp_path / "s").exists()
     run(MEAN, trials=10, store=tmp_path / "s")
     before = _files(tmp_path / "s")
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="holds a different run"):
         run(MEAN, trials=11, store=tmp_path / "s")
     assert _files(tmp_path / "s") == before
 
@@ -360,7 +362,9 @@ def test_what_was_there_stays_there(tmp_path):
 
 def test_one_writes_at_a_time(tmp_path, monkeypatch):
     with_store = Run(MEAN, trials=5000, store=tmp_path / "s")
-    with pytest.raises(InputError, match=r"store = .*: another run is writing it; wait for its end or give another"):
+    with pytest.raises(
+        InputError, match=r"store = .*: another run is writing to it; wait until it ends or choose another"
+    ):
         run(MEAN, trials=5000, store=tmp_path / "s")
     assert with_store.execute().equals(run(MEAN, trials=5000, store=tmp_path / "s"))  # and then it is free
     failing = Run(MEAN, trials=5000, seed=1, store=tmp_path / "t")
@@ -387,7 +391,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
     try:
         assert ready.wait(120)
         before = _files(tmp_path / "s")
-        with pytest.raises(InputError, match="another run is writing it"):
+        with pytest.raises(InputError, match="another run is writing to it"):
             run(MEAN, trials=5000, store=tmp_path / "s")
         assert _files(tmp_path / "s") == before
     finally:
@@ -480,13 +484,13 @@ def _as_nobody(folder, said):
 
 
 def test_a_store_of_another_law_is_refused(tmp_path):
-    """Whether it is finished or not: what it holds was compared with the law that it was begun with."""
+    """This holds for finished stores too: their content was compared with the law that they were begun with."""
     run(MEAN, trials=500, store=tmp_path / "s")
     given = {f: getattr(MEAN, f) for f in MEAN.__dataclass_fields__}
     mended = Claim(**{**given, "law": lambda n, shift: shift + 1e-6 + 0 * n})
-    with pytest.raises(InputError, match="holds another run: its law of value has other values"):
+    with pytest.raises(InputError, match="holds a different run: its law of value has different values"):
         run(mended, trials=500, store=tmp_path / "s")
-    with pytest.raises(InputError, match=r"results\[1\] has another law"):
+    with pytest.raises(InputError, match=r"results\[1\] has a different law"):
         merge_results([open_result(tmp_path / "s"), run(mended, trials=500, seed=1)])
 
 
@@ -512,14 +516,14 @@ def test_what_is_lost_is_noticed(tmp_path):
     lost = next(f for f in (tmp_path / "s/result/mean").rglob("*") if f.is_file() and f.name != "zarr.json")
     kept = lost.read_bytes()
     lost.unlink()
-    with pytest.raises(InputError, match="its result is not what was written"):
+    with pytest.raises(InputError, match="its result has changed since it was written"):
         open_result(tmp_path / "s")
     lost.write_bytes(kept)
     provenance = tmp_path / "s/provenance/zarr.json"
     before = provenance.read_text()
     assert before.count('"seed": 0') == 1
     provenance.write_text(before.replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(InputError, match="its provenance is not what was written"):
+    with pytest.raises(InputError, match="its provenance has changed since it was written"):
         open_result(tmp_path / "s")
     provenance.write_text(before)
     assert open_result(tmp_path / "s").equals(whole)
@@ -533,7 +537,7 @@ def test_a_store_that_was_mended_is_free(tmp_path):
     layout = tmp_path / "s/tiles/count/zarr.json"
     before = layout.read_text()
     layout.write_text(before.replace("float64", "int64"))
-    with pytest.raises(InputError, match=r"tiles/count/zarr\.json is not what was written") as refused:
+    with pytest.raises(InputError, match=r"tiles/count/zarr\.json has changed since it was written") as refused:
         run(MEAN, trials=5000, store=tmp_path / "s")
     layout.write_text(before)
     assert run(MEAN, trials=5000, store=tmp_path / "s")["trials"].min() == 5000 and refused

@@ -147,7 +147,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch, stop):
 
 
 def test_little_growth_means_more_rounds_and_the_same_draws(monkeypatch):
-    """Which is also how the growth is known to be limited: the slowest cell needs forty times the first trials."""
+    """This also shows that the growth is limited: the slowest cell needs forty times the first trials."""
     rounds = []
     decided = plan_module.Plan.next
     monkeypatch.setattr(plan_module.Plan, "next", lambda *a: rounds.append(decided(*a)) or rounds[-1])
@@ -165,7 +165,7 @@ def test_little_growth_means_more_rounds_and_the_same_draws(monkeypatch):
 
 @pytest.mark.thorough
 def test_what_grows_beyond_the_memory_says_what_grew():
-    with pytest.raises(InputError, match=r"memory: .* the trials that until_se = \{'value': 1e-06\} asks for take"):
+    with pytest.raises(InputError, match=r"memory: .* the trials that until_se = \{'value': 1e-06\} requires take"):
         run(_waiting(), until_se=1e-6, memory=2e7)
 
 

@@ -182,7 +182,7 @@ def _one_cell(claim, share=None):
 
 @pytest.mark.parametrize("share", [None, 0.0, 0.5])
 def test_one_cell_of_every_claim_is_judged(share):
-    """Where nothing varies there is no dimension, with a bias or without, events or not."""
+    """If nothing varies there is no dimension, with a bias or without, events or not."""
     results = [_one_cell(claim, share) for claim in CLAIMS.values()]
     assert all(
         not set(result["mean"].dims) - {"output", *claim.within}

@@ -1,4 +1,4 @@
-"""What rmtjax computes for fixed seeds, recorded before the house was rebuilt: python -m tests.oracles.golden [--write]
+"""Numbers of rmtjax for fixed seeds, recorded before the rebuild: python -m tests.oracles.golden [--write]
 
 A move of a module, a new name of a function or a split of a file must not change a number. The record holds means and standard
 errors of every claim and sampler, the scan of a fixed pair of checkpoints, and ten training steps with each adapter. Without
@@ -33,7 +33,7 @@ ADAPTERS = ("lora", "rslora", "dora", "alpha-lora", "orthogonal", "spectral-addi
 
 
 _RECORDED_AS = {"algorithm": "method", "matched": "known"}
-"""Words of a scan that have been renamed, and what the record calls them."""
+"""Words of a scan that have been renamed, with their names in the record."""
 
 
 def _ends(grid: Grid, sizes: Sequence[str]) -> Grid:
@@ -113,7 +113,7 @@ def of_training(adapter: str) -> dict[str, list[str]]:
 
 
 def parts() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield what is recorded: its name, and the function that computes it."""
+    """Yield each recorded part: its name, and the function that computes it."""
     for name, claim in CLAIMS.items():
         for sampler in claim.samplers:
             yield f"{name}:{sampler}", lambda name=name, sampler=sampler: of_sampler(name, sampler)
@@ -123,7 +123,7 @@ def parts() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def processor() -> str:
-    """Return the name of the processor, which decides on the last bits."""
+    """Return the name of the processor, which determines the last bits."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     return next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()

@@ -18,31 +18,31 @@ DIRECTIONS = 16
 
 
 def bbp(shape: Shape) -> float:
-    """The BBP threshold."""
+    """Return the BBP threshold."""
     return 1.0 if len(shape) == 1 else (shape[0] / shape[1]) ** 0.25
 
 
 def goe_spectrum(rng: np.random.Generator, N: int) -> np.ndarray:
-    """Eigenvalues of the GOE of variance 1/N, descending (Dumitriu & Edelman 2002)."""
+    """Draw eigenvalues of the GOE of variance 1/N, descending (Dumitriu & Edelman 2002)."""
     diagonal, beside = rng.normal(0, np.sqrt(2 / N), N), np.sqrt(rng.chisquare(np.arange(N - 1, 0, -1)) / N)
     return eigvalsh_tridiagonal(diagonal, beside)[::-1]
 
 
 def singular_spectrum(rng: np.random.Generator, n: int, m: int) -> np.ndarray:
-    """Singular values of a Gaussian n×m matrix of variance 1/m, n ≤ m, descending."""
+    """Draw singular values of a Gaussian n×m matrix of variance 1/m, n ≤ m, descending."""
     a, b = np.sqrt(rng.chisquare(np.arange(m, m - n, -1)) / m), np.sqrt(rng.chisquare(np.arange(n - 1, 0, -1)) / m)
     square = eigvalsh_tridiagonal(a**2 + np.append(0, b**2), a[:-1] * b)
     return np.sqrt(np.maximum(square, 0))[::-1]
 
 
 def unit(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
-    """Rows uniform on the sphere."""
+    """Draw rows uniform on the sphere."""
     t = rng.normal(size=(count, n))
     return t / np.linalg.norm(t, axis=1, keepdims=True)
 
 
 def wigner_overlaps(eigenvalues: np.ndarray, t: np.ndarray, theta: float) -> np.ndarray:
-    """Squared overlaps (T, N) of the top eigenvector of Λ + θ t tᵀ; Newton rises to the root of 1/Σ = θ, concave."""
+    """Return squared overlaps (T, N) of Λ + θ t tᵀ's top eigenvector; Newton rises to the root of the concave 1/Σ = θ."""
     share, below = t**2, eigenvalues[0] - eigenvalues
     x = theta * share[:, :1]
     for _ in range(200):
@@ -57,7 +57,7 @@ def wigner_overlaps(eigenvalues: np.ndarray, t: np.ndarray, theta: float) -> np.
 
 
 def rectangular_overlaps(s: np.ndarray, a: np.ndarray, b: np.ndarray, theta: float) -> tuple[np.ndarray, np.ndarray]:
-    """Squared left and right overlaps (T, n) of S + θ a bᵀ, n ≤ m, with the singular vectors of S."""
+    """Return squared left and right overlaps (T, n) of S + θ a bᵀ, n ≤ m, with the singular vectors of S."""
     n = s.size
     free, a2, b2, ab = np.sum(b[:, n:] ** 2, 1), a**2, b[:, :n] ** 2, a * b[:, :n]
 
@@ -102,7 +102,7 @@ def rectangular_overlaps(s: np.ndarray, a: np.ndarray, b: np.ndarray, theta: flo
 
 
 def simulate(shape: Shape, spectra: int, seed: int, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies of intruders and their standard errors, arrays (sides, ε, θ)."""
+    """Return frequencies of intruders and their standard errors, arrays (sides, ε, θ)."""
     rng = np.random.default_rng([seed, *shape])
     sides = len(shape)
     inside = np.empty((spectra, sides, TOLERANCES.size, strengths.size))

@@ -87,7 +87,7 @@ def data_of(link):
 
 
 def check(html):
-    """What holds of every page."""
+    """Check the properties of every page."""
     found = Document(html)
     idents = [e["id"] for e in found.elements if "id" in e]
     assert len(idents) == len(set(idents))

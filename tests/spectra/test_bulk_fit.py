@@ -287,7 +287,7 @@ I3 = np.eye(3)
         (lambda: esd_distance(np.array([np.nan]), semicircle.cdf), "values has an entry nan"),
         (lambda: esd_test(np.ones(3), "semicirle"), "law 'semicirle' is unknown; did you mean 'semicircle'"),
         (lambda: esd_test(np.ones((3, 3))), r"values has shape \(3, 3\)"),
-        (lambda: esd_test(np.ones(3), shape=(3, 3)), "the semicircle has none"),
+        (lambda: esd_test(np.ones(3), shape=(3, 3)), "None for the semicircle"),
         (lambda: esd_test(np.ones(3), "singular"), "shape = None: must be two whole numbers"),
         (lambda: esd_test(np.ones(3), "singular", (4, 5)), "values has 3 entries: must have 4"),
         (lambda: esd_test(-np.ones(3), "singular", (3, 5)), "values has an entry -1.0: none may be negative"),

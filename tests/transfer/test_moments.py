@@ -25,7 +25,7 @@ def draws():
 
 
 def in_errors(values, truth):
-    """How many standard errors the mean of the values lies off the truth."""
+    """Return the distance of the values' mean from the truth, in standard errors."""
     return abs(np.mean(values) - truth) / (np.std(values, ddof=1) / len(values) ** 0.5)
 
 

@@ -12,13 +12,13 @@ TABLE = Path(__file__).parents[2] / "rmtjax/checkpoints/conversions.json"
 
 
 def _operation(operation) -> str:
-    """An operation on tensors, in short: its name and the dimensions that it works on."""
+    """Return an operation on tensors in short: its name and the dimensions that it works on."""
     dimensions = [str(getattr(operation, name)) for name in ("dim", "dim0", "dim1") if hasattr(operation, name)]
     return " ".join([type(operation).__name__, *dimensions])
 
 
 def rule_of(transform) -> list | None:
-    """[pattern, names to put in its place, operations]; None for the few whose renaming is a program of its own."""
+    """Return [pattern, replacement names, operations]; None for the few rules whose renaming is a program of its own."""
     from transformers import core_model_loading as loading
 
     if type(transform).rename_source_key not in (loading.WeightTransform.rename_source_key,):
@@ -28,7 +28,7 @@ def rule_of(transform) -> list | None:
 
 
 def table() -> dict:
-    """The whole table: rules by type of model or class of a part; classes and backbones by type of model; what is left out."""
+    """Return the whole table: rules by type of model or class of a part, classes and backbones by type, and rules left out."""
     import transformers
     from transformers import conversion_mapping as mapping
     from transformers.models.auto import modeling_auto
@@ -63,9 +63,9 @@ def table() -> dict:
 
 
 def written(table: dict) -> str:
-    """The table as text, a line each rule."""
+    """Return the table as text, one line per rule."""
     text = json.dumps(table, indent=1, ensure_ascii=False, sort_keys=True)
-    # Lists within lists on the line that they begin on.
+    # Inner lists stay on the line that they begin on.
     return re.sub(r"\n {4,}|\n {3}(?=[\]}])", " ", text).replace("[ ", "[").replace(" ]", "]") + "\n"
 
 

@@ -327,6 +327,6 @@ def matrices(folder: Path) -> dict[str, np.ndarray]:
 
 
 def counted(base: np.ndarray, tuned: np.ndarray, top: int, threshold: float = 0.5) -> int:
-    """Return how many intruders two decompositions find among the left vectors, of matrices (outputs, inputs)."""
+    """Return the number of intruders that two decompositions find among the left vectors of matrices (outputs, inputs)."""
     before, after = np.linalg.svd(base, full_matrices=False)[0], np.linalg.svd(tuned, full_matrices=False)[0]
     return int((np.abs(before.T @ after[:, :top]).max(0) < threshold).sum())

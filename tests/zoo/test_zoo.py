@@ -211,7 +211,7 @@ MENDED = {
 
 @pytest.mark.parametrize("kind", MENDED)
 def test_mended_adapters_load_in_peft(kind, tmp_path):
-    """What `mend` writes is merged by PEFT into the numbers that the scan of it sees, and has fewer intruders."""
+    """PEFT merges the output of `mitigate` into the numbers that its scan sees, with fewer intruders."""
     import peft
     import transformers
 

@@ -1,4 +1,4 @@
-"""The updates: what each method adds to a frozen weight.
+"""Adapter methods: the updates that they add to a frozen weight.
 
 A Hugging Face weight W is (outputs, inputs); a kernel of Flax is its transpose. All updates here but DoRA's are low-rank:
 the kernel becomes K + A B with A (inputs, k) and B (k, outputs), so ΔW = Bᵀ Aᵀ.
@@ -59,5 +59,5 @@ def make_update(
     if not 1 <= rank <= min(kernel.shape):
         raise InputError(f"rank = {rank}: must be 1 to {min(kernel.shape)}, the smaller side of {where}")
     if adapter == "spectral-rotational" and rank == 1:
-        raise InputError("rank = 1: spectral-rotational needs 2 or more, one vector has nothing to be rotated with")
+        raise InputError("rank = 1: must be at least 2 for spectral-rotational, which rotates vectors into one another")
     return METHODS[adapter](kernel, rank, scale, key)

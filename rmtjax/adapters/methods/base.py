@@ -1,4 +1,4 @@
-"""What all updates share: the new kernel, its norm, and a product whose derivatives cost the least."""
+"""The base class of all updates: the new kernel, its norm, and a product whose derivatives cost the least."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Update", "norm_of_product", "scaled_by"]
 
 @jax.custom_vjp
 def _low_rank_linear(x, kernel, alpha, a, b):
-    """Return X (K diag(α) + A B), the sum formed first: it is small beside the product with X. α may be None."""
+    """Return X (K diag(α) + A B) with the sum formed first, which is cheap beside the product with X. α may be None."""
     return x @ (scaled_by(kernel, alpha) + a @ b)
 
 
 def scaled_by(kernel: Array, alpha: Array | None) -> Array:
-    """Return a kernel with its columns scaled by α, in single precision or more; None leaves it as it is."""
-    # In half precision most of α's steps from 1 would be rounded away, and a weakly typed α would not raise it.
+    """Return a kernel with its columns scaled by α, in single precision or more; None leaves it unchanged."""
+    # In half precision most of α's steps from 1 would be rounded away, and a weakly typed α would not raise the precision.
     return kernel if alpha is None else kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)) * alpha
 
 
@@ -29,7 +29,7 @@ def _low_rank_forward(x, kernel, alpha, a, b):
     x, kernel, alpha, a, b = jax.tree.map(lambda p: p.value, (x, kernel, alpha, a, b))
     if not of_alpha:
         return _low_rank_linear(x, kernel, alpha, a, b), (x, kernel, alpha, a, b, None)
-    # α's gradient is a sum of X K times what comes back: with that kept, it needs no product of its own.
+    # α's gradient is a sum of X K times the incoming gradient: with X K kept, it needs no product of its own.
     base = x @ kernel
     return base * alpha + (x @ a) @ b, (x, kernel, alpha, a, b, base)
 
@@ -43,7 +43,7 @@ def _low_rank_backward(saved, gradient):
     to_alpha = None
     if alpha is not None:
         to_alpha = jnp.zeros_like(alpha) if base is None else (rows * base.reshape(rows.shape)).sum(0)
-    # Where nothing but A and B trains, the compiler leaves out the product with the kernel's own gradient.
+    # If nothing but A and B trains, the compiler drops the product for the kernel's own gradient.
     return to_x, scaled_by(flat.T @ rows, alpha), to_alpha, flat.T @ (rows @ b.T), (flat @ a).T @ rows
 
 
@@ -57,13 +57,13 @@ def norm_of_product(a: Float[Array, "inputs k"], b: Float[Array, "k outputs"]) -
 
 
 class Update(nnx.Module):
-    """What is added to a frozen kernel K (inputs, outputs), whose columns α may scale."""
+    """An update that is added to a frozen kernel K (inputs, outputs), whose columns α may scale."""
 
     rank: int
     shrinks: tuple[str, ...] = ()
-    """What `bounded` scales down; with all of it 0 nothing is added."""
+    """Names of the variables that `bounded` scales down; with all of them 0 the update is 0."""
     sides: Mapping[str, tuple[str | None, ...]] = {}
-    """Which axis of each variable is one of the kernel's: "inputs", "outputs" or None."""
+    """The kernel's axis that an axis of each variable runs along: "inputs", "outputs" or None."""
 
     def factors(self) -> tuple[Float[Array, "inputs k"], Float[Array, "k outputs"]]:
         """Return A and B of the new kernel K + A B."""
@@ -75,15 +75,15 @@ class Update(nnx.Module):
         return kernel + a @ b
 
     def rates(self, kernel: Float[Array, "inputs outputs"]) -> Float[Array, " outputs"] | None:
-        """Return what the columns of kernel + A B are multiplied by, α already applied to the kernel; None leaves them alone."""
+        """Return the factors of the columns of kernel + A B, α already applied to the kernel; None leaves them unchanged."""
         return None
 
     def norm(self) -> Float[Array, ""]:
-        """Return the largest singular value of what is added, before a DoRA rescales it."""
+        """Return the largest singular value of the update, before a DoRA rescales it."""
         return norm_of_product(*self.factors())
 
     def bounded(self, limit: float) -> dict[str, Array]:
-        """Return values of parameters at which `norm` is at most `limit`: the present ones, if they satisfy it."""
+        """Return values of parameters at which `norm` is at most `limit`: the present ones, if they already satisfy it."""
         values = {name: getattr(self, name)[...] for name in self.shrinks}
 
         def scaled(share):

@@ -1,4 +1,4 @@
-"""DoRA, and norms of columns that neither vanish nor overflow."""
+"""DoRA, and column norms that neither underflow nor overflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _exponents(x: Float[Array, "inputs outputs"]) -> Float[Array, " outputs"]:
 
 
 def column_norms(x: Float[Array, "inputs outputs"]) -> tuple[Float[Array, " outputs"], Float[Array, " outputs"]]:
-    """Return the norms of columns as (power of two, norm over that power), whose squares neither vanish nor overflow.
+    """Return the column norms as (power of two, norm over that power), whose squares neither underflow nor overflow.
 
     Scaling by a power of two is exact. The second factor is 0 for a column of zeros, and its derivative is 0 there.
     """
@@ -37,7 +37,7 @@ def column_norms(x: Float[Array, "inputs outputs"]) -> tuple[Float[Array, " outp
 class DoRA(LoRA):
     """m (W + s B A)/‖W + s B A‖ by rows (Liu et al. 2024); the norm counts as a constant for the gradient of A and B.
 
-    The magnitudes m start at the norms of W's rows. For α, which scales W inside the norm, the norm is no constant: where B A
+    The magnitudes m start at the norms of W's rows. For α, which scales W inside the norm, the norm is not constant: where B A
     = 0 nothing depends on α, and beside B A it is W's share in the direction of the row.
 
     A row of W + s B A that is zero has no direction. It stays zero, its m/‖·‖ counts as 1 and its m gets no gradient, so

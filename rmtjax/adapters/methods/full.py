@@ -1,4 +1,4 @@
-"""An update with every entry trained: full fine-tuning of one weight."""
+"""Full fine-tuning of one weight: an update with every entry trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["FullUpdate"]
 
 
 class FullUpdate(Update):
-    """W + Δ with all of Δ trained, from zero: full fine-tuning of one weight beside its frozen self."""
+    """W + Δ with all of Δ trained, from zero: full fine-tuning of one weight beside its frozen copy."""
 
     sides: Mapping[str, tuple[str | None, ...]] = {"delta": ("inputs", "outputs")}
 
@@ -24,7 +24,7 @@ class FullUpdate(Update):
         self.rank = min(kernel.shape)
 
     def norm(self):
-        # Subspace iteration from a fixed block: from below, by some per mille where singular values are close.
+        # Subspace iteration from a fixed block, a lower bound: too small by a few per mille if singular values are close.
         delta = self.delta[...]
         block = fixed_normal(0, (delta.shape[1], 8), delta.dtype)
         for _ in range(4):
@@ -35,7 +35,7 @@ class FullUpdate(Update):
         return {"delta": self.delta[...] * jnp.minimum(1.0, limit / jnp.maximum(self.norm(), 1e-30))}
 
     def kernel(self, kernel):
-        # The sum is one of single precision: in that of a half-precision kernel, small Δ would be rounded away.
+        # The sum is taken in single precision: in a half-precision kernel's own, small Δ would be rounded away.
         return kernel + self.delta[...]
 
     def __call__(self, x, kernel, alpha=None):

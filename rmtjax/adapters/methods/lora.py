@@ -39,7 +39,7 @@ class LoRA(Update):
         return self.A[...], self.strength * self.B[...]
 
     def bounded(self, limit):
-        # Only the singular values that are too large are cut, which gives the nearest matrix.
+        # Only the singular values that are too large are clipped, which gives the nearest matrix.
         a, b = self.A[...], self.B[...]
         right_a, (left_b, right_b) = jnp.linalg.qr(a, mode="r"), jnp.linalg.qr(b.T)
         u, values, vh = jnp.linalg.svd(right_a @ right_b.T)
@@ -48,5 +48,5 @@ class LoRA(Update):
         limit = limit / abs(self.strength)
         too_much = (u * jnp.maximum(values - limit, 0)) @ vh
         b = b - jnp.linalg.pinv(right_a, rtol=1e-6) @ too_much @ left_b.T
-        # What A all but loses of B cannot be taken from there to the last digit.
+        # The part of B that A nearly annihilates cannot be recovered from the product to the last digit.
         return {"B": b * jnp.minimum(1.0, limit / jnp.maximum(norm_of_product(a, b), 1e-30))}

@@ -16,7 +16,7 @@ __all__ = ["SpectralAdditive", "SpectralRotational", "cayley"]
 
 
 def _unsharded(x: Array) -> Array:
-    """Return an array with its axes no longer split over a mesh, as decompositions require."""
+    """Return an array that is no longer sharded over a mesh, as decompositions require."""
     sharding = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
     if isinstance(sharding, NamedSharding):
         return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))
@@ -60,7 +60,7 @@ def cayley(entries: Float[Array, " k"], rank: int) -> Float[Array, "rank rank"]:
 
 
 class SpectralRotational(_Spectral):
-    """[U₁ R_U, U₂] S [V₁ R_V, V₂]ᵀ with rotations R (Cayley), which start at the identity: no singular value changes."""
+    """[U₁ R_U, U₂] S [V₁ R_V, V₂]ᵀ with rotations R (Cayley) that start at the identity: no singular value changes."""
 
     shrinks = ("QU", "QV")
 

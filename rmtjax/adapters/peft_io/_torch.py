@@ -1,4 +1,4 @@
-"""How the variables of a model are called and laid out in PyTorch."""
+"""Names and layouts of a model's variables in PyTorch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Names", "from_torch", "on_host", "path_renaming", "required_renaming
 
 
 def on_host(value: Any) -> np.ndarray:
-    """Return an array of NumPy in single precision."""
+    """Return an array as a NumPy array in single precision."""
     return np.ascontiguousarray(np.asarray(value, np.float32))
 
 
@@ -27,7 +27,7 @@ Names = Mapping[str, str] | Callable[[str], str]
 
 
 def path_renaming(names: Names | None) -> Callable[[str], str | None]:
-    """Return a function from a path here to the path in the PyTorch model; None for one that a mapping says nothing of."""
+    """Return a function from a path here to the path in the PyTorch model, or None for a path that a mapping does not cover."""
     if names is None:
         return lambda path: path
     if isinstance(names, Mapping):
@@ -39,7 +39,7 @@ def path_renaming(names: Names | None) -> Callable[[str], str | None]:
 
         def renamed(path: str) -> str | None:
             steps = path.split(".") if path else []
-            for i in range(len(steps), -1, -1):  # the longest beginning counts
+            for i in range(len(steps), -1, -1):  # the longest prefix wins
                 beginning = ".".join(steps[:i])
                 if beginning in names:
                     return ".".join([*filter(None, [names[beginning]]), *steps[i:]])
@@ -47,26 +47,26 @@ def path_renaming(names: Names | None) -> Callable[[str], str | None]:
 
         return renamed
     if not callable(names):
-        raise InputError(f"names = {shown(names)}: must be a mapping of paths, or a function of one")
+        raise InputError(f"names = {shown(names)}: must be a mapping of paths, or a function of a path")
 
     def called(path: str) -> str:
         result = names(path)
         if not isinstance(result, str):
-            raise InputError(f"names: {shown(path)} becomes {shown(result)}, must be a path")
+            raise InputError(f"names: {shown(path)} becomes {shown(result)}; must be a path")
         return result
 
     return called
 
 
 def required_renaming(names: Names | None) -> Callable[[str], str]:
-    """Return `path_renaming`, with InputError for a path that a mapping says nothing of."""
+    """Return `path_renaming`, with InputError for a path that a mapping does not cover."""
     renaming = path_renaming(names)
 
     def renamed(path: str) -> str:
         name = renaming(path)
         if name is None:
             raise InputError(
-                f"names = {shown(names)}: says nothing of {path}; the key '' is the beginning of every path"
+                f"names = {shown(names)}: does not cover {path}; the key '' matches the beginning of every path"
             )
         return name
 
@@ -74,12 +74,12 @@ def required_renaming(names: Names | None) -> Callable[[str], str]:
 
 
 def torch_weight(place: Place, module: str) -> str:
-    """Return the name in the PyTorch model of a variable, from that of its module."""
+    """Return the name of a variable in the PyTorch model, given that of its module."""
     return ".".join(filter(None, [module, weight_name((place.name, *place.inner))]))
 
 
 def _torch_axes(place: Place, array: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shape in which PyTorch keeps a variable with its axes in the order given by what is returned beside it.
+    """Return the shape of a variable in PyTorch, and the order of its axes there.
 
     Raises:
         InputError: for a kernel whose order of axes in PyTorch is not known.
@@ -96,7 +96,7 @@ def _torch_axes(place: Place, array: Any) -> tuple[tuple[int, ...], tuple[int, .
     if isinstance(module, nnx.Conv):
         return shape, (len(shape) - 1, len(shape) - 2, *range(len(shape) - 2))
     raise InputError(
-        f"model: {place} of {type(module).__name__} has shape {shape}, whose order of axes in PyTorch is not known"
+        f"model: {place} of {type(module).__name__} has shape {shape}, whose order of axes in PyTorch is unknown"
     )
 
 

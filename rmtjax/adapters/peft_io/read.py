@@ -1,4 +1,4 @@
-"""The adapters of a PEFT folder put on a model."""
+"""Loading of the adapters of a PEFT folder onto a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["load_peft"]
 
 
 def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | None = None) -> None:
-    """Put the adapters of a PEFT folder (LoRA, rsLoRA, DoRA; and α, where `alpha.safetensors` is) on a model, in place.
+    """Load the adapters of a PEFT folder (LoRA, rsLoRA, DoRA; and α from `alpha.safetensors`, if any) onto a model, in place.
 
     Weights of the model itself that are in the file (`modules_to_save`, such as the head) replace the model's, wherever the
     model holds them.
@@ -60,19 +60,19 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
     stray = [name for name in updated if name not in layers] + [name for name in own_keys if name not in variables]
     if stray:
         raise InputError(
-            f"adapter = {folder}: {ADAPTER_WEIGHTS} has {listed(stray)}, for which the model has no place; is it an adapter for"
+            f"adapter = {folder}: {ADAPTER_WEIGHTS} has {listed(stray)}, which the model does not have; is it an adapter for"
             " another base?"
         )
     lost = [name for name in file.layers if name not in layers]
     if lost:
-        raise InputError(f"adapter = {folder}: {ALPHA} has {listed(lost)}, for which the model has no place")
+        raise InputError(f"adapter = {folder}: {ALPHA} has {listed(lost)}, which the model does not have")
     adapted, vectors = {}, {}
     groups = {name: i for i, group in enumerate(file.shared) for name in group}
     for name, read in file.layers.items():
         path, layer = layers[name]
         check_dense(layer, f"adapter = {folder}: {name}")
         if path in adapted:
-            raise InputError(f"adapter = {folder}: has {name} twice, under two names of one layer of the model")
+            raise InputError(f"adapter = {folder}: has {name} twice, under two names of the same layer of the model")
         built = None
         if read.A is not None:
             kind = LoRA if read.magnitude is None else DoRA
@@ -85,7 +85,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
                 expected = getattr(built, attribute).shape
                 if array.shape != expected:
                     raise InputError(
-                        f"adapter = {folder}: {name}: {attribute} has shape {list(array.shape)}, the model asks for"
+                        f"adapter = {folder}: {name}: {attribute} has shape {list(array.shape)}, the model needs"
                         f" {list(expected)}; is it an adapter for another base?"
                     )
                 setattr(built, attribute, AdapterParam(array))
@@ -95,7 +95,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
             outputs = matrix_of(layer).shape[1]
             if read.alpha.shape != (outputs,):
                 raise InputError(
-                    f"adapter = {folder}: {name}.alpha has shape {list(read.alpha.shape)}, the layer asks for [{outputs}]"
+                    f"adapter = {folder}: {name}.alpha has shape {list(read.alpha.shape)}, the layer needs [{outputs}]"
                 )
             group = groups.get(name, name)
             if group not in vectors:
@@ -109,19 +109,19 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
         value = from_torch(place, variable, finite_tensor(folder, tensors, key))
         if value is None:
             raise InputError(
-                f"adapter = {folder}: {name} has shape {list(tensors.shape(key))}, the model has another; does the number of"
+                f"adapter = {folder}: {name} has shape {list(tensors.shape(key))}, unlike the model's; does the number of"
                 " classes differ?"
             )
         before, same = replaced.setdefault(id(variable), (name, value))
         if not np.array_equal(same, value):
-            raise InputError(f"adapter = {folder}: {before} and {name} differ, and are one weight in the model")
+            raise InputError(f"adapter = {folder}: {before} and {name} differ, but are one weight in the model")
         named.add((id(place.module), place.name))
     for variable, held in (places[key] for key in replaced):
         left_out = [place for place in held if (id(place.module), place.name) not in named]
         if left_out:
             raise InputError(
-                f"adapter = {folder}: has {replaced[id(variable)][0]} and not {left_out[0]}, which are one weight in the"
-                " model; give one a copy first"
+                f"adapter = {folder}: has {replaced[id(variable)][0]} but not {left_out[0]}, which are one weight in the"
+                " model; copy one of them first"
             )
     check_tied(model, adapted, lambda place: (id(place.module), place.name) in named, lambda place: False)
     exchange(model, adapted)

@@ -1,4 +1,4 @@
-"""The adapters of a model written as PEFT does."""
+"""Saving of a model's adapters in PEFT's format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["save_peft"]
 
 
 def _check_base(base: str | os.PathLike, shapes: Mapping[str, tuple[int, int]], is_renamed: bool) -> None:
-    """Check names of adapted layers against the weights in the folder of the base, if it is one.
+    """Check the names of adapted layers against the weights in the base's folder, if it is one.
 
     Raises:
         InputError: if a layer has another shape there; or, unless the user gave `names`, if the layers have other names there.
@@ -47,7 +47,9 @@ def _check_base(base: str | os.PathLike, shapes: Mapping[str, tuple[int, int]], 
             fitting += 1
             theirs = tuple(tensors.shape(weight))
             if tensors.dtype(weight) in FLOATS and theirs not in (shape, shape[::-1]):
-                raise InputError(f"base = {folder}: {weight} has shape {list(theirs)}, the model's layer {list(shape)}")
+                raise InputError(
+                    f"base = {folder}: {weight} has shape {list(theirs)}, the model's layer has {list(shape)}"
+                )
         elif any(
             weight.endswith(f".{stored}") for stored in stored_names
         ):  # stored without the prefix of a model with a head
@@ -59,17 +61,15 @@ def _check_base(base: str | os.PathLike, shapes: Mapping[str, tuple[int, int]], 
     if longer:
         name, stored = next(iter(longer.items()))
         prefix = stored.removesuffix(f".{name}.weight")
-        hint = (
-            f"there is {stored}; names={{'': {prefix!r}}} puts the prefix, names={{'': ''}} keeps the paths as they are"
-        )
+        hint = f"it holds {stored}; names={{'': {prefix!r}}} adds the prefix, names={{'': ''}} keeps the paths"
     elif shapes and not fitting:
         name, hint = (
             next(iter(shapes)),
-            "and no other layer of the adapter either; names= maps paths to those of PyTorch",
+            "nor of any other layer of the adapter; names= maps paths to those of PyTorch",
         )
     else:
         return
-    text = f"base = {folder}: holds no weight of {name}, so that PEFT would load its adapter as nothing: {hint}"
+    text = f"base = {folder}: holds no weight of {name}, so PEFT would silently ignore its adapter: {hint}"
     if not is_renamed:
         raise InputError(text)
     warnings.warn(text, stacklevel=3)
@@ -84,7 +84,7 @@ def save_peft(
     task_type: str | None = None,
     save_base: Callable[[nnx.Module, Path], Any] | None = None,
 ) -> Path:
-    """Write the adapters of a model, and its own weights that trained along, as PEFT does.
+    """Save the adapters of a model, and its own trained weights, in PEFT's format.
 
     LoRA, rsLoRA and DoRA are written as they are; orthogonal and spectral updates as the LoRA (a = r) that they equal.
 
@@ -95,7 +95,7 @@ def save_peft(
     Args:
         model: with adapters.
         folder: to write into.
-        base: what PEFT shall load the base from, a folder or hub id.
+        base: the folder or hub id that PEFT is to load the base from.
         names: from the dotted path of a module here to that in the PyTorch model: a function, or a mapping of beginnings
             of paths, of which the longest counts, such as {"": "model", "head": "lm_head"}.
         task_type: PEFT's, such as "SEQ_CLS", by which its `AutoPeftModel…` classes know the model.
@@ -130,13 +130,13 @@ def save_peft(
     layers, renamed = adapted_layers(model), required_renaming(names)
     updated = {path: layer.update for path, layer in layers.items() if layer.update is not None}
     if not updated or any(isinstance(u, FullUpdate) for u in updated.values()):
-        raise InputError("model: holds no low-rank adapters to write for PEFT; save the merged model")
+        raise InputError("model: has no low-rank adapters that PEFT can store; save the merged model")
     if len({(type(u), getattr(u, "stabilised", False)) for u in updated.values()}) > 1:
-        raise InputError("model: holds adapters of several kinds, PEFT's file has one")
+        raise InputError("model: has adapters of several kinds, but a PEFT file holds only one")
     theirs = {path: renamed(path) for path in layers}
     twice = [path for path, name in theirs.items() if list(theirs.values()).count(name) > 1]
     if twice:
-        raise InputError(f"names: {listed(twice)} all become {theirs[twice[0]]}")
+        raise InputError(f"names: {listed(twice)} are all mapped to {theirs[twice[0]]}")
     shapes = {theirs[path]: matrix_of(layers[path].base).shape[::-1] for path in updated}
     _check_base(base, shapes, names is not None)
     updated = {theirs[path]: update for path, update in updated.items()}
@@ -159,9 +159,7 @@ def save_peft(
     modules = _trained_modules(model, None if names is None else renamed)
     if "" in modules:
         modules.remove("")
-        warnings.warn(
-            "model: PEFT keeps modules, and leaves weights out that are held by the model itself", stacklevel=2
-        )
+        warnings.warn("model: PEFT stores modules, so weights held by the model itself are left out", stacklevel=2)
     config = {
         "peft_type": "LORA",
         "task_type": task_type,
@@ -204,14 +202,14 @@ def save_peft(
 
 
 def _ambiguous(model: nnx.Module, updated: Mapping[str, Any]) -> bool:
-    """Return whether the last names of the updated layers also belong to layers that are not updated."""
+    """Return whether the last names of the updated layers also match layers that are not updated."""
     ends = {path.split(".")[-1] for path in updated}
     others = [".".join(map(str, path)).removesuffix(".base") for path in dense_layers(model)]
     return any(path.split(".")[-1] in ends and path not in updated for path in others)
 
 
 def _trained_modules(model: nnx.Module, renamed: Callable[[str], str] | None) -> list[str]:
-    """Return the topmost modules whose weights all trained; if renamed, every module that holds a trained weight."""
+    """Return the topmost modules whose weights all trained; if names change, every module that holds a trained weight."""
     every = [
         (v, place) for v, places in variable_places(model).values() for place in places if isinstance(v, nnx.Param)
     ]

@@ -1,4 +1,4 @@
-"""The files of PEFT, read: `adapter_config.json` and `adapter_model.safetensors`, and α where there is any."""
+"""Readers of PEFT's files: `adapter_config.json` and `adapter_model.safetensors`, and α if there is any."""
 
 from rmtjax.checkpoints.peft.config import (
     ADAPTER_CONFIG,

@@ -1,4 +1,4 @@
-"""The configuration of an adapter, and the names of PEFT's files."""
+"""The configuration of a PEFT adapter, and the names of PEFT's files."""
 
 from __future__ import annotations
 
@@ -28,10 +28,15 @@ __all__ = [
 PREFIX = "base_model.model."
 ADAPTER_CONFIG, ADAPTER_WEIGHTS, ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"
 MERGED_ALPHA = "merged_alpha.safetensors"
-"""Beside a base's weights: the α that they have been scaled by."""
+"""The file beside a base's weights with the α that they have been scaled by."""
 SHARED = "shared"
-DORA_EMBEDDING = "an embedding with DoRA, which is not read here"
-_STARTS = ("gaussian", "eva", "orthogonal", "mica")  # other named ones subtract what they start with from the base
+DORA_EMBEDDING = "an embedding with DoRA, which is not supported"
+_STARTS = (
+    "gaussian",
+    "eva",
+    "orthogonal",
+    "mica",
+)  # every other start subtracts the adapter's initial update from the base
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -47,7 +52,7 @@ def read_adapter_config(folder: Path, matrices_only: bool = False) -> dict[str, 
     )
     if not isinstance(values, dict) or values.get("peft_type") != "LORA":
         kind = values.get("peft_type") if isinstance(values, dict) else values
-        raise InputError(f"adapter = {folder}: peft_type = {shown(kind)} is not read here, must be LORA; {merged}")
+        raise InputError(f"adapter = {folder}: peft_type = {shown(kind)} is not supported; must be LORA, or {merged}")
     allowed = {
         "bias": "none",
         "fan_in_fan_out": False,
@@ -67,7 +72,7 @@ def read_adapter_config(folder: Path, matrices_only: bool = False) -> dict[str, 
     for name, value in allowed.items():
         if (values.get(name) or value) != value:
             raise InputError(
-                f"adapter = {folder}: {name} = {shown(values[name])} is not read here, must be {value!r}; {merged}"
+                f"adapter = {folder}: {name} = {shown(values[name])} is not supported; must be {value!r}, or {merged}"
             )
     for name in ("use_rslora", "use_dora"):
         if not isinstance(values.get(name) or False, bool):
@@ -75,9 +80,7 @@ def read_adapter_config(folder: Path, matrices_only: bool = False) -> dict[str, 
     for name in ("alpha_pattern", "rank_pattern"):
         patterns = values.get(name) or {}
         if not isinstance(patterns, dict):
-            raise InputError(
-                f"adapter = {folder}: {name} = {shown(patterns)}: must be an object of patterns and numbers"
-            )
+            raise InputError(f"adapter = {folder}: {name} = {shown(patterns)}: must map patterns to numbers")
         for text in patterns:
             pattern(text, f"adapter = {folder}: {name} has")
     targets = values.get("target_parameters") or []
@@ -86,7 +89,7 @@ def read_adapter_config(folder: Path, matrices_only: bool = False) -> dict[str, 
     start = values.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower() not in _STARTS:
         raise InputError(
-            f"adapter = {folder}: init_lora_weights = {shown(start)} changes the base as well, which is not read here; let"
+            f"adapter = {folder}: init_lora_weights = {shown(start)} also changes the base, which is not supported; let"
             " PEFT convert it to LoRA (path_initial_model_for_weight_conversion of its save_pretrained), or merge it into"
             " its base and give the folder of the merged model"
         )
@@ -104,5 +107,5 @@ def lora_alpha_of(folder: Path, config: Mapping[str, Any], path: str) -> float:
     text = matching_pattern(path, patterns)
     scale = config.get("lora_alpha", 8) if text is None else patterns[text]
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not abs(scale) <= _LARGEST:
-        raise InputError(f"adapter = {folder}: lora_alpha = {shown(scale)}: must be a number of single precision")
+        raise InputError(f"adapter = {folder}: lora_alpha = {shown(scale)}: must be a number in single precision")
     return scale

@@ -1,4 +1,4 @@
-"""An adapter as its files have it."""
+"""An adapter as it is stored in PEFT's files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["PeftFile", "PeftLayer"]
 
 @dataclasses.dataclass(frozen=True)
 class PeftLayer:
-    """One layer's update as its file has it, W + s B A with W (outputs, inputs), magnitudes and α where there are any.
+    """One layer's update as stored in the file, W + s B A with W (outputs, inputs), with magnitudes and α if there are any.
 
     Attributes:
         A, B: shapes (r, inputs) and (outputs, r); None where only α is. Of a stack of E experts, (E r, inputs) and
@@ -28,10 +28,10 @@ class PeftLayer:
         magnitude: of DoRA, shape (outputs,).
         alpha: shape (outputs,).
         module: dotted path of the module that is updated.
-        parameters: which of its parameters it may be that is updated; empty if the module is a layer and it is its weight.
-        times: how often PEFT adds the update: twice to the `out_proj` of `nn.MultiheadAttention`, forward and when it merges
-            (https://github.com/huggingface/peft/pull/3774).
-        embedding: whether it is of an embedding, to whose table (rows, outputs) PEFT adds the transposed of BA.
+        parameters: candidates for the updated parameter of the module; empty if the module is a layer with a weight.
+        times: number of times that PEFT adds the update: twice to the `out_proj` of `nn.MultiheadAttention`, in the forward
+            pass and in merging (https://github.com/huggingface/peft/pull/3774).
+        embedding: whether it is of an embedding, to whose table (rows, outputs) PEFT adds the transpose of BA.
     """
 
     A: Array | None
@@ -47,17 +47,17 @@ class PeftLayer:
 
     @property
     def of_layer(self) -> bool:
-        """Whether BA is added to what a layer multiplies by, (outputs, inputs), not to a tensor as it lies in memory."""
+        """Whether BA is added to a layer's weight, (outputs, inputs), not to a tensor as it is stored in memory."""
         return not self.parameters and not self.embedding
 
     @property
     def strength(self) -> float:
-        """The factor s, as often as it is added."""
+        """The factor s, multiplied by the number of times that the update is added."""
         rank = 1 if self.A is None else self.A.shape[0]
         return self.times * self.scale / (math.sqrt(rank) if self.stabilised else rank)
 
     def expert(self, index: int, count: int) -> PeftLayer:
-        """Return the update of one of `count` experts: PEFT keeps the A of all below one another, the B interleaved."""
+        """Return the update of one of `count` experts: PEFT stacks the A of all by rows and interleaves the columns of B."""
         a = self.A.reshape(count, -1, self.A.shape[-1])[index]
         b = self.B.reshape(self.B.shape[0], -1, count)[:, :, index]
         return dataclasses.replace(self, A=a, B=b)
@@ -65,17 +65,17 @@ class PeftLayer:
 
 @dataclasses.dataclass(frozen=True)
 class PeftFile:
-    """A folder of PEFT, read.
+    """The content of a PEFT folder.
 
     Attributes:
-        folder: where it is.
+        folder: its path.
         config: its `adapter_config.json`.
         layers: updates by the layers' dotted paths, without what wrappers put into them.
-        keys: of each layer, the tensors it is made of: lora_A, lora_B, lora_magnitude_vector → key.
-        own: weights of the model that the file holds besides (`modules_to_save`): name → key.
+        keys: the tensors of each layer: lora_A, lora_B, lora_magnitude_vector → key.
+        own: weights of the model that the file also holds (`modules_to_save`): name → key.
         unread: layers that are none of these, and why.
         shared: paths of layers that share one α, group by group; empty with `matrices_only`.
-        remarks: what a user should know, such as patterns of the config that match no layer.
+        remarks: remarks for the user, for instance on patterns of the config that match no layer.
         tensors: all of them.
     """
 
@@ -90,7 +90,7 @@ class PeftFile:
     tensors: TensorFile
 
     def with_parameter(self, name: str, parameter: str) -> PeftLayer:
-        """Return a layer's update where it is known which parameter of its module it is of, which PEFT's patterns can name."""
+        """Return a layer's update, given the parameter of its module that it updates, which PEFT's patterns can name."""
         layer = self.layers[name]
         scale = lora_alpha_of(self.folder, self.config, f"{layer.module}.{parameter}")
         return dataclasses.replace(layer, scale=scale, parameters=(parameter,))

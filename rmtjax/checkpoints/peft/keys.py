@@ -1,4 +1,4 @@
-"""Which tensors of an adapter's file make up which layer."""
+"""Assignment of the tensors in an adapter's file to layers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["LayerKeys", "parameters_of", "sort_keys"]
 
 _PARTS = ("lora_A", "lora_B", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B")
 _REGISTERED = ("in_proj_weight", "weight", "gate_up_proj", "gate_proj", "w1", "v1", "w3", "up_proj", "down_proj", "w2")
-"""Parameters in the order in which modules of transformers register them; PEFT wraps them in that order."""
+"""Parameters in the order in which the modules of transformers register them, which is the order in which PEFT wraps them."""
 
 
 @dataclasses.dataclass
 class LayerKeys:
-    """The tensors of one layer: its parts → key, and its name where wrappers left theirs in it."""
+    """The tensors of one layer: part → key, and its name with the wrappers that left theirs in it."""
 
     module: str
     times: int
@@ -33,7 +33,7 @@ class LayerKeys:
 def sort_keys(
     folder: Path, config: Mapping[str, Any], tensors: TensorFile, matrices_only: bool
 ) -> tuple[dict[str, LayerKeys], dict[str, str], list[str]]:
-    """Return the tensors of updates by layer, those that are the model's own, and remarks.
+    """Return the tensors of updates by layer, the model's own weights, and remarks.
 
     A key may contain the name of its adapter (`lora_A.default.weight`). One adapter is read: the one without a name, or the
     only one.
@@ -57,7 +57,7 @@ def sort_keys(
     names = {adapter for keys in parts.values() for _, adapter in keys}
     if len(names) > 1 and "" not in names:
         raise InputError(
-            f"adapter = {folder}: holds the adapters {listed(sorted(names))} in one file; save one alone with PEFT's"
+            f"adapter = {folder}: holds several adapters, {listed(sorted(names))}; save a single one with PEFT's"
             " save_pretrained(selected_adapters=[...])"
         )
     layers: dict[str, LayerKeys] = {}
@@ -67,7 +67,7 @@ def sort_keys(
         chosen = "" if "" in of_layer else "default" if "default" in of_layer else min(of_layer)
         if "" not in of_layer and chosen != "default" and len(names - {""}) > 1:
             raise InputError(
-                f"adapter = {folder}: {layer} has the adapters {listed(sorted(of_layer))}, which of them is meant?"
+                f"adapter = {folder}: {layer} has several adapters, {listed(sorted(of_layer))}; must have one"
             )
         ignored |= of_layer - {chosen}
         depth = len(re.search(r"(\.base_layer)*$", layer)[0]) // len(".base_layer")
@@ -78,7 +78,7 @@ def sort_keys(
         for (part, adapter), same in keys.items():
             if adapter == chosen:
                 if part in layer_keys.keys or len(same) > 1:
-                    raise InputError(f"adapter = {folder}: {name}: {part} is there twice, as {same[-1]}")
+                    raise InputError(f"adapter = {folder}: {name}: has {part} twice, again as {same[-1]}")
                 layer_keys.keys[part] = same[0]
     for layer_keys in layers.values():  # biases do not touch the matrices
         for part in [part for part in layer_keys.keys if part.endswith(".bias")]:
@@ -100,13 +100,13 @@ def sort_keys(
 
 
 def _adds_twice(config: Mapping[str, Any]) -> bool:
-    """Return whether the PEFT that wrote an adapter adds the update of an attention's `out_proj` twice: all that are known do."""
+    """Return whether the PEFT that wrote an adapter adds the update of an attention's `out_proj` twice; all known versions do."""
     version = re.match(r"(\d+)\.(\d+)\.(\d+)", str(config.get("peft_version") or "0.0.0"))
     return version is None or tuple(map(int, version.groups())) <= (0, 21, 2)
 
 
 def parameters_of(module: str, targets: Sequence[str]) -> tuple[str, ...]:
-    """Return the parameters of a module that an update may be of, by the config's `target_parameters`, in PEFT's order.
+    """Return the parameters of a module that an update may apply to, by the config's `target_parameters`, in PEFT's order.
 
     PEFT wraps a module once for each of its parameters, in the order in which they were registered; the first is innermost. A
     target that names no module, such as `down_proj`, may be one of any module that has such a parameter.

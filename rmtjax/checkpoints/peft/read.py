@@ -1,4 +1,4 @@
-"""The files of an adapter, read and checked."""
+"""Reading and checking of an adapter's files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
         matrices_only: whether only updates of weight matrices matter. Biases are then ignored, and so is whether layers
-            keep their weight transposed; layers that are no matrices or not finite are listed in `unread` and are no error.
+            keep their weight transposed; layers that are not matrices or not finite are listed in `unread` without an error.
 
     Raises:
         InputError: if a file is missing or of another kind, its tensors do not fit one another, or it holds several adapters.
@@ -72,13 +72,13 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
             if set(keys) != needed:
                 absent = listed(sorted(needed ^ set(keys)))
                 raise InputError(
-                    f"adapter = {folder}: {name}: {absent} is missing or not called for by use_dora = {dora}"
+                    f"adapter = {folder}: {name}: {absent} is missing or does not belong to use_dora = {dora}"
                 )
             value = {kind: finite_tensor(folder, tensors, key) for kind, key in keys.items()}
             a, b = value["lora_A"], value["lora_B"]
             if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.shape[0] == 0:
                 raise InputError(
-                    f"adapter = {folder}: {name}: A and B have shapes {list(a.shape)} and {list(b.shape)}, must be"
+                    f"adapter = {folder}: {name}: A and B have shapes {list(a.shape)} and {list(b.shape)}; must be"
                     " [r, inputs] and [outputs, r]"
                 )
             parameters = parameters_of(module, targets)
@@ -96,9 +96,7 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
         patterns = config.get(option) or {}
         unused = [text for text in patterns if not any(matching_pattern(path, {text: 0}) for path in paths)]
         if unused:
-            remarks.append(
-                f"{option} has {listed(unused)}, which matches no layer of the adapter and is without effect"
-            )
+            remarks.append(f"{option} has {listed(unused)}, which matches no layer of the adapter and has no effect")
     if twice := [name for name, layer in layers.items() if layer.times > 1]:
         remarks.append(f"PEFT adds the update of {listed(twice)} twice, forward and merged, and so it is counted")
     shared = _shared(folder, alphas, layers) if scaled and not matrices_only else []
@@ -107,7 +105,7 @@ def read_peft(folder: str | os.PathLike, *, matrices_only: bool = False) -> Peft
 
 
 def _check_wrapper(folder: Path, config: Mapping[str, Any], layer: LayerKeys, path: str, scale: float) -> None:
-    """Raise InputError if a layer's scale depends on whether a wrapper's name within its own was present in training."""
+    """Raise InputError if a layer's scale depends on whether a wrapper's name inside its own was present in training."""
     if layer.wrapped is None:
         return
     wrapper = layer.wrapped.split(" ")[0]
@@ -115,13 +113,13 @@ def _check_wrapper(folder: Path, config: Mapping[str, Any], layer: LayerKeys, pa
     possible = {lora_alpha_of(folder, config, ".".join([*first[:i], wrapper, *first[i:]])) for i in range(len(first))}
     if possible != {scale}:
         raise InputError(
-            f"adapter = {folder}: {path} bears the name of the wrapper {layer.wrapped}, and alpha_pattern matches it with it"
-            " or without it but not both; rename the keys as PEFT saves them without the wrapper"
+            f"adapter = {folder}: {path} contains the name of the wrapper {layer.wrapped}, and alpha_pattern matches it only"
+            " with that name or only without; rename the keys as PEFT saves them without the wrapper"
         )
 
 
 def _no_matrices(tensors: TensorFile, keys: Iterable[str]) -> str | None:
-    """Return why the tensors under these keys cannot update a matrix; None if they can."""
+    """Return the reason why the tensors under these keys cannot update a matrix; None if they can."""
     for key in keys:
         if reason := tensors.unreadable(key):
             return f"{reason}, in the adapter"
@@ -133,7 +131,7 @@ def _no_matrices(tensors: TensorFile, keys: Iterable[str]) -> str | None:
 
 
 def _shared(folder: Path, alphas: TensorFile, layers: Mapping[str, PeftLayer]) -> list[list[str]]:
-    """Return the groups of layers that share one α, each with the same numbers."""
+    """Return the groups of layers that share one α, all with equal values."""
     text = alphas.metadata.get(SHARED, "[]")
     try:
         groups = [[layers[path].alpha for path in group] for group in json.loads(text)]

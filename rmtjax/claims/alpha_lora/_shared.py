@@ -11,42 +11,42 @@ from rmtjax.montecarlo.claim import Option
 
 
 def mean_norm(beta, mu, mu_perp):
-    r""":math:`\|\mu_\beta\| = \sqrt{\beta^2\|\mu\|^2 + \|\mu^\perp\|^2}`."""
+    r"""Return :math:`\|\mu_\beta\| = \sqrt{\beta^2\|\mu\|^2 + \|\mu^\perp\|^2}`."""
     return (beta**2 * mu**2 + mu_perp**2) ** 0.5
 
 
 def orthogonal_norm(beta, mu, mu_beta):
-    r""":math:`\|\mu^\perp\|` at fixed :math:`\|\mu_\beta\|`.
+    r"""Return :math:`\|\mu^\perp\|` at fixed :math:`\|\mu_\beta\|`.
 
     Raises:
-        InputError: where :math:`|\beta|\,\|\mu\| > \|\mu_\beta\|`: no vector has a component longer than itself.
+        InputError: if :math:`|\beta|\,\|\mu\| > \|\mu_\beta\|`: no vector has a component longer than itself.
     """
     along, total = np.broadcast_arrays(np.abs(beta) * mu, mu_beta)
     too_long = along > total * (1 + 1e-12)
     if np.any(too_long):
         at = np.broadcast_to(beta, along.shape)[too_long].flat[0]
         limit = np.broadcast_to(mu_beta / np.asarray(mu), along.shape)[too_long].flat[0]
-        raise InputError(f"beta = {at:g}: must be within ±mu_beta/mu = ±{limit:g}, or β‖μ‖ exceeds ‖μ_β‖")
+        raise InputError(f"beta = {at:g}: must be within ±mu_beta/mu = ±{limit:g}, otherwise β‖μ‖ exceeds ‖μ_β‖")
     return np.sqrt(np.maximum(total**2 - along**2, 0.0))
 
 
 def check_means(p, beta, mu, mu_perp):
     if mean_norm(beta, mu, mu_perp) == 0:
         raise InputError(
-            f"beta = {beta:g} and mu_perp = {mu_perp:g}: one must differ from 0, or ‖μ_β‖ = 0 and nothing can be learnt"
+            f"beta = {beta:g} and mu_perp = {mu_perp:g}: one must differ from 0, otherwise ‖μ_β‖ = 0 and nothing can be learned"
         )
     if p == 1 and mu_perp > 0:
-        raise InputError(f"mu_perp = {mu_perp:g}: must be 0 where p = 1, there is no direction orthogonal to μ")
+        raise InputError(f"mu_perp = {mu_perp:g}: must be 0 for p = 1, where no direction is orthogonal to μ")
 
 
 def check_cosine(p, cosine):
     if p == 1 and abs(cosine) != 1:
-        raise InputError(f"cosine = {cosine:g}: must be ±1 where p = 1")
+        raise InputError(f"cosine = {cosine:g}: must be ±1 for p = 1")
 
 
 def check_room(p, least):
     if p < least:
-        raise InputError(f"p = {p:g}: must be a whole number ≥ {least}, or the given directions do not fit")
+        raise InputError(f"p = {p:g}: must be a whole number ≥ {least} for the given directions to fit")
 
 
 SIZES = dict(p=size("dimension"), n=size("target samples"), N=size("source samples"))
@@ -70,7 +70,7 @@ _DENSE_OPTIONS = dict(entries=_ENTRIES, dtype=Option("float64", ("float64", "flo
 
 
 def _batch_size(p=1, n=1, N=1):
-    """Return the number of matrices drawn at once: enough to fill the machine's vectors, few enough to stay in its caches."""
+    """Return the number of matrices drawn at once: enough to fill vector units, few enough to stay in cache."""
     return max(1, int(2**20 // (p * (n + N))))
 
 

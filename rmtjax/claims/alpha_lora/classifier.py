@@ -58,7 +58,7 @@ def _dense_scalars(key, p, n, N, beta, mu, mu_perp, gamma, gamma_source, entries
 
 
 def _test_size(text: str) -> int | None:
-    """Return None for the exact conditional accuracy, else the number of test points."""
+    """Return None for the exact conditional accuracy, otherwise the number of test points."""
     if text == "exact":
         return None
     if not text.isdecimal() or not 1 <= int(text) <= 2**31:

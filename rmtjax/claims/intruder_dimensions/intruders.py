@@ -1,4 +1,4 @@
-r"""The claims of the intruder law: how often the outlier of a spiked matrix is an intruder, beside its samplers.
+r"""The claims of the intruder law: the frequency at which the outlier of a spiked matrix is an intruder, with its samplers.
 
 One draw serves all strengths θ and tolerances ε. The sampler is exact in law, so what a verdict allows for is the law's own
 error (``docs/intruder-law.md``).
@@ -21,7 +21,7 @@ _THETA = positive("strength θ of the spike")
 
 
 def _bias(eps):
-    """The law's own error, as measured on the grid of ``experiments/intruder_law.py``."""
+    """Return the law's own error, as measured on the grid of ``experiments/intruder_law.py``."""
     return np.interp(eps, [0.7, 0.8, 0.9], [0.02, 0.03, 0.05])
 
 

@@ -1,4 +1,4 @@
-r"""The claims of *Intruder Dimensions*: bulk laws, edges and the BBP transition beside their samplers.
+r"""The claims of *Intruder Dimensions*: bulk laws, edges and the BBP transition, with their samplers.
 
 A spiked model takes its size N and, where it is rectangular, its aspect ratio c: it has N columns and cN rows. In the
 compressed samplers both may be swept within one program; the dense ones form the matrix.
@@ -27,7 +27,7 @@ _ENTRIES = Option("gaussian", tuple(ENTRIES), parse_entries)
 
 
 def _dense_wigner(key, N, theta, entries):
-    # A spike that is spread over all coordinates: one that sits in a single entry would feel that entry's law.
+    # A spike spread over all coordinates: one concentrated in a single entry would depend on that entry's law.
     values, vectors = jnp.linalg.eigh(wigner(key, N, entries) + theta / N)
     return {"outlier": values[-1], "overlap": jnp.sum(vectors[:, -1]) ** 2 / N}
 
@@ -257,7 +257,7 @@ bulk = Claim(
 def _dense_sample(key, N, c, x, entries_):
     X = entries(key, (round(c * N), N), entries_)
     values = jnp.linalg.eigvalsh(X @ X.T / N)
-    # Where there are more rows than columns the zeros come out as rounding.
+    # If there are more rows than columns, the zeros come out as rounding errors.
     return {"cdf": jnp.mean(values[:, None] <= jnp.where(x >= 0, jnp.maximum(x, 1e-9), x), 0)}
 
 

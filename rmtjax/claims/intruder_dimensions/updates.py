@@ -19,7 +19,7 @@ from rmtjax.montecarlo import Claim, Sampler, between, grid, positive, real, siz
 __all__ = ["CLAIMS"]
 
 _VECTORS = 200
-"""Trials of a sampler that decomposes two matrices."""
+"""Trials for a sampler that decomposes two matrices."""
 
 
 # -- LoRA of rank r ------------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ def _rank_two_law(c, theta, theta2, cosine):
     outlier = spikes.rectangular_outlier(strengths, np.asarray(c)[..., None])
     share_left = spikes.rectangular_overlap(strengths, np.asarray(c)[..., None])
     share_right = spikes.rectangular_overlap(strengths, np.asarray(c)[..., None], side="right")
-    # Of the first two vectors with the first direction of either side.
+    # Overlaps of the first two vectors with the first direction of either side.
     along_left, along_right = np.einsum("...ik,...i->...k", left, frame[..., 0]), right[..., 0]
     return {
         **{f"outlier_{k + 1}": outlier[..., k] for k in range(2)},
@@ -98,7 +98,7 @@ def _orthogonal(rank: int) -> Claim:
         return {"outlier": jnp.mean(outlier.rectangular_outliers(key, jnp.round(c * N), N, theta).outlier)}
 
     def bias(N, c, scale):
-        # Equal spikes repel: at first order their mean does not feel it.
+        # Equal spikes repel: at first order this does not shift their mean.
         return (1 + c) * rank * window(np.minimum(N, c * N), scale / rank / c**0.25 - 1)
 
     return Claim(
@@ -122,7 +122,7 @@ ORTHOGONAL = tuple(map(_orthogonal, (2, 3)))
 
 
 def _levels(N: int) -> np.ndarray:
-    """A spectrum to perturb: the semicircle's quantiles, descending."""
+    """Return a spectrum to perturb: the semicircle's quantiles, descending."""
     with jax.ensure_compile_time_eval():
         return np.asarray(semicircle.ppf(1 - (np.arange(N) + 0.5) / N))
 
@@ -131,7 +131,7 @@ def _perturbed(key, N, i, delta):
     values = jnp.asarray(_levels(N))
     Delta = delta * goe(key, N)
     new, vectors = jnp.linalg.eigh(jnp.diag(values) + Delta)
-    # In units of δ²/N; without the first order, whose mean is zero, the shift is seen with far fewer trials.
+    # In units of δ²/N; without the first order, whose mean is zero, far fewer trials show the shift.
     unit = delta**2 / N
     return {
         "first": (new[-i] - values[i - 1]) ** 2 / (2 * unit),
@@ -215,7 +215,7 @@ _ANGLES = (np.arange(4000) + 0.5) * np.pi / 4000
 
 
 def _share_below(x, profile):
-    """∫_{−2}^x of a profile of N·overlaps against the semicircle; `profile(λ)` has the shape of x and one axis more."""
+    """Return ∫_{−2}^x of a profile of N·overlaps against the semicircle; `profile(λ)` has one axis more than x."""
     points = 2 * np.cos(_ANGLES)
     weights = 2 * np.sin(_ANGLES) ** 2 / len(_ANGLES)
     return np.sum(np.where(points <= np.asarray(x)[..., None], weights * profile(points), 0.0), -1)

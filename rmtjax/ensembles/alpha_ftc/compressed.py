@@ -1,4 +1,4 @@
-r"""The α-fine-tuned classifier in its compressed form: exact in law for Gaussian noise, at a cost that does not know p.
+r"""The α-fine-tuned classifier in compressed form: exact in law for Gaussian noise, at a cost independent of p.
 
 Rotating the rows so that the first ones span the vectors that matter, and the columns so that the first one is
 :math:`Xy/\sqrt n`, leaves a Gaussian matrix whose resolvent is needed only in a corner of 2 rows (source) or K + 2
@@ -22,7 +22,7 @@ from rmtjax.linalg.small import quadratic
 __all__ = ["TOLERANCE", "resolvent_forms", "ridge_source", "target_scalars", "training_margin"]
 
 TOLERANCE = 1e-12
-"""Default truncation error of the continued fraction, relative to the largest value the resolvent can take."""
+"""Default truncation error of the continued fraction, relative to the resolvent's largest possible value."""
 
 
 @float64(keep=("key", "tolerance"))
@@ -78,7 +78,7 @@ def target_scalars(
     entries = normal(normal_key, r - 1)
     remainder = chi(chi_key, (p - r + 1)[None])[0]
     zero = jnp.zeros_like(remainder)
-    # Rows: μ̂_β, the sources' residuals orthogonalised one after the other, and what is left of the first column.
+    # Rows: μ̂_β, the sources' residuals orthogonalised one after another, and the rest of the first column.
     exists = [p > i for i in range(r - 1)]
     x = (
         jnp.sqrt(n) * mean_norm + entries[0],

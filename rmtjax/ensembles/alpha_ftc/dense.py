@@ -1,4 +1,4 @@
-r"""The α-fine-tuned classifier on matrices that are really drawn: the ground truth, and any law of the entries.
+r"""The α-fine-tuned classifier on fully drawn matrices: the ground truth, for any law of the entries.
 
 Every law offered is symmetric, so a label only flips the sign of a column and :math:`X\,\mathrm{diag}(y)` is drawn
 instead of X. One factorisation a side gives every α.
@@ -78,7 +78,7 @@ def source_moments(source: Float[Array, "p"], mean: Float[Array, "p"]) -> Source
 def accuracy_on_points(
     key: Key[Array, ""], fitted: Classifiers, mean: Float[Array, "p"], alpha: Float[Array, "A"], size: int, law: str
 ) -> Float[Array, "A"]:
-    """Return the share of a fresh test set of `size` points that is classified correctly, for one source and every α."""
+    """Return the accuracy on a fresh test set of `size` points, for one source and every α."""
     x = draw_entries(key, (mean.size, size), law, mean.dtype) + mean[:, None]
     margin = (fitted.w @ x)[None] + alpha[:, None].astype(mean.dtype) * (fitted.u[:, 0] @ x)[None]
     return jnp.mean(margin > 0, 1, dtype=jnp.float64)

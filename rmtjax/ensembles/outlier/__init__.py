@@ -1,4 +1,4 @@
-"""Outliers of spiked Gaussian matrices, sampled exactly: of rank one, of rank r, and the edge without a spike."""
+"""Outliers of spiked Gaussian matrices, sampled exactly: rank one, rank r, and the edge without a spike."""
 
 from rmtjax.ensembles.outlier.edge import wigner_edge
 from rmtjax.ensembles.outlier.rank_one import (

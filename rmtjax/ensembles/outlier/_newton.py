@@ -1,4 +1,4 @@
-"""The largest root of increasing concave functions that are known by their Taylor series."""
+"""The largest root of increasing concave functions given by their Taylor series."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rmtjax.linalg.roots import Trial, safeguarded_newton
 __all__ = ["PASSES", "largest_root"]
 
 PASSES = 200
-"""Largest number of passes; a pass at least halves the bracket and a step does far better, so that it is never reached."""
+"""Largest number of passes, never reached: a pass at least halves the bracket, and a step does far better."""
 
 
 def _step(f: Series) -> Array:
@@ -23,7 +23,7 @@ def _step(f: Series) -> Array:
     poles :math:`f_1 > 0, f_2 \le 0, f_3 \ge 0` and :math:`f_1f_3 \ge f_2^2`.
     """
     newton = -f[0] / f[1]
-    curved = f[2] * jnp.abs(newton) < -1e-10 * f[1]  # else f₃/f₂ may be rounding, and Newton's step is enough
+    curved = f[2] * jnp.abs(newton) < -1e-10 * f[1]  # otherwise f₃/f₂ may be rounding, and Newton's step suffices
     b = jnp.where(curved, -f[3] / jnp.where(curved, f[2], 1.0), 0.0)
     a1, a2 = f[1] + b * f[0], f[2] + b * f[1]
     root = jnp.sqrt(jnp.maximum(a1 * a1 - 4 * f[0] * a2, 0.0))
@@ -42,7 +42,7 @@ def largest_root(
     shape: tuple[int, ...],
     order: int = 3,
 ) -> tuple[Array, Array]:
-    """Return the largest root of some increasing concave functions, and the slope there of the one whose root it is.
+    """Return the largest root of several increasing concave functions, and the slope at it of the function that vanishes there.
 
     ``evaluate(z)`` gives their series at z, to the given order, and whether z lies above their last pole; below it they
     may be anything.

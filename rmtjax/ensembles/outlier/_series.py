@@ -1,4 +1,4 @@
-"""Taylor series of order 3 in z, a coefficient an array over the batch."""
+"""Taylor series of order 3 in z, each coefficient an array over the batch."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def square_root(p: Series) -> Series:
 
 
 def affine(constant: Array, p: Series, factor: Array, sign: float = -1.0) -> Series:
-    """Return constant + z + sign·factor·p, for z the variable of the series itself."""
+    """Return constant + z + sign·factor·p, z being the variable of the series."""
     scaled = sign * factor
     return constant + scaled * p[0], 1 + scaled * p[1], scaled * p[2], scaled * p[3]

@@ -58,7 +58,7 @@ def hermitian_eigh(a):
 
 
 class _Draws:
-    """The normals and χ of one block row, handed out one after the other."""
+    """The normals and χ of one block row, served one after another."""
 
     def __init__(self, key_data, k, normals: int, dof: Array):
         even, k = normals + normals % 2, jnp.asarray(k)
@@ -70,7 +70,7 @@ class _Draws:
         return next(self._normals) if beta == 1 else (next(self._normals) + 1j * next(self._normals)) / np.sqrt(2)
 
     def triangular(self, rows: Array, r: int, beta: int = 1):
-        """Return the triangular factor (r, r, batch) of a standard Gaussian matrix with so many rows and r columns."""
+        """Return the triangular factor (r, r, batch) of a standard Gaussian matrix of the given number of rows and r columns."""
         factor = [[None] * r for _ in range(r)]
         for i in range(r):
             for j in range(r):
@@ -85,13 +85,13 @@ def _degrees(rows, r, beta=1):
 
 
 def stacked(rows):
-    """Return rows of arrays, which broadcast, as one array."""
+    """Return rows of broadcastable arrays as one array."""
     rows = [jnp.stack(jnp.broadcast_arrays(*row)) for row in rows]
     return jnp.stack(jnp.broadcast_arrays(*rows))
 
 
 def _exists(k, size, r):
-    """Return which coordinates (r, batch) of block k are among the first `size`."""
+    """Return the coordinates (r, batch) of block k that are among the first `size`, as a mask."""
     return k * r + jnp.arange(1, r + 1)[:, None] <= size
 
 
@@ -102,7 +102,7 @@ def paired(upper_left, lower_left):
 
 
 def wigner_block(key_data, k, N, r: int, beta: int):
-    """Return block row k = 0, 1, … of a GOE or GUE matrix of edge 2: its diagonal block, its coupling, what exists."""
+    """Return block row k = 0, 1, … of a GOE or GUE matrix of edge 2: diagonal block, coupling, and which coordinates exist."""
     exists, left = _exists(k, N, r), N - (k + 1) * r
     draws = _Draws(key_data, k, r + beta * r * (r - 1), _degrees(left, r, beta))
     A = [[0.0] * r for _ in range(r)]

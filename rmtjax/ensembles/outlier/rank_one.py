@@ -11,9 +11,9 @@ and z lies above the largest eigenvalue of the rows from 2 on if and only if :ma
 spike of strength θ in the first entry has its outlier where :math:`g(z) = \theta` with :math:`g = d_1`. `g` increases
 and is concave, so a Taylor step at z can be trusted or caught; the squared overlap is :math:`1/g'`. The spiked
 rectangular and the spiked covariance matrix lead to the same kind of equation, see `rectangular_outlier` and
-`covariance_outlier`. What row K + 1 and later ones say is damped by :math:`\prod_{k\le K}(b_k/d_k)^2`: away from the edge
+`covariance_outlier`. The effect of row K + 1 and later ones is damped by :math:`\prod_{k\le K}(b_k/d_k)^2`: away from the edge
 a few dozen rows are enough whatever the size of the matrix, at the edge of the order of :math:`N^{1/3}` (Edelman &
-Persson 2005). How many, is `outlier_depth`. Rows are drawn anew in every pass, since drawing a row from its counter is
+Persson 2005). `outlier_depth` gives the number. Rows are drawn anew in every pass, since drawing a row from its counter is
 cheaper than remembering it.
 """
 
@@ -90,7 +90,7 @@ def wigner_series(rows, z, N, levels):
 
 
 def wigner_start(N, theta, beta):
-    """Return where to begin, how far the outlier may be from that start, and the square of the lowest damping rate."""
+    """Return a starting point, the largest distance of the outlier from it, and the square of the lowest damping rate."""
     edge = N ** (-2 / 3)
     strong = jnp.maximum(theta, 1 + N ** (-1 / 3))
     start = strong + 1 / strong
@@ -145,10 +145,10 @@ def wigner_outlier(
 
 
 def rectangular_start(n, m, theta):
-    """Return for singular values what `wigner_start` returns for eigenvalues."""
+    """Return for singular values the quantities that `wigner_start` returns for eigenvalues."""
     c = n / m
     edge = 1 + jnp.sqrt(c)
-    # The edge of the singular values moves on this scale (Johnstone 2001, halved by the square root).
+    # The edge of the singular values fluctuates on this scale (Johnstone 2001, halved by the square root).
     scale = 0.5 * edge ** (1 / 3) * c ** (-1 / 6) * m ** (-2 / 3)
     critical = c**0.25
     strong = jnp.maximum(theta, critical * (1 + jnp.minimum(n, m) ** (-1 / 3)))
@@ -165,7 +165,7 @@ def rectangular_growth(n, m):
 
 
 def rectangular_rows(key_data, group, n, m):
-    """Return diagonal, entries right of it and entries below it, (GROUP, batch), of a group of rows of the tridiagonal form."""
+    """Return the tridiagonal form's diagonal, entries right of it and entries below it, (GROUP, batch), for a group of rows."""
     k = (group * GROUP + jnp.arange(1, GROUP + 1))[:, None]
     dof = jnp.concatenate([jnp.where(k <= n, m - k, 0.0), jnp.where(k <= m, n - k, 0.0)])
     diagonal = box_muller(words(key_data, 2 * group, GROUP)) / jnp.sqrt(m)
@@ -249,7 +249,7 @@ def rectangular_outlier(
 
 
 def covariance_start(p, n, ell, beta):
-    """Return what `wigner_start` returns, for the largest eigenvalue of a sample covariance matrix."""
+    """Return the quantities of `wigner_start` for the largest eigenvalue of a sample covariance matrix."""
     c = p / n
     root = jnp.sqrt(c)
     scale = (1 + root) ** (4 / 3) * c ** (-1 / 6) * n ** (-2 / 3)  # Johnstone 2001

@@ -63,7 +63,7 @@ _RESOLUTION = 1e-14
 """Relative size of the last Newton step."""
 
 LARGEST_RANK = 8
-"""Beyond it a dense matrix is the better choice: the cost of a block grows with the cube of the rank."""
+"""Largest rank: beyond it a dense matrix is the better choice, since the cost of a block grows with the cube of the rank."""
 
 
 class Outliers(NamedTuple):
@@ -93,7 +93,7 @@ class RectangularOutliers(NamedTuple):
 
 
 def _first_pivot(blocks: Callable, first: Callable, z, levels):
-    """Return the first pivot at z (r, batch), its derivative, and how many eigenvalues of the later blocks lie above z.
+    """Return the first pivot at z (r, batch), its derivative, and the number of eigenvalues of the later blocks above z.
 
     ``blocks(k)`` gives the diagonal block of row k, the one that couples it to row k + 1, both (s, s, batch), and which of
     its coordinates exist, (s, batch); `first` puts the spike into the first diagonal block.
@@ -106,7 +106,7 @@ def _first_pivot(blocks: Callable, first: Callable, z, levels):
     def row(k, inverse, slope, change):
         A, C, exists = blocks(k)
         A, C = change(A)[:, :, None], C[:, :, None]
-        # A coordinate that does not exist is alone, and its eigenvalue below everything.
+        # A coordinate that does not exist is decoupled, with an eigenvalue below all others.
         place = z + jnp.where(exists, 0.0, 1e3)[:, None]
         X = matmul(inverse, adjoint(C))
         return place[:, None] * identity - A - matmul(C, X), identity + matmul(adjoint(X), matmul(slope, X))
@@ -123,14 +123,14 @@ def _first_pivot(blocks: Callable, first: Callable, z, levels):
 
 
 def _outliers(blocks, first, start, spread, levels):
-    """Return the r largest eigenvalues (r, batch), and their vectors' part (s, r, batch) in the first block row."""
+    """Return the r largest eigenvalues (r, batch), and the part (s, r, batch) of their vectors in the first block row."""
     r = start.shape[0]
     rank = jnp.arange(r)[:, None]
 
     def at(z):
         D, slope, later = _first_pivot(blocks, first, z, levels)
         values, vectors = hermitian_eigh(D)
-        # The eigenvalue that passes zero where all pivots' count of negative ones passes the rank, and its vector.
+        # The eigenvalue that crosses zero where the count of negative pivots exceeds the rank, and its vector.
         place = rank - later
         chosen = jnp.arange(D.shape[0])[:, None, None] == place
         value, x = jnp.sum(jnp.where(chosen, values, 0.0), 0), jnp.sum(jnp.where(chosen[None], vectors, 0.0), 1)
@@ -164,8 +164,8 @@ def _flat(*outputs):
 
 
 def _levels(rate2, growth, sizes, r, tolerance):
-    """Return the number of block rows that are needed."""
-    # The r-th eigenvalue at an edge lies so much deeper in it than the first (zeros of the Airy function).
+    """Return the required number of block rows."""
+    # The r-th eigenvalue at an edge lies deeper than the first by this factor (zeros of the Airy function).
     deeper = 4 * (growth / 4) ** (2 / 3) * (1.5 * np.pi * r) ** (2 / 3)
     rate2 = jnp.min(jnp.where(rate2 < 0, rate2 - deeper, rate2))
     return outlier_depth(rate2, jnp.max(r * growth), jnp.max(jnp.ceil(sizes / r)) + 1, jnp.min(tolerance))
@@ -244,7 +244,7 @@ def _frame(name, value, r, beta=1):
         norms = np.linalg.norm(np.asarray(value), axis=0)
         bad = ~(np.abs(norms - 1) <= 1e-6)
         if bad.any():
-            raise InputError(f"{name}: column {np.argmax(bad)} has norm {norms[bad][0]:.7g}, must be 1")
+            raise InputError(f"{name}: column {np.argmax(bad)} has norm {norms[bad][0]:.7g}; must be 1")
     return jnp.stack([jnp.real(value), jnp.imag(value)]).astype(jnp.float64)
 
 
@@ -255,7 +255,7 @@ def _rank(r, **sizes):
 
 
 def _outliers_of(drawn, r):
-    """Return the flat output of a sampler, in its shapes."""
+    """Return the flat output of a sampler in its original shapes."""
     square = [drawn[r + k * r * r : r + (k + 1) * r * r].reshape(r, r) for k in range((drawn.size - r) // (r * r))]
     return drawn[:r], *square
 

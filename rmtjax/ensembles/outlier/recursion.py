@@ -1,4 +1,4 @@
-"""The recursion of pivots from the last row to the first, and how many rows it needs."""
+"""The recursion of pivots from the last row to the first, and the number of rows that it needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rmtjax.ensembles.outlier._series import Series
 __all__ = ["GROUP", "TOLERANCE", "Number", "arccosh_squared", "beyond", "checked_pivot", "from_last", "outlier_depth"]
 
 TOLERANCE = 1e-12
-"""Default bound on what the rows that are left out could do to the outlier, relative to the scale of the spectrum."""
+"""Default bound on the effect of the omitted rows on the outlier, relative to the scale of the spectrum."""
 
 GROUP = 4
 """Number of rows drawn at once: Box–Muller gives pairs, and vector units need more than one row."""
@@ -35,7 +35,7 @@ def outlier_depth(
     Args:
         rate2: :math:`r^2`, at the lowest place where the outlier may be.
         growth: κ, of the order of one over the matrix's size.
-        rows: how many there are.
+        rows: number of rows.
         tolerance: in (0, 1).
     """
     need = 1.5 * growth * jnp.log(1 / tolerance)
@@ -70,11 +70,11 @@ def from_last(levels: Array | int, rows: Callable[[Array], tuple], step: Callabl
 
 
 def checked_pivot(new: Series, above: Array, k: Array, exists: Array) -> tuple[Series, Array]:
-    """Return a pivot, 1 where its row does not exist; and whether all of the rows from 2 on are positive so far."""
+    """Return a pivot, 1 if its row does not exist; and whether all rows from 2 on are positive so far."""
     safe = (jnp.where(exists, new[0], 1.0), *(jnp.where(exists, v, 0.0) for v in new[1:]))
     return safe, above & ((safe[0] > 0) | (k == 1))
 
 
 def beyond(shape) -> Series:
-    """Return a pivot that stands for the rows that are left out: as good as infinite."""
+    """Return a pivot that stands for the omitted rows: practically infinite."""
     return (jnp.full(shape, 1e100), *(jnp.zeros(shape) for _ in range(3)))

@@ -1,4 +1,4 @@
-r"""What a low-rank update must do to a given matrix, from the matrix's singular values and the update's alone.
+r"""The effect of a low-rank update on a given matrix, predicted from the matrix's singular values and the update's alone.
 
 For :math:`M = W + \sum_i\theta_ia_ib_i^\top` with directions that have nothing to do with W (n×m), let :math:`s_j` be the
 singular values of W's bulk, 0 beyond min(n, m), and

@@ -1,4 +1,4 @@
-"""Intruders of all directions together, drawn."""
+"""Intruders of all directions of an update together, by simulation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rmtjax.intruders.predict.edge import SINGLE_POLES, shared_poles
 __all__ = ["drawn_intruders"]
 
 _DENSE = 800
-"""Largest matrix that is decomposed for that."""
+"""Largest matrix that is decomposed for this."""
 
 
 def drawn_intruders(
@@ -22,7 +22,7 @@ def drawn_intruders(
     draws: int = 16,
     seed: int = 0,
 ) -> float:
-    r"""Return the mean number of intruders among the leading vectors after an update in Haar directions, all of them together.
+    r"""Return the mean number of intruders among the leading vectors after an update in Haar directions, all directions together.
 
     In the base's singular vectors the sum is :math:`\mathrm{diag}(s) + A\Theta B^\top`. Where k of the :math:`s_j` share a pole,
     the r columns of A and of B there span 2r dimensions at most, and nothing is changed in the others; so a matrix of the
@@ -31,7 +31,7 @@ def drawn_intruders(
     Args:
         strengths: of the update, shape (r,).
         singular_values, shape, threshold_epsilon: see `predict`.
-        top_k: how many leading vectors are looked at; by default 12.
+        top_k: number of leading vectors to look at; by default 12.
         draws: of the directions.
         seed: of the draws.
 

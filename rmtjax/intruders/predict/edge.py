@@ -9,9 +9,9 @@ import numpy as np
 __all__ = ["SINGLE_POLES", "intruders_at_the_edge", "lone_intruders", "shared_poles"]
 
 SINGLE_POLES, _NODES = 12, 4
-"""States beside those looked at whose vectors are followed at the edge; strengths at which that is drawn, others lie between."""
+"""Further states whose vectors are followed at the edge; strengths at which intruders are drawn, with interpolation between."""
 _HALVES = 20
-"""Bisections, to 10⁻⁶ of what is between neighbours."""
+"""Number of bisections, which narrow the gap between neighbours down to 10⁻⁶."""
 
 
 def intruders_at_the_edge(
@@ -24,9 +24,9 @@ def intruders_at_the_edge(
     draws: int,
     seed: int,
 ) -> np.ndarray:
-    """Return `lone_intruders` at some of the strengths, at most 1, and interpolate between; `room` is each one's own `top_k`."""
+    """Return `lone_intruders`, at most 1, drawn at some strengths and interpolated between; `room` has the `top_k` of each."""
     chances = np.zeros_like(theta)
-    which = np.flatnonzero(theta > limit / 2)  # far below the chance is 0
+    which = np.flatnonzero(theta > limit / 2)  # far below the threshold the chance is 0
     if room is not None:
         which = which[room[which] > 0]
     if which.size:
@@ -56,7 +56,7 @@ def lone_intruders(
     Args:
         strengths: of the update, one at a time, with the same draws, shape (t,).
         singular_values, shape, threshold_epsilon: see `predict`.
-        top_k: how many leading vectors are looked at; by default those of the states that keep their own poles.
+        top_k: number of leading vectors to look at; by default those of the states that keep their own poles.
         draws: of the direction.
         seed: of the draws.
 
@@ -75,7 +75,7 @@ def _by_rank(
     draws: int,
     seed: int,
 ) -> np.ndarray:
-    """Return how often the vector of each leading singular value is an intruder, shape (t, ranks)."""
+    """Return the frequency of an intruder at each leading singular value, shape (t, ranks)."""
     theta, s = np.asarray(strengths, float), np.asarray(singular_values, float)
     random = np.random.default_rng(seed)
     single = min(s.size, SINGLE_POLES + (0 if top_k is None else top_k))
@@ -96,7 +96,7 @@ def shared_poles(s: np.ndarray) -> list[np.ndarray]:
 
 
 class _Weights(NamedTuple):
-    """Of a Haar direction at each pole, (draws, poles), and outside of all, (draws,): Σa², Σb², Σab; a and b themselves."""
+    """Sums at each pole, (draws, poles), and over the rest, (draws,), of a Haar direction: Σa², Σb², Σab; a and b."""
 
     left: np.ndarray
     right: np.ndarray
@@ -126,7 +126,7 @@ def _direction(
 def _count(
     theta: np.ndarray, ranks: np.ndarray, poles: np.ndarray, single: int, weights: _Weights, threshold_epsilon: float
 ) -> np.ndarray:
-    """Return how often the singular values of these ranks, 0 being the largest, have intruders, shape (t, ranks)."""
+    """Return the frequency of intruders at the singular values of these ranks, 0 being the largest, shape (t, ranks)."""
     square = poles**2
     stacked = np.stack([weights.left, weights.right, weights.both * poles], axis=2)
     strength = theta[:, None, None]
@@ -143,20 +143,20 @@ def _count(
     high = np.broadcast_to(np.where(ranks > 0, poles[ranks - 1], poles[0] + strength), shape)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for _ in range(_HALVES):
-            z = low + 0.49 * (high - low)  # halves of round numbers may be poles
+            z = low + 0.49 * (high - low)  # halves of round numbers may coincide with poles
             _, a, b, c = terms(z)
             positive = np.where(a * b < c**2, 1, np.where(a + b > 0, 2, 0))
             is_low = single - np.searchsorted(rising, z, side="right") + positive - 1 > ranks
             low, high = np.where(is_low, z, low), np.where(is_low, high, z)
         z = (low + high) / 2
         inverse, a, b, c = terms(z)
-        first = np.abs(a) > np.abs(b)  # the null vector (x, y), from the row that is safer
+        first = np.abs(a) > np.abs(b)  # the null vector (x, y), from the better conditioned row
         x, y = (z * np.where(first, -c, b))[..., None], np.where(first, a, -c)[..., None]
         parts = x**2 * weights.left[:, None] + y**2 * (square * weights.right)[:, None]
         parts += 2 * x * y * (poles * weights.both)[:, None]
         norm = (inverse**2 * parts).sum(-1) + x[..., 0] ** 2 * weights.left_zero[:, None] / z**4
         vector = x * weights.a[:, None, :single] + y * (poles * weights.b)[:, None, :single]
         cosine = np.abs(inverse[..., :single] * vector).max(-1) / np.sqrt(norm)
-        # Vectors in the null space of a base of small rank are not counted.
+        # Vectors in the null space of a low-rank base are not counted.
         real = z > 1e-6 * np.maximum(poles[0], strength)
         return ((cosine < threshold_epsilon) & real).mean(1)

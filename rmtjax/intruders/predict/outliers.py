@@ -1,4 +1,4 @@
-"""Outliers of an update, and how they mix with the base's own spikes."""
+"""Outliers of an update, and their mixing with the base's own spikes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rmtjax.intruders.predict.edge import intruders_at_the_edge
 __all__ = ["intruding_outliers"]
 
 _NEAR = 0.1
-"""Root mean square of the cosine from which a singular vector takes part in the mixing: a fifth of the usual threshold."""
+"""Root mean square of the cosine from which a singular vector takes part in the mixing: a fifth of the default threshold."""
 _KEPT = 0.5
-"""Share of itself, squared, that an outlier must keep in the mixing to be one; else no singular value is its."""
+"""Share of itself, squared, that an outlier must keep in the mixing to count; otherwise no singular value belongs to it."""
 _STATES = 48
-"""At most so many of them do."""
+"""Largest number of vectors that take part."""
 
 
 class _Bulk(NamedTuple):
-    """φ, φ̃ and their derivatives."""
+    """φ, φ̃ and their derivatives, over the bulk."""
 
     values: np.ndarray
     n: int
@@ -42,7 +42,7 @@ class _Bulk(NamedTuple):
 
 
 def _outliers(bulk: _Bulk, theta: np.ndarray, edge: float) -> np.ndarray:
-    """Return where D^{-1/2} = θ, by Newton's method, which comes from the left since D^{-1/2} is concave, within a bracket."""
+    """Return the z with D^{-1/2}(z) = θ by bracketed Newton, which converges from the left since D^{-1/2} is concave."""
     low, high = np.full_like(theta, edge), edge + theta  # Weyl: at most the sum of the norms
     z = low
     for _ in range(100):
@@ -80,17 +80,17 @@ def intruding_outliers(
     spikes = int((s > edge).sum())
     bulk = _Bulk(s[s <= edge], n - spikes, m - spikes)
     outliers, overlaps, chances = np.full_like(theta, np.nan), np.full_like(theta, np.nan), np.zeros_like(theta)
-    if not bulk.values.any():  # nothing but spikes: every strength is an outlier of its own
+    if not bulk.values.any():  # nothing but spikes: every strength is an outlier by itself
         return 0.0, theta.copy(), np.ones_like(theta), (theta > 0).astype(float)
     least = float(1 / np.sqrt(bulk.transform(np.array(edge))))
-    # In the limit D^{-1/2} leaves the edge as a square root: from where single poles do not show, a parabola in it.
+    # In the limit D^{-1/2} leaves the edge as a square root: until single poles show, a parabola in it.
     last, limit = bulk.values[0], least
     away = last - bulk.values[min(10, bulk.values.size - 1)]
     if away > 0:
         one, two, three = 1 / np.sqrt(bulk.transform(last + away * np.array([1.0, 4.0, 9.0])))
         limit = float(np.clip(3 * (one - two) + three, 0, least))
     above = theta > least
-    # Each outlier is ahead of all that weaker directions make.
+    # Each outlier is larger than all those that weaker directions make.
     ahead = np.empty(theta.size, int)
     ahead[np.argsort(-theta, kind="stable")] = np.minimum(np.arange(theta.size), above.sum())
     room = None if top_k is None else np.maximum(top_k - ahead, 0)
@@ -125,7 +125,7 @@ def intruding_outliers(
         mixed = np.abs(np.take_along_axis(vectors[:, q:], states[:, None, :], axis=2)).max(1)
         is_intruder = mixed < threshold_epsilon
         if top_k is not None:
-            others = spikes - near.size  # the spikes far from all outliers, which stay where they are
+            others = spikes - near.size  # the spikes far from all outliers, which stay in place
             below = np.sort(np.setdiff1d(s[:spikes], s[near]))
             ahead = others - np.searchsorted(below, np.take_along_axis(values, states, axis=1))
             is_intruder &= (values.shape[1] - 1 - states) + ahead < top_k
@@ -134,12 +134,12 @@ def intruding_outliers(
         z = np.where((components**2).mean(0) >= _KEPT, np.take_along_axis(values, states, axis=1).mean(0), np.nan)
     elif top_k is not None:
         chance[np.searchsorted(-s[:spikes], -z) + np.arange(z.size) >= top_k] = 0
-    # What has passed all spikes is moved by them as by a bulk.
+    # An outlier that has passed all spikes is moved by them as by a bulk.
     beyond, overlap, _ = _states(_Bulk(s, n, m), strong, s[0] * (1 + 1e-6))
     passed = overlap >= _KEPT
     z, with_a = np.where(passed, beyond, z), np.where(passed, overlap, with_a)
     outliers[above], overlaps[above], chances[above] = z, with_a, chance
     clear = np.zeros_like(above)
-    clear[above] = ~attached  # of the bulk's states, and ahead of those that are not
+    clear[above] = ~attached  # not attached to states of the bulk
     at_the_edge(~clear)
     return limit, outliers, overlaps, chances

@@ -1,4 +1,4 @@
-"""The prediction of what an update does, put together from outliers, edge and draws."""
+"""The prediction of an update's effect, put together from outliers, edge and draws."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rmtjax.spectra.bulk_fit import BulkFit
 __all__ = ["Prediction", "bulk_edge", "check_question", "predict", "predict_beyond"]
 
 _FEW, _LOW = 16, 0.5
-"""Leading vectors and threshold up to which intruders are outliers' doing; beyond, base vectors that have only mixed with one
-another are many of them, and all is drawn. So it is of more directions than that, each of them somewhat below the threshold."""
+"""Numbers of leading vectors and threshold up to which all intruders are outliers. Beyond, many are base vectors that have only
+mixed with one another, so all are drawn; also if more than that many directions are each somewhat below the threshold."""
 
 
 def check_question(top_k: Any, threshold_epsilon: Any) -> None:
@@ -25,7 +25,7 @@ def check_question(top_k: Any, threshold_epsilon: Any) -> None:
 
 
 def bulk_edge(singular_values: np.ndarray, fit: BulkFit) -> float:
-    """Return where the bulk ends, one spacing beyond its last value, which is a pole of the sums over it."""
+    """Return the end of the bulk, one spacing beyond its last value, which is a pole of the sums over it."""
     last = singular_values[fit.count : fit.count + 9]
     return max(fit.threshold, float(last[0] + (last[0] - last[-1]) / 8))
 

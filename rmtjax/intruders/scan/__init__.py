@@ -1,4 +1,4 @@
-"""Which singular vectors of a tuned checkpoint the pre-trained one did not have, layer by layer."""
+"""Scan of a tuned checkpoint for singular vectors that the pre-trained one did not have, layer by layer."""
 
 from rmtjax.intruders.scan.checkpoint import scan
 from rmtjax.intruders.scan.layer import scan_layer

@@ -40,10 +40,10 @@ def scan(
     Args:
         base: safetensors file, folder or hub id; "minilm" for the packaged all-MiniLM-L6-v2.
         tuned: the same, or a folder of a PEFT adapter or of a run of `rmtjax finetune`.
-        top_k: k, how many leading vectors are looked at.
+        top_k: k, the number of leading vectors to look at.
         threshold_epsilon: ε, the cosine below which a vector is an intruder.
         layers: regular expression that names must contain.
-        exact: two SVDs a layer.
+        exact: whether to compute two SVDs for each layer.
         progress: True draws a bar on standard error, None (the default) on a terminal only; or a function of a `Progress`.
         limits: see `scan_layer`.
 
@@ -74,7 +74,7 @@ def scan(
         try:
             return scan_layer(pair, top_k=top_k, threshold_epsilon=threshold_epsilon, exact=exact, limits=limits)
         except np.linalg.LinAlgError as error:
-            return Skipped(name, f"not decomposed by LAPACK ({error})")
+            return Skipped(name, f"LAPACK failed to decompose it ({error})")
 
     results: list[LayerScan | Skipped] = []
 
@@ -95,7 +95,7 @@ def scan(
     skipped += [r for r in results if isinstance(r, Skipped)]
     if not scans:
         raise InputError(f"tuned = {tuned}: nothing to scan, {skipped[-1].name} is {skipped[-1].reason}")
-    # A layer of the adapter is named as the adapter has it, a matrix that could not be read as the base has it.
+    # A layer of the adapter keeps the adapter's name; a matrix that could not be read keeps the base's name.
     unread = [r.name for r in results if isinstance(r, Skipped) and r.reason not in (ZERO, ZERO_AFTER)]
     incomplete = tuple(dict.fromkeys([*pairs.incomplete, *unread]))
     settings = {

@@ -1,4 +1,4 @@
-"""Bounds on the cosines of a small layer by the eigenvectors of two Gram matrices."""
+"""Bounds on the cosines of a small layer from the eigenvectors of two Gram matrices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rmtjax.linalg.svd import one_blas_thread
 __all__ = ["by_eigh"]
 
 _BACKWARD = 1e-6
-"""Error of a decomposition in single precision, of its largest value: what `--exact` leaves open, too."""
+"""Error of a decomposition in single precision, relative to its largest value; `--exact` leaves the same error."""
 
 
 def by_eigh(pair: Pair, top_k: int, threshold_epsilon: float) -> Cosines | None:
@@ -30,8 +30,8 @@ def by_eigh(pair: Pair, top_k: int, threshold_epsilon: float) -> Cosines | None:
         short = matrix.T if n > m else matrix
         return short @ short.T
 
-    with one_blas_thread():  # more threads only wait for one another
-        squares, inside = np.linalg.eigh(gram(pair.base))  # other layers run beside it; SciPy would block them
+    with one_blas_thread():  # more threads would only wait for one another
+        squares, inside = np.linalg.eigh(gram(pair.base))  # other layers run at the same time; SciPy would block them
         tuned = pair.tuned.dense()
         tuned_squares, vectors = scipy.linalg.eigh(
             gram(tuned).T,
@@ -42,7 +42,7 @@ def by_eigh(pair: Pair, top_k: int, threshold_epsilon: float) -> Cosines | None:
         )
     if len(tuned_squares) < min(
         top_k + 1, k
-    ):  # `evr` may return fewer than it was asked for where eigenvalues coincide
+    ):  # `evr` may return fewer eigenvectors than requested if eigenvalues coincide
         return None
     squares, inside = np.maximum(squares[::-1].astype(float), 0), inside[:, ::-1]
     tuned_squares, vectors = np.maximum(tuned_squares[::-1].astype(float), 0), vectors[:, ::-1][:, :top_k]
@@ -54,7 +54,7 @@ def by_eigh(pair: Pair, top_k: int, threshold_epsilon: float) -> Cosines | None:
     gap = space_gap(pair, float(s[0]))
     if (-np.diff(np.sqrt(tuned_squares)) <= gap).any():
         return None
-    # By how much of each other vector one may be off; those that were not computed are farther than the last that was.
+    # Error of each vector along each other one; vectors that were not computed are farther away than the last computed one.
     apart = np.abs(tuned_squares[:top_k, None] - tuned_squares)
     np.fill_diagonal(apart, np.inf)
     weight = np.sqrt(tuned_squares / tuned_squares[:top_k, None]) if n > m else 1  # images of long vectors are longer

@@ -36,7 +36,7 @@ def by_svd(pair: Pair, top_k: int, threshold_epsilon: float, dtype: type = np.fl
         base, tuned = (np.asarray(x).astype(dtype) for x in (base, tuned))
     (u, s), (tuned_u, tuned_s) = decompose(base), decompose(tuned)
     precision = float(np.finfo(dtype).eps)
-    real = s > s[0] * max(pair.shape) * np.finfo(np.float32).eps  # the null space has no vectors of its own
+    real = s > s[0] * max(pair.shape) * np.finfo(np.float32).eps  # the null space has no singular vectors of its own
     groups = close_values(s[real], space_gap(pair, float(s[0]), precision))
     tuned_groups = close_values(tuned_s, space_gap(pair, float(tuned_s[0]), precision))
     tuned_groups = [group for group in tuned_groups if group.start < top_k]
@@ -46,7 +46,7 @@ def by_svd(pair: Pair, top_k: int, threshold_epsilon: float, dtype: type = np.fl
         return by_svd(pair, top_k, threshold_epsilon, np.float64)
     every = np.abs(signed[:, :top_k])
     cosines = every[real].max(0, initial=0)
-    # A copy, since a view would keep all the vectors of every layer.
+    # A copy, since a view would keep every layer's full set of vectors alive.
     vectors = tuned_u[:, :top_k].astype(np.float32)
     lower, upper = np.minimum(lower, cosines), np.maximum(upper, cosines)
     return Cosines(tuned_s[:top_k], cosines, lower, upper, every[:top_k].T.copy(), s.astype(float), vectors)

@@ -1,4 +1,4 @@
-"""The scan of one layer: bounds where they decide, decompositions where they do not."""
+"""The scan of one layer: by bounds if they decide, otherwise by full decompositions."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ def scan_layer(
     exact: bool = False,
     limits: ScanLimits = ScanLimits(),  # noqa: B008, it is frozen
 ) -> LayerScan:
-    r"""Return the intruders of one layer: of its `top_k` leading left singular vectors after tuning, those whose absolute cosine
-    with every left singular vector of before is below the threshold (Shuttleworth et al. 2024).
+    r"""Return the intruders of one layer.
+
+    Intruders are those of the `top_k` leading left singular vectors after tuning whose absolute cosine with every left singular
+    vector before tuning is below the threshold (Shuttleworth et al. 2024).
 
     An intruder's cosines are bounded from above by the Christoffel function of a block Lanczos process, which assumes nothing
     but that its products are exact to single precision; the others' from below by a Ritz vector that has converged among the
-    leading ones, all of which the process has seen (`rmtjax.linalg.krylov.cosine_lower_bounds`). Where that leaves a
-    verdict open, as it does for vectors that are those of small singular values of before, the layer is done by two
-    SVDs. Vectors of a null space, of before or after, are not counted. On a processor, small matrices are decomposed
+    leading ones, all of which the process has seen (`rmtjax.linalg.krylov.cosine_lower_bounds`). If that leaves a
+    verdict open, as it does for vectors of small singular values of the base, the layer is done by two
+    SVDs. Vectors of a null space, before or after, are not counted. On a processor, small matrices are decomposed
     by way of their Gram matrices, which takes less time than either. SVDs do those, too, whose smaller side is below
     8 (top_k + 2), where Krylov spaces have no room.
 
@@ -44,8 +46,8 @@ def scan_layer(
         pair: the layer before and after.
         top_k: k, at most min(n, m).
         threshold_epsilon: ε in (0, 1).
-        exact: do the SVDs.
-        limits: sizes at which another way of computing is taken.
+        exact: whether to compute full SVDs.
+        limits: sizes at which the algorithm changes.
 
     Returns:
         `LayerScan`.

@@ -15,7 +15,7 @@ __all__ = ["LayerScan", "Scan", "Update"]
 
 
 class Update(NamedTuple):
-    """What was added to a matrix.
+    """The update of a matrix.
 
     Attributes:
         strengths: its largest singular values, descending; all that do not vanish if it is a product BA.
@@ -32,25 +32,25 @@ class Update(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LayerScan:
-    """One weight matrix before and after.
+    """The comparison of one weight matrix before and after fine-tuning.
 
     Attributes:
         name: of the weight.
         shape: (outputs n, inputs m).
         values: the k largest singular values after tuning.
-        cosines: of each of their left vectors, the largest absolute one with any left singular vector of before.
+        cosines: the largest absolute cosine of each of their left vectors with any left singular vector of the base.
         lower, upper: bounds on the cosines; an intruder's upper one is below the threshold, a matched one's lower one is not.
         verdicts: "intruder" or "matched"; "null" of a matrix whose rank is smaller, where there is no singular vector;
             "undecidable" where singular values coincide up to rounding, so that the vectors are not defined, and the verdict
             depends on which are taken (`rmtjax.intruders.clusters`).
-        algorithm: "bounds" or, for a small matrix, "eigh"; where they did not decide or were not asked, "svd".
-        similarity: absolute cosines of the k leading vectors of after (rows) and before (columns).
-        base_values: the k largest singular values of before.
-        update: what was added.
+        algorithm: "bounds" or, for a small matrix, "eigh"; "svd" if those did not decide or were not used.
+        similarity: absolute cosines of the k leading vectors after (rows) and before (columns).
+        base_values: the k largest singular values before.
+        update: the update.
         bulk: fit of the random part of the base.
-        prediction: what an update of these strengths does to a matrix of this spectrum.
-        vectors: the k leading left singular vectors of after, as columns (n, k).
-        seconds: that it took.
+        prediction: the predicted effect of an update of these strengths on a matrix of this spectrum.
+        vectors: the k leading left singular vectors after, as columns (n, k).
+        seconds: time taken.
     """
 
     name: str
@@ -70,7 +70,7 @@ class LayerScan:
     seconds: float
 
     def scaled(self, by: float) -> LayerScan:
-        """Return the scan of `by` times this layer."""
+        """Return the scan of this layer times `by`."""
         update, bulk, prediction = self.update, self.bulk, self.prediction
         return dataclasses.replace(
             self,
@@ -128,7 +128,7 @@ class Scan:
     Attributes:
         layers: those that were compared.
         skipped: tensors that were not, and why.
-        remarks: what makes one doubt that base and tuned belong together.
+        remarks: reasons to doubt that base and tuned belong together.
         incomplete: names of updates and layers that should have been compared and could not be; `skipped` says why.
         settings: base, tuned, top_k, threshold_epsilon, exact.
         seconds: from beginning to end, reading included.

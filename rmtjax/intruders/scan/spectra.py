@@ -1,4 +1,4 @@
-"""Singular values of a base and of its update, as far as verdicts and predictions need them."""
+"""Singular values of a base and of its update, as accurate as verdicts and predictions need them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rmtjax.spectra.ranks import effective_rank, stable_rank
 __all__ = ["gram_values", "stand_in_values", "update_of"]
 
 _DENSE = 1024
-"""Smaller side up to which the Gram matrix of an update is one of double precision."""
+"""Smaller side up to which the Gram matrix of an update is computed in double precision."""
 
 
 def gram_values(matrix: Matrix, dtype: type = np.float32) -> np.ndarray:
-    """Return all singular values, descending, by the Gram matrix: below the root of the dtype's precision they are rounding.
+    """Return all singular values, descending, by the Gram matrix; those below the root of the dtype's precision are rounding.
 
     That is enough for a bulk and its spikes; the ranks of an update want more.
     """
@@ -30,9 +30,7 @@ def gram_values(matrix: Matrix, dtype: type = np.float32) -> np.ndarray:
     side = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).astype(dtype, copy=False)
     gram = side @ side.T
     del matrix, side
-    if (
-        len(gram) <= _DENSE
-    ):  # NumPy's and SciPy's BLAS each have threads, which wait for work on the cores that others need
+    if len(gram) <= _DENSE:  # NumPy's and SciPy's BLAS each have threads, which wait for work on cores that others need
         values = np.linalg.eigvalsh(gram)
     else:  # in place
         values = scipy.linalg.eigvalsh(gram.T, overwrite_a=True, check_finite=False, driver="evd")
@@ -40,7 +38,7 @@ def gram_values(matrix: Matrix, dtype: type = np.float32) -> np.ndarray:
 
 
 def stand_in_values(ritz: Ritz, columns: np.ndarray, matrix: Matrix, noise: float = 1e-3) -> np.ndarray:
-    """Return min(n, m) numbers distributed as the singular values, from the measures of random columns of a Krylov space.
+    """Return min(n, m) numbers distributed as the singular values, from spectral measures of random columns by a Krylov space.
 
     The space is that of the shorter side. The largest Ritz values that have converged are themselves; the others follow the
     distribution function that the Gauss quadrature of the columns, averaged, gives; together they have the matrix's energy.
@@ -77,7 +75,7 @@ def update_of(pair: Pair, top_k: int) -> Update:
     if pair.factors is not None:
         left, right = pair.factors
         return _ranks(np.linalg.svd(np.linalg.qr(left)[1] @ np.linalg.qr(right.T)[1].T, compute_uv=False))
-    # In double precision as far as memory allows.
+    # In double precision if memory allows.
     return _ranks(
         gram_values(pair.update(), np.float64 if min(pair.shape) <= _DENSE else np.float32), keep=max(top_k, 16)
     )

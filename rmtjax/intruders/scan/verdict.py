@@ -1,4 +1,4 @@
-"""When bounds on cosines decide, and which vectors are known as a space only."""
+"""Decisions from bounds on cosines, and vectors that are known only as a space."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rmtjax.intruders.pair import Pair
 __all__ = ["LARGEST_ANGLE", "Cosines", "ScanLimits", "is_decided", "space_gap"]
 
 LARGEST_ANGLE = 0.2
-"""Angle that a vector may be off by, where singular values all but coincide; the bounds on its cosines allow for it."""
+"""Angle by which a vector may be off if singular values nearly coincide; the bounds on its cosines allow for it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScanLimits:
-    """Sizes at which a scan changes its way of computing. Verdicts do not depend on them.
+    """Sizes at which a scan changes its algorithm. Verdicts do not depend on them.
 
     Attributes:
         eigh_side: smaller side up to which a processor has all eigenvectors of a Gram matrix sooner than a Krylov space.
@@ -32,15 +32,15 @@ class ScanLimits:
 
 
 class Cosines(NamedTuple):
-    """What one way of computing finds of a layer.
+    """The findings of one algorithm on a layer.
 
     Attributes:
         values: the k largest singular values after tuning.
-        cosines: of each of their left vectors, the largest absolute one with any left singular vector of before.
+        cosines: the largest absolute cosine of each of their left vectors with any left singular vector of the base.
         lower, upper: bounds on the cosines.
-        similarity: absolute cosines of the k leading vectors of after (rows) and before (columns).
-        base_values: singular values of before, all of them or as many numbers of the same distribution.
-        vectors: the k leading left singular vectors of after, as columns (n, k).
+        similarity: absolute cosines of the k leading vectors after (rows) and before (columns).
+        base_values: singular values before, all of them or as many numbers of the same distribution.
+        vectors: the k leading left singular vectors after, as columns (n, k).
     """
 
     values: np.ndarray
@@ -53,9 +53,9 @@ class Cosines(NamedTuple):
 
 
 def space_gap(pair: Pair, largest_value: float, precision: float = float(np.finfo(np.float32).eps)) -> float:
-    """Return the distance of singular values below which their vectors are one space.
+    """Return the distance of singular values below which their vectors count as one space.
 
-    The error of a decomposition in this precision moves vectors between them, and so does the rounding of what was stored.
+    The error of a decomposition in this precision mixes such vectors, and so does the rounding of the stored numbers.
     """
     stored = 0.0
     if pair.rounding > precision:
@@ -64,5 +64,5 @@ def space_gap(pair: Pair, largest_value: float, precision: float = float(np.finf
 
 
 def is_decided(lower: np.ndarray, upper: np.ndarray, threshold_epsilon: float) -> bool:
-    """Return whether bounds on cosines decide for each whether it is below the threshold."""
+    """Return, for each pair of bounds, whether they decide if the cosine is below the threshold."""
     return bool(((lower >= threshold_epsilon) | (upper < threshold_epsilon)).all())

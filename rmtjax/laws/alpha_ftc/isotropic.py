@@ -25,7 +25,7 @@ __all__ = [
 
 
 class SourceStatistics(NamedTuple):
-    r"""What the target side needs to know of its source classifiers.
+    r"""Statistics of the source classifiers that the target side needs.
 
     For one classifier :math:`\tilde w` both fields are elementwise arrays. For K classifiers, the columns of
     :math:`\tilde W` (p×K), they end in K axes.
@@ -116,7 +116,7 @@ def resolvent_forms(
 
 
 class _Common(NamedTuple):
-    """What the scalars share, each a sum or product of positive terms."""
+    """Shared terms of the scalars, each a sum or product of positive terms."""
 
     delta: Float[Array, "..."]
     g: Float[Array, "..."]
@@ -180,7 +180,7 @@ def scalars(
         gamma: target ridge parameter γ > 0.
         eta: target aspect ratio η = p/n > 0.
         mean_norm: :math:`\|\mu_\beta\|` > 0.
-        source: Gram matrix and alignment of the source classifiers. Several sources are told from one by
+        source: Gram matrix and alignment of the source classifiers. Several sources are distinguished from one by
             ``source.gram`` having one axis more than ``source.alignment``.
     """
     gram, b = source
@@ -205,7 +205,7 @@ def scalars(
 def optimal_mixture(
     gamma: Float[Array, "..."], eta: Float[Array, "..."], mean_norm: Float[Array, "..."], source: SourceStatistics
 ) -> Float[Array, "..."]:
-    r"""Return α* of the limit in closed form, without passing through the scalars.
+    r"""Return α* of the limit in closed form, without computing the scalars first.
 
     .. math::
         \alpha^\star = \frac{\eta\tau\,b}{\gamma\,[DsG - (s+\tau)b^2]}, \qquad

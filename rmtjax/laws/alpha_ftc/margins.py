@@ -33,7 +33,7 @@ def _several(law: MarginMoments) -> bool:
 
 @float64
 def accuracy(law: MarginMoments, alpha: Float[Array, "..."]) -> Float[Array, "..."]:
-    r"""Test accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`. Source: α-LoRA, Proposition 4.3.
+    r"""Return the test accuracy :math:`\Phi(m_\alpha/\sqrt{v_\alpha})`. Source: α-LoRA, Proposition 4.3.
 
     Args:
         law: the five scalars.
@@ -50,7 +50,7 @@ def accuracy(law: MarginMoments, alpha: Float[Array, "..."]) -> Float[Array, "..
 
 @float64
 def optimal_alpha(law: MarginMoments) -> Float[Array, "..."]:
-    r"""Return the α that maximises the accuracy, :math:`\alpha^\star = (m_1v_0 - m_0v_1)/(m_0v_2 - m_1v_1)`.
+    r"""Return the α of highest accuracy, :math:`\alpha^\star = (m_1v_0 - m_0v_1)/(m_0v_2 - m_1v_1)`.
 
     With K sources the vector :math:`a_{1\dots K}/a_0`, :math:`a = M^{-1}m`. Both are maxima, never minima, because
     :math:`m_0v_2 - m_1v_1 > 0` for every admissible setting (proved in ``docs/derivations.md``), where the limit is
@@ -69,7 +69,7 @@ def optimal_alpha(law: MarginMoments) -> Float[Array, "..."]:
 
 @float64
 def worst_alpha(law: MarginMoments) -> Float[Array, "..."]:
-    r"""Return the α of accuracy ½, :math:`\bar\alpha = -m_0/m_1`; ±∞ for an uninformative source, which has none.
+    r"""Return the α of accuracy ½, :math:`\bar\alpha = -m_0/m_1`; ±∞ for an uninformative source, for which there is none.
 
     Source: α-LoRA, Appendix B.3. Defined for one source; with K sources the worst α is a hyperplane.
     """

@@ -1,4 +1,4 @@
-"""Painlevé II in 50 decimal digits, and the tables of the Tracy–Widom laws that are made from its solution."""
+"""Painlevé II in 50 decimal digits, and the tables of the Tracy–Widom laws made from its solution."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEGREE = 15
 """Degree of the pieces in Chebyshev polynomials, whose coefficients fall by a factor of about ten with each degree."""
 
 _START, _DIGITS, _ORDER = 24, 50, 48
-"""Where Painlevé II starts as the Airy function, the digits that it is integrated in, and the order of its Taylor series.
+"""Start of Painlevé II as the Airy function, decimal digits of its integration, and order of its Taylor series.
 
 Its steps are 1/2, at which the last term is below 4e-38 of the first. The error made at the start, some 1e-34, grows on the
 way, and at s = −12 four functions are within 5e-22 of what 90 digits, 90 terms and a start at 30 give.
@@ -71,7 +71,7 @@ def _airy(terms: int) -> _Airy:
         c.append(u[k] - (k - Fraction(1, 2)) * c[-1])  # I' = −Ai
     rate = [b - a for a, b in zip(_times(u, u), _times(v, v), strict=True)]
     log_f2 = [(w - 3 * r) / 3 for w, r in zip(_times(u, v), rate[1:], strict=False)]
-    # The leading parts of the two terms of F₄ cancel, which fractions do not mind. 1 − F₄ = −L/2 − I²/8, s^{3/2} = 3ζ/2.
+    # The leading parts of the two terms of F₄ cancel, which is exact in fractions. 1 − F₄ = −L/2 − I²/8, s^{3/2} = 3ζ/2.
     cc, uc = [Fraction(), *_times(c, c)], [Fraction(), *_times(u, c)]
     tail4 = [a / 2 - b / 12 for a, b in zip(log_f2, cc, strict=False)]
     density4 = [a / 2 - b / 6 for a, b in zip(rate, uc, strict=False)]
@@ -164,7 +164,7 @@ def _painleve() -> dict[Fraction, tuple[list[Decimal], ...]]:
 
 
 class Table(NamedTuple):
-    """What is known of one β, lowest degrees first."""
+    """The tables of one β, lowest degrees first."""
 
     tail: np.ndarray  # Chebyshev coefficients (degree + 1, pieces) of log F, and of log(1 − F) right of the split
     rate: np.ndarray  # the same of log F'/F, and of log F'/(1 − F)
@@ -184,7 +184,7 @@ def _node(beta: int, s: float, taylor: dict, digits: int) -> tuple[float, float]
     if s < SPLIT:
         log_f = {1: (ell - i) / 2, 2: ell, 4: (ell + i) / 2 + (1 + (-i).exp()).ln() - Decimal(2).ln()}[beta]
         return float(log_f), math.log(rate)
-    # In as many digits as 1 − F has zeros, and then some.
+    # In as many digits as 1 − F has leading zeros, and a few more.
     with decimal.localcontext(decimal.Context(prec=digits)):
         half = (i / 2).exp()
         f = {1: ((ell - i) / 2).exp(), 2: ell.exp(), 4: (ell / 2).exp() * (half + 1 / half) / 2}[beta]
@@ -199,7 +199,7 @@ def _taylor() -> dict[Fraction, tuple[list[Decimal], ...]]:
 
 @functools.cache
 def table_of(beta: int) -> Table:
-    """Return the table of one β. The first takes a quarter of a second, each other a tenth."""
+    """Return the table of one β. The first one takes a quarter of a second, each further one a tenth."""
     chebyshev = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1))
     pieces = np.arange(LEFT, RIGHT) + 0.5
     with decimal.localcontext(decimal.Context(prec=_DIGITS)):
@@ -229,7 +229,7 @@ def table_of(beta: int) -> Table:
 
 @functools.cache
 def left_series() -> tuple[np.ndarray, ...]:
-    """Return polynomials in x⁻³, x = −s, for q/√(x/2), I/x^{3/2} but for its constant, R/x², and what is left of L."""
+    """Return polynomials in x⁻³, x = −s, for q/√(x/2), I/x^{3/2} up to its constant, R/x², and the rest of L."""
     a, w = _hastings_mcleod(_LEFT_TERMS)
     integral = [float(c / (Fraction(3, 2) - 3 * n)) / math.sqrt(2) for n, c in enumerate(a)]
     rate = [c / (2 * (2 - 3 * n)) for n, c in enumerate(w)]  # dR/dx = q²

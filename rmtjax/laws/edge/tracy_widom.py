@@ -65,13 +65,13 @@ _NEWTON = 3
 """Number of Newton steps to a quantile."""
 
 _HUGE = 1e100
-"""Modulus of x beyond which the logarithm of a tail is taken for −∞, since the cube of x would overflow."""
+"""Modulus of x beyond which the logarithm of a tail counts as −∞, since the cube of x would overflow."""
 
 _ZETA_PRIME = -0.16542114370045092921  # ζ'(−1)
 
 
 def _stretch(beta: int) -> float:
-    """Return s/x, by which a point is stretched to Painlevé's variable."""
+    """Return s/x, the factor that turns a point into Painlevé's variable."""
     return math.sqrt(2) if beta == 4 else 1.0
 
 
@@ -143,7 +143,7 @@ def _log_tail(x, beta):
 
 @_log_tail.defjvp
 def _(beta, primals, tangents):
-    # From the table of rates: a digit or two more than the derivative of an interpolant has.
+    # From the table of rates, which has one or two more correct digits than the derivative of an interpolant.
     (x,), (dx,) = primals, tangents
     rate = jnp.exp(_log_rate(x, beta))
     return _log_tail(x, beta), jnp.where(x < SPLIT, rate, -rate) * dx
@@ -198,7 +198,7 @@ def _(beta, primals, tangents):
 
 
 def _compiled(function):
-    """Compile a law with β checked and its points in float64."""
+    """Compile a law, with β checked and its points in float64."""
     compiled = jax.jit(function, static_argnums=1)
 
     @functools.wraps(function)
@@ -223,7 +223,7 @@ def logpdf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
     r"""Return the logarithm of the density, :math:`\log F_\beta'(x)`, far beyond where `pdf` underflows.
 
     Args:
-        x: where.
+        x: points.
         beta: 1, 2 or 4.
 
     Raises:
@@ -279,7 +279,7 @@ def logsf(x: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 
 def _inverse(p, beta, upper):
-    """Return the quantile of a lower or an upper tail, whichever way keeps its digits."""
+    """Return the quantile of a lower or an upper tail, whichever keeps full accuracy."""
     above = math.exp(np.polynomial.chebyshev.chebval(-1.0, table_of(beta).tail[:, SPLIT - LEFT]))  # the split
     left = p > above if upper else p <= 1 - above
     valid = (p >= 0) & (p <= 1)
@@ -321,7 +321,7 @@ def isf(p: Float[Array, "..."], beta: int) -> Float[Array, "..."]:
 
 @functools.cache
 def _moments(beta: int) -> tuple[float, float, float, float]:
-    """Return mean, variance, skewness and excess kurtosis by Gauss–Legendre on every piece; beyond lies less than 1e-26."""
+    """Return mean, variance, skewness and excess kurtosis by Gauss–Legendre on every piece; the mass beyond is below 1e-26."""
     y, weights = np.polynomial.legendre.leggauss(24)
     x = (np.arange(LEFT, RIGHT)[:, None] + (y + 1) / 2).ravel()
     law = table_of(beta)

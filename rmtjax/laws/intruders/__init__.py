@@ -1,4 +1,4 @@
-"""Intruder dimensions: how far the outlier of a spiked matrix stays from every singular vector of the base.
+"""Intruder dimensions: the probability that the outlier of a spiked matrix stays far from every singular vector of the base.
 
 The law and its accuracy are in `rmtjax.laws.intruders.probability`.
 """

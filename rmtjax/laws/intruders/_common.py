@@ -1,4 +1,4 @@
-"""Checks of the arguments of the intruder laws, and what lifts a law of scalars to arrays."""
+"""Argument checks of the intruder laws, and the lifting of a law of scalars to arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rmtjax._checks import is_traced, numbers, one_of
 __all__ = ["SMALLEST", "check_eps", "check_side", "check_sizes", "check_theta", "elementwise", "oriented"]
 
 SMALLEST = 32
-"""The smallest size that the laws are for: the top of the spectrum is taken eigenvalue by eigenvalue."""
+"""The smallest size that the laws cover: they treat the top of the spectrum eigenvalue by eigenvalue."""
 
 
 def check_sizes(**values: Any) -> None:
@@ -40,7 +40,7 @@ def check_side(side: str) -> None:
 
 
 def oriented(n: Any, m: Any, theta: Any, side: str) -> tuple[Any, Any, Any]:
-    """Return the sizes and the strength for which the vector of a side is a left one.
+    """Return the sizes and the strength for which the vector of a side is a left vector.
 
     A right vector is a left one of √(m/n) Wᵀ, which is m×n of variance 1/n.
     """
@@ -48,7 +48,7 @@ def oriented(n: Any, m: Any, theta: Any, side: str) -> tuple[Any, Any, Any]:
 
 
 def elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lift a function of scalars to arrays, one element after the other: each is a thousand saddle points already.
+    """Lift a function of scalars to arrays, one element after another, since each one solves a thousand saddle points already.
 
     Known arguments go through one program for scalars, whatever their shape.
     """

@@ -31,7 +31,7 @@ _NORM = 12
 """Number of Gauss points for log Q."""
 
 _REACH = 5.0
-"""Number of standard deviations of the outlier that the integral over λ covers on either side."""
+"""Half-width of the integral over λ, in standard deviations of the outlier."""
 
 
 def _given_top(spectrum: Spectrum, terms: Callable[..., Terms], theta, eps, order: int):
@@ -42,7 +42,7 @@ def _given_top(spectrum: Spectrum, terms: Callable[..., Terms], theta, eps, orde
         at = terms(highest + jnp.exp(log_x), spectrum)
         return jnp.sum(spectrum.weight * at.force) + at.mean
 
-    # Where the outlier would be if F were its mean; in log λ, since it may be very close to the top.
+    # The outlier's position if F equalled its mean; in log λ, since it may be very close to the top.
     bracket = bisect(lambda x: force(x) > 0, jnp.full_like(theta, math.log(1e-12)), jnp.log(2 * theta + 2), 45)
     x0 = stop_gradient(jnp.exp((bracket[0] + bracket[1]) / 2))
     at = stop_gradient(terms(highest + x0, spectrum))
@@ -97,7 +97,7 @@ def _averaged(spectrum: Spectrum, terms: Callable[..., Terms], theta, eps, order
 
 
 def by_partials(function):
-    """Differentiate forward, at the place itself: few arguments, many steps, and nothing to remember for later."""
+    """Differentiate in forward mode at the point itself: few arguments, many steps, and nothing to store."""
     every = tuple(range(len(inspect.signature(function).parameters)))
     jacobian = jax.jit(jax.jacfwd(lambda *args: (function(*args),) * 2, every, has_aux=True))
     wrapped = jax.custom_jvp(jax.jit(function))

@@ -24,7 +24,7 @@ NEGLIGIBLE = -60.0
 """Logarithm of a density below which the density is negligible."""
 
 _REST = (5.5, 20.0)
-"""Where :math:`e^{-zs^2}` vanishes: at √z s = 5.5 from its top at 0 (z > 0), at −z(1 − s) = 20 from that at 1."""
+"""Points at which :math:`e^{-zs^2}` is negligible: √z s = 5.5 from its top at 0 (z > 0), −z(1 − s) = 20 from that at 1."""
 
 
 def truncated(z: Float[Array, "J"], order: int) -> tuple[Float[Array, "J"], list[Float[Array, "J"]]]:
@@ -47,12 +47,12 @@ def truncated(z: Float[Array, "J"], order: int) -> tuple[Float[Array, "J"], list
 
 
 class Sums(NamedTuple):
-    r"""Everything at one λ, in units in which the mean of Q is 1; :math:`\ell = \log Q`.
+    r"""All sums at one λ, in units in which the mean of Q is 1; :math:`\ell = \log Q`.
 
     Attributes:
         rate: :math:`r_j`: without the constraints :math:`y_j` has the density :math:`y^{-1/2}e^{-e^\ell r_jy/2}`.
         g: :math:`F = e^\ell\sum_jy_jg_j + \dots`
-        weight: how many j there are of each kind.
+        weight: the number of j of each kind.
         mean, variance: of the rest of F, as in `Terms`.
         tolerance: ε².
     """
@@ -111,7 +111,7 @@ def _potential(sums: Sums, p, q, ell, order: int = 2) -> _Potential:
 
 
 def centre(sums: Sums):
-    """Return the ℓ that counts most, the saddle point there and its derivative, and the width in ℓ: Newton in all three."""
+    """Return the dominant ℓ, the saddle point there and its derivative, and the width in ℓ, by Newton in all three."""
 
     def step(_, state):
         p, q, ell, *_ = state
@@ -141,7 +141,7 @@ def centre(sums: Sums):
 
 
 def saddle(sums: Sums, p, q, ell):
-    """Return the minimum of the potential in (p, q), and whether it was found; where the density is negligible it need not be."""
+    """Return the minimum of the potential in (p, q), and whether it was found; it need not be where the density is negligible."""
 
     def look(p, q):
         at = _potential(sums, p, q, ell)

@@ -44,7 +44,7 @@ def rectangular_terms(x, spectrum: Spectrum, theta, n, m) -> Terms:
     c = n / m
     sigma, s, weight = spectrum.edge + x, spectrum.edge - spectrum.below[:-1], spectrum.weight[:-1]
     gap = (x + spectrum.below[:-1]) * (sigma + s)
-    # The deterministic ratio of the overlaps with the spike's two vectors.
+    # The deterministic ratio of the overlaps with the two vectors of the spike.
     alpha, beta = jnp.sqrt(1 + theta**2), jnp.sqrt(c + theta**2)
     u, v = beta, jnp.sqrt(c) * alpha
     left, right = alpha * beta / theta, c * alpha * beta / theta
@@ -53,7 +53,7 @@ def rectangular_terms(x, spectrum: Spectrum, theta, n, m) -> Terms:
     force = (sigma * (a * u**2 + 2 * (s * u * v) ** 2 + b * v**2) / gap - (a * left + b * right)) / length
     other = (sigma * (u * v) ** 2 - (b * left + a * right)) / length
     mixed = s * u * v * (v**2 - sigma * (right - left)) / length
-    # The null space of W, of right vectors, is far from σ: a number and its variance.
+    # The null space of W, on the right, is far from σ: it enters by a mean and a variance.
     free, null = jnp.maximum(m - n, 0.0), v**2 / sigma - right
     return Terms(
         jnp.append(gap / jnp.sqrt(length), sigma / u),

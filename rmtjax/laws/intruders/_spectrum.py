@@ -1,4 +1,4 @@
-"""The mean spectrum of a Gaussian base, its largest eigenvalues one by one, and quadrature for the law of the first."""
+"""The mean spectrum of a Gaussian base, its largest eigenvalues one by one, and a quadrature for the law of the first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 SINGLE_VALUES, BULK_POINTS, TOP_POINTS = 12, 20, 6
-"""Number of eigenvalues that count one by one, and of Gauss points for the rest and for the largest eigenvalue."""
+"""Number of eigenvalues treated one by one, and of Gauss points for the rest and for the largest eigenvalue."""
 
 OUTLIER_POINTS = 16
 """Number of Gauss points for λ. Doubling it, or that of any other sum of the law, moves P by less than 0.002 for ε ≤ 0.7, and by
@@ -66,7 +66,7 @@ class Spectrum(NamedTuple):
 
 
 _INDEX = np.append(np.arange(1.0, SINGLE_VALUES + 1), SINGLE_VALUES + 0.5) - 0.75
-"""Counts at the quantiles: the mean of the j-th eigenvalue from the top for β = 1 is where the mean count is j − ¾."""
+"""Counts at the quantiles: for β = 1 the mean of the j-th eigenvalue from the top is where the mean count is j − ¾."""
 
 LEGENDRE = {n: np.polynomial.legendre.leggauss(n) for n in (BULK_POINTS, OUTLIER_POINTS, TRUNCATED_POINTS)}
 

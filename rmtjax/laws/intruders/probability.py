@@ -1,4 +1,4 @@
-r"""Intruder dimensions: how far the outlier of a spiked matrix stays from every singular vector of the base.
+r"""Intruder dimensions: the probability that the outlier of a spiked matrix stays far from every singular vector of the base.
 
 A Gaussian base W is tuned by a rank-one update of Haar direction, :math:`M = W + \theta uu^\top` (GOE, variance 1/N) or
 :math:`M = W + \theta uv^\top` (n×m, variance 1/m, c = n/m). The top eigenvector v̂ of M (left or right singular vector) is
@@ -76,7 +76,7 @@ def wigner_intruder_probability(
         theta: strength of the spike, θ > 0.
         eps: tolerance ε in (0, 1).
         order: order of the saddle-point approximation, 2 for the law, 1 to see what the correction is worth.
-        has_random_edge: whether P is averaged over the largest eigenvalue, False to see what its fluctuation is worth.
+        has_random_edge: whether to average P over the largest eigenvalue; False shows the effect of its fluctuation.
 
     Raises:
         InputError: for arguments outside these ranges.

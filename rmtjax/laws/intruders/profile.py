@@ -1,4 +1,4 @@
-"""Where the outlier's vector lies in the base: the mean squared overlap with every eigenvector or singular vector."""
+"""The profile of the outlier's vector in the base: mean squared overlaps with every eigenvector or singular vector."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def wigner_overlap_profile(x: Float[Array, "..."], theta: Float[Array, "..."]) -
     """
     above = theta > 1
     t = jnp.where(above, theta, 2.0)
-    # (t + 1/t − x)² = ((t−1)² + (2−x)t)²/t², with nothing that cancels at the edge.
+    # (t + 1/t − x)² = ((t−1)² + (2−x)t)²/t², without cancellation at the edge.
     profile = (t - 1) * (t + 1) * t**2 / ((t - 1) ** 2 + (2 - x) * t) ** 2
     return jnp.where(above, profile, jnp.nan)
 

@@ -42,8 +42,8 @@ def _search(function, guess, probability):
         return count + 1, low, high, new, at, following
 
     start = jnp.log(guess)
-    state = step((0, -never, never, start, jnp.zeros_like(start), start))  # from the same place twice: no secant
-    if not is_traced(*state):  # the law's own program serves, and no other is compiled
+    state = step((0, -never, never, start, jnp.zeros_like(start), start))  # the same point twice: no secant
+    if not is_traced(*state):  # reuses the law's own compiled program
         while unfinished(state):
             state = step(state)
     else:

@@ -1,4 +1,4 @@
-r"""Full fine-tuning as a perturbation: W + Δ with Δ dense and small, to first and second order, and how small that is.
+r"""Full fine-tuning as a perturbation: W + Δ with Δ dense and small, to first and second order, and the range of validity.
 
 For a symmetric W with eigenvalues :math:`\lambda_i` and orthonormal eigenvectors :math:`v_i`, let
 :math:`M_{ji} = v_j^\top\Delta v_i`. The series of Rayleigh and Schrödinger begins with (*Intruder Dimensions*, §III-C, which

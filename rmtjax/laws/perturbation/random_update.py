@@ -1,4 +1,4 @@
-r"""How far a random dense update turns singular vectors, and up to which size the first order holds.
+r"""The rotation of singular vectors by a random dense update, and the update's size up to which first order holds.
 
 Let Δ be a Wigner matrix of size δ, entries of variance :math:`\delta^2/N`, independent of W. Then
 :math:`EM_{ji}^2 = \delta^2/N` for :math:`j \ne i` and the expected first-order rotation is
@@ -14,7 +14,7 @@ condition is :math:`\delta \ll N^{-1/6}`. An outlier, a distance of order 1 from
 `largest_valid_delta` gives the δ of each eigenvector of a given spectrum, `breakdown_delta` that of equal spacing.
 
 That a dense update "induces only a small rotation of the eigenbasis" (§III-C) is thus true of the leading directions and false
-of the bulk's, unless the update is smaller than :math:`N^{-1/2}` times the matrix. What a larger one does is not chaos:
+of the bulk's, unless the update is smaller than :math:`N^{-1/2}` times the matrix. A larger one does not cause chaos:
 eigenvectors mix with neighbours within a distance of about :math:`\delta^2`, `overlap`, and the spectrum as a whole moves only
 by the factor :math:`\sqrt{1+\delta^2}`, `scale`.
 """
@@ -115,7 +115,7 @@ def breakdown_delta(
     limit: Float[ArrayLike, "..."] = 0.1,
     sigma: Float[ArrayLike, "..."] = 1.0,
 ) -> Float[Array, "..."]:
-    r"""Return the δ at which an eigenvector in a Wigner matrix's bulk has rotated by `limit`, were the spectrum equally spaced.
+    r"""Return the δ at which an eigenvector in a Wigner matrix's bulk has rotated by `limit` if the spectrum is equally spaced.
 
     .. math::
         \delta = \Big(\frac{3\,\text{limit}}{\pi^2N\rho(x)^2}\Big)^{1/2}
@@ -184,7 +184,7 @@ def singular_rotation(values: Float[Array, "... k"], delta: Float[Array, "..."],
 
 @float64
 def scale(delta: Float[Array, "..."], *, sigma: Float[ArrayLike, "..."] = 1.0) -> Float[Array, "..."]:
-    r"""Return the σ of the bulk after a dense update, :math:`\sqrt{\sigma^2+\delta^2}`: all that happens to the whole spectrum.
+    r"""Return the σ of the bulk after a dense update, :math:`\sqrt{\sigma^2+\delta^2}`, its only effect on the whole spectrum.
 
     For a Wigner (or i.i.d. rectangular) W of size σ and an independent update of size δ the sum is one of that size: edges
     and density stretch by :math:`\sqrt{1+\delta^2/\sigma^2}`, and an outlier of strength θ goes from

@@ -41,7 +41,7 @@ class _Singular(NamedTuple):
 
 
 def _singular(base: Rectangular, Delta: Array) -> _Singular:
-    """Return U, σ, V, UᵀΔV, and what ΔV and ΔᵀU have outside the spans of U and V."""
+    """Return U, σ, V, UᵀΔV, and the parts of ΔV and ΔᵀU outside the spans of U and V."""
     if isinstance(base, (tuple, list)):
         u, s, vh = base
         for name, a in (("U", u), ("values", s), ("Vh", vh)):
@@ -62,7 +62,7 @@ def _singular(base: Rectangular, Delta: Array) -> _Singular:
         raise InputError(f"Delta has shape {Delta.shape}: must be {(u.shape[0], vh.shape[1])} like W")
     check_simple("values", s)
     if not is_traced(s) and u.shape[0] != vh.shape[1] and np.any(np.asarray(s) == 0):
-        raise InputError("values has an entry 0: of a rectangular matrix it is not simple")
+        raise InputError("values has an entry 0: must be > 0 for a rectangular matrix")
     right, left = Delta @ vh.T, Delta.T @ u
     A = u.T @ right
     return _Singular(u, s, vh.T, A, right - u @ A, left - vh.T @ A.T)
@@ -115,7 +115,7 @@ def _inverse_sums(s: Array) -> Array:
 
 
 def _inverse(s: Array) -> Array:
-    """Return 1/σ; 0 at 0, which occurs for square matrices alone, where nothing lies outside the spans."""
+    """Return 1/σ, or 0 at σ = 0, which occurs only for square matrices, which have nothing outside the spans."""
     return jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1.0), 0.0)
 
 
@@ -136,6 +136,6 @@ def first_order_singular_vectors(base: Rectangular, Delta: Float[Array, "rows co
         InputError: as `first_order_singular_values`.
     """
     u, s, v, A, left, right = _singular(base, Delta)
-    # The fractions of both sums, apart: no squares, and no difference of products.
+    # The fractions of both sums separately: no squares, and no difference of products.
     even, odd = (A + A.T) / 2 * inverse_gaps(s), (A - A.T) / 2 * _inverse_sums(s)
     return Vectors(u @ (even + odd) + left * _inverse(s), v @ (even - odd) + right * _inverse(s))

@@ -1,8 +1,8 @@
-r"""Block Lanczos for :math:`AA^\top`: the largest singular triplets of a matrix, and how much of a vector any one singular
-vector can hold, without an SVD.
+r"""Block Lanczos for :math:`AA^\top`: the largest singular triplets of a matrix, and bounds on the cosines of a vector with all
+singular vectors, without an SVD.
 
 Started from a block X of orthonormal columns, k steps give an orthonormal basis Q and the band matrix
-:math:`T = Q^\top AA^\top Q` with :math:`AA^\top Q = QT + Q_{k+1}B E_k^\top`. What is known after that:
+:math:`T = Q^\top AA^\top Q` with :math:`AA^\top Q = QT + Q_{k+1}B E_k^\top`. They imply:
 
 - A Ritz pair :math:`(\vartheta, y = Qs)` has the residual :math:`\rho = \|B s_k\|`; within ρ of ϑ there is an eigenvalue, and
   y is within :math:`\rho/\text{gap}` of its eigenvector.
@@ -14,12 +14,12 @@ Started from a block X of orthonormal columns, k steps give an orthonormal basis
       \langle X_i, u\rangle^2 \le \big[A_1(I + A^\top A)^{-1}A_1^\top\big]_{ii}, \qquad A = -(T-x)^{-1}E_kB^\top,
 
   :math:`A_1` the rows of the first block. The largest value over all x bounds the squared cosine of :math:`X_i` with *every* left
-  singular vector, seen or not. Rounding is one unknown more (`_christoffel`), which decides where x is below it.
+  singular vector, seen or not. Rounding is a further unknown (`_christoffel`), which dominates for small x.
 
-A tall matrix (n > m) has a null space on the left, of which vectors may hold much, and no number of steps tells it from singular
-vectors of vanishing σ. There the process runs on the right side, from :math:`A^\top X`, whose inner products with right singular
-vectors are σ times the cosines; and that there is no singular value below some x at all is shown by a Cholesky factor of
-:math:`A^\top A - x`.
+A tall matrix (n > m) has a null space on the left, in which much of a vector may lie, and no number of steps distinguishes it
+from singular vectors of vanishing σ. There the process runs on the right side, from :math:`A^\top X`, whose inner products
+with right singular vectors are σ times the cosines. A Cholesky factor of :math:`A^\top A - x` shows that there is no singular
+value below some x at all.
 
 Golub & Underwood, *The block Lanczos method for computing eigenvalues* (1977); Golub & Meurant, *Matrices, Moments and
 Quadrature* (2010), for one vector and its measure. On processors the work is NumPy's, whose products need no compilation, so
@@ -52,9 +52,9 @@ _NOISE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}
 
 
 def _qr(xp: Any, block: Matrix) -> tuple[Matrix, Matrix]:
-    """Return orthonormal columns and coefficients; by the Gram matrix, twice, which is products where reflections are not.
+    """Return orthonormal columns and coefficients; on NumPy by two passes through the Gram matrix, faster than reflections.
 
-    Its condition is squared on the way, so columns that all but depend on one another are left to the reflections.
+    The Gram matrix has the squared condition number, so nearly dependent columns are left to reflections.
     """
     q, r = block, np.eye(block.shape[1])
     for _ in range(2 if xp is np else 0):
@@ -78,13 +78,13 @@ def _next_block(xp: Any, basis: Matrix, block: Matrix, step: Any) -> tuple[Matri
         q, r, first, second = _twice(xp, basis, block)
         little = abs(xp.diagonal(r)).min() <= 1e-3 * abs(first).max()
         return *jax.lax.cond(little, functools.partial(_filled, jnp), _cleaned, basis, q, r, step), first + second
-    # But for rounding it has coefficients in the last two blocks alone.
+    # Up to rounding it has coefficients only in the last two blocks.
     near = 2 * block.shape[1]
     first = basis[:, -near:].T @ block
     left = block - basis[:, -near:] @ first
     second = basis.T @ left
     q, r = _qr(np, left - basis @ second)
-    # Where much of what was left was rounding, the second pass left some of it in turn.
+    # If most of what was left was rounding, the second pass left rounding too.
     if abs(second).max() > 0.1 * abs(np.diagonal(r)).min():
         q, r, first, second = _twice(np, basis, block)
     little = abs(np.diagonal(r)).min() <= 1e-3 * max(abs(first).max(), abs(second).max())
@@ -92,7 +92,7 @@ def _next_block(xp: Any, basis: Matrix, block: Matrix, step: Any) -> tuple[Matri
 
 
 def _twice(xp: Any, basis: Matrix, block: Matrix) -> tuple[Matrix, Matrix, Matrix, Matrix]:
-    """Do the same with the whole basis, two times, and return the coefficients of either."""
+    """Do the same with the whole basis, twice, and return the coefficients of both passes."""
     first = basis.T @ block
     block = block - basis @ first
     second = basis.T @ block
@@ -100,7 +100,7 @@ def _twice(xp: Any, basis: Matrix, block: Matrix) -> tuple[Matrix, Matrix, Matri
 
 
 def signs_of_diagonal(xp: Any, turn: Matrix) -> Matrix:
-    """Return signs of a triangular factor's diagonal; 1 for 0, which must not take a column away."""
+    """Return the signs of a triangular factor's diagonal; 1 for 0, which must not cancel a column."""
     return xp.where(xp.diagonal(turn) < 0, -1, 1).astype(turn.dtype)
 
 
@@ -110,10 +110,10 @@ def _cleaned(basis: Matrix, q: Matrix, r: Matrix, _: Any) -> tuple[Matrix, Matri
 
 
 def _filled(xp: Any, basis: Matrix, q: Matrix, r: Matrix, step: Any) -> tuple[Matrix, Matrix]:
-    """Return the same product q r, up to rounding, where next to nothing was left outside the basis in some directions.
+    """Return an equal product q r, up to rounding, with new columns for directions that the basis already contained.
 
-    Such directions are rounding, and not orthogonal to the basis. What is outside of it is kept; what is inside gives way to
-    random ones, with which the process goes on.
+    Such directions are rounding and not orthogonal to the basis. Directions outside the basis are kept; those inside are replaced
+    by random ones, with which the process continues.
     """
     u, s, vt = xp.linalg.svd(r)
     q, r = q @ u.astype(q.dtype), (s[:, None] * vt).astype(r.dtype)
@@ -131,21 +131,21 @@ def _filled(xp: Any, basis: Matrix, q: Matrix, r: Matrix, step: Any) -> tuple[Ma
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _device_step(operator: LowRankUpdated, basis: jax.Array, step: jax.Array, block: jax.Array):
-    """Take one step on an accelerator, where the basis is one buffer, zero where it is not filled yet."""
+    """Take one step on an accelerator, where the basis is one buffer, zero where it is not yet filled."""
     with jax.default_matmul_precision("highest"):
         q, r, h = _next_block(jnp, basis, operator.gram(block), step)
         return jax.lax.dynamic_update_slice(basis, q, (0, (step + 1) * block.shape[1])), q, r, h
 
 
 class Ritz(NamedTuple):
-    """What a Krylov space says of the spectrum.
+    """Ritz values and vectors of a Krylov space.
 
     Attributes:
         values: Ritz values of A Aᵀ, ascending, shape (k,).
         vectors: their coordinates in the basis, shape (k, k).
-        first: those in the start block, shape (b, k).
-        last: of what they leave, in the next block, shape (b, k); its columns' norms are the residuals, no less than noise.
-        noise: of the residuals, by rounding, shape (k,).
+        first: their coordinates in the start block, shape (b, k).
+        last: their residual vectors' coordinates in the next block, shape (b, k); the columns' norms are at least `noise`.
+        noise: rounding errors of the residuals, shape (k,).
     """
 
     values: np.ndarray
@@ -156,7 +156,7 @@ class Ritz(NamedTuple):
 
     @property
     def residuals(self) -> np.ndarray:
-        """ρ of each pair."""
+        """The norm ρ of each pair's residual."""
         return np.linalg.norm(self.last, axis=0)
 
     def gaps(self) -> np.ndarray:
@@ -170,8 +170,8 @@ class BlockLanczos:
 
     Args:
         operator: A, shape (n, m), in float32 or float64.
-        start: X, shape (n, b), of full rank; its columns are made orthonormal, in order.
-        max_blocks: number of blocks that there is room for besides the first; at most n/b − 1.
+        start: X, shape (n, b), of full rank; its columns are orthonormalised in order.
+        max_blocks: largest number of further blocks; at most n/b − 1.
 
     Raises:
         InputError: if the start has no columns, or not n rows.
@@ -186,7 +186,7 @@ class BlockLanczos:
         self._xp = np if isinstance(operator.weight, np.ndarray) else jnp
         q, turn = self._xp.linalg.qr(start)
         self.block = q * signs_of_diagonal(self._xp, turn)
-        # On an accelerator one buffer from the beginning, for which one step is compiled.
+        # On an accelerator one buffer of full size from the start, so that one step is compiled.
         columns = b if self._xp is np else b * (self.max_blocks + 1)
         self._basis, self._band = self._xp.zeros((n, 0), start.dtype), np.zeros((0, 0))
         self._make_room(columns)
@@ -196,7 +196,7 @@ class BlockLanczos:
             self._basis = self._basis.at[:, :b].set(self.block)
 
     def _make_room(self, columns: int) -> None:
-        """Make room for a basis of a number of columns, and for its band."""
+        """Allocate a basis with a number of columns, and its band matrix."""
         used = self._band.shape[0]
         if columns <= used:
             return
@@ -204,7 +204,7 @@ class BlockLanczos:
         band[:used, :used] = self._band
         self._band = band
         if self._xp is np:
-            # By columns: a block is one piece of memory.
+            # Column-major: a block is contiguous in memory.
             basis = np.empty((len(self.block), columns), self.block.dtype, order="F")
             basis[:, :used] = self._basis
             self._basis = basis
@@ -212,7 +212,7 @@ class BlockLanczos:
             self._basis = jnp.zeros((len(self.block), columns), self.block.dtype)
 
     def grow(self, steps: int) -> bool:
-        """Take more steps; False if there was no room for all of them."""
+        """Take further steps; return whether there is room for more."""
         b, steps = self.width, min(steps, self.max_blocks - self.steps)
         self._make_room(b * (self.steps + steps + 1))
         for _ in range(steps):
@@ -224,7 +224,7 @@ class BlockLanczos:
                 self._basis, q, r, h = _device_step(self.operator, self._basis, self.steps, self.block)
                 h = h[:high]
             self.block, self.steps = q, self.steps + 1
-            # Only the last two blocks of h are not rounding, and the upper one is known.
+            # Only the last two blocks of h are above rounding, and the upper one is already known.
             diagonal = np.asarray(h, np.float64)[-b:]
             self._band[low:high, low:high] = (diagonal + diagonal.T) / 2
             self._band[high : high + b, low:high] = r
@@ -232,7 +232,7 @@ class BlockLanczos:
         return self.steps < self.max_blocks
 
     def ritz(self) -> Ritz:
-        """Return values and vectors after the steps so far, at least one."""
+        """Return the Ritz values and vectors after the steps so far, of which there must be at least one."""
         k, b = self.steps * self.width, self.width
         values, vectors = np.linalg.eigh(self._band[:k, :k])
         last = self._band[k : k + b, k - b : k] @ vectors[-b:]
@@ -255,10 +255,10 @@ class BlockLanczos:
 
     @property
     def noise(self) -> float:
-        """Of a product, relative to the norms of its factors."""
+        """The relative rounding error of a product, in units of the norms of its factors."""
         return _NOISE[np.dtype(self._basis.dtype)]
 
 
 def angle_bounds(ritz: Ritz) -> np.ndarray:
-    """Bounds on the sines between Ritz vectors and eigenvectors: residual over gap."""
+    """Return bounds on the sines between Ritz vectors and eigenvectors: residual over gap."""
     return np.minimum(ritz.residuals / np.maximum(ritz.gaps(), np.finfo(float).tiny), 1.0)

@@ -1,4 +1,4 @@
-"""What a Krylov space says of the cosines of vectors with every singular vector: upper and lower bounds."""
+"""Upper and lower bounds, from a Krylov space, on the cosines of vectors with every singular vector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _christoffel(ritz: Ritz, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
     r"""Return the bound at each x, shape (x, c).
 
     A singular vector of value x has coordinates y along the Ritz vectors, w in the next block and z in the rounding E of the
-    process, with (θⱼ − x) yⱼ + ℓⱼᵀw + ηⱼzⱼ = 0: ℓⱼ is what the Ritz pair leaves in the next block, ηⱼ the length of its
+    process, with (θⱼ − x) yⱼ + ℓⱼᵀw + ηⱼzⱼ = 0: ℓⱼ is the Ritz pair's residual in the next block, ηⱼ the length of its
     rounding, and ‖y‖² + ‖w‖² ≤ 1, ‖z‖ ≤ 1. With ‖y‖² + ‖w‖² + τ²‖z‖² ≤ 1 + τ² in place of these, the largest (rᵀy)² is
 
     .. math::
@@ -56,8 +56,8 @@ def cosine_upper_bounds(
     This is the second point of `rmtjax.linalg.krylov.block_lanczos`.
 
     As a function of x the bound has a peak of the width of the residual at each Ritz value that has begun to converge, and
-    is smooth elsewhere: it is looked at accordingly, then more and more closely wherever it comes near its largest value,
-    and what may still lie between is allowed for by three quarters of a per cent.
+    is smooth elsewhere. It is sampled accordingly, then more and more closely wherever it comes near its largest value, and
+    three quarters of a per cent allow for what may lie between the samples.
 
     Args:
         ritz: of a space whose start block the vectors are in.
@@ -65,7 +65,7 @@ def cosine_upper_bounds(
         floor: singular vectors with σ² at or below it do not count.
         transposed: the space is that of Aᵀ, and the vectors in it are Aᵀ times those that are asked about: their inner
             products with right singular vectors are σ times the cosines.
-        enough: a bound that is no smaller than this is not computed, and is returned as 1.
+        enough: bounds of at least this are not computed, and are returned as 1.
 
     Returns:
         Shape (c,).
@@ -89,7 +89,7 @@ def cosine_upper_bounds(
         return (theta[which, None] + rho[which, None] * np.concatenate([-near, near])).ravel()
 
     between = np.append(low, theta)[:, None] + steps[:, None] * np.array([0.1, 0.5, 0.9])
-    # Towards zero the images of unit vectors vanish, and what is allowed grows as 1/x.
+    # Towards zero the images of unit vectors vanish, and the bound's factor grows as 1/x.
     first = max(theta[theta > floor][0], least)
     small = np.geomspace(least, first, 8 + int(4 * np.log10(first / least)))
     x, bound = at(np.concatenate([beside(narrow, np.array([1e-5])), between.ravel(), small]))
@@ -97,7 +97,7 @@ def cosine_upper_bounds(
     if not open_.size:
         return upper
     rows, enough, bound = rows[open_], enough[open_], bound[:, open_]
-    # The rest of a peak only where it may be the highest.
+    # The rest of a peak only if it may be the highest.
     tall = np.zeros(theta.size, bool)
     tall[np.abs(theta - x[(bound > 0.5 * bound.max(0)).any(1), None]).argmin(1)] = True
     near = np.array([1e-4, 1e-3, 4e-3, 0.02, 0.1, 0.3, 0.8])
@@ -126,7 +126,7 @@ _SETTLED = 0.05
 
 
 def cosine_lower_bounds(cosine: np.ndarray, ritz: Ritz, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the largest cosines of vectors with Ritz vectors, certain lower bounds, and those if no singular value hid another.
+    """Return the largest cosines with Ritz vectors, certain lower bounds, and lower bounds if no singular value hides another.
 
     `cosine` holds all cosines, shape (c, k); the results have shape (c,).
 

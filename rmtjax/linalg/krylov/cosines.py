@@ -52,11 +52,11 @@ class Cosines(NamedTuple):
     """The largest absolute cosine of each vector with the left singular vectors of a matrix.
 
     Attributes:
-        estimate: the largest Ritz weight's, shape (c,).
+        estimate: the cosine of the largest Ritz weight, shape (c,).
         lower, upper: bounds.
         cosines: with the left vector of each Ritz pair, shape (c, k).
         steps: of Lanczos.
-        ritz: what is known of the matrix besides; for a matrix with more rows than columns that of its transpose.
+        ritz: the Ritz pairs of the matrix; if it has more rows than columns, those of its transpose.
     """
 
     estimate: np.ndarray
@@ -88,14 +88,14 @@ def largest_cosines(
         threshold: stop as soon as every cosine is known to be above or below it; None continues to the tolerance.
         errors: sines of angles that the vectors may be off by, which the bounds then allow for.
         tolerance: width of the bounds at which to stop.
-        n_random: number of random columns in the start block, which see what the vectors do not.
+        n_random: number of random columns in the start block, which find directions that the vectors miss.
         n_leading: number of the largest singular vectors that must be known, too, to an angle of 0.05, before the end.
         min_steps: steps before the bounds are computed for the first time.
         max_blocks: largest number of blocks.
         rng: NumPy's generator for those columns, or its seed.
 
     Returns:
-        `Cosines`; where lower < threshold ≤ upper it is not known on which side a cosine is.
+        `Cosines`; where lower < threshold ≤ upper the side of a cosine is unknown.
     """
     (n, c), m = vectors.shape, operator.shape[1]
     random = np.random.default_rng(rng).standard_normal((n, n_random)).astype(vectors.dtype)
@@ -122,12 +122,12 @@ def largest_cosines(
         cosines = rows / sigma if transposed else rows
         above = np.where(ritz.values > floor, cosines, 0)
         estimate, sure, guess = cosine_lower_bounds(above, ritz, short.shape[0])
-        # A vector at angle φ from the one that was meant has cosines that differ by sin φ at most.
+        # A vector at angle φ from the intended one has cosines that differ by at most sin φ.
         lower = np.maximum(lower, sure - errors)
         done |= lower >= (1 if threshold is None else threshold)
         if not done.all():
             open_, noise = np.flatnonzero(~done), space.noise * ritz.values[-1]
-            # A null space on the left hides small singular values, until it is known that there are none.
+            # A null space on the left hides small singular values until there are known to be none.
             real = ritz.values[ritz.values > noise]
             if n > TALL * m and not empty and real.size and real[0] < refused / 2:
                 gram = short.weight if isinstance(short, GramOperator) else None
@@ -143,7 +143,7 @@ def largest_cosines(
         done |= upper - lower <= tolerance + 2 * errors
         if threshold is not None:
             done |= upper < threshold
-        # Another step cannot distinguish one singular vector inside the spectrum from two.
+        # A further step cannot distinguish one singular vector inside the spectrum from two.
         hopeless = threshold is not None and bool((done | (guess - errors >= threshold)).all())
         if done.all() or hopeless or not room:
             return Cosines(estimate, lower, np.maximum(upper, lower), cosines, space.steps, ritz)

@@ -31,7 +31,7 @@ OUT_OF_CACHE_ENTRIES = 1 << 22
 
 @dataclasses.dataclass(frozen=True)
 class CacheLimits:
-    """How products read a matrix in a processor's memory.
+    """Sizes that decide how products read a matrix from a processor's memory.
 
     Attributes:
         entries: a matrix with at least this many entries does not fit in cache.
@@ -69,7 +69,7 @@ class LowRankUpdated:
         weight: W, shape (n, m).
         scale: d, shape (n,); None for ones.
         left, right: B (n, r) and A (r, m); None for no update.
-        limits: how products read W on a processor.
+        limits: sizes that decide how products read W on a processor.
     """
 
     weight: Matrix
@@ -130,7 +130,7 @@ class LowRankUpdated:
 
 
 class GramOperator:
-    r"""A matrix of which :math:`AA^\top` alone is known: worth forming where A is long and its other side short.
+    r"""A matrix of which only :math:`AA^\top` is known, which is worth forming if A is long and its other side short.
 
     Args:
         gram: :math:`AA^\top`, shape (n, n).
@@ -156,7 +156,7 @@ class Transposed:
 
 
 TALL = 1.1
-"""Ratio of the sides from which a matrix is taken by its right side; below it the null space on the left holds little."""
+"""Ratio of the sides from which a matrix is processed from its right side; below it the null space on the left is small."""
 
 _LONG, _FORMED, _SPIKED = 1.5, 1024, 50
 """Ratio of the sides from which, and shorter side up to which, the Gram matrix is formed; and the largest ratio of its Frobenius

@@ -50,7 +50,7 @@ def top_singular(
 
     Args:
         operator: A, shape (n, m).
-        k: how many.
+        k: number of singular values.
         tolerance: stop when every angle is below it.
         width: columns of a block, by default k + 2, of large matrices a multiple of 8, from k + 4. Fewer need fewer products
             in all, and miss copies of values that are repeated more often.
@@ -65,7 +65,7 @@ def top_singular(
     """
     short, transposed = short_side(operator)
     n = short.shape[0]
-    # Where both sides are as short, the right one is read once a step.
+    # If the sides are about as short, the right one is read once a step.
     if n == operator.shape[1] and operator.is_out_of_cache:
         short, transposed = Transposed(operator), True
     if width is None:
@@ -78,18 +78,18 @@ def top_singular(
     space = BlockLanczos(
         short, start if isinstance(operator.weight, np.ndarray) else jnp.asarray(start), max(max_blocks, k // width + 1)
     )
-    # Before that there is little to see, even of matrices with few strong directions.
+    # Before that few matrices show anything, even ones with few strong directions.
     wanted, before, room = math.ceil(8 * (k + 2) / width) + 4, None, True
     while True:
         room = space.grow(wanted - space.steps)
         ritz = space.ritz()
         errors = angle_bounds(ritz)[-k:]
         worst = errors.max()
-        # No step helps where residuals are the rounding of products.
+        # No further step helps once residuals are rounding errors of the products.
         settled = (ritz.residuals <= 1.01 * ritz.noise)[-k:].all()
         if worst <= tolerance or settled or not room:
             break
-        # Residuals fall geometrically: look again when they should have arrived.
+        # Residuals decay geometrically: check again when they should have converged.
         rate = 0.0 if before is None or worst >= before[1] else math.log(before[1] / worst) / (space.steps - before[0])
         more_steps = math.log(worst / tolerance) / rate if rate else 4.0
         before = (space.steps, worst)

@@ -1,4 +1,4 @@
-"""The pivots of a batch of tridiagonal matrices at a batch of points, and how many of them are negative."""
+"""The pivots of a batch of tridiagonal matrices at a batch of points, and the number of negative ones."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def prepare(a: Float[Array, "B N"], b: Float[Array, "B N-1"]) -> Prepared:
     exponent = lax.bitcast_convert_type(largest_entry(a, b), jnp.int64) >> 52
     scale = lax.bitcast_convert_type((2045 - jnp.clip(exponent, 22, 2044)) << 52, jnp.float64)[:, None]
     a, b = a * scale, b * scale
-    # Rows of pivot 32 − x in front fill the last turn up.
+    # Rows of pivot 32 − x in front pad the last turn of the loop.
     extra = -a.shape[1] % _ROWS
     rows = jnp.pad(_flushed(a), ((0, 0), (extra, 0)), constant_values=32.0)
     squares = jnp.pad(b * b, ((0, 0), (extra + 1, 0)))
@@ -76,7 +76,7 @@ def prepare(a: Float[Array, "B N"], b: Float[Array, "B N-1"]) -> Prepared:
 
 
 def _flushed(x: Array) -> Array:
-    # Differences of what is left are zero or far above the smallest number, so no pivot is −0 or flushed to it.
+    # Remaining differences are zero or far above the smallest number, so no pivot is −0 or flushed to it.
     return jnp.where(jnp.abs(x) < SMALL, 0.0, x)
 
 
@@ -121,7 +121,7 @@ def _count_of_batches(size, batched, a, b, points):
 
 
 def all_batched(size, batched, *arrays):
-    """Return arrays with a batch axis each, those without one repeated."""
+    """Return arrays with one batch axis each; those without one are repeated."""
     return (
         v if is_batched else jnp.broadcast_to(v, (size, *v.shape))
         for v, is_batched in zip(arrays, batched, strict=True)

@@ -1,8 +1,8 @@
 r"""Singular values of bidiagonal matrices by counting.
 
-They go through the tridiagonal matrix of Golub and Kahan, of order 2N with a zero diagonal and the entries of B in turn beside
-it, whose eigenvalues are :math:`\pm\sigma_i`; small ones come out to full *relative* accuracy (Demmel and Kahan, SIAM J. Sci.
-Stat. Comput. 11, 1990).
+They go through the tridiagonal matrix of Golub and Kahan, of order 2N with a zero diagonal and the entries of B
+alternating beside it, whose eigenvalues are :math:`\pm\sigma_i`; small ones come out to full *relative* accuracy (Demmel and
+Kahan, SIAM J. Sci. Stat. Comput. 11, 1990).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["singular_count_below", "singular_histogram", "singular_values"]
 
 
 def _golub_kahan(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array]:
-    """Return the tridiagonal matrix of order 2N with eigenvalues ±σ: diagonal 0, beside it the entries of B in turn."""
+    """Return the tridiagonal matrix of order 2N with eigenvalues ±σ: diagonal 0, off-diagonal the entries of B alternately."""
     batch = jnp.broadcast_shapes(diagonal.shape[:-1], off_diagonal.shape[:-1])
     n = diagonal.shape[-1]
     a = jnp.broadcast_to(diagonal, (*batch, n))
     b = jnp.broadcast_to(jnp.pad(off_diagonal, [(0, 0)] * (off_diagonal.ndim - 1) + [(0, 1)]), (*batch, n))
-    # The barrier keeps the compiler from folding millions of zeros by hand.
+    # The barrier keeps the compiler from constant-folding millions of zeros.
     return lax.optimization_barrier(jnp.zeros((*batch, 2 * n))), jnp.stack([a, b], -1).reshape(*batch, 2 * n)[..., :-1]
 
 
@@ -79,7 +79,7 @@ def singular_count_below(
 def singular_histogram(
     diagonal: Float[Array, "... N"], off_diagonal: Float[Array, "... M"], edges: Float[Array, "... edges"]
 ) -> Int[Array, "..."]:
-    """Return how many singular values of a bidiagonal matrix lie in each bin, closed on the left; see `histogram`.
+    """Return the number of singular values of a bidiagonal matrix in each bin, closed on the left; see `histogram`.
 
     Args:
         diagonal: shape (..., N).
@@ -106,7 +106,7 @@ def singular_values(
     Args:
         diagonal: shape (..., N).
         off_diagonal: above or below the diagonal, shape (..., N − 1).
-        indices: which, in ascending order from 0, or from the top with −1, −2, …; all if not given.
+        indices: the chosen ones, in ascending order from 0, or from the top with −1, −2, …; all if not given.
         tolerance: as in `eigenvalues`.
 
     Raises:

@@ -1,4 +1,4 @@
-r"""Eigenvalues of symmetric tridiagonal and singular values of bidiagonal matrices by counting: none is computed to count.
+r"""Eigenvalues of symmetric tridiagonal and singular values of bidiagonal matrices by counting, without computing them to count.
 
 The pivots of :math:`T - xI = LDL^\top`,
 
@@ -12,7 +12,7 @@ x; in floating point the count is that of a matrix whose entries are off by a fe
 (Demmel, Dhillon and Ren, ETNA 3, 1995).
 
 Singular values of a bidiagonal B go through the tridiagonal matrix of Golub and Kahan, of order 2N with a zero diagonal and
-the entries of B in turn beside it, whose eigenvalues are :math:`\pm\sigma_i`; small ones come out to full *relative* accuracy
+the entries of B alternating beside it, whose eigenvalues are :math:`\pm\sigma_i`; small ones come out to full *relative* accuracy
 (Demmel and Kahan, SIAM J. Sci. Stat. Comput. 11, 1990).
 
 Points, not rows, lie along the vector axis: a loop over rows carries one pivot for each pair of a point and a matrix.
@@ -64,7 +64,7 @@ _SIGN = np.int64(2**63 - 1)
 def checked_points(points: Array) -> None:
     """Raise `InputError` if a point is NaN."""
     if not is_traced(points) and np.any(np.isnan(points)):
-        raise InputError("points has an entry nan: all must be numbers, infinite ones included")
+        raise InputError("points has an entry nan: all must be numbers, finite or infinite")
 
 
 @jax.jit
@@ -132,7 +132,7 @@ def histogram(
 
 
 def _ordered(x: Float[Array, "..."]) -> Int[Array, "..."]:
-    """Return whole numbers in the order of the floats: neighbours differ by one."""
+    """Return integers in the order of the floats: neighbours differ by one."""
     bits = lax.bitcast_convert_type(x, jnp.int64)
     return bits ^ ((bits >> 63) & _SIGN)
 
@@ -142,7 +142,7 @@ def _unordered(key: Int[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _middle(low, high):
-    """Return halfway between two whole numbers, rounded down, without overflow."""
+    """Return the midpoint of two integers, rounded down, without overflow."""
     return (low & high) + ((low ^ high) >> 1)
 
 
@@ -169,7 +169,7 @@ def _bisect(
         if index.size > 1:
             above = counted(matrices, _unordered(middle)) <= index
             return jnp.where(above, middle, low), jnp.where(above, high, middle)
-        # One eigenvalue alone leaves the vector units idle: three points cost as much as one.
+        # For a single eigenvalue the vector units are idle: three points cost as much as one.
         quarters = jnp.concatenate([_middle(low, middle), middle, _middle(middle, high)], 1)
         part = jnp.sum(counted(matrices, _unordered(quarters)) <= index)
         ends = jnp.concatenate([low, quarters, high], 1)[0]
@@ -195,7 +195,7 @@ def _vectors(a: Array, b: Array, values: Array) -> Array:
     shape = (*values.shape, n)
     beside = lambda pad: jnp.broadcast_to(jnp.pad(b, ((0, 0), pad))[:, None], shape)  # noqa: E731
     matrix = beside((1, 0)), a[:, None] - shift, beside((0, 1))
-    # A start that no eigenvector of interest is orthogonal to: irrational rotations, without symmetry.
+    # A start with no orthogonal eigenvector of interest: irrational rotations, without symmetry.
     x = jnp.broadcast_to(1.5 + jnp.sin(jnp.arange(n) ** 2 * 0.7390851332151607), shape)
     for _ in range(3):
         x = lax.linalg.tridiagonal_solve(*matrix, x[..., None])[..., 0]
@@ -226,7 +226,7 @@ def positions(indices: Any, n: int) -> Array:
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise InputError(f"indices has dtype {indices.dtype}: must be whole numbers")
     if not is_traced(indices) and indices.size and not (np.min(indices) >= -n and np.max(indices) < n):
-        raise InputError(f"indices = {shown(np.asarray(indices))}: must be between {-n} and {n - 1} for {n} of them")
+        raise InputError(f"indices = {shown(np.asarray(indices))}: must be between {-n} and {n - 1} for {n} values")
     return indices
 
 
@@ -260,8 +260,8 @@ def eigenvalues(
     Args:
         diagonal: shape (..., N).
         off_diagonal: shape (..., N − 1).
-        indices: which, in ascending order from 0, or from the top with −1, −2, …; one whole number or an array (..., K) whose
-            leading axes broadcast with the matrices'. All if not given.
+        indices: the chosen ones, in ascending order from 0, or from the top with −1, −2, …; one whole number or an array (..., K)
+            whose leading axes broadcast with the matrices'. All if not given.
         tolerance: an interval this wide is not halved again and its lower end is the answer; 0 for full precision.
 
     Returns:
@@ -290,7 +290,7 @@ def largest(
     Args:
         diagonal: shape (..., N).
         off_diagonal: shape (..., N − 1).
-        count: how many (static).
+        count: number of eigenvalues (static).
         tolerance: as in `eigenvalues`.
 
     Raises:

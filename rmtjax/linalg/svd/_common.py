@@ -1,4 +1,4 @@
-"""Results of decompositions, names of algorithms, and what several algorithms share."""
+"""Results of decompositions, names of algorithms, and helpers that several algorithms share."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ def as_batch(a: Array) -> Array:
 
 
 def completed(u: Array, s: Array) -> Array:
-    """Return orthonormal columns (..., m, n), with those of vanishing singular values replaced, since they may be anything."""
+    """Return orthonormal columns (..., m, n), replacing those of vanishing singular values, which may be anything."""
     m, n = u.shape[-2:]
     lost = (s <= max(m, n) * jnp.finfo(s.dtype).eps * s[..., :1])[..., None, :]
 
     def complete(u):
-        # Column after column QR keeps what is orthonormal, up to its sign, and turns the rest until it is.
+        # QR, column by column, keeps orthonormal columns up to sign and turns the others until they are orthonormal.
         q, r = jnp.linalg.qr(jnp.where(lost, fixed_normal(0, (m, n), s.dtype), u))
         size = diagonal(r)
         turn = jnp.where(size == 0, 1.0, size / jnp.where(size == 0, 1.0, jnp.abs(size)))

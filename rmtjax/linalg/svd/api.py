@@ -11,13 +11,13 @@ r"""Singular value and eigenvalue decompositions of batches of dense matrices, b
 | `randomized` | range finder with power iterations (top k) | k ≪ n, decaying σ | by decay |
 | `lanczos` | block Lanczos, stopped by its error bound (top k) | k ≪ n | by tolerance |
 
-A Gram matrix has a decomposition's digits halved, and double precision has twice those of single precision: what `gram64`
-computes is A's decomposition rounded, with a tenth of the error of LAPACK in single precision, which takes longer.
+A Gram matrix halves the number of correct digits, and double precision has twice those of single precision, so `gram64`
+computes A's decomposition rounded, with a tenth of the error of LAPACK in single precision, which takes longer.
 
 All of them run inside `jit`, `vmap` and `grad`, except `lanczos`, which stops when it is done and needs the numbers; derivatives
 are NaN where there are none, see `svd`. `auto` takes on processors what `benchmarks/svd.py` found fastest among those whose error
-is ε σ₁, with `precise=False` among all; what it takes on accelerators has not been measured there yet. A batch that is sharded
-over devices by its first axis is computed where it lies, but by `lanczos`.
+is ε σ₁, with `precise=False` among all; its choices on accelerators have not been measured yet. A batch that is sharded
+over devices by its first axis is computed where it lies, except by `lanczos`.
 
 `library` on processors is for one matrix, or for few tiny ones. JAX (0.10 on) deals larger batches out to the threads that run
 its programs, and waits for them on one of these: two independent batches in one program can then deadlock, and on two cores
@@ -66,7 +66,7 @@ __all__ = ["eigh", "eigvalsh", "is_sound", "svd", "svdvals"]
 
 
 def _elsewhere(a: Any) -> bool:
-    """Return whether an array is in an accelerator's memory, from where reading it would take longer than its spectrum."""
+    """Return whether an array is on an accelerator, from where reading it would take longer than computing its spectrum."""
     return isinstance(a, jax.Array) and next(iter(a.devices())).platform != "cpu"
 
 
@@ -92,7 +92,7 @@ def _program(function: Callable, how: tuple, mesh: Mesh | None, axis: Any) -> Ca
 
 
 def _run(function: Callable, a: Array, *how: Any) -> Any:
-    """Return a function of matrices, run as a compiled program; a sharded batch is computed on the devices that hold it."""
+    """Return a function of matrices as a compiled program; a sharded batch is computed on the devices that hold it."""
     place = None if is_traced(a) else a.sharding
     spec = place.spec if isinstance(place, NamedSharding) and a.ndim > 2 else ()
     if spec and spec[0] is not None and not any(spec[1:]):
@@ -110,11 +110,11 @@ def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
     if 0 in a.shape:
         raise InputError(f"{name} has shape {a.shape}: must not be empty")
     if not is_traced(a) and not (_elsewhere(a) and bool(is_sound(a, symmetric))):
-        # Products with one generic vector reveal both defects for a fraction of the spectrum's cost.
+        # Products with one generic vector reveal both defects at a fraction of the spectrum's cost.
         host = np.asarray(a)
         x = np.random.default_rng(0).normal(size=a.shape[-1]).astype(host.dtype)
         with np.errstate(all="ignore"):
-            right = np.einsum("...ij,j->...i", host, x)  # not `@`, whose threads would have to be woken
+            right = np.einsum("...ij,j->...i", host, x)  # not `@`, which would wake BLAS's threads
             if not np.all(np.isfinite(right)) and not np.all(np.isfinite(host)):
                 raise InputError(f"{name} has an entry {shown(host[~np.isfinite(host)][0])}: all must be finite")
             if symmetric:
@@ -122,7 +122,7 @@ def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
                 slack = 1e3 * np.finfo(host.dtype).eps * np.linalg.norm(x) * np.max(np.abs(right), -1, keepdims=True)
                 if np.any(np.abs(right - left) > slack):
                     gap = np.max(np.abs(host - np.swapaxes(host, -1, -2).conj()))
-                    raise InputError(f"{name} is off its transpose by {gap:.3g}: must be symmetric")
+                    raise InputError(f"{name} differs from its transpose by {gap:.3g}: must be symmetric")
     return a
 
 
@@ -149,13 +149,13 @@ def svd(
 
     Args:
         matrix: shape (..., n, m), floating point.
-        k: how many singular triplets, the largest first; None for all min(n, m).
+        k: number of singular triplets, the largest first; None for all min(n, m).
         algorithm: one of `SVD_ALGORITHMS`, or "auto".
         precise: keep `auto` to algorithms with an error of ε σ₁; otherwise small singular values may be off by √ε σ₁, and
             their vectors anything.
         iterations: power iterations of `randomized`; each squares the ratios of singular values.
         tolerance: of `lanczos`: an angle between singular vectors. Where rounding keeps it from ten times that, or the k-th
-            singular value is next to nothing, the matrix is decomposed whole.
+            singular value is negligible, the matrix is decomposed whole.
         key: a typed PRNG key for the random start of `randomized` and `lanczos`; that of seed 0 if not given.
 
     Returns:
@@ -194,11 +194,11 @@ def svd(
             rng = 0 if key is None else np.asarray(jax.random.key_data(key)).tolist()
             key = key_of(0) if key is None else key
             if k is None:
-                raise InputError(f"k is not given: {algorithm} computes the k largest")
+                raise InputError(f"k is not given: {algorithm} needs the number of largest values")
             if algorithm == "randomized":
                 return randomized_svd(a, k, whole("iterations", iterations, 0), 10, key)
             if is_traced(a):
-                raise InputError("algorithm = lanczos: cannot run inside jit, vmap or grad; take randomized there")
+                raise InputError("algorithm = lanczos: cannot run inside jit, vmap or grad; use randomized there")
             if jnp.iscomplexobj(a):
                 raise InputError(f"matrix has dtype {a.dtype}: must be real for lanczos")
             return lanczos_svd(a, k, tolerance, rng)
@@ -231,7 +231,7 @@ def svdvals(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto", precise: 
 def eigh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Eigh:
     r"""Return eigenvalues and eigenvectors of symmetric or Hermitian matrices in the matrices' own precision.
 
-    Inside `jit`, where it cannot be looked at, a matrix that is not symmetric is taken for what its lower triangle says.
+    Inside `jit`, where symmetry cannot be checked, only the lower triangle of the matrix counts.
 
     Args:
         matrix: shape (..., N, N), floating point; symmetric up to rounding.
@@ -256,7 +256,7 @@ def eigvalsh(matrix: Num[ArrayLike, "..."], *, algorithm: str = "auto") -> Num[A
     r"""Return the eigenvalues of symmetric or Hermitian matrices, ascending, in their own precision; see `eigh`.
 
     On processors by LAPACK's divide and conquer without vectors, the matrices of a batch spread over the cores, alone and
-    inside `jit`, `vmap` and `grad`. Inside `jit` a matrix that is not symmetric is taken for what its lower triangle says.
+    inside `jit`, `vmap` and `grad`. Inside `jit` only the lower triangle of the matrix counts.
 
     Args:
         matrix: shape (..., N, N), floating point; symmetric up to rounding.

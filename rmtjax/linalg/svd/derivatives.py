@@ -1,4 +1,4 @@
-r"""Decompositions with their derivatives, which are NaN where there are none.
+r"""Decompositions with derivatives, which are NaN where they do not exist.
 
 Townsend, *Differentiating the singular value decomposition* (2016), with denominators that keep their digits.
 """
@@ -39,8 +39,9 @@ def _undefined_as_nan(
     """Return the tangents of vectors, NaN in the columns that have no derivative, and those of values unchanged.
 
     A column has none where a numerator is not 0 and its denominator counts as 0. Backwards, numerators cannot be known: there a
-    column has none if anything depends on it. What depends on it is its cotangent; but a function such as U diag(s) V*, which
-    multiplies the column by a value of exactly 0, hides it, and is seen by its depending on that value as well as on vectors.
+    column has none if anything depends on it. Its cotangent shows whether anything does; but a function such as U diag(s) V*,
+    which multiplies the column by a value of exactly 0, hides it, and is recognised because it depends on that value as well as
+    on vectors.
 
     Args:
         vectors: tangents of vectors as columns, each of shape (..., n, k), from quotients of denominators that are not 0.
@@ -69,8 +70,8 @@ def _undefined_as_nan(
         every = jnp.any(used, -1, keepdims=True) | jnp.all(values == 0, -1, keepdims=True)
         return gone(stacked, bad & (used | (every & (values == 0) & (rates[..., 0, :] != 0))))
 
-    # For JAX this is a linear function, which can be transposed, batched and differentiated again; of one array, since it
-    # fails to differentiate those of several of which some are constant.
+    # For JAX this is a linear function, which can be transposed, batched and differentiated again. It has one array argument,
+    # since JAX fails to differentiate linear functions of several arrays of which some are constant.
     stacked = jax.lax.custom_linear_solve(lambda x: x, jnp.concatenate(parts, -2), forwards, backwards)
     *columns, rates = jnp.split(stacked, ends, -2)[: len(vectors) + 1]
     return tuple(columns), rates[..., 0, :].real
@@ -98,7 +99,7 @@ def _svd_jvp(algorithm, precise, primals, tangents):
     s_ = s / scale
     gap, total = s_[..., None, :] - s_[..., :, None], s_[..., None, :] + s_[..., :, None]
     close = far = _TIE * float(jnp.finfo(s.dtype).eps)
-    if algorithm == "gram" or (algorithm == "auto" and not precise):  # whose errors are those of the squares
+    if algorithm == "gram" or (algorithm == "auto" and not precise):  # its errors are those of the squares
         close, far = 2 * close / jnp.maximum(total, close), close**0.5
     itself = jnp.eye(k, dtype=bool)
     tie, nothing = (jnp.abs(gap) <= close) & ~itself, total <= far
@@ -110,7 +111,7 @@ def _svd_jvp(algorithm, precise, primals, tangents):
         hermitian, skew = (part + adjoint(part)) / 2, (part - adjoint(part)) / 2
         hermitian = jnp.where(itself, 0.0, hermitian)
         psi = _divided(skew, total, nothing)
-        omega = _divided(hermitian, gap, tie | itself) + jnp.where(itself, psi, 0.0)  # the phase is all in u
+        omega = _divided(hermitian, gap, tie | itself) + jnp.where(itself, psi, 0.0)  # the whole phase is in u
         du, dv = u @ (omega + psi), v @ (omega - psi)
         undivided = [(tie, hermitian), (nothing, skew)]
         none = (s_ <= far)[..., None, :]

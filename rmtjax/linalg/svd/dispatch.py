@@ -40,10 +40,10 @@ SVDVALS_TABLE: dict[str, Callable[[Array], Array]] = {
 
 
 def run_svd(table: dict[str, Callable], algorithm: str, a: Array, precise: bool, vectors: bool) -> Any:
-    """Run an algorithm on matrices of any shape: those for tall matrices are given the transpose of wide ones."""
+    """Run an algorithm on matrices of any shape; algorithms for tall matrices get the transpose of wide ones."""
     if algorithm == "auto":
         function = functools.partial(fastest, table, precise=precise, vectors=vectors)
-    elif algorithm in ("threads", "gram64"):  # there is no LAPACK but on the host
+    elif algorithm in ("threads", "gram64"):  # LAPACK exists only on the host
         function = functools.partial(jax.lax.platform_dependent, cpu=table[algorithm], default=table["library"])
     else:
         function = table[algorithm]

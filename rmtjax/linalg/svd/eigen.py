@@ -31,12 +31,12 @@ EIGVALSH_TABLE: dict[str, Callable[[Array], Array]] = {
 
 
 def fastest_eigh(a: Array) -> Eigh:
-    """Return eigenvalues and eigenvectors by the algorithm of choice."""
+    """Return eigenvalues and eigenvectors by the fastest algorithm."""
     return fastest(EIGH_TABLE, a, symmetric=True)
 
 
 def fastest_eigvalsh(a: Array) -> Array:
-    """Return eigenvalues by the algorithm of choice."""
+    """Return eigenvalues by the fastest algorithm."""
     return fastest(EIGVALSH_TABLE, a, symmetric=True, vectors=False)
 
 

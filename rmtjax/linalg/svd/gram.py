@@ -35,7 +35,7 @@ def gram_svd(a: Array) -> SVD:
     order = jnp.argsort(-norms, axis=-1, stable=True)
     norms = jnp.take_along_axis(norms, order, -1)
     av, v = (jnp.take_along_axis(x, order[..., None, :], -1) for x in (av, v))
-    # Columns of small ones are orthogonal only as far as their squares are above the rounding of the largest.
+    # Columns of small singular values are orthogonal only as far as their squares exceed the rounding of the largest.
     return SVD(normalised(av, norms), norms * scale[..., 0], adjoint(v))
 
 
@@ -64,7 +64,7 @@ def _numpy_gram_svd(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
         norms = np.linalg.norm(u[ill], axis=1)
         order = np.argsort(-norms, axis=1, kind="stable")
         s[ill], v[ill] = np.take_along_axis(norms, order, 1), np.take_along_axis(v[ill], order[:, None], 2)
-        # Column after column QR keeps what is orthogonal, up to its phase, and turns the rest until it is.
+        # QR, column by column, keeps orthogonal columns up to phase and turns the others until they are orthogonal.
         q, r = np.linalg.qr(np.take_along_axis(u[ill], order[:, None], 2))
         size = np.diagonal(r, axis1=1, axis2=2)
         turned = q * np.where(size == 0, 1, size / np.where(size == 0, 1, np.abs(size)))[:, None]

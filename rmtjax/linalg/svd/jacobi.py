@@ -28,11 +28,11 @@ from rmtjax.linalg.svd._common import SVD, Eigh, adjoint, as_batch, diagonal, no
 __all__ = ["jacobi_eigh", "jacobi_svd", "jacobi_svdvals", "one_sided"]
 
 _SWEEPS = 200
-"""Largest number of sweeps, in case rounding keeps a pair from ever being orthogonal."""
+"""Largest number of sweeps, in case rounding keeps some pair from ever being orthogonal."""
 _CACHE = 2**17
-"""Bytes that a processor rotates at a time: they stay in its cache, and few matrices wait for the slowest one."""
+"""Bytes that a processor rotates at a time, so that they stay in cache and few matrices wait for the slowest one."""
 _UNROLLED = 5
-"""Rounds in one body of the loop, between which nothing has to be copied."""
+"""Rounds in one body of the loop, between which no copies are needed."""
 
 
 def _angles(p: Array, q: Array) -> tuple[Array, Array, Array | None, Array, Array]:
@@ -72,7 +72,7 @@ def _in_step(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | None
     real = jnp.finfo(a.dtype).dtype
     largest = jnp.max(jnp.abs(a), (1, 2), keepdims=True)
     scale = jnp.where(largest > 0, largest, 1.0).astype(real)
-    columns = (a / scale).transpose(2, 1, 0)  # (n, m, B): the batch is what is contiguous
+    columns = (a / scale).transpose(2, 1, 0)  # (n, m, B): the batch axis is contiguous
     parts = [columns]
     if vectors:
         parts.append(jnp.broadcast_to(jnp.eye(n, dtype=a.dtype)[:, :, None], (n, n, batch)))
@@ -84,7 +84,7 @@ def _in_step(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | None
     def round_(_, state):
         pairs, worst, most = state
         c, s, phase, cosine, felt = _angles(*pairs[0])
-        # Without the barrier the angles are computed again wherever they are used.
+        # Without the barrier the angles are recomputed wherever they are used.
         c, s, phase, worst, most = jax.lax.optimization_barrier(
             (c, s, phase, jnp.maximum(worst, cosine), jnp.maximum(most, felt))
         )
@@ -134,7 +134,7 @@ def one_sided(a: Array, vectors: bool = True) -> tuple[Array, Array, Array | Non
         count = -(-batch // block)
         if count < 2:
             return _in_step(a, vectors)
-        # Neighbours go to different blocks, so that of a batch that is sharded each device has its share of every block.
+        # Neighbours go to different blocks, so that each device of a sharded batch has its share of every block.
         blocks = jnp.pad(a, ((0, count * block - batch), (0, 0), (0, 0))).reshape(block, count, m, n).swapaxes(0, 1)
         decomposed = jax.lax.map(lambda part: _in_step(part, vectors), blocks)
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:batch], decomposed)

@@ -16,19 +16,19 @@ from rmtjax.linalg.svd.derivatives import differentiable_svd
 __all__ = ["lanczos_svd"]
 
 _ROUNDED = 10
-"""Multiple of the tolerance up to which the bound of an angle may be rounding, which the bound exaggerates."""
+"""Multiple of the tolerance up to which an angle's bound may be rounding, which the bound exaggerates."""
 
 
 def lanczos_svd(a: Array, k: int, tolerance: float, rng: int | list[int]) -> SVD:
-    """Return the k largest singular triplets of each matrix, by block Lanczos on the host's schedule."""
+    """Return the k largest singular triplets of each matrix, by block Lanczos scheduled on the host."""
     triplets = []
     on_host = next(iter(a.devices())).platform == "cpu"
     for matrix in as_batch(a):
-        # A power of two, so that squares of what is huge or tiny stay in range and nothing is rounded.
+        # A power of two, so that squares of huge or tiny numbers stay in range and nothing is rounded.
         scale = float(jnp.ldexp(jnp.ones((), a.dtype), jnp.frexp(jnp.max(jnp.abs(matrix)))[1] - 1)) or 1.0
         operator = LowRankUpdated(np.asarray(matrix) / scale if on_host else matrix / scale)
         top = top_singular(operator, k, tolerance=tolerance, width=min(4, k + 2), max_blocks=288, rng=rng)
-        # The process sees squares: singular values below the root of their rounding cannot be determined.
+        # The process works on squares: it cannot determine singular values below the root of their rounding.
         small = top.values[-1] <= 30 * np.sqrt(np.finfo(a.dtype).eps) * top.values[0]
         if small or not top.errors.max() <= _ROUNDED * tolerance:
             full = differentiable_svd(matrix, "auto", True)

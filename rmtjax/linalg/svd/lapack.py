@@ -1,4 +1,4 @@
-"""Decompositions by LAPACK: by way of `jnp.linalg`, or of NumPy with a matrix for each core."""
+"""Decompositions by LAPACK: through `jnp.linalg`, or through NumPy with one matrix for each core."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def library_svd(a: Array) -> SVD:
 
 def library_svdvals(a: Array) -> Array:
     """Return singular values by `jnp.linalg.svd`."""
-    # Without vectors, too, JAX has LAPACK's routine keep room for square matrices of them by default.
+    # JAX by default has LAPACK's routine allocate square matrices of vectors even if none are wanted.
     return jnp.linalg.svd(a, full_matrices=False, compute_uv=False)
 
 
@@ -91,6 +91,6 @@ def threads_eigh(a: Array) -> Eigh:
 
 
 def threads_eigvalsh(a: Array) -> Array:
-    """Return eigenvalues without computing vectors, which JAX's routine would compute, too."""
+    """Return eigenvalues without computing vectors, unlike JAX's routine."""
     (values,) = by_numpy(numpy_symmetric("eigvalsh"), a, jax.ShapeDtypeStruct(a.shape[:-1], real_dtype(a.dtype)))
     return values

@@ -18,7 +18,7 @@ __all__ = ["polar_svd"]
 
 
 def polar_svd(a: Array) -> SVD:
-    """Return decompositions by QDWH, one matrix after the other."""
+    """Return decompositions by QDWH, one matrix after another."""
     scale = scale_of(a)
 
     def of_matrix(a):

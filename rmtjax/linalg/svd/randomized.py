@@ -45,7 +45,7 @@ def randomized_svd(a: Array, k: int, iterations: int, oversampling: int, key: Ar
 
 @randomized_svd.defjvp
 def _randomized_jvp(k, iterations, oversampling, primals, tangents):
-    """Give the derivatives of the exact triplets: those of the range finder are noise where the rank is lower than the range."""
+    """Return the derivatives of the exact triplets: those of the range finder are noise if the rank is lower than the range."""
     approximate = randomized_svd(primals[0], k, iterations, oversampling, primals[1])
     exact, rates = jax.jvp(lambda a: differentiable_svd(a, "auto", True), primals[:1], tangents[:1])
     match = jax.lax.stop_gradient(jnp.sum(exact.U[..., :k].conj() * approximate.U, -2))

@@ -1,4 +1,4 @@
-"""Which algorithm `auto` stands for."""
+"""Selection of the algorithm that `auto` stands for."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def select_algorithm(
 
 
 def fastest(table: dict[str, Callable], a: Array, **options: Any) -> Any:
-    """Run the algorithm of choice for the platform that the program is compiled for; under `vmap`, that for the whole batch."""
+    """Run the fastest algorithm on the platform that the program is compiled for; under `vmap`, the one for the whole batch."""
 
     @custom_vmap
     def of_all(a):

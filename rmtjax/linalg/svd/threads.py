@@ -1,4 +1,4 @@
-"""LAPACK on the cores of the host: a batch of matrices is dealt out to a pool of threads, BLAS having one thread meanwhile."""
+"""LAPACK on the cores of the host: a pool of threads shares out a batch of matrices while BLAS has one thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rmtjax._machine import cores
 __all__ = ["by_numpy", "one_blas_thread"]
 
 _BLAS_ALONE = 1024
-"""Order from which BLAS's own threads speed up a single matrix; below it they cost more than they gain."""
+"""Order from which BLAS's own threads speed up a single matrix; below it they cost more than they save."""
 
 
 class _OneThread:
@@ -63,7 +63,7 @@ def _controller() -> ThreadpoolController:
 
 
 def _spread(shape: tuple[int, ...]) -> bool:
-    """Return whether a batch (B, n, m) is faster with a matrix for each core than with BLAS's own threads."""
+    """Return whether a batch (B, n, m) is faster with one matrix for each core than with BLAS's own threads."""
     return shape[0] >= cores() or min(shape[1:]) < _BLAS_ALONE
 
 
@@ -73,7 +73,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def by_numpy(function: Callable[[np.ndarray], Sequence[np.ndarray]], a: Array, *results: jax.ShapeDtypeStruct) -> Any:
-    """Run a NumPy function of a batch, whose decompositions release the interpreter lock, with a matrix for each core.
+    """Run a NumPy function of a batch, whose decompositions release the interpreter lock, with one matrix for each core.
 
     LAPACK has one thread meanwhile, unless there are fewer large matrices than cores: its threads would wait for one another.
     A matrix that LAPACK cannot decompose has NaN for results, as it has in JAX. (`jax.pure_callback` was seen to deadlock; a
