@@ -269,7 +269,9 @@ def populations(
     if "spiked" in kinds:
         for (name, _), kind in zip(sigmas, kinds, strict=True):
             if kind not in ("spiked", "number"):
-                raise InputError(f"{name} is no SpikedCovariance, as another is: give both in the same form")
+                raise InputError(
+                    f"{name} is not a SpikedCovariance, but another covariance is: give both in the same form"
+                )
         return _spiked(sigmas, vectors, k)
     counts = [(name, sigma.counts) for (name, sigma), kind in zip(sigmas, kinds, strict=True) if kind == "repeated"]
     for (name, sigma), kind in zip(sigmas, kinds, strict=True):

@@ -29,11 +29,13 @@ A ridge parameter has the unit of a covariance, the square of a feature's; α ha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from rmtjax._checks import numbers
@@ -44,7 +46,8 @@ from rmtjax.laws.alpha_ftc.margins import MarginMoments
 
 __all__ = ["RepeatedEigenvalues", "SpikedCovariance", "covariance_scalars", "covariance_scalars_for_coef"]
 
-Covariance = Float[Array, "p p"] | Float[Array, "p"] | float | SpikedCovariance | RepeatedEigenvalues
+Numbers = ArrayLike | Sequence
+Covariance = Numbers | SpikedCovariance | RepeatedEigenvalues
 
 _STEPS = 60
 """Steps of Newton's method at most. It comes from above, where the function is convex, and takes 4 to 12."""
@@ -80,13 +83,13 @@ class _Fit(NamedTuple):
 @double()
 def covariance_scalars(
     sigma: Covariance,
-    mean: Float[Array, "p"],
-    n: float,
-    gamma: float,
-    source_sigma: Covariance,
-    source_mean: Float[Array, "p"],
-    N: float,
-    source_gamma: float,
+    mean: Numbers,
+    n: Numbers,
+    gamma: Numbers,
+    source_sigma: Covariance | tuple[Covariance, ...],
+    source_mean: Numbers,
+    N: Numbers,
+    source_gamma: Numbers,
 ) -> MarginMoments:
     r"""Return the five scalars for ridge sources, where target and source have covariances of their own.
 
@@ -139,7 +142,7 @@ def covariance_scalars(
 
 @double()
 def covariance_scalars_for_coef(
-    sigma: Covariance, mean: Float[Array, "p"], n: float, gamma: float, source_coef: Float[Array, "p"]
+    sigma: Covariance, mean: Numbers, n: Numbers, gamma: Numbers, source_coef: Numbers
 ) -> MarginMoments:
     r"""Return the five scalars for source classifiers that are given, whatever they have been learnt from.
 
@@ -243,6 +246,7 @@ def _rows(name: str, value: Any) -> tuple[list[Any], bool]:
 
 
 def _positive(name: str, value: Any) -> Array:
+    value = as_array(name, value) if type(value) in (list, tuple) else value
     if jnp.ndim(value):
         raise InputError(f"{name} has shape {jnp.shape(value)}: must be a number")
     numbers(name, value, 0, open_low=True)
@@ -250,6 +254,7 @@ def _positive(name: str, value: Any) -> Array:
 
 
 def _of_each(name: str, value: Any, K: int) -> Array:
+    value = as_array(name, value) if type(value) in (list, tuple) else value
     numbers(name, value, 0, open_low=True)
     if jnp.shape(value) not in ((), (K,)):
         raise InputError(f"{name} has shape {jnp.shape(value)}: must be a number, or {K}, one for each source")
