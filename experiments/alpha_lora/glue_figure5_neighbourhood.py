@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
             data = qnli_folder(find_glue(), HERE / "runs") if task == "qnli" else find_glue()
             known = {f.name for f in dataclasses.fields(Settings)}
             settings = {k: v for k, v in result["settings"].items() if k in known}
-            run = Run(Settings(**{**settings, "target_modules": tuple(settings["target_modules"]), "data": str(data)}))
+            run = Run(Settings.from_dict({**settings, "data": str(data)}))
             state = Checkpoints(folder / "checkpoints").latest(run.trainer.start)
             for how, values in (("along", ALONG), ("shift", SHIFTS), ("random", SHIFTS[SHIFTS >= 0])):
                 scores = []

@@ -106,6 +106,8 @@ def apply_adapters(
         adapter, alpha = "lora", True
     if alpha_modules is not None and not alpha:
         raise InputError(f"alpha_modules = {shown(alpha_modules)}: is of no use without alpha")
+    if alpha_share != "module" and not alpha:
+        raise InputError(f"alpha_share = {shown(alpha_share)}: is of no use without alpha")
     check_plain(model)
     full = adapter == "full"
     targets = {} if full and not alpha else select_layers(model, target_modules, "target_modules")

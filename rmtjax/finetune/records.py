@@ -8,6 +8,7 @@ from typing import Any
 
 from rmtjax._errors import InputError, shown
 from rmtjax._random import GENERATOR
+from rmtjax.finetune.settings import without_effect
 
 __all__ = ["METRICS", "RESULT", "RUN", "check_existing", "read_history"]
 
@@ -36,10 +37,11 @@ def check_existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
     if not (isinstance(before, dict) and isinstance(before.get("settings"), dict)):
         raise InputError(f"out = {out}: {RUN} cannot be read (it names no settings)")
     old, new = ({**i["settings"], **{k: v for k, v in i.items() if k != "settings"}} for i in (before, identity))
-    moved = ("data", "model")  # where files lie may change; what they hold may not
+    # Where files lie may change; what they hold may not. Earlier versions recorded any value of a setting without an effect.
+    free = {"data", "model", *without_effect(identity["settings"])}
     old = {"generator": GENERATOR} | old  # of runs before there was another
     for name in new:
-        if name not in moved and old.get(name) != new[name]:
+        if name not in free and old.get(name) != new[name]:
             raise InputError(
                 f"out = {out}: holds the run of another {name} ({shown(old.get(name))}, now {shown(new[name])});"
                 " its checkpoints cannot be resumed with these settings"

@@ -162,6 +162,7 @@ def test_tied_weights_stay_tied():
         ({"train": "("}, ["'('", "no regular expression"]),
         ({"alpha": True, "alpha_modules": ["keys"]}, ["alpha_modules = ['keys']", "self.key"]),
         ({"alpha_modules": ["key"]}, ["alpha_modules = ['key']", "alpha"]),
+        ({"alpha_share": "self"}, ["alpha_share = 'self'", "without alpha"]),
         ({"rank": 0}, ["rank = 0", "1 to 16", "bert.encoder.layer.0.attention.self.query"]),
         ({"rank": 17}, ["rank = 17", "1 to 16"]),
         ({"target_modules": ["classifier"], "rank": 3}, ["rank = 3", "1 to 2", "classifier"]),

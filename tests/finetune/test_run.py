@@ -79,9 +79,8 @@ def larger(tmp_path_factory):
 @pytest.fixture(scope="module", params=["lora", "alpha-lora"])
 def learned(request, base, larger, tmp_path_factory):
     """A run that has learnt the toy task. 120 examples, of which α keeps 24, in batches of 8 and a ragged last one."""
-    chosen = settings(
-        base, larger, adapter=request.param, rank=4, epochs=8, batch_size=9, learning_rate=0.02, alpha_every=4
-    )
+    more = {"alpha_every": 4} if request.param == "alpha-lora" else {}
+    chosen = settings(base, larger, adapter=request.param, rank=4, epochs=8, batch_size=9, learning_rate=0.02, **more)
     return Watched(chosen, tmp_path_factory.mktemp(request.param) / "out")
 
 
@@ -205,7 +204,10 @@ def test_how_a_run_is_shown(learned, capsys):
     ],
 )
 def test_every_method_runs_and_leaves_its_model(method, alpha, base, data, tmp_path):
-    chosen = settings(base, data, adapter=method, alpha=alpha, epochs=1, alpha_every=2, lora_alpha=3.0, max_length=16)
+    more = {"alpha_every": 2} if alpha else {}
+    if method in ("rslora", "dora", "orthogonal"):
+        more["lora_alpha"] = 3.0
+    chosen = settings(base, data, adapter=method, alpha=alpha, epochs=1, max_length=16, **more)
     watched = Watched(chosen, tmp_path / "out")
     weights = watched.state.weights
     still = [name for name, x in watched.start.weights.items() if np.array_equal(x, weights[name])]
