@@ -33,9 +33,9 @@ class Clock:
     def __init__(self, minutes: float) -> None:
         self._began, self._limit = time.monotonic(), 60 * minutes
 
-    def say(self, what: str) -> None:
+    def say(self, message: str) -> None:
         """Tell on standard error what comes next."""
-        print(f"[{time.monotonic() - self._began:4.0f} s] {what}", file=sys.stderr, flush=True)
+        print(f"[{time.monotonic() - self._began:4.0f} s] {message}", file=sys.stderr, flush=True)
 
     def is_over(self, share: float) -> bool:
         """Whether so much of the time allowed has passed."""

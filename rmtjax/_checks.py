@@ -124,7 +124,7 @@ def finite(name: str, array: Any) -> None:
         raise InputError(f"{name} has an entry {shown(bad.flat[0].item())}: all must be finite")
 
 
-def one_of(what: str, name: Any, known: Iterable[str]) -> str:
+def one_of(label: str, name: Any, known: Iterable[str]) -> str:
     """Return a name that is among the known ones.
 
     Raises:
@@ -132,5 +132,5 @@ def one_of(what: str, name: Any, known: Iterable[str]) -> str:
     """
     known = list(known)
     if not isinstance(name, str) or name not in known:
-        raise unknown(what, name, known)
+        raise unknown(label, name, known)
     return name

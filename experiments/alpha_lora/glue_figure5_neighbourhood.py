@@ -27,14 +27,14 @@ ALONG = np.linspace(-3, 5, 9)
 SHIFTS = np.array([-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4])
 
 
-def moved(alpha: dict, how: str, by: float, seed: int) -> dict:
+def moved(alpha: dict, direction: str, by: float, seed: int) -> dict:
     """The vectors α moved: `along` is 1 + by (α − 1), `shift` α + by, `random` α + by · N(0, 1)."""
     random = np.random.default_rng(seed)
     changed = {}
     for name, a in sorted(alpha.items()):
         a = np.asarray(a)
         step = {"along": 1 + by * (a - 1), "shift": a + by, "random": a + by * random.standard_normal(a.shape)}
-        changed[name] = step[how].astype(a.dtype)
+        changed[name] = step[direction].astype(a.dtype)
     return changed
 
 

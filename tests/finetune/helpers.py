@@ -127,9 +127,9 @@ def left(out):
     return arrays, measured
 
 
-def assert_same(one, other):
+def assert_same(run, other):
     """Two runs left the same, to the bit."""
-    (arrays, measured), (wanted, numbers) = one, other
+    (arrays, measured), (wanted, numbers) = run, other
     assert arrays.keys() == wanted.keys()
     for name, x in arrays.items():
         assert x.dtype == wanted[name].dtype and x.tobytes() == wanted[name].tobytes(), name

@@ -25,10 +25,10 @@ def numbers(batch):
     return (batch.ids[real][:, 0] // 1000 - 1)[np.argsort(batch.number[real])].tolist()
 
 
-def same(one, other):
-    if one is None or other is None:
-        return one is other
-    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
+def same(batch, other):
+    if batch is None or other is None:
+        return batch is other
+    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(batch, other, strict=True))
 
 
 # --- lengths ------------------------------------------------------------------------------------------------------

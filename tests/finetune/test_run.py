@@ -369,7 +369,7 @@ def test_a_guarded_run_stays_below_every_layers_limit(base, data, tmp_path):
 
 def test_a_guard_counts_the_vectors_and_cosines_it_is_told(base, data, monkeypatch):
     asked = {}
-    monkeypatch.setattr("rmtjax.finetune.run.intruder_limits", lambda model, **told: asked.update(told) or {})
+    monkeypatch.setattr("rmtjax.finetune.run.intruder_limits", lambda model, **options: asked.update(options) or {})
     monkeypatch.setattr("rmtjax.finetune.run.project_spectral_norm", lambda model, limits: optax.identity())
     Run(settings(base, data, adapter="lora", guard=0.1, guard_top_k=4, guard_epsilon=0.3))
     assert asked == {"probability": 0.1, "top_k": 4, "threshold_epsilon": 0.3}

@@ -41,8 +41,8 @@ def settings(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
 
 
-def same(one: nnx.Module, other: nnx.Module) -> bool:
-    a, b = weights(one), weights(other)
+def same(model: nnx.Module, other: nnx.Module) -> bool:
+    a, b = weights(model), weights(other)
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 

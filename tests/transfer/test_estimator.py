@@ -237,8 +237,8 @@ def test_an_uninformative_source_is_left_aside(mixture):
 X0, Y0, W0 = small(10, 4)
 
 
-def refused(said, fit_with=None, y=Y0, **parameters):
-    with pytest.raises(InputError, match=said) as error:
+def refused(message, fit_with=None, y=Y0, **parameters):
+    with pytest.raises(InputError, match=message) as error:
         AlphaTransferClassifier(**parameters).fit(X0, y, **(fit_with or {}))
     assert "\n" not in str(error.value)
 

@@ -81,9 +81,9 @@ def is_sound(a: Array, symmetric: bool) -> Array:
 
 
 @functools.cache
-def _program(function: Callable, how: tuple, mesh: Mesh | None, axis: Any) -> Callable:
+def _program(function: Callable, arguments: tuple, mesh: Mesh | None, axis: Any) -> Callable:
     def program(a):
-        return function(a, *how)
+        return function(a, *arguments)
 
     if mesh is not None:
         place = PartitionSpec(axis)
@@ -91,13 +91,13 @@ def _program(function: Callable, how: tuple, mesh: Mesh | None, axis: Any) -> Ca
     return jax.jit(program)
 
 
-def _run(function: Callable, a: Array, *how: Any) -> Any:
+def _run(function: Callable, a: Array, *arguments: Any) -> Any:
     """Return a function of matrices, run as a compiled program; a sharded batch is computed on the devices that hold it."""
     place = None if is_traced(a) else a.sharding
     spec = place.spec if isinstance(place, NamedSharding) and a.ndim > 2 else ()
     if spec and spec[0] is not None and not any(spec[1:]):
-        return _program(function, how, place.mesh, spec[0])(a)
-    return _program(function, how, None, None)(a)
+        return _program(function, arguments, place.mesh, spec[0])(a)
+    return _program(function, arguments, None, None)(a)
 
 
 def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
