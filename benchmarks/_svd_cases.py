@@ -23,7 +23,8 @@ import scipy.linalg
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks._timing import PAUSE, made, ratio, summary
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._checks import one_of, whole
+from rmtjax._errors import InputError, shown
 from rmtjax.linalg.svd import EIGH_ALGORITHMS, SINGLE, SVD_ALGORITHMS, eigh, eigvalsh, select_algorithm, svd, svdvals
 
 __all__ = ["DEFAULT_SHAPES", "OPERATIONS", "bench_svd", "read_shapes"]
@@ -54,8 +55,8 @@ def read_shapes(text: str, batch: int | None = None) -> list[tuple[int, int, int
     Raises:
         InputError: for what is no shape.
     """
-    if batch is not None and batch < 1:
-        raise InputError(f"batch = {batch}: must be 1 or more")
+    if batch is not None:
+        whole("batch", batch)
     shapes = []
     for word in text.split(","):
         parts = word.strip().replace("×", "x").split("x")
@@ -340,14 +341,11 @@ def bench_svd(
     Raises:
         InputError: for unknown operations and dtypes, empty shapes, and numbers that cannot be.
     """
-    if dtype not in _DTYPES:
-        raise unknown("dtype", str(dtype), _DTYPES)
+    one_of("dtype", dtype, _DTYPES)
     for what in operations:
-        if what not in OPERATIONS:
-            raise unknown("operation", str(what), OPERATIONS)
+        one_of("operation", what, OPERATIONS)
     for name, value in (("top", top), ("repeats", repeats), ("more", more)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
+        whole(name, value)
     devices = jax.local_devices() if devices is None else list(devices)
     platform = jax.default_backend()
     shapes = DEFAULT_SHAPES["cpu" if platform == "cpu" else "gpu"] if shapes is None else shapes

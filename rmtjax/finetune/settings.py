@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -83,14 +82,11 @@ class Settings:
         Raises:
             InputError: for a value that is not allowed, or a setting that is set explicitly and has no effect beside the others.
         """
-        from rmtjax.datasets.glue import task
-
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name, check in _checks().items():
             optional = self.__dataclass_fields__[name].default is None
             if not (optional and values[name] is None):
                 values[name] = check(name, values[name])
-        values["task"] = task(self.task).name
         unused = without_effect(values)
         if values["adapter"] == "alpha-lora":
             if "alpha" in explicit and not values["alpha"]:
@@ -163,18 +159,19 @@ def _checks() -> dict[str, Callable[[str, Any], Any]]:
 
     The imports are here so that the command line lists the settings before JAX is imported.
     """
-    from rmtjax._checks import number, one_of, whole
+    from rmtjax._checks import flag, number, one_of, path, whole
     from rmtjax.adapters.apply import SHARING
+    from rmtjax.datasets.glue import task
 
     positive = partial(number, low=0, open_low=True)
     rate = partial(number, low=0, high=10, open_low=True)
     share = partial(number, low=0, high=1, open_low=True, open_high=True)
     return {
-        "task": _text,
-        "data": _path,
-        "model": _path,
+        "task": lambda name, value: task(value).name,
+        "data": path,
+        "model": path,
         "adapter": lambda name, value: one_of(name, value, ADAPTERS),
-        "alpha": _flag,
+        "alpha": flag,
         "rank": whole,
         "lora_alpha": positive,
         "target_modules": _ends_of_paths,
@@ -194,30 +191,12 @@ def _checks() -> dict[str, Callable[[str, Any], Any]]:
         "guard": share,
         "guard_top_k": whole,
         "guard_epsilon": share,
-        "dropout": _flag,
+        "dropout": flag,
         "dtype": lambda name, value: one_of(name, value, _DTYPES),
-        "remat": _flag,
+        "remat": flag,
         "max_samples": whole,
         "seed": partial(whole, low=0, high=2**31 - 1),
     }
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{name} = {shown(value)}: must be a name")
-    return value
-
-
-def _path(name: str, value: Any) -> str:
-    if not isinstance(value, (str, os.PathLike)):
-        raise InputError(f"{name} = {shown(value)}: must be a path")
-    return str(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{name} = {shown(value)}: must be True or False")
-    return value
 
 
 def _ends_of_paths(name: str, value: Any) -> tuple[str, ...]:

@@ -302,8 +302,8 @@ def test_under_vmap():
 @pytest.mark.parametrize(
     ("method", "rank", "scale", "parts"),
     [
-        ("lora", 0, 1.0, ["rank = 0", "1 to 9", "here"]),
-        ("orthogonal", 10, 1.0, ["rank = 10", "1 to 9"]),
+        ("lora", 0, 1.0, ["rank = 0", "whole number ≥ 1"]),
+        ("orthogonal", 10, 1.0, ["rank = 10", "1 to 9", "here"]),
         ("lora", 2.0, 1.0, ["rank = 2.0", "whole number"]),
         ("lora", True, 1.0, ["rank = True", "whole number"]),
         ("spectral-rotational", 1, 1.0, ["rank = 1", "2 or more"]),

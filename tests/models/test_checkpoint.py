@@ -80,7 +80,7 @@ def test_padding_token(folder):
         ({"add_cross_attention": True}, ["add_cross_attention = True"]),
         ({"position_embedding_type": "relative_key"}, ["position_embedding_type = 'relative_key'", "'absolute'"]),
         ({"hidden_act": "gelu_fast"}, ["hidden_act 'gelu_fast'", "gelu_new"]),
-        ({"hidden_act": 3}, ["hidden_act '3'"]),
+        ({"hidden_act": 3}, ["hidden_act 3"]),
         ({"hidden_size": 15}, ["hidden_size = 15", "num_attention_heads = 2"]),
         ({"num_attention_heads": 0}, ["num_attention_heads = 0", "a whole number ≥ 1"]),
         ({"vocab_size": True}, ["vocab_size = True"]),
