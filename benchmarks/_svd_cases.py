@@ -23,7 +23,8 @@ import scipy.linalg
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks._timing import PAUSE, made, ratio, summary
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._checks import one_of, whole
+from rmtjax._errors import InputError, shown
 from rmtjax.linalg.svd import EIGH_ALGORITHMS, SINGLE, SVD_ALGORITHMS, eigh, eigvalsh, select_algorithm, svd, svdvals
 
 __all__ = ["DEFAULT_SHAPES", "OPERATIONS", "bench_svd", "read_shapes"]
@@ -54,8 +55,8 @@ def read_shapes(text: str, batch: int | None = None) -> list[tuple[int, int, int
     Raises:
         InputError: for anything that is not a shape.
     """
-    if batch is not None and batch < 1:
-        raise InputError(f"batch = {batch}: must be 1 or more")
+    if batch is not None:
+        whole("batch", batch)
     shapes = []
     for word in text.split(","):
         parts = word.strip().replace("×", "x").split("x")
@@ -67,7 +68,7 @@ def read_shapes(text: str, batch: int | None = None) -> list[tuple[int, int, int
     return shapes
 
 
-def _operations(what: str, n: int, m: int, k: int | None, dtype: np.dtype) -> float:
+def _operations(operation: str, n: int, m: int, k: int | None, dtype: np.dtype) -> float:
     short, long = sorted((n, m))
     count = {
         "svd": 14 * long * short**2 + 8 * short**3,
@@ -75,7 +76,7 @@ def _operations(what: str, n: int, m: int, k: int | None, dtype: np.dtype) -> fl
         "eigh": 9 * n**3,
         "eigvalsh": 4 / 3 * n**3,
         "top": 4 * n * m * (k or 0),
-    }[what]
+    }[operation]
     return float(count * (4 if dtype.kind == "c" else 1))
 
 
@@ -105,28 +106,28 @@ def matmul_peak(dtype: np.dtype, seconds: float = 1.0) -> float:
 # -- who takes part ------------------------------------------------------------------------------------------------------
 
 
-def _ours(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str, Function]:
+def _ours(operation: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str, Function]:
     """Return each algorithm of ours, as a function that waits for its results."""
 
     def ready(function):
         return lambda: jax.block_until_ready(function())
 
     no_use = () if host.dtype.name in SINGLE else ("gram64",)
-    if what == "svd":
+    if operation == "svd":
         names = [n for n in SVD_ALGORITHMS if n not in ("randomized", "lanczos", *no_use)]
         return {n: ready(functools.partial(svd, a, algorithm=n)) for n in ("auto", *names)}
-    if what == "svdvals":
+    if operation == "svdvals":
         names = [n for n in SVD_ALGORITHMS if n not in ("randomized", "lanczos", "polar", *no_use)]
         return {n: ready(functools.partial(svdvals, a, algorithm=n)) for n in ("auto", *names)}
-    if what == "top":
+    if operation == "top":
         whole = ["threads"] if no_use else ["threads", "gram64"]
         names = [*whole, "randomized"] + (["lanczos"] if host.dtype.kind == "f" else [])
         return {n: ready(functools.partial(svd, a, k=k, algorithm=n)) for n in ("auto", *names)}
-    function = eigh if what == "eigh" else eigvalsh
+    function = eigh if operation == "eigh" else eigvalsh
     return {n: ready(functools.partial(function, a, algorithm=n)) for n in ("auto", *EIGH_ALGORITHMS)}
 
 
-def _peers(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str, Function]:
+def _peers(operation: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str, Function]:
     """Return the installed peers: jax.numpy itself, NumPy, SciPy (a loop), PyTorch and CuPy."""
     jitted = {
         "svd": lambda a: jnp.linalg.svd(a, full_matrices=False),
@@ -135,9 +136,9 @@ def _peers(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str
         "eigvalsh": jnp.linalg.eigvalsh,
         "top": lambda a: jnp.linalg.svd(a, full_matrices=False),
     }
-    program = jax.jit(jitted[what])
-    vectors = what not in ("svdvals", "eigvalsh")
-    symmetric = what in ("eigh", "eigvalsh")
+    program = jax.jit(jitted[operation])
+    vectors = operation not in ("svdvals", "eigvalsh")
+    symmetric = operation in ("eigh", "eigvalsh")
     found: dict[str, Function] = {"jax.numpy": lambda: jax.block_until_ready(program(a))}
     if symmetric:
         found["numpy"] = functools.partial(np.linalg.eigh if vectors else np.linalg.eigvalsh, host)
@@ -146,7 +147,7 @@ def _peers(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str
         ]
     else:
         found["numpy"] = functools.partial(np.linalg.svd, host, full_matrices=False, compute_uv=vectors)
-        if what == "top" and k is not None:
+        if operation == "top" and k is not None:
             from scipy.sparse.linalg import svds
 
             if k < min(host.shape[1:]) - 1:
@@ -156,13 +157,13 @@ def _peers(what: str, a: jax.Array, k: int | None, host: np.ndarray) -> dict[str
                 scipy.linalg.svd(x, full_matrices=False, compute_uv=vectors, check_finite=False) for x in host
             ]
     if find_spec("torch") is not None:
-        found |= _torch(what, k, host)
+        found |= _torch(operation, k, host)
     if find_spec("cupy") is not None and jax.default_backend() == "gpu":
-        found |= _cupy(what, host)
+        found |= _cupy(operation, host)
     return found
 
 
-def _torch(what: str, k: int | None, host: np.ndarray) -> dict[str, Function]:
+def _torch(operation: str, k: int | None, host: np.ndarray) -> dict[str, Function]:
     import torch
 
     on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
@@ -177,13 +178,13 @@ def _torch(what: str, k: int | None, host: np.ndarray) -> dict[str, Function]:
 
         return run
 
-    if what == "eigh":
+    if operation == "eigh":
         return {"torch": ready(lambda: torch.linalg.eigh(tensor))}
-    if what == "eigvalsh":
+    if operation == "eigvalsh":
         return {"torch": ready(lambda: torch.linalg.eigvalsh(tensor))}
-    if what == "svdvals":
+    if operation == "svdvals":
         return {"torch": ready(lambda: torch.linalg.svdvals(tensor))}
-    if what == "top":
+    if operation == "top":
         return {"torch": ready(lambda: torch.svd_lowrank(tensor, q=min(k + 10, *tensor.shape[1:]), niter=4))}
     found = {"torch": ready(lambda: torch.linalg.svd(tensor, full_matrices=False))}
     if on_gpu:
@@ -195,7 +196,7 @@ def _torch(what: str, k: int | None, host: np.ndarray) -> dict[str, Function]:
     return found
 
 
-def _cupy(what: str, host: np.ndarray) -> dict[str, Function]:
+def _cupy(operation: str, host: np.ndarray) -> dict[str, Function]:
     import cupy
 
     array = cupy.asarray(host)
@@ -208,7 +209,7 @@ def _cupy(what: str, host: np.ndarray) -> dict[str, Function]:
     }
 
     def run():
-        out = functions[what]()
+        out = functions[operation]()
         cupy.cuda.get_current_stream().synchronize()
         return out
 
@@ -257,13 +258,13 @@ def _errors(result: Any, a: np.ndarray, symmetric: bool, k: int | None) -> dict[
     return found
 
 
-def _accuracy(what: str, k: int | None, names: Sequence[str], **kinds: np.ndarray) -> dict[str, dict[str, Any]]:
+def _accuracy(operation: str, k: int | None, names: Sequence[str], **kinds: np.ndarray) -> dict[str, dict[str, Any]]:
     """Return errors of our algorithms on some matrices of each kind."""
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     for kind, a in kinds.items():
-        functions = _ours(what, jnp.asarray(a), k, a)
+        functions = _ours(operation, jnp.asarray(a), k, a)
         for name in names:
-            found[name][kind] = _errors(functions[name](), a, what in ("eigh", "eigvalsh"), k)
+            found[name][kind] = _errors(functions[name](), a, operation in ("eigh", "eigvalsh"), k)
     return found
 
 
@@ -340,14 +341,11 @@ def bench_svd(
     Raises:
         InputError: for unknown operations and dtypes, empty shapes, and numbers that cannot be.
     """
-    if dtype not in _DTYPES:
-        raise unknown("dtype", str(dtype), _DTYPES)
+    one_of("dtype", dtype, _DTYPES)
     for what in operations:
-        if what not in OPERATIONS:
-            raise unknown("operation", str(what), OPERATIONS)
+        one_of("operation", what, OPERATIONS)
     for name, value in (("top", top), ("repeats", repeats), ("more", more)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} = {shown(value)}: must be a whole number, 1 or more")
+        whole(name, value)
     devices = jax.local_devices() if devices is None else list(devices)
     platform = jax.default_backend()
     shapes = DEFAULT_SHAPES["cpu" if platform == "cpu" else "gpu"] if shapes is None else shapes
@@ -387,18 +385,18 @@ def bench_svd(
 
 
 def _case(
-    what: str, shape: tuple[int, int, int], dtype: np.dtype, k: int | None, rounds: tuple[int, float, int], peak: float,
+    operation: str, shape: tuple[int, int, int], dtype: np.dtype, k: int | None, rounds: tuple[int, float, int], peak: float,
     devices: Sequence[jax.Device],
 ) -> dict[str, Any]:  # fmt: skip
-    symmetric = what in ("eigh", "eigvalsh")
+    symmetric = operation in ("eigh", "eigvalsh")
     host = _gaussian(shape, dtype, symmetric, 0)
     a, count = _spread(host, devices)
-    ours, peers = _ours(what, a, k, host), _peers(what, a, k, host)
+    ours, peers = _ours(operation, a, k, host), _peers(operation, a, k, host)
     if a.size * min(shape[1:]) > 3e8 and jax.default_backend() == "cpu":
         for name in ("jacobi", "polar"):  # minutes, which only accelerators can afford
             ours.pop(name, None)
     times = _timed({**{f"rmtjax {name}": f for name, f in ours.items()}, **peers}, *rounds)
-    operations = _operations(what, *shape[1:], k, dtype)
+    operations = _operations(operation, *shape[1:], k, dtype)
     if devices[0].platform != "cpu":  # when one device already has all cores
         peak *= count
     for one in times.values():
@@ -407,10 +405,10 @@ def _case(
             one["gflops"] = one["matrices_per_s"] * operations / 1e9
             one["share"] = one["gflops"] * 1e9 / peak
     done = [name for name in ours if "median_s" in times[f"rmtjax {name}"]]
-    accuracy = _accuracy(what, k, done, gaussian=host[:_ACCURACY_OF], graded=_graded(shape, dtype, symmetric))
+    accuracy = _accuracy(operation, k, done, gaussian=host[:_ACCURACY_OF], graded=_graded(shape, dtype, symmetric))
     # Each device chooses for its share.
     share = (shape[0] // count, *shape[1:])
-    chosen = select_algorithm(share, dtype, symmetric=symmetric, vectors=what not in ("svdvals", "eigvalsh"), k=k)
+    chosen = select_algorithm(share, dtype, symmetric=symmetric, vectors=operation not in ("svdvals", "eigvalsh"), k=k)
     slack = 10 * np.sqrt(max(shape[1:])) * np.finfo(dtype).eps
     precise = [
         name
@@ -418,7 +416,7 @@ def _case(
         if name != "auto" and all(x <= slack for kind in found.values() for x in kind.values())
     ]
     case: dict[str, Any] = {
-        "what": what,
+        "what": operation,
         "shape": list(shape),
         "k": k,
         "devices": count,

@@ -33,9 +33,9 @@ class Clock:
     def __init__(self, minutes: float) -> None:
         self._began, self._limit = time.monotonic(), 60 * minutes
 
-    def say(self, what: str) -> None:
+    def say(self, message: str) -> None:
         """Print the next step on standard error."""
-        print(f"[{time.monotonic() - self._began:4.0f} s] {what}", file=sys.stderr, flush=True)
+        print(f"[{time.monotonic() - self._began:4.0f} s] {message}", file=sys.stderr, flush=True)
 
     def is_over(self, share: float) -> bool:
         """Return whether the given share of the allowed time has passed."""

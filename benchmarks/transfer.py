@@ -32,9 +32,9 @@ FIXED = dict(beta=0.8, mu=1.0, mu_perp=0.6, gamma=1.0, gamma_source=1.0)
 ALPHA = np.linspace(-3, 6, 41)
 
 
-def sweep(p, trials, sampler="compressed", **how):
+def sweep(p, trials, sampler="compressed", **settings):
     """Run the sweep of the targets."""
-    return run(alpha_ftc, grid(p=p, n=p / 2, N=2 * p, **FIXED, alpha=ALPHA), trials=trials, sampler=sampler, **how)
+    return run(alpha_ftc, grid(p=p, n=p / 2, N=2 * p, **FIXED, alpha=ALPHA), trials=trials, sampler=sampler, **settings)
 
 
 # --- the peer: the same statistic in NumPy and SciPy -------------------------------------------------------------------

@@ -54,9 +54,9 @@ def _benchmark(name: str) -> dict:
     return json.loads(files[-1].read_text(encoding="utf-8"))
 
 
-def _measurements(found: dict, rows: list[tuple[str, str, str]]) -> str:
+def _measurements(benchmark: dict, rows: list[tuple[str, str, str]]) -> str:
     table = "\n".join(f"| {what} | {value} | {target} |" for what, value, target in rows)
-    return f"On {found['hardware']}, {found['date']}:\n\n| what | measured | target |\n| --- | --: | --: |\n{table}"
+    return f"On {benchmark['hardware']}, {benchmark['date']}:\n\n| what | measured | target |\n| --- | --: | --: |\n{table}"
 
 
 def measured() -> str:
@@ -408,13 +408,13 @@ def headlines() -> str:
     return f"On {svd['hardware']}:\n\n| what | time | others, relative to it |\n| --- | --: | --- |\n{table}"
 
 
-def _rate(found: dict, what: str, shape: list[int]) -> float:
-    case = next(c for c in found["cases"] if c["what"] == what and c["shape"] == shape)
+def _rate(benchmark: dict, operation: str, shape: list[int]) -> float:
+    case = next(c for c in benchmark["cases"] if c["what"] == operation and c["shape"] == shape)
     return case["times"]["rmtjax auto"]["matrices_per_s"]
 
 
-def _of(some: int, every: int, what: str) -> str:
-    return f"all {every} {what}" if some == every else f"{some} of {every} {what}"
+def _of(some: int, every: int, noun: str) -> str:
+    return f"all {every} {noun}" if some == every else f"{some} of {every} {noun}"
 
 
 def verdicts() -> str:

@@ -81,7 +81,7 @@ def on_page_markdown(markdown: str, page, **_) -> str:
         if mark in markdown:
             markdown = markdown.replace(mark, made())
     up = "../" * page.file.src_uri.count("/")
-    markdown = PICTURE.sub(lambda found: f"]({up}figures/{Path(found[1]).name})", markdown)
+    markdown = PICTURE.sub(lambda match: f"]({up}figures/{Path(match[1]).name})", markdown)
     markdown = OUTSIDE.sub(r"`\1`", markdown)
     return FORMULA.sub(_formula, markdown)
 

@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from rmtjax._provenance import provenance
-from rmtjax._random import GENERATOR
+from rmtjax._provenance import draw_provenance
 from rmtjax.montecarlo import to_records
 from rmtjax.report.figures import save
 
@@ -49,9 +47,7 @@ def made_with(args: argparse.Namespace, devices: Sequence[jax.Device] | None = N
     return {
         "seed": args.seed,
         "trials_per_cell": args.trials,
-        **provenance(jax.local_devices() if devices is None else devices),
-        "generator": GENERATOR,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **draw_provenance(jax.local_devices() if devices is None else devices),
         "wall_s": round(time.perf_counter() - args.began, 2),
     }
 

@@ -6,6 +6,7 @@ A traced value has no number yet, so it passes; `is_traced` recognises it.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
@@ -15,7 +16,19 @@ import numpy as np
 
 from rmtjax._errors import InputError, shown, unknown
 
-__all__ = ["finite", "interval", "is_traced", "number", "numbers", "one_of", "whole"]
+__all__ = [
+    "finite",
+    "flag",
+    "floats",
+    "interval",
+    "is_traced",
+    "number",
+    "numbers",
+    "one_of",
+    "one_or_list",
+    "path",
+    "whole",
+]
 
 
 def is_traced(*values: Any) -> bool:
@@ -75,7 +88,11 @@ def number(
         >>> number("gamma", 1, 0, open_low=True)
         1.0
     """
-    real = isinstance(value, (Real, np.floating)) and not isinstance(value, bool) and math.isfinite(value)
+    real = isinstance(value, (Real, np.floating)) and not isinstance(value, bool)
+    try:
+        real = real and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        real = False
     if not real or not _inside(value, low, high, open_low, open_high):
         allowed = interval("a finite number", low, high, open_low=open_low, open_high=open_high)
         raise InputError(f"{name} = {shown(value)}: must be {allowed}")
@@ -90,8 +107,16 @@ def numbers(
     *,
     open_low: bool = False,
     open_high: bool = False,
+    kind: str = "a finite number",
 ) -> None:
     """Check that every entry of an array is a finite number in an interval; a traced array passes.
+
+    Args:
+        name: the argument.
+        values: what it is.
+        low, high: ends of the interval.
+        open_low, open_high: whether an end is excluded.
+        kind: what the message calls the numbers.
 
     Raises:
         InputError: with the first entry that is not allowed.
@@ -101,7 +126,7 @@ def numbers(
     array = np.asarray(values, float)
     bad = ~(np.isfinite(array) & _inside(array, low, high, open_low, open_high))
     if np.any(bad):
-        allowed = interval("a finite number", low, high, open_low=open_low, open_high=open_high)
+        allowed = interval(kind, low, high, open_low=open_low, open_high=open_high)
         raise InputError(f"{name} = {float(array[bad][0]):g}: must be {allowed}")
 
 
@@ -124,7 +149,63 @@ def finite(name: str, array: Any) -> None:
         raise InputError(f"{name} has an entry {shown(bad.flat[0].item())}: all must be finite")
 
 
-def one_of(what: str, name: Any, known: Iterable[str]) -> str:
+def floats(name: str, values: Any, allowed: str) -> np.ndarray:
+    """Return numbers as a float64 array; `allowed` says in words what may be given.
+
+    Raises:
+        InputError: for anything else.
+
+    Examples:
+        >>> floats("edges", [0, 1], "a list of numbers")
+        array([0., 1.])
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name} = {shown(values)}: must be {allowed}") from None
+
+
+def one_or_list(name: str, values: Any, allowed: str) -> np.ndarray:
+    """Return one number, or a list of at least one, as a float64 array; `allowed` says in words what each may be.
+
+    Raises:
+        InputError: for anything else.
+
+    Examples:
+        >>> one_or_list("alpha", 1, "a number"), one_or_list("alpha", [1, 2], "a number")
+        (array(1.), array([1., 2.]))
+    """
+    array = floats(name, values, f"{allowed}, or a list of such numbers")
+    if array.ndim > 1:
+        raise InputError(f"{name} has shape {array.shape}: must be one number or a one-dimensional list")
+    if array.size == 0:
+        raise InputError(f"{name} is empty: must hold at least one value, each {allowed}")
+    return array
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False.
+
+    Raises:
+        InputError: for any other value, 0 and 1 included.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} = {shown(value)}: must be True or False")
+    return value
+
+
+def path(name: str, value: Any, allowed: str = "a path") -> str:
+    """Return a path as a text.
+
+    Raises:
+        InputError: for anything but a text or a path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"{name} = {shown(value)}: must be {allowed}")
+    return str(value)
+
+
+def one_of(label: str, name: Any, known: Iterable[str]) -> str:
     """Return a name after checking that it is one of the known names.
 
     Raises:
@@ -132,5 +213,5 @@ def one_of(what: str, name: Any, known: Iterable[str]) -> str:
     """
     known = list(known)
     if not isinstance(name, str) or name not in known:
-        raise unknown(what, name, known)
+        raise unknown(label, name, known)
     return name

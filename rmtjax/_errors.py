@@ -55,12 +55,12 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + remainder
 
 
-def unknown(what: str, name: Any, known: Iterable[str]) -> InputError:
+def unknown(label: str, name: Any, known: Iterable[str]) -> InputError:
     """Return the error for an unknown name, with the nearest known one."""
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if isinstance(name, str) else []
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return InputError(f"{what} {shown(name)} is unknown{hint} (known: {', '.join(known)})")
+    return InputError(f"{label} {shown(name)} is unknown{hint} (known: {', '.join(known)})")
 
 
 def pattern(text: Any, where: str) -> re.Pattern[str]:

@@ -6,14 +6,16 @@ import contextlib
 import functools
 import subprocess
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
 
 from rmtjax._machine import processor
+from rmtjax._random import GENERATOR
 
-__all__ = ["commit", "hardware", "provenance", "versions", "versions_of"]
+__all__ = ["commit", "draw_provenance", "hardware", "provenance", "versions", "versions_of"]
 
 _PACKAGES = ("rmtjax", "jax", "jaxlib", "numpy")
 
@@ -57,3 +59,9 @@ def hardware(devices: Sequence[jax.Device]) -> str:
 def provenance(devices: Sequence[jax.Device], *packages: str) -> dict[str, str]:
     """Return the devices, versions and commit behind a result; `packages` names further packages whose versions matter."""
     return {"device": hardware(devices), "versions": versions(*packages), "git_commit": commit()}
+
+
+def draw_provenance(devices: Sequence[jax.Device]) -> dict[str, str]:
+    """Return the provenance of draws that end now: devices, versions, commit, generator and time."""
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**provenance(devices), "generator": GENERATOR, "finished": finished}

@@ -1,6 +1,7 @@
 """The checks of arguments that all rooms share."""
 
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,19 @@ import numpy as np
 import pytest
 
 from rmtjax import InputError
-from rmtjax._checks import finite, interval, is_traced, number, numbers, one_of, whole
+from rmtjax._checks import (
+    finite,
+    flag,
+    floats,
+    interval,
+    is_traced,
+    number,
+    numbers,
+    one_of,
+    one_or_list,
+    path,
+    whole,
+)
 
 
 @pytest.mark.parametrize("value", [0, -1, 9, True, 1.0, "1", None, np.float64(2), [1]])
@@ -23,7 +36,7 @@ def test_whole_numbers():
         jax.jit(lambda n: whole("n", n, 2))(3)
 
 
-@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, True, "1", None, 1 + 0j])
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, True, "1", None, 1 + 0j, 10**400])
 def test_what_is_no_number_in_range(value):
     with pytest.raises(InputError, match=r"gamma = .*: must be a finite number > 0"):
         number("gamma", value, 0, open_low=True)
@@ -54,6 +67,8 @@ def test_intervals_in_words():
 def test_entries_of_arrays():
     with pytest.raises(InputError, match=r"theta = -2: must be a finite number ≥ 0"):
         numbers("theta", [[1.0, -2.0], [-3.0, 0.0]], 0)
+    with pytest.raises(InputError, match=r"n = 0: must be a whole number ≥ 1"):
+        numbers("n", [1, 0], 1, kind="a whole number")
     with pytest.raises(InputError, match=r"s has an entry nan: all must be finite"):
         finite("s", jnp.array([1.0, jnp.nan, jnp.inf]))
     with pytest.raises(InputError, match="s has an entry"):
@@ -80,3 +95,32 @@ def test_names():
     for name in (None, 3, ["left"]):
         with pytest.raises(InputError, match="is unknown"):
             one_of("side", name, ("left", "right"))
+
+
+@pytest.mark.parametrize("value", ["a", [[1], [1, 2]], None, 1j, object(), 10**400])
+def test_what_is_no_number_nor_several(value):
+    if value is not None:  # which NumPy takes for NaN
+        for check in (floats, one_or_list):
+            with pytest.raises(InputError, match=r"edges = .*: must be numbers"):
+                check("edges", value, "numbers")
+    with pytest.raises(InputError, match="edges"):
+        numbers("edges", one_or_list("edges", value, "numbers"))
+
+
+def test_one_number_or_a_list():
+    assert floats("edges", [[0, 1]], "numbers").tolist() == [[0.0, 1.0]]
+    assert one_or_list("n", 2, "a number").shape == () and one_or_list("n", [2, 3], "a number").tolist() == [2.0, 3.0]
+    with pytest.raises(InputError, match=r"n is empty: must hold at least one value, each a number"):
+        one_or_list("n", [], "a number")
+    with pytest.raises(InputError, match=r"n has shape \(1, 2\): must be one number or a one-dimensional list"):
+        one_or_list("n", [[1, 2]], "a number")
+
+
+def test_flags_and_paths():
+    assert flag("remat", True) is True and flag("remat", False) is False
+    for value in (0, 1, None, "yes", np.bool_(True)):
+        with pytest.raises(InputError, match=r"remat = .*: must be True or False"):
+            flag("remat", value)
+    assert path("data", Path("a") / "b") == str(Path("a/b")) and path("data", "a") == "a"
+    with pytest.raises(InputError, match=r"data = 3: must be the path of a folder"):
+        path("data", 3, "the path of a folder")

@@ -1,6 +1,10 @@
 """The house: no module uses another's private names, and imports go down the layers (`lint-imports`, in `make lint`)."""
 
 import ast
+import builtins
+import dis
+import importlib
+import types
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,35 @@ def test_a_private_name_would_be_found(tmp_path, monkeypatch):
     assert list(private_imports(tmp_path / "rmtjax/linalg/three.py")) == ["rmtjax.laws.one._f", "rmtjax.laws._two"]
     (tmp_path / "rmtjax/laws/one.py").write_text("from rmtjax.laws import _two\nfrom rmtjax.laws._two import g\n")
     assert list(private_imports(tmp_path / "rmtjax/laws/one.py")) == []
+
+
+def missing_globals(code, names):
+    """Yield the global names that code loads and nothing defines; names of axes in annotations hide them from linters."""
+    for instruction in dis.get_instructions(code):
+        is_global = instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        if is_global and instruction.argval not in names and not hasattr(builtins, instruction.argval):
+            yield instruction.argval
+    for constant in code.co_consts:
+        if (
+            isinstance(constant, types.CodeType) and constant.co_flags & 1
+        ):  # functions; class bodies have names of their own
+            yield from missing_globals(constant, names)
+        elif isinstance(constant, types.CodeType):
+            yield from (
+                n
+                for inner in constant.co_consts
+                if isinstance(inner, types.CodeType)
+                for n in missing_globals(inner, names)
+            )
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("rmtjax/**/*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_name_is_defined(file):
+    module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    code = compile(file.read_text(encoding="utf-8"), file, "exec")
+    assert not set(missing_globals(code, {*vars(module), "__file__", "__class__"}))
+
+
+def test_a_name_that_nothing_defines_would_be_found():
+    code = compile("import os\ndef f():\n    return os.getcwd() + shown(1)\n", "text", "exec")
+    assert list(missing_globals(code, {"os", "f"})) == ["shown"]

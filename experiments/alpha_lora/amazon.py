@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from rmtjax._checks import number
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._checks import number, one_of
+from rmtjax._errors import InputError, shown
 from rmtjax._progress import Report, Reporter
 from rmtjax.datasets import amazon
 from rmtjax.transfer.domains import RULES, check_features, check_sample_size, checked_seeds, measure, read_domains
@@ -127,8 +127,7 @@ def sensitivity(
     choices = SENSITIVITY if choices is None else choices
     settings = []
     for choice, values in choices.items():
-        if choice not in base:
-            raise unknown("choice", str(choice), base)
+        one_of("choice", choice, base)
         if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
             raise InputError(f"choices[{choice!r}] = {shown(values)}: must be a sequence, not empty")
         settings += [(choice, value, {**base, choice: value}) for value in values]

@@ -13,12 +13,12 @@ from experiments._glue import mean_se, parse, record, runs, scores
 from rmtjax.report.figures import INK, MUTED, PALETTE, new_figure, style
 
 
-def series(found: dict, prefix: str, setting: str) -> dict[float, dict[int, float]]:
+def series(results: dict, prefix: str, setting: str) -> dict[float, dict[int, float]]:
     """Return scores by the number at the end of the names with a given beginning, and those of table2 by its setting."""
-    names = {float(name.removeprefix(prefix)): name for name in found if name.startswith(prefix)}
-    if names and "mrpc-alpha-lora" in found:
-        names[float(next(iter(found["mrpc-alpha-lora"].values()))["settings"][setting])] = "mrpc-alpha-lora"
-    return {value: scores(found[name]) for value, name in sorted(names.items())}
+    names = {float(name.removeprefix(prefix)): name for name in results if name.startswith(prefix)}
+    if names and "mrpc-alpha-lora" in results:
+        names[float(next(iter(results["mrpc-alpha-lora"].values()))["settings"][setting])] = "mrpc-alpha-lora"
+    return {value: scores(results[name]) for value, name in sorted(names.items())}
 
 
 def main(argv: list[str] | None = None) -> None:

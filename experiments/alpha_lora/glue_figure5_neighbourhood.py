@@ -27,14 +27,14 @@ ALONG = np.linspace(-3, 5, 9)
 SHIFTS = np.array([-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4])
 
 
-def moved(alpha: dict, how: str, by: float, seed: int) -> dict:
+def moved(alpha: dict, direction: str, by: float, seed: int) -> dict:
     """Return moved vectors α: `along` is 1 + by (α − 1), `shift` α + by, `random` α + by · N(0, 1)."""
     random = np.random.default_rng(seed)
     changed = {}
     for name, a in sorted(alpha.items()):
         a = np.asarray(a)
         step = {"along": 1 + by * (a - 1), "shift": a + by, "random": a + by * random.standard_normal(a.shape)}
-        changed[name] = step[how].astype(a.dtype)
+        changed[name] = step[direction].astype(a.dtype)
     return changed
 
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
             data = qnli_folder(find_glue(), HERE / "runs") if task == "qnli" else find_glue()
             known = {f.name for f in dataclasses.fields(Settings)}
             settings = {k: v for k, v in result["settings"].items() if k in known}
-            run = Run(Settings(**{**settings, "target_modules": tuple(settings["target_modules"]), "data": str(data)}))
+            run = Run(Settings.from_dict({**settings, "data": str(data)}))
             state = Checkpoints(folder / "checkpoints").latest(run.trainer.start)
             for how, values in (("along", ALONG), ("shift", SHIFTS), ("random", SHIFTS[SHIFTS >= 0])):
                 scores = []

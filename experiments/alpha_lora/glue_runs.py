@@ -38,8 +38,9 @@ PILOT = 100
 
 
 def _settings(task: str, method: str, seed: int, **more) -> Settings:
-    chosen = {"epochs": EPOCHS[task], "alpha_every": EVERY[task], "learning_rate": RATE}
-    chosen |= {"alpha_learning_rate": ALPHA_RATE, "val_split": SPLIT}
+    chosen = {"epochs": EPOCHS[task], "learning_rate": RATE}
+    if method == "alpha-lora" or more.get("alpha"):
+        chosen |= {"alpha_every": EVERY[task], "alpha_learning_rate": ALPHA_RATE, "val_split": SPLIT}
     return Settings(task, adapter=method, seed=seed, **{**chosen, **more})
 
 
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
                 told = _told(settings)
                 if file.exists():
                     before = json.loads(file.read_text(encoding="utf-8"))["settings"]
-                    if _told(Settings(**{**before, "target_modules": tuple(before["target_modules"])})) != told:
+                    if _told(Settings.from_dict(before)) != told:
                         parser.error(f"{file} was made with other settings than the plan's: move it away")
                     continue
                 if time.perf_counter() - began > 60 * args.minutes:

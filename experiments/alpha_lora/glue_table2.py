@@ -24,17 +24,17 @@ PAPER = {
 """LoRA and α-LoRA: accuracy and its deviation over three seeds."""
 
 
-def rows(found: dict) -> list[dict]:
+def rows(results: dict) -> list[dict]:
     """Return one row for each task that has both methods at two seeds or more."""
     table = []
     for task in NAMES:
-        lora, alpha = (scores(found.get(f"{task}-{method}", {})) for method in ("lora", "alpha-lora"))
+        lora, alpha = (scores(results.get(f"{task}-{method}", {})) for method in ("lora", "alpha-lora"))
         both = sorted(set(lora) & set(alpha))
         if len(both) < 2:
             continue
         a, b = np.array([lora[s] for s in both]), np.array([alpha[s] for s in both])
         test = ttest_rel(b, a)
-        first = found[f"{task}-lora"][both[0]]
+        first = results[f"{task}-lora"][both[0]]
         table.append(
             {
                 "task": NAMES[task],
@@ -44,7 +44,9 @@ def rows(found: dict) -> list[dict]:
                 "alpha_lora": mean_se(b),
                 "gain": mean_se(b - a),
                 "p": float(test.pvalue) if np.ptp(b - a) > 0 else 1.0,
-                "best_epoch": [mean_se(scores(found[f"{task}-{m}"], "best").values()) for m in ("lora", "alpha-lora")],
+                "best_epoch": [
+                    mean_se(scores(results[f"{task}-{m}"], "best").values()) for m in ("lora", "alpha-lora")
+                ],
                 "paper": PAPER.get(task),
                 "epochs": first["settings"]["epochs"],
             }

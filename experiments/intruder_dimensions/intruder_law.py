@@ -132,10 +132,10 @@ def cells(shape: Shape, strengths: np.ndarray, trials: int, **by_name: np.ndarra
     return rows
 
 
-def stacked(run: dict[str, Any], shape: Shape, what: str) -> np.ndarray:
+def stacked(run: dict[str, Any], shape: Shape, statistic: str) -> np.ndarray:
     """Return the array (sides, ε, θ) from which `cells` made rows."""
     rows = [[row] if len(shape) == 1 else list(row["outputs"].values()) for row in run["cells"]]
-    values = np.array([[one[what] for one in row] for row in rows], float)
+    values = np.array([[one[statistic] for one in row] for row in rows], float)
     return values.T.reshape(len(shape), TOLERANCES.size, -1)
 
 

@@ -112,19 +112,19 @@ def main(argv: list[str] | None = None) -> None:
     draw(args, found)
 
 
-def draw(args: argparse.Namespace, found: dict[str, dict[int, dict[str, Any]]]) -> None:
+def draw(args: argparse.Namespace, results: dict[str, dict[int, dict[str, Any]]]) -> None:
     """Draw the figure and the table of means, with the gain of mitigation over the control."""
-    every = [run for of in found.values() for run in of.values()]
+    every = [run for of in results.values() for run in of.values()]
     scales = every[0]["scales"]
 
-    def curves(runs: Any, way: str, what: str) -> np.ndarray:
-        return np.array([[point[what] for point in run[way]] for run in runs], float)
+    def curves(runs: Any, way: str, measure: str) -> np.ndarray:
+        return np.array([[point[measure] for point in run[way]] for run in runs], float)
 
     numbers: dict[str, Any] = {"scales": scales, "ways": {}}
     with style():
         figure, panels = new_figure(1, 2, size=(9.2, 4.2), sharex=True)
-        for name in (name for name in METHODS if name in found):
-            of, row = list(found[name].values()), {"label": LABELS[name], "seeds": sorted(found[name])}
+        for name in (name for name in METHODS if name in results):
+            of, row = list(results[name].values()), {"label": LABELS[name], "seeds": sorted(results[name])}
             colour, marker = LOOKS[name]
             for way, line in (("mended", "-"), ("shrunk", ":")):
                 row[way] = {
@@ -158,7 +158,7 @@ def draw(args: argparse.Namespace, found: dict[str, dict[int, dict[str, Any]]]) 
             print(
                 f"{what}, {key} at λ = {scales[-1]:g}: {mean:+.2f} ± {error:.2f} over {len(difference)} runs, p = {p:.2g}"
             )
-    record(args, figure, numbers, found)
+    record(args, figure, numbers, results)
 
 
 if __name__ == "__main__":

@@ -108,10 +108,12 @@ def gather(folder: Path) -> tuple[dict[str, dict[int, dict[str, Any]]], list[str
     return {name: found[name] for name in LABELS if name in found}, [task for task, _ in whole]
 
 
-def together(values: dict[str, dict[int, dict[str, float]]], said: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
+def together(
+    values: dict[str, dict[int, dict[str, float]]], claims: dict[str, tuple[str, str]]
+) -> list[dict[str, Any]]:
     """Return Spearman's correlation of two numbers over the methods' means, and its p, if four methods or more have both."""
     told = []
-    for text, pair in said.items():
+    for text, pair in claims.items():
         every = [np.array([[v[what] for what in pair] for v in of.values()], float) for of in values.values()]
         every = [runs[np.isfinite(runs).all(1)] for runs in every]  # both numbers from the same runs
         means = np.array([runs.mean(0) for runs in every if len(runs)])
@@ -128,8 +130,8 @@ def claims(values: dict[str, dict[int, dict[str, float]]]) -> list[dict[str, Any
     """Return each claim with the difference of two methods or the correlation over methods, p, p after Holm, and verdict."""
     told: list[dict[str, Any]] = []
 
-    def samples(name: str, what: str) -> np.ndarray:
-        return np.array([v[what] for v in values[name].values()], float)
+    def samples(name: str, measure: str) -> np.ndarray:
+        return np.array([v[measure] for v in values[name].values()], float)
 
     for text, (more, less, what) in CLAIMS.items():
         if more not in values or less not in values:
@@ -146,7 +148,7 @@ def claims(values: dict[str, dict[int, dict[str, float]]]) -> list[dict[str, Any
         )  # fmt: skip
     told += [{**one, "for": one["spearman"] > 0} for one in together(values, TOGETHER)]
     worst = 0.0
-    for i, one in enumerate(sorted(told, key=lambda one: one["p"])):
+    for i, one in enumerate(sorted(told, key=lambda claim: claim["p"])):
         worst = max(worst, min(1.0, (len(told) - i) * one["p"]))
         one["p_holm"] = worst
         one["verdict"] = "open" if worst >= 0.05 else "holds" if one["for"] else "contradicted"

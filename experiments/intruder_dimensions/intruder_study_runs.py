@@ -241,9 +241,7 @@ def _of_table2(name: str, chosen: Settings, runs: Path) -> Path | None:
         found = json.loads((folder / "result.json").read_text(encoding="utf-8"))["settings"]
     except OSError:
         return None
-    found = (
-        Settings(**{**found, "target_modules": tuple(found["target_modules"])}).checked().to_dict()
-    )  # with later additions
+    found = Settings.from_dict(found).checked().to_dict()  # with later additions
     told = chosen.checked().to_dict()
     return folder if all(found[key] == told[key] for key in told if key not in ("data", "model")) else None
 

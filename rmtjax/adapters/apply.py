@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rmtjax._checks import one_of
+from rmtjax._checks import flag, number, one_of, whole
 from rmtjax._errors import InputError, shown
 from rmtjax._random import key_of, pinned
 from rmtjax.adapters.layers import AdaptedLinear, matrix_of, shard_update, sharded_like
@@ -91,21 +91,21 @@ def apply_adapters(
     """
     one_of("adapter", adapter, [*METHODS, "full", "alpha-lora"])
     one_of("alpha_share", alpha_share, SHARING)
-    plains = {}
-    for name, value in (("alpha", alpha), ("rank", rank), ("lora_alpha", lora_alpha), ("seed", seed)):
-        plain = value.item() if isinstance(value, (np.generic, jax.Array)) and value.ndim == 0 else value
-        kinds = {"alpha": bool, "rank": int, "seed": int}.get(name, (int, float, type(None)))
-        if not isinstance(plain, kinds) or (name != "alpha" and isinstance(plain, bool)):
-            allowed = {"alpha": "True or False", "lora_alpha": "a number"}.get(name, "a whole number")
-            raise InputError(f"{name} = {shown(value)}: must be {allowed}")
-        plains[name] = plain
-    alpha, rank, lora_alpha, seed = plains.values()
-    if not -(2**63) <= seed < 2**63:
-        raise InputError(f"seed = {seed}: must fit in 64 bits")
+    alpha, rank, lora_alpha, seed = (
+        value.item() if isinstance(value, (np.generic, jax.Array)) and value.ndim == 0 else value
+        for value in (alpha, rank, lora_alpha, seed)
+    )
+    flag("alpha", alpha)
+    whole("rank", rank)
+    whole("seed", seed, -(2**63), 2**63 - 1)
+    if lora_alpha is not None:
+        number("lora_alpha", lora_alpha)
     if adapter == "alpha-lora":
         adapter, alpha = "lora", True
     if alpha_modules is not None and not alpha:
         raise InputError(f"alpha_modules = {shown(alpha_modules)}: has no effect without alpha")
+    if alpha_share != "module" and not alpha:
+        raise InputError(f"alpha_share = {shown(alpha_share)}: is of no use without alpha")
     check_plain(model)
     full = adapter == "full"
     targets = {} if full and not alpha else select_layers(model, target_modules, "target_modules")

@@ -21,12 +21,12 @@ def _end(name: str) -> str:
     return ".".join(name.split(".")[-2:])
 
 
-def _same_end(one: str, other: str) -> bool:
+def _same_end(name: str, other: str) -> bool:
     """Return whether two dotted names are equal up to leading parts that one of them lacks (`bert.encoder…`, `encoder…`).
 
     Names of different towers are different layers.
     """
-    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    longer, shorter = (name, other) if len(name) >= len(other) else (other, name)
     return longer.endswith(f".{shorter}") and tower(longer[: -len(shorter)]) in (None, "text", tower(shorter))
 
 

@@ -179,7 +179,7 @@ class Whole(NamedTuple):
 def match_whole(
     base: Checkpoint,
     adapter: PeftFile,
-    own: Mapping[str, str],
+    keys: Mapping[str, str],
     argument: str,
     narrowed: Callable[[list[str]], list[str]],
 ) -> tuple[dict[str, list[Whole]], dict[str, str]]:
@@ -187,7 +187,7 @@ def match_whole(
 
     Args:
         base, adapter, argument, narrowed: see `match_adapter`.
-        own: the tensors in question, name → key.
+        keys: of the tensors in question, by name.
 
     Returns:
         Pieces by matrix of the base; and the reason by unmatched tensor, "" if the base has no such weight.
@@ -198,10 +198,10 @@ def match_whole(
     def remaining(_: str, candidates: list[str]) -> list[str]:
         return [c for c in candidates if narrowed([matrix.name for matrix, _ in targets[c].made_of])]
 
-    target_of = match_names([base.names(name) for name in own], others, argument, remaining)
+    target_of = match_names([base.names(name) for name in keys], others, argument, remaining)
     held: dict[str, list[Whole]] = {}
     missing: dict[str, str] = {}
-    for name, key in own.items():
+    for name, key in keys.items():
         if name not in target_of:
             missing[name] = ""
             continue

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +19,7 @@ __all__ = ["finetune", "register", "with_settings"]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command whose first parameter, the settings, is replaced by one option for each field.
+    """Return a command whose first parameters, the settings and the names of those given explicitly, become options.
 
     A list of names is one text with commas. A field's metadata hold its help, and may hold a metavar and further flags.
     """
@@ -42,24 +42,28 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
                 annotation=Annotated[kind, option],
             )
         )
-    _, *others = inspect.signature(command, eval_str=True).parameters.values()
+    _, _, *others = inspect.signature(command, eval_str=True).parameters.values()
     others = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in others]
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
     @functools.wraps(command)
-    def with_options(**values: Any) -> None:
+    def with_options(context: typer.Context, **values: Any) -> None:
+        explicit = {field.name for field in fields if context.get_parameter_source(field.name).name != "DEFAULT"}
         settings = {field.name: values.pop(field.name) for field in fields}
         for name in lists:
             settings[name] = tuple(part.strip() for part in settings[name].split(",") if part.strip())
-        command(Settings(**settings), **values)
+        command(Settings(**settings), explicit, **values)
 
-    with_options.__signature__ = inspect.Signature([*options, *others])
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in (*options, *others)}
+    parameters = [context, *options, *others]
+    with_options.__signature__ = inspect.Signature(parameters)
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_options
 
 
 @with_settings
 def finetune(
     settings: Settings,
+    explicit: Collection[str],
     out: Annotated[
         str | None,
         typer.Option(
@@ -80,6 +84,7 @@ def finetune(
     choose_platform(platform, devices)
     device_for_each_core()
     local = chosen_devices(platform, devices)
+    settings = settings.checked(explicit)
     target = None if json is None else prepare_file("json", json)
     console = console_for(target)
     out = settings.run_name if out is None else out

@@ -122,12 +122,11 @@ def _targets(texts: list[str]) -> dict[str, float] | float | None:
 
 def _values(claim: Claim, texts: dict[str, str]) -> dict[str, Any]:
     """Return the values of the claim's parameters that `--set` gives."""
-    from rmtjax._errors import unknown
+    from rmtjax._checks import one_of
     from rmtjax.montecarlo.grid import parse_values
 
     for name in texts:
-        if name not in claim.params:
-            raise unknown(f"claim {claim.name!r}: parameter", name, claim.params)
+        one_of(f"claim {claim.name!r}: parameter", name, claim.params)
     return {name: parse_values(name, text) for name, text in texts.items()}
 
 

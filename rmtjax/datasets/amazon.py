@@ -16,7 +16,8 @@ from sklearn.datasets import load_svmlight_file
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import StandardScaler
 
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._checks import one_of, whole
+from rmtjax._errors import InputError, shown
 from rmtjax.datasets._folders import data_folder
 from rmtjax.datasets.pair import TransferPair
 
@@ -61,10 +62,8 @@ def load_domain(folder: str | os.PathLike[str], domain: str, split: str) -> tupl
         InputError: The domain or split is unknown; the folder or file is missing; the file is empty, unparsable, or
             holds a word index outside 0…4999, a NaN, infinite or negative value, or a label other than ±1.
     """
-    if domain not in DOMAINS:
-        raise unknown("domain", domain, DOMAINS)
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+    one_of("domain", domain, DOMAINS)
+    one_of("split", split, SPLITS)
     file = _folder(folder) / f"{domain}_{split}.svmlight"
     if not file.is_file():
         raise InputError(f"file {file} is missing; the Amazon folder needs <domain>_<split>.svmlight for {domain}")
@@ -114,13 +113,10 @@ def load_pair(
     Source:
         Blitzer, Dredze & Pereira (2007); the protocol is §5.1 of the α-LoRA paper, which does not name its features.
     """
-    if features not in FEATURES:
-        raise unknown("features", features, FEATURES)
-    if not isinstance(words, int) or not 1 <= words <= WORDS:
-        raise InputError(f"words = {shown(words)}: must be an integer from 1 to {WORDS}")
+    one_of("features", features, FEATURES)
+    whole("words", words, 1, WORDS)
     for domain in (source, target):
-        if domain not in DOMAINS:
-            raise unknown("domain", domain, DOMAINS)
+        one_of("domain", domain, DOMAINS)
     if source == target:
         raise InputError(f"source and target are both {source!r}; allowed: two different domains")
     (source_X,), (source_y,) = scaled_splits(folder, source, ("train",), features, words)

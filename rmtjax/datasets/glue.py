@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from rmtjax._checks import floats
 from rmtjax._errors import InputError, shown, unknown
 from rmtjax.datasets._folders import data_folder
 
@@ -211,10 +212,7 @@ _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
 
 def _checked(chosen: Task, name: str, values: ArrayLike) -> np.ndarray:
     allowed = "finite numbers" if chosen.regression else f"class indices 0 to {chosen.num_labels - 1}"
-    try:
-        array = np.asarray(values, float)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} = {shown(values)}: must be {allowed}") from None
+    array = floats(name, values, allowed)
     if array.ndim != 1 or not array.size:
         raise InputError(f"{name} has the shape {array.shape}; allowed: (n,), one entry per example, n at least 1")
     odd = array[~(np.isfinite(array) if chosen.regression else np.isin(array, range(chosen.num_labels)))]

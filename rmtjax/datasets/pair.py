@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rmtjax._checks import finite
 from rmtjax._errors import InputError, shown
 
 
@@ -51,8 +52,7 @@ class TransferPair:
                 raise InputError(
                     f"{part}_y holds the labels {shown(np.unique(y).tolist())}; allowed: both −1 and 1, no other"
                 )
-            if not np.isfinite(X).all():
-                raise InputError(f"{part}_X holds a NaN or infinite entry; allowed: finite numbers")
+            finite(f"{part}_X", X)
 
     @property
     def p(self) -> int:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Num
 
+from rmtjax._checks import number
 from rmtjax._errors import InputError
 
 Array = np.ndarray | jax.Array
@@ -152,8 +153,7 @@ def split_off(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarr
     Raises:
         InputError: if the share is outside (0, 1] or leaves one of them empty.
     """
-    if not 0 < share <= 1:
-        raise InputError(f"val_split = {share}: must be in (0, 1]")
+    number("val_split", share, 0, 1, open_low=True)
     everything = np.arange(count)
     if share == 1:
         return everything, everything

@@ -74,6 +74,8 @@ def finetune(
             whole(name, value)
     if resume and out is None:
         raise InputError("resume: needs out, the folder of the run")
+    if save_every is not None and out is None:
+        raise InputError(f"save_every = {save_every}: needs out, the folder of the run")
     run = Run(settings, devices)
     how = dict(resume=resume, save_every=save_every, stop_after=stop_after, base_copy=base_copy)
     if out is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rmtjax._errors import InputError, shown
 from rmtjax._random import GENERATOR
+from rmtjax.finetune.settings import without_effect
 
 __all__ = ["METRICS", "RESULT", "RUN", "check_existing", "read_history"]
 
@@ -36,10 +37,11 @@ def check_existing(out: Path, identity: dict[str, Any], resume: bool) -> None:
     if not (isinstance(before, dict) and isinstance(before.get("settings"), dict)):
         raise InputError(f"out = {out}: {RUN} cannot be read (it names no settings)")
     old, new = ({**i["settings"], **{k: v for k, v in i.items() if k != "settings"}} for i in (before, identity))
-    moved = ("data", "model")  # the location of files may change, but not their content
+    # The location of files may change, but not their content. Earlier versions recorded any value of a setting without effect.
+    free = {"data", "model", *without_effect(identity["settings"])}
     old = {"generator": GENERATOR} | old  # for runs from before there was a second generator
     for name in new:
-        if name not in moved and old.get(name) != new[name]:
+        if name not in free and old.get(name) != new[name]:
             raise InputError(
                 f"out = {out}: holds a different run: {name} = {shown(old.get(name))}, here {shown(new[name])};"
                 " choose another folder"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
 from rmtjax._errors import InputError, shown
 
-__all__ = ["ADAPTERS", "Settings"]
+__all__ = ["ADAPTERS", "Settings", "without_effect"]
 
 ADAPTERS = ("lora", "rslora", "alpha-lora", "dora", "orthogonal", "spectral-additive", "spectral-rotational", "full")
 """Ways to fine-tune; alpha-lora is lora with α."""
@@ -18,6 +17,9 @@ ADAPTERS = ("lora", "rslora", "alpha-lora", "dora", "orthogonal", "spectral-addi
 _DTYPES = ("float32", "bfloat16")
 _OPTIMIZERS = ("adam", "adamw")
 _LARGE = ("mnli", "qnli", "qqp", "sst2")
+_SCALED = ("lora", "rslora", "alpha-lora", "dora", "orthogonal")
+_OF_ALPHA = ("alpha_share", "alpha_every", "val_split", "alpha_learning_rate", "alpha_batch_size", "alpha_optimizer")
+_OF_GUARD = ("guard_top_k", "guard_epsilon")
 
 
 def _setting(help: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
@@ -70,21 +72,25 @@ class Settings:
     )
     seed: int = _setting("Seed of the head, the adapters, the order of the data and the dropout masks.", 0)
 
-    def checked(self) -> Settings:
+    def checked(self, explicit: Collection[str] = ()) -> Settings:
         """Return these settings with every default filled in.
 
-        Raises:
-            InputError: for a value that is not allowed.
-        """
-        from rmtjax.datasets.glue import task
+        Args:
+            explicit: names of settings that were set explicitly, such as options on the command line; a setting with
+                another value than its default always counts as such.
 
+        Raises:
+            InputError: for a value that is not allowed, or a setting that is set explicitly and has no effect beside the others.
+        """
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name, check in _checks().items():
             optional = self.__dataclass_fields__[name].default is None
             if not (optional and values[name] is None):
                 values[name] = check(name, values[name])
-        values["task"] = task(self.task).name
+        unused = without_effect(values)
         if values["adapter"] == "alpha-lora":
+            if "alpha" in explicit and not values["alpha"]:
+                raise InputError("alpha = False: must be True with the adapter alpha-lora, which is lora with alpha")
             values |= {"adapter": "lora", "alpha": True}
         full = values["adapter"] == "full"
         defaults = {
@@ -99,6 +105,9 @@ class Settings:
             raise InputError(
                 f"guard = {self.guard:g}: needs an adapter; full fine-tuning trains the weights themselves"
             )
+        for name, reason in unused.items():
+            if name in explicit or values[name] != defaults.get(name, self.__dataclass_fields__[name].default):
+                raise InputError(f"{name} = {shown(values[name])}: has no effect {reason}")
         return Settings(**values)
 
     @property
@@ -111,10 +120,38 @@ class Settings:
         """Return the settings as plain values."""
         return {**dataclasses.asdict(self), "target_modules": list(self.target_modules)}
 
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Settings:
+        """Return the settings of a record that `to_dict` has written.
+
+        Settings without an effect get their defaults, since earlier versions recorded any value of them.
+        """
+        settings = cls(**{**record, "target_modules": tuple(record["target_modules"])})
+        unused = without_effect(settings.to_dict())
+        return dataclasses.replace(settings, **{name: cls.__dataclass_fields__[name].default for name in unused})
+
 
 Settings.__doc__ = f"{Settings.__doc__}\n    Attributes:\n" + "\n".join(
     f"        {field.name}: {field.metadata['help']}" for field in dataclasses.fields(Settings)
 )
+
+
+def without_effect(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of the settings that have no effect beside the others, each with the reason and what is allowed."""
+    adapter, full = settings["adapter"], settings["adapter"] == "full"
+    alpha = settings["alpha"] or adapter == "alpha-lora"
+    unused = {}
+    if not alpha:
+        unused |= dict.fromkeys(_OF_ALPHA, "without alpha; allowed with alpha or the adapter alpha-lora")
+    if full:
+        unused["rank"] = "with the adapter full; allowed with any other"
+    if full and not alpha:
+        unused["target_modules"] = "with the adapter full; allowed with alpha or any other adapter"
+    if adapter not in _SCALED:
+        unused["lora_alpha"] = f"with the adapter {adapter}; allowed with {', '.join(_SCALED)}"
+    if settings["guard"] is None:
+        unused |= dict.fromkeys(_OF_GUARD, "without guard; allowed with guard")
+    return unused
 
 
 def _checks() -> dict[str, Callable[[str, Any], Any]]:
@@ -122,18 +159,19 @@ def _checks() -> dict[str, Callable[[str, Any], Any]]:
 
     The imports are here so that the command line lists the settings before JAX is imported.
     """
-    from rmtjax._checks import number, one_of, whole
+    from rmtjax._checks import flag, number, one_of, path, whole
     from rmtjax.adapters.apply import SHARING
+    from rmtjax.datasets.glue import task
 
     positive = partial(number, low=0, open_low=True)
     rate = partial(number, low=0, high=10, open_low=True)
     share = partial(number, low=0, high=1, open_low=True, open_high=True)
     return {
-        "task": _text,
-        "data": _path,
-        "model": _path,
+        "task": lambda name, value: task(value).name,
+        "data": path,
+        "model": path,
         "adapter": lambda name, value: one_of(name, value, ADAPTERS),
-        "alpha": _flag,
+        "alpha": flag,
         "rank": whole,
         "lora_alpha": positive,
         "target_modules": _ends_of_paths,
@@ -153,30 +191,12 @@ def _checks() -> dict[str, Callable[[str, Any], Any]]:
         "guard": share,
         "guard_top_k": whole,
         "guard_epsilon": share,
-        "dropout": _flag,
+        "dropout": flag,
         "dtype": lambda name, value: one_of(name, value, _DTYPES),
-        "remat": _flag,
+        "remat": flag,
         "max_samples": whole,
         "seed": partial(whole, low=0, high=2**31 - 1),
     }
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{name} = {shown(value)}: must be a name")
-    return value
-
-
-def _path(name: str, value: Any) -> str:
-    if not isinstance(value, (str, os.PathLike)):
-        raise InputError(f"{name} = {shown(value)}: must be a path")
-    return str(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{name} = {shown(value)}: must be True or False")
-    return value
 
 
 def _ends_of_paths(name: str, value: Any) -> tuple[str, ...]:

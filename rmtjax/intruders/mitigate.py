@@ -49,11 +49,11 @@ class Factors(NamedTuple):
     right: np.ndarray
 
 
-def correction(pair: Pair, found: LayerScan, scale: float) -> Factors:
+def correction(pair: Pair, layer_scan: LayerScan, scale: float) -> Factors:
     r"""Return :math:`(\lambda - 1)\sum_{i\in I}\sigma_iu_iv_i^\top` for the intruders that a scan found."""
-    which = [i for i, verdict in enumerate(found.verdicts) if verdict == "intruder"]
-    vectors = found.vectors
-    if found.algorithm == "bounds":  # whose vectors are accurate enough for a verdict
+    which = [i for i, verdict in enumerate(layer_scan.verdicts) if verdict == "intruder"]
+    vectors = layer_scan.vectors
+    if layer_scan.algorithm == "bounds":  # whose vectors are accurate enough for a verdict
         vectors = top_singular(pair.plain()[0].tuned, vectors.shape[1], tolerance=1e-5, max_blocks=150).vectors
     u = vectors[:, which]
     return Factors((scale - 1) * u, pair.tuned.transposed(u).T)  # W'ᵀu = σv

@@ -27,7 +27,7 @@ def kept_transposed(
     names: Sequence[str],
     shares: Mapping[str, Sequence[Share]],
     layers: Mapping[str, PeftLayer],
-    said: bool,
+    fan_in_fan_out: bool,
 ) -> frozenset[str]:
     """Return the weights that the file of a base stores as (inputs, outputs).
 
@@ -39,7 +39,7 @@ def kept_transposed(
         base: the checkpoint.
         names: the weights in question.
         shares, layers: an adapter's effect on them.
-        said: whether the adapter says that layers are stored so (`fan_in_fan_out`).
+        fan_in_fan_out: whether the adapter says that layers are stored so.
     """
     neighbours: dict[tuple[str, bool], set[bool]] = {}
     for name in base.matrices:
@@ -51,9 +51,11 @@ def kept_transposed(
         matrix = base.matrices[name]
         if matrix.expert is not None:
             is_transposed = base.stack_is_transposed(matrix.tensor)
-        elif (is_transposed := _by_fit(base, name, shares, layers)) is None and (is_named_conv1d(name) or said):
+        elif (is_transposed := _by_fit(base, name, shares, layers)) is None and (
+            is_named_conv1d(name) or fan_in_fan_out
+        ):
             near = neighbours.get(_neighbourhood(name), set())
-            by_config = said if kinds is None else is_named_conv1d(name) and not kinds.isdisjoint(_CONV1D)
+            by_config = fan_in_fan_out if kinds is None else is_named_conv1d(name) and not kinds.isdisjoint(_CONV1D)
             is_transposed = True in near if len(near) == 1 else by_config
         if is_transposed:
             transposed.add(name)

@@ -129,7 +129,7 @@ def _pair_whole(
 ) -> None:
     """Add to a pairing the matrices that an adapter stores whole (`modules_to_save`)."""
     own_keys = {}
-    for name, key in adapter.own.items():
+    for name, key in adapter.whole.items():
         shape = adapter.tensors.shape(key)
         why = next((why for part, why in _BESIDE.items() if part in key), adapter.tensors.unreadable(key))
         if why is None and names_no_matrix(name):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from rmtjax._errors import unknown
+from rmtjax._checks import one_of
 from rmtjax.models import _fast_cpu, _plain
 
 __all__ = ["ACTIVATIONS", "activation", "attention", "dropout", "gelu", "layer_norm", "plain_functions"]
@@ -66,6 +66,5 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """Return the function that a configuration calls `name`."""
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise unknown("hidden_act", str(name), ACTIVATIONS)
+    one_of("hidden_act", name, ACTIVATIONS)
     return ACTIVATIONS[name]

@@ -103,8 +103,8 @@ class Sampler:
             option = self.options[name]
             if option.check is not None:
                 option.check(str(value))
-            elif value not in option.choices:
-                raise unknown(name, str(value), option.choices)
+            else:
+                one_of(name, value, option.choices)
             chosen[name] = str(value)
         return chosen
 
@@ -162,8 +162,7 @@ class Claim:
                     if required:
                         raise unknown(f"claim {self.name!r}: {role}'s parameter", name, self.params)
         for name in (*self.within, *(n for s in samplers.values() for n in s.static_argnames)):
-            if name not in self.params:
-                raise unknown(f"claim {self.name!r}: parameter", name, self.params)
+            one_of(f"claim {self.name!r}: parameter", name, self.params)
         self.resolve(self.grid)
 
     def resolve(self, cells: Grid) -> Grid:
@@ -175,8 +174,7 @@ class Claim:
         if not isinstance(cells, Grid):
             raise InputError(f"grid = {shown(cells)}: must be a grid, from rmtjax.grid(name=values, …)")
         for name in cells.names:
-            if name not in self.params:
-                raise unknown(f"claim {self.name!r}: parameter", name, self.params)
+            one_of(f"claim {self.name!r}: parameter", name, self.params)
         for name in self.params:
             if name not in cells.names:
                 raise InputError(f"claim {self.name!r}: parameter {name} has no value")

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rmtjax._checks import number, whole
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._checks import floats, number, one_of, whole
+from rmtjax._errors import InputError, shown
 from rmtjax.montecarlo.limits import Limits
 from rmtjax.montecarlo.resources import available_memory
 from rmtjax.montecarlo.statistics import Comoments, Histogram, Moments, Samples, Statistic
@@ -109,8 +109,7 @@ class RunConfig:
             return None
         targets = self.until_se if isinstance(self.until_se, Mapping) else dict.fromkeys(outputs, self.until_se)
         for name, value in targets.items():
-            if name not in outputs:
-                raise unknown("until_se: output", name, outputs)
+            one_of("until_se: output", name, outputs)
             number("until_se", value, 0, open_low=True)
         return {name: float(value) for name, value in targets.items()}
 
@@ -121,10 +120,8 @@ def _checked_trials(trials: Any) -> int:
 
 
 def _checked_edges(histogram: Any) -> tuple[float, ...]:
-    try:
-        edges = np.asarray(histogram, np.float64)
-    except (TypeError, ValueError):
-        edges = np.empty(0)
+    allowed = "at least two finite increasing bin edges"
+    edges = floats("histogram", histogram, allowed)
     if edges.ndim != 1 or edges.size < 2 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
-        raise InputError(f"histogram = {shown(histogram)}: must be at least two finite increasing bin edges")
+        raise InputError(f"histogram = {shown(histogram)}: must be {allowed}")
     return tuple(edges.tolist())

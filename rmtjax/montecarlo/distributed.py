@@ -88,9 +88,9 @@ _PIECE = 2**26
 """The number of bytes that process 0 sends at a time."""
 
 
-def _sizes(mine: np.ndarray) -> list[int]:
+def _sizes(data: np.ndarray) -> list[int]:
     """Return the number of bytes of every process, each sent as two numbers, since JAX's integers have 32 bits."""
-    return [(high << 30) + low for high, low in _exchanged(np.array(divmod(mine.size, 1 << 30), np.int32)).tolist()]
+    return [(high << 30) + low for high, low in _exchanged(np.array(divmod(data.size, 1 << 30), np.int32)).tolist()]
 
 
 def gather(arrays: Arrays) -> list[dict[str, np.ndarray]]:

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
-from rmtjax._errors import InputError, shown
+from rmtjax._checks import one_or_list
+from rmtjax._errors import InputError
 
 __all__ = ["Grid", "grid", "parse_values", "zipped"]
 
@@ -93,21 +93,9 @@ class Grid:
         return Grid(tuple(a for a in self.axes if a not in inside)), Grid(tuple(inside))
 
 
-def _array(name: str, values: Any) -> np.ndarray:
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} = {shown(values)}: must be a number or a list of numbers") from None
-    if array.ndim > 1:
-        raise InputError(f"{name} has shape {array.shape}: must be a number or a one-dimensional list")
-    if array.size == 0:
-        raise InputError(f"{name} is empty: a grid needs at least one value")
-    return array
-
-
 def zipped(**values: Sequence[float]) -> Axis:
     """Return one axis along which several parameters vary together, such as p, n and N at fixed aspect ratios."""
-    arrays = {name: _array(name, v) for name, v in values.items()}
+    arrays = {name: one_or_list(name, v, "a number") for name, v in values.items()}
     lengths = {name: a.size for name, a in arrays.items()}
     if len(set(lengths.values())) != 1:
         raise InputError(f"zipped parameters must have the same length, got {lengths}")
@@ -121,7 +109,7 @@ def grid(*together: Axis, **axes: Values) -> Grid:
         together: axes of several parameters, from `zipped`.
         axes: for each further parameter a number (fixed, no dimension of its own) or a list (an axis).
     """
-    arrays = {name: _array(name, v) for name, v in axes.items()}
+    arrays = {name: one_or_list(name, v, "a number") for name, v in axes.items()}
     singles = tuple(Axis({name: np.atleast_1d(a)}, fixed=a.ndim == 0) for name, a in arrays.items())
     result = Grid((*together, *singles))
     repeated = [n for n, same in itertools.groupby(sorted(result.names)) if len(list(same)) > 1]

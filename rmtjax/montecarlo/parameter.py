@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rmtjax._errors import InputError, shown
+from rmtjax._checks import interval, numbers, one_or_list
+from rmtjax._errors import InputError
 
 __all__ = ["Parameter", "between", "nonnegative", "positive", "real", "size"]
 
@@ -36,13 +37,11 @@ class Parameter:
     @property
     def allowed(self) -> str:
         """The allowed values in words."""
-        kind = "whole number" if self.whole else "finite number"
-        if math.isinf(self.low) and math.isinf(self.high):
-            return f"a {kind}"
-        if math.isinf(self.high):
-            return f"a {kind} {'>' if self.open_low else '≥'} {self.low:g}"
-        left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
-        return f"a {kind} in {left}{self.low:g}, {self.high:g}{right}"
+        return interval(self._kind, self.low, self.high, open_low=self.open_low, open_high=self.open_high)
+
+    @property
+    def _kind(self) -> str:
+        return "a whole number" if self.whole else "a finite number"
 
     def check(self, name: str, values: Any) -> np.ndarray:
         """Return `values` as a float64 array of one or no dimension.
@@ -50,23 +49,11 @@ class Parameter:
         Raises:
             InputError: naming the parameter and the first value that is not admissible.
         """
-        try:
-            array = np.asarray(values, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise InputError(f"{name} = {shown(values)}: must be {self.allowed}, or a list of such numbers") from None
-        if array.ndim > 1:
-            raise InputError(f"{name} has shape {array.shape}: must be one number or a one-dimensional list")
-        if array.size == 0:
-            raise InputError(f"{name} is empty: must hold at least one value, each {self.allowed}")
-        bad = ~np.isfinite(array) | (array < self.low) | (array > self.high)
-        if self.open_low:
-            bad |= array == self.low
-        if self.open_high:
-            bad |= array == self.high
-        if self.whole:
-            bad |= (array != np.floor(array)) | (np.abs(array) > _LARGEST_EXACT)
-        if bad.any():
-            raise InputError(f"{name} = {np.atleast_1d(array)[np.atleast_1d(bad)][0]:g}: must be {self.allowed}")
+        array = one_or_list(name, values, self.allowed)
+        numbers(name, array, self.low, self.high, open_low=self.open_low, open_high=self.open_high, kind=self._kind)
+        bad = np.atleast_1d((array != np.floor(array)) | (np.abs(array) > _LARGEST_EXACT))
+        if self.whole and bad.any():
+            raise InputError(f"{name} = {np.atleast_1d(array)[bad][0]:g}: must be {self.allowed}")
         return array + 0.0  # −0 and 0 are the same value
 
 

@@ -104,9 +104,9 @@ def _labelled(variable: Variable, dims: Sequence[str], shape: tuple[int, ...]) -
     return (*variable.lead, *dims, *variable.rest), values, {"units": "1", "long_name": variable.long_name}
 
 
-def same_law(one: np.ndarray, other: np.ndarray) -> bool:
+def same_law(law: np.ndarray, other: np.ndarray) -> bool:
     """Return whether two laws are equal up to rounding, which may differ between machines."""
-    return one.shape == other.shape and np.allclose(one, other, rtol=1e-9, atol=1e-300, equal_nan=True)
+    return law.shape == other.shape and np.allclose(law, other, rtol=1e-9, atol=1e-300, equal_nan=True)
 
 
 def to_records(result: xr.Dataset) -> list[dict]:

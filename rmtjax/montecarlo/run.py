@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from rmtjax._errors import InputError, stopping
 from rmtjax._progress import Report, Reporter
-from rmtjax._provenance import provenance
+from rmtjax._provenance import draw_provenance
 from rmtjax._random import GENERATOR
 from rmtjax.montecarlo import distributed
 from rmtjax.montecarlo.claim import Claim
@@ -180,9 +179,7 @@ class Run:
                 "method": self.sampler,
                 **{f"option_{name}": value for name, value in self.options.items()},
                 "trials_per_cell": int(result["trials"].max()),
-                **provenance(self.programs.devices),
-                "generator": GENERATOR,
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                **draw_provenance(self.programs.devices),
                 "wall_s": self._clock.seconds,
                 "compile_s": self.programs.compile_s,
             }

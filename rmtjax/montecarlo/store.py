@@ -73,13 +73,15 @@ class Store:
         self._redrawn: set[int] = set()
 
     @classmethod
-    def open(cls, path: str | os.PathLike, plan: Plan, made: Mapping[str, Any], law: Mapping[str, np.ndarray]) -> Store:
+    def open(
+        cls, path: str | os.PathLike, plan: Plan, settings: Mapping[str, Any], law: Mapping[str, np.ndarray]
+    ) -> Store:
         """Return the store of this run, creating it if nothing exists.
 
         Args:
             path: a folder.
             plan: of the run.
-            made: seed, method, options and generator.
+            settings: seed, method, options and generator.
             law: the predictions, by output.
 
         Raises:
@@ -91,7 +93,7 @@ class Store:
 
         path = folder_path("store", path)
         new, empty = is_free(path), path.is_dir()
-        expected = {"format": FORMAT, "claim": plan.about["claim"], **made, **plan.to_dict()}
+        expected = {"format": FORMAT, "claim": plan.about["claim"], **settings, **plan.to_dict()}
         if new:
             with writing(f"store {path}"), appearing(path) as unfinished:
                 root = zarr.create_group(unfinished, zarr_format=3)
@@ -110,9 +112,9 @@ class Store:
             attributes = {"generator": GENERATOR} | attributes
             for key, value in expected.items():
                 if attributes.get(key) != value:
-                    entry, stored, asked = _difference(key, attributes.get(key), value)
+                    entry, stored, wanted = _difference(key, attributes.get(key), value)
                     raise InputError(
-                        f"store {path} holds a different run: its {entry} is {shown(stored)}, here it is {shown(asked)};"
+                        f"store {path} holds a different run: its {entry} is {shown(stored)}, here it is {shown(wanted)};"
                         " choose another folder or remove this one"
                     )
             check_folder(path, "law", attributes["law"])
@@ -280,14 +282,14 @@ class Store:
         parts = [part for part in parts if part]
         return assemble(self.plan, law, np.concatenate(chosen), joined(parts))
 
-    def finish(self, result: xr.Dataset, made: Mapping[str, Any]) -> None:
+    def finish(self, result: xr.Dataset, provenance: Mapping[str, Any]) -> None:
         """Add the finished dataset, and the provenance of the session that finished it.
 
         A store that is already finished keeps them; a damaged dataset is written again.
         """
         with intact(self.path):
             recorded = read_sessions(self.path, self._root)
-            sessions, digest = recorded or ([dict(made)], None)
+            sessions, digest = recorded or ([dict(provenance)], None)
             if digest is not None and folder_digest(self.path / "result") != digest:
                 self._say("its result has changed since it was written; it is written again")
                 recorded = None
@@ -300,20 +302,20 @@ class Store:
                 settle(self.path)
 
 
-def _difference(key: str, stored: Any, asked: Any) -> tuple[str, Any, Any]:
+def _difference(key: str, stored: Any, expected: Any) -> tuple[str, Any, Any]:
     """Return the first difference in an entry of two specifications, and both values."""
     if (
         key == "grid"
         and stored is not None
-        and [list(a["values"]) for a in stored] == [list(a["values"]) for a in asked]
+        and [list(a["values"]) for a in stored] == [list(a["values"]) for a in expected]
     ):
-        for axis, asked_axis in zip(stored, asked, strict=True):
+        for axis, expected_axis in zip(stored, expected, strict=True):
             for name, values in axis["values"].items():
-                asked_values = asked_axis["values"][name]
-                if len(values) == len(asked_values) and values != asked_values:
-                    i = next(i for i, (x, y) in enumerate(zip(values, asked_values, strict=True)) if x != y)
-                    return f"{name}[{i}]", values[i], asked_values[i]
-    return key, stored, asked
+                expected_values = expected_axis["values"][name]
+                if len(values) == len(expected_values) and values != expected_values:
+                    i = next(i for i, (x, y) in enumerate(zip(values, expected_values, strict=True)) if x != y)
+                    return f"{name}[{i}]", values[i], expected_values[i]
+    return key, stored, expected
 
 
 def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

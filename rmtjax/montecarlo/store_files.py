@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmtjax import _checks
 from rmtjax._errors import InputError, shown
 from rmtjax._files import settle, sync
 
@@ -45,9 +45,11 @@ def folder_path(name: str, path: Any) -> Path:
     Raises:
         InputError: for an empty text, or anything that is not a path.
     """
-    if not isinstance(path, (str, os.PathLike)) or str(path) in ("", ".") or "\0" in str(path):
-        raise InputError(f"{name} = {shown(path)}: must be the path of a folder")
-    return Path(path)
+    allowed = "the path of a folder"
+    text = _checks.path(name, path, allowed)
+    if text in ("", ".") or "\0" in text:
+        raise InputError(f"{name} = {shown(path)}: must be {allowed}")
+    return Path(text)
 
 
 def is_free(path: Path) -> bool:

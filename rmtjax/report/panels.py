@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from rmtjax._errors import InputError, unknown
+from rmtjax._checks import one_of
+from rmtjax._errors import InputError
 from rmtjax.montecarlo.claim import Claim
 from rmtjax.montecarlo.grid import grid, zipped
 from rmtjax.montecarlo.hypothesis_tests import beyond
@@ -228,8 +229,7 @@ def panels_of(
         InputError: for a dim or output that the table does not have.
     """
     for name in () if outputs is None else outputs:
-        if name not in table.outputs:
-            raise unknown("output", name, table.outputs)
+        one_of("output", name, table.outputs)
     chosen = range(len(table.outputs)) if outputs is None else [table.outputs.index(name) for name in outputs]
     x, hue = _choose_axes(table, x, hue)
     panel_dims = [d for d, n in zip(table.dims, table.sizes, strict=True) if n > 1 and d not in (x, hue)]
@@ -251,8 +251,8 @@ def panels_of(
 def _choose_axes(table: Table, x: str | None, hue: str | None) -> tuple[str | None, str | None]:
     """Return the dims for x and colour: as requested, else the longest. A size counts half, as limits change little with it."""
     for name, dim in (("x", x), ("hue", hue)):
-        if dim is not None and dim not in table.dims:
-            raise unknown(f"{name}: axis", dim, table.dims)
+        if dim is not None:
+            one_of(f"{name}: axis", dim, table.dims)
     if x is not None and x == hue:
         raise InputError(f"x = {x!r} and hue = {hue!r}: must be two different axes")
     place = {d: i for i, d in enumerate(table.dims)}

@@ -70,17 +70,17 @@ def summary(result: xr.Dataset, until: float | Mapping[str, float] | None = None
     return text
 
 
-def plan(run: Run, found: Estimate) -> str:
+def plan(run: Run, estimate: Estimate) -> str:
     """Return the estimated cost of a run in three lines."""
     device = run.programs.devices[0]
-    crew = f"{found.workers} cores" if device.platform == "cpu" else f"{found.workers} × {device.device_kind}"
-    stored = f", {found.done:,} of them stored already" if found.done else ""
-    programs = f"{found.programs:,} program{'s' * (found.programs != 1)}"
+    crew = f"{estimate.workers} cores" if device.platform == "cpu" else f"{estimate.workers} × {device.device_kind}"
+    stored = f", {estimate.done:,} of them stored already" if estimate.done else ""
+    programs = f"{estimate.programs:,} program{'s' * (estimate.programs != 1)}"
     about = "about " if run.plan.until is not None else ""
     return (
-        f"{run.claim.name} ({run.sampler}): {found.cells:,} cells, {about}{found.trials:,} trials{stored}\n"
-        f"about {duration(found.seconds)} on {crew} after {found.compile_s:.1f} s to compile {programs}\n"
-        f"about {byte_count(found.memory)} of memory, {byte_count(found.stored)} in a store"
+        f"{run.claim.name} ({run.sampler}): {estimate.cells:,} cells, {about}{estimate.trials:,} trials{stored}\n"
+        f"about {duration(estimate.seconds)} on {crew} after {estimate.compile_s:.1f} s to compile {programs}\n"
+        f"about {byte_count(estimate.memory)} of memory, {byte_count(estimate.stored)} in a store"
     )
 
 

@@ -25,8 +25,8 @@ from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from rmtjax._checks import number
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._checks import number, one_of
+from rmtjax._errors import InputError, shown
 from rmtjax.transfer import moments
 from rmtjax.transfer.moments import TargetMoments
 
@@ -298,11 +298,7 @@ class AlphaTransferClassifier(ClassifierMixin, BaseEstimator):
 
     def _checked_method(self) -> str | None:
         """Return the name in `alpha`; None if it holds numbers."""
-        if isinstance(self.alpha, str):
-            if self.alpha not in _METHODS:
-                raise unknown("alpha", self.alpha, _METHODS)
-            return self.alpha
-        return None
+        return one_of("alpha", self.alpha, _METHODS) if isinstance(self.alpha, str) else None
 
     def _given_alpha(self, k: int) -> np.ndarray:
         alpha = _numbers(

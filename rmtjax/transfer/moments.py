@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from rmtjax._checks import finite, floats
 from rmtjax._errors import InputError, shown
 from rmtjax.laws import alpha_ftc
 from rmtjax.laws.alpha_ftc import MarginMoments, SourceStatistics
@@ -308,8 +309,7 @@ def checked_sample(X, y, X_name="X", y_name="y") -> tuple[np.ndarray, np.ndarray
         raise InputError(
             f"{X_name} and {y_name} have shapes {X.shape} and {y.shape}; allowed: (n, p) and (n,), n at least 2"
         )
-    if not np.isfinite(X).all():
-        raise InputError(f"{X_name} holds a NaN or infinite entry; allowed: finite numbers")
+    finite(X_name, X)
     if not np.isin(y, (-1, 1)).all():
         raise InputError(f"{y_name} holds the labels {shown(np.unique(y).tolist())}; allowed: -1 and 1")
     return X, y
@@ -321,14 +321,10 @@ def checked_weights(W, p: int, name: str = "W") -> np.ndarray:
     Raises:
         InputError: if they have another shape or are not finite.
     """
-    try:
-        W = np.asarray(W, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} = {shown(W)} is not an array of numbers; allowed: ({p},) or (K, {p})") from None
+    W = floats(name, W, f"an array of numbers, ({p},) or (K, {p})")
     if W.ndim not in (1, 2) or W.shape[-1] != p:
         raise InputError(f"{name} has shape {W.shape}; allowed: ({p},) or (K, {p}), one weight per feature")
-    if not np.isfinite(W).all():
-        raise InputError(f"{name} holds a NaN or infinite entry; allowed: finite numbers")
+    finite(name, W)
     return W.reshape(-1, p)
 
 

@@ -162,8 +162,9 @@ def test_tied_weights_stay_tied():
         ({"train": "("}, ["'('", "must be a regular expression"]),
         ({"alpha": True, "alpha_modules": ["keys"]}, ["alpha_modules = ['keys']", "self.key"]),
         ({"alpha_modules": ["key"]}, ["alpha_modules = ['key']", "alpha"]),
-        ({"rank": 0}, ["rank = 0", "1 to 16", "bert.encoder.layer.0.attention.self.query"]),
-        ({"rank": 17}, ["rank = 17", "1 to 16"]),
+        ({"alpha_share": "self"}, ["alpha_share = 'self'", "without alpha"]),
+        ({"rank": 0}, ["rank = 0", "a whole number ≥ 1"]),
+        ({"rank": 17}, ["rank = 17", "1 to 16", "bert.encoder.layer.0.attention.self.query"]),
         ({"target_modules": ["classifier"], "rank": 3}, ["rank = 3", "1 to 2", "classifier"]),
         ({"adapter": "spectral-rotational", "rank": 1}, ["rank = 1", "at least 2"]),
         (
@@ -329,7 +330,7 @@ def test_what_is_no_matrix_is_refused():
     ):
         with refused("target_modules: here", says):
             apply_adapters(nnx.Dict(here=layer), target_modules=["here"], rank=2)
-    with refused("seed = ", "64 bits"):
+    with refused("seed = ", "a whole number from -9223372036854775808 to 9223372036854775807"):
         apply_adapters(Net(), target_modules=["a"], rank=2, seed=2**70)
     apply_adapters(Net(), target_modules=["a"], rank=np.int64(2), lora_alpha=np.float32(4))
 

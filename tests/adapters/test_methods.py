@@ -95,11 +95,11 @@ def test_gradients(method, alpha):
     layer, x, g = layer_of(method, alpha), normal(2, 4, INPUTS, seed=5), normal(2, 4, OUTPUTS, seed=6)
     graph, own, rest = nnx.split(layer, nnx.Any(AdapterParam, AlphaParam), ...)
 
-    def by_hand(own, x):
-        return jnp.sum(nnx.merge(graph, own, rest)(x) * g)
+    def by_hand(trained, x):
+        return jnp.sum(nnx.merge(graph, trained, rest)(x) * g)
 
-    def plainly(own, x):
-        return jnp.sum((x @ nnx.merge(graph, own, rest).kernel()) * g)
+    def plainly(trained, x):
+        return jnp.sum((x @ nnx.merge(graph, trained, rest).kernel()) * g)
 
     got, wanted = (jax.jit(jax.grad(f, (0, 1)))(own, x) for f in (by_hand, plainly))
     mine, theirs = weights(got[0]), weights(wanted[0])
@@ -114,7 +114,7 @@ def test_alphas_gradient_is_that_of_the_loss(method):
     """Against central differences of the formula in double precision: no part of the way from α is left out."""
     layer, x, g = layer_of(method, True), normal(4, INPUTS, seed=5), normal(4, OUTPUTS, seed=6)
     graph, own, rest = nnx.split(layer, AlphaParam, ...)
-    got = weights(jax.grad(lambda own: jnp.sum(nnx.merge(graph, own, rest)(x) * g))(own))["alpha"]
+    got = weights(jax.grad(lambda variables: jnp.sum(nnx.merge(graph, variables, rest)(x) * g))(own))["alpha"]
     start, wanted = np.asarray(layer.alpha[...]), []
     for i in range(OUTPUTS):
         ends = []
@@ -134,7 +134,7 @@ def test_dora():
     np.testing.assert_allclose(fresh.update.magnitude[...], np.linalg.norm(fresh.base.kernel[...], axis=0), rtol=1e-6)
     x, g = normal(5, INPUTS, seed=5), normal(5, OUTPUTS, seed=6)
     graph, own, rest = nnx.split(layer, AdapterParam, ...)
-    got = jax.grad(lambda own: jnp.sum(nnx.merge(graph, own, rest)(x) * g))(own)
+    got = jax.grad(lambda variables: jnp.sum(nnx.merge(graph, variables, rest)(x) * g))(own)
     a, b, w = (np.asarray(v[...], float) for v in (layer.update.A, layer.update.B, layer.base.kernel))
     rate = np.asarray(magnitude) / np.linalg.norm(w + SCALE / RANK * a @ b, axis=0)
     to_kernel = np.asarray(x).T @ (np.asarray(g) * rate)
@@ -145,9 +145,9 @@ def test_dora():
 TINY = {"zero": 0.0, "1e-35": 1e-35, "1e-30": 1e-30, "1e-19": 1e-19, "1e20": 1e20, "1e30": 1e30}
 
 
-def with_row(size: float, alpha: bool, moved: float = 0.0, own: bool = False) -> AdaptedLinear:
-    """A layer with DoRA of which the third row of W has this size; `own` asks for the way of layers of one's own."""
-    base = nnx.Linear(INPUTS, OUTPUTS, rngs=nnx.Rngs(0), precision=jax.lax.Precision.HIGHEST if own else None)
+def with_row(size: float, alpha: bool, moved: float = 0.0, custom: bool = False) -> AdaptedLinear:
+    """A layer with DoRA of which the third row of W has this size; `custom` asks for the way of layers of one's own."""
+    base = nnx.Linear(INPUTS, OUTPUTS, rngs=nnx.Rngs(0), precision=jax.lax.Precision.HIGHEST if custom else None)
     base.kernel[...] = base.kernel[...].at[:, 2].set(size * normal(INPUTS))
     kernel = base.kernel[...]
     layer = AdaptedLinear(
@@ -160,12 +160,12 @@ def with_row(size: float, alpha: bool, moved: float = 0.0, own: bool = False) ->
 
 
 @pytest.mark.first(2)
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("custom", [False, True])
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("size", TINY.values(), ids=TINY)
-def test_dora_of_rows_whose_squares_are_no_numbers(size, alpha, own):
+def test_dora_of_rows_whose_squares_are_no_numbers(size, alpha, custom):
     """If a row vanishes or its squares leave the range, the start is the base, and gradients are the formula's."""
-    layer, x = with_row(size, alpha, own=own), normal(4, INPUTS, seed=5)
+    layer, x = with_row(size, alpha, custom=custom), normal(4, INPUTS, seed=5)
     wanted = layer.base(x)
     largest = np.abs(wanted).max(axis=0)
     for outputs in (layer(x), layer.plain()(x), jax.jit(layer)(x)):
@@ -177,7 +177,7 @@ def test_dora_of_rows_whose_squares_are_no_numbers(size, alpha, own):
     np.testing.assert_allclose(layer.update.magnitude[...], norms, rtol=1e-6)
     graph, trained, rest = nnx.split(layer, nnx.Param, ...)
     g = normal(4, OUTPUTS, seed=6).at[:, 2].multiply(1 / max(size, 1.0))
-    got = weights(jax.grad(lambda own: jnp.sum(nnx.merge(graph, own, rest)(x) * g))(trained))
+    got = weights(jax.grad(lambda variables: jnp.sum(nnx.merge(graph, variables, rest)(x) * g))(trained))
     assert all(np.isfinite(value).all() for value in got.values())
     # B A is 0, so that m/‖w‖ is 1 in every row, that of zeros included, and B's gradient is LoRA's.
     rows, a = np.asarray(x, float), np.asarray(layer.update.A[...], float)
@@ -302,8 +302,8 @@ def test_under_vmap():
 @pytest.mark.parametrize(
     ("method", "rank", "scale", "parts"),
     [
-        ("lora", 0, 1.0, ["rank = 0", "1 to 9", "here"]),
-        ("orthogonal", 10, 1.0, ["rank = 10", "1 to 9"]),
+        ("lora", 0, 1.0, ["rank = 0", "whole number ≥ 1"]),
+        ("orthogonal", 10, 1.0, ["rank = 10", "1 to 9", "here"]),
         ("lora", 2.0, 1.0, ["rank = 2.0", "whole number"]),
         ("lora", True, 1.0, ["rank = True", "whole number"]),
         ("spectral-rotational", 1, 1.0, ["rank = 1", "at least 2"]),

@@ -42,8 +42,8 @@ def leaves(tree) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
-def identical(one, other) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(leaves(one), leaves(other), strict=True))
+def identical(tree, other) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(leaves(tree), leaves(other), strict=True))
 
 
 def alone(optimizer, steps) -> list[np.ndarray]:

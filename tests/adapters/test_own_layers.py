@@ -242,12 +242,12 @@ def test_gradients(kind, method, alpha):
     graph, own, rest = nnx.split(model, nnx.Any(TRAINABLE, AlphaParam), ...)
     g = jax.random.normal(jax.random.key(1), model(x).shape)
 
-    def adapted(own, x):
-        return jnp.sum(nnx.merge(graph, own, rest)(x) * g)
+    def adapted(trained, x):
+        return jnp.sum(nnx.merge(graph, trained, rest)(x) * g)
 
-    def plainly(own, x):
+    def plainly(trained, x):
         layer = make()
-        layer.kernel[...] = nnx.merge(graph, own, rest).fc.kernel().reshape(layer.kernel.shape)
+        layer.kernel[...] = nnx.merge(graph, trained, rest).fc.kernel().reshape(layer.kernel.shape)
         return jnp.sum(layer(x) * g)
 
     got, wanted = (jax.jit(jax.grad(f, (0, 1)))(own, x) for f in (adapted, plainly))
@@ -372,7 +372,7 @@ def test_under_transformations(kind):
     np.testing.assert_allclose(jax.vmap(model.fc)(x), plain(x), atol=1e-5)
     graph, own, rest = nnx.split(model, TRAINABLE, ...)
     slopes = [
-        jax.grad(lambda own, f=f: jnp.sum(f(nnx.merge(graph, own, rest).fc, x) ** 2))(own)
+        jax.grad(lambda trained, f=f: jnp.sum(f(nnx.merge(graph, trained, rest).fc, x) ** 2))(own)
         for f in (lambda layer, x: layer(x), lambda layer, x: jax.checkpoint(layer)(x))
     ]
     for one, other in zip(*map(jax.tree.leaves, slopes), strict=True):

@@ -86,10 +86,10 @@ def torch_name(path: str) -> str:
     return f"base_model.model.{path}"
 
 
-def compared(mine: dict, theirs: dict):
+def compared(ours: dict, of_torch: dict):
     """Pairs (name, here, there) of what trains, the latter transposed as here."""
-    for name, value in mine.items():
-        other = theirs[torch_name(name)].detach().numpy()
+    for name, value in ours.items():
+        other = of_torch[torch_name(name)].detach().numpy()
         yield name, value, other.T if value.ndim == 2 else other
 
 
@@ -288,7 +288,7 @@ class Model(torch.nn.Module):
 class Mine(nnx.Module):
     """The same with paths of its own, and kernels of several axes."""
 
-    def __init__(self, theirs=None):
+    def __init__(self, peer=None):
         rngs = nnx.Rngs(0)
         self.blocks = nnx.List(
             [
@@ -299,10 +299,10 @@ class Mine(nnx.Module):
             ]
         )
         self.head = nnx.Linear(6, 3, rngs=rngs)
-        if theirs is not None:
-            layers = [(b[k], getattr(t.self_attn, f"{k}_proj")) for b, t in zip(self.blocks, theirs.model.layers, strict=True)
+        if peer is not None:
+            layers = [(b[k], getattr(t.self_attn, f"{k}_proj")) for b, t in zip(self.blocks, peer.model.layers, strict=True)
                       for k in "qo"]  # fmt: skip
-            for mine, other in [*layers, (self.head, theirs.lm_head)]:
+            for mine, other in [*layers, (self.head, peer.lm_head)]:
                 mine.kernel[...] = other.weight.detach().numpy().T.reshape(mine.kernel.shape)
                 mine.bias[...] = other.bias.detach().numpy().reshape(mine.bias.shape)
 

@@ -126,7 +126,7 @@ def test_time_that_has_run_out():
     [
         ({"dtype": "float16"}, "dtype 'float16' is unknown"),
         ({"operations": ["svdval"]}, "operation 'svdval' is unknown; did you mean 'svdvals'"),
-        ({"repeats": 0}, "repeats = 0: must be a whole number, 1 or more"),
+        ({"repeats": 0}, "repeats = 0: must be a whole number ≥ 1"),
         ({"top": True}, "top = True: must be a whole number"),
         ({"shapes": [(3, 4)]}, r"shapes has \(3, 4\): must be \(batch, n, m\)"),
         ({"shapes": [(3, 4, 5)], "operations": ["eigh"]}, r"shapes = \[\(3, 4, 5\)\]: none is for eigh"),

@@ -214,7 +214,7 @@ def test_pair_checks_its_arrays(folder):
         dataclasses.replace(pair, test_y=pair.test_y[:-1])
     with refused("target_X", "shapes", "4 features"):
         dataclasses.replace(pair, target_X=pair.target_X[:, :3])
-    with refused("source_X", "NaN or infinite"):
+    with refused("source_X has an entry", "all must be finite"):
         dataclasses.replace(pair, source_X=np.full_like(pair.source_X, np.nan))
     with pytest.raises(dataclasses.FrozenInstanceError):
         pair.source = "other"

@@ -89,10 +89,10 @@ def overlaps(vectors, frame):
     return np.abs(np.einsum("tik,ij->tkj", vectors[:, : len(frame)].conj(), frame)) ** 2
 
 
-def assert_vectors(found, wanted, values):
+def assert_vectors(actual, wanted, values):
     """Equal where the eigenvalues are apart: vectors of near ones may turn into each other."""
     gaps = np.abs(np.diff(values, axis=1)).min(1)
-    np.testing.assert_allclose(found[gaps > 1e-4], wanted[gaps > 1e-4], atol=2e-8)
+    np.testing.assert_allclose(actual[gaps > 1e-4], wanted[gaps > 1e-4], atol=2e-8)
 
 
 @pytest.mark.first(1)

@@ -167,7 +167,7 @@ def test_study_says_which_claims_hold(tmp_path, monkeypatch, capsys):
     assert one["difference"] == pytest.approx([np.mean(r1) - np.mean(r64), np.sqrt(sum(of_mean))])
     freedom = sum(of_mean) ** 2 / sum(v**2 / 5 for v in of_mean)
     assert one["p"] == pytest.approx(2 * stats.t.sf(abs(one["difference"][0]) / one["difference"][1], freedom))
-    first = min(told.values(), key=lambda one: one["p"])
+    first = min(told.values(), key=lambda claim: claim["p"])
     assert first["p_holm"] == pytest.approx(len(told) * first["p"])
     other = made["full", 0] | {"sequence": {"mrpc": 1}}
     (folder / "full-0.json").write_text(json.dumps(other))

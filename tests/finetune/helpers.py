@@ -65,9 +65,12 @@ def write_task(folder, train=21, dev=9, seed=0, name="MRPC"):
 def settings(base, data, **changes):
     """Return settings that suit the toy task."""
     usual = dict(
-        task="mrpc", data=str(data), model=str(base), rank=2, epochs=3, batch_size=4, learning_rate=1e-2, max_length=32,
-        alpha_every=3,
+        task="mrpc", data=str(data), model=str(base), epochs=3, batch_size=4, learning_rate=1e-2, max_length=32
     )  # fmt: skip
+    if changes.get("adapter") != "full":
+        usual["rank"] = 2
+    if changes.get("alpha") or changes.get("adapter") == "alpha-lora":
+        usual["alpha_every"] = 3
     return Settings(**{**usual, **changes})
 
 
@@ -124,9 +127,9 @@ def left(out):
     return arrays, measured
 
 
-def assert_same(one, other):
+def assert_same(run, other):
     """Check that two runs left bit-identical output."""
-    (arrays, measured), (wanted, numbers) = one, other
+    (arrays, measured), (wanted, numbers) = run, other
     assert arrays.keys() == wanted.keys()
     for name, x in arrays.items():
         assert x.dtype == wanted[name].dtype and x.tobytes() == wanted[name].tobytes(), name

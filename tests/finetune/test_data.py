@@ -25,10 +25,10 @@ def numbers(batch):
     return (batch.ids[real][:, 0] // 1000 - 1)[np.argsort(batch.number[real])].tolist()
 
 
-def same(one, other):
-    if one is None or other is None:
-        return one is other
-    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
+def same(batch, other):
+    if batch is None or other is None:
+        return batch is other
+    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(batch, other, strict=True))
 
 
 # --- lengths ------------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_a_share_of_one_gives_all_to_both():
 @pytest.mark.parametrize(
     ("count", "share", "says"),
     [
-        (10, 0.0, r"val_split = 0.0: must be in \(0, 1\]"),
+        (10, 0.0, r"val_split = 0.0: must be a finite number in \(0, 1\]"),
         (10, -0.1, "val_split = -0.1: must be"),
         (10, 1.01, "val_split = 1.01: must be"),
         (10, float("nan"), "val_split = nan: must be"),

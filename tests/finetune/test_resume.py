@@ -233,7 +233,7 @@ def stopped(chosen, shared, tmp_path_factory):
 )
 def test_other_settings_do_not_go_on(change, says, base, data, stopped):
     before = files(stopped)
-    usual = dict(adapter="alpha-lora", alpha_every=T, max_length=16)
+    usual = dict(adapter="alpha-lora", max_length=16)
     with pytest.raises(InputError, match=f"out = .*: holds a different run: {says}"):
         finetune(settings(base, data, **{**usual, **change}), stopped, resume=True)
     assert files(stopped) == before

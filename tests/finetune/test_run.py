@@ -79,9 +79,8 @@ def larger(tmp_path_factory):
 @pytest.fixture(scope="module", params=["lora", "alpha-lora"])
 def learned(request, base, larger, tmp_path_factory):
     """A run that has learnt the toy task. 120 examples, of which α keeps 24, in batches of 8 and a ragged last one."""
-    chosen = settings(
-        base, larger, adapter=request.param, rank=4, epochs=8, batch_size=9, learning_rate=0.02, alpha_every=4
-    )
+    more = {"alpha_every": 4} if request.param == "alpha-lora" else {}
+    chosen = settings(base, larger, adapter=request.param, rank=4, epochs=8, batch_size=9, learning_rate=0.02, **more)
     return Watched(chosen, tmp_path_factory.mktemp(request.param) / "out")
 
 
@@ -206,7 +205,10 @@ def test_how_a_run_is_shown(learned, capsys):
     ],
 )
 def test_every_method_runs_and_leaves_its_model(method, alpha, base, data, tmp_path):
-    chosen = settings(base, data, adapter=method, alpha=alpha, epochs=1, alpha_every=2, lora_alpha=3.0, max_length=16)
+    more = {"alpha_every": 2} if alpha else {}
+    if method in ("rslora", "dora", "orthogonal"):
+        more["lora_alpha"] = 3.0
+    chosen = settings(base, data, adapter=method, alpha=alpha, epochs=1, max_length=16, **more)
     watched = Watched(chosen, tmp_path / "out")
     weights = watched.state.weights
     still = [name for name, x in watched.start.weights.items() if np.array_equal(x, weights[name])]
@@ -368,7 +370,7 @@ def test_a_guarded_run_stays_below_every_layers_limit(base, data, tmp_path):
 
 def test_a_guard_counts_the_vectors_and_cosines_it_is_told(base, data, monkeypatch):
     asked = {}
-    monkeypatch.setattr("rmtjax.finetune.run.intruder_limits", lambda model, **told: asked.update(told) or {})
+    monkeypatch.setattr("rmtjax.finetune.run.intruder_limits", lambda model, **options: asked.update(options) or {})
     monkeypatch.setattr("rmtjax.finetune.run.project_spectral_norm", lambda model, limits: optax.identity())
     Run(settings(base, data, adapter="lora", guard=0.1, guard_top_k=4, guard_epsilon=0.3))
     assert asked == {"probability": 0.1, "top_k": 4, "threshold_epsilon": 0.3}

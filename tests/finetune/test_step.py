@@ -79,17 +79,17 @@ def weights_of(model, kind=...):
     return {".".join(map(str, path)): v[...] for path, v in nnx.to_flat_state(nnx.state(model, kind))}
 
 
-def close(found, wanted, tolerance=3e-6):
-    assert found.keys() == wanted.keys()
+def close(actual, wanted, tolerance=3e-6):
+    assert actual.keys() == wanted.keys()
     largest = max(float(np.abs(x).max()) for x in wanted.values())
-    for name, x in found.items():
+    for name, x in actual.items():
         assert np.abs(np.asarray(x) - np.asarray(wanted[name])).max() < tolerance * largest, name
 
 
-def apart(found, wanted):
+def apart(actual, wanted):
     """The largest difference, relative to the largest number."""
     largest = max(float(np.abs(x).max()) for x in wanted.values())
-    return max(float(np.abs(np.asarray(x) - np.asarray(wanted[name])).max()) for name, x in found.items()) / largest
+    return max(float(np.abs(np.asarray(x) - np.asarray(wanted[name])).max()) for name, x in actual.items()) / largest
 
 
 # --- gradients ----------------------------------------------------------------------------------------------------

@@ -29,10 +29,10 @@ def dense(pairs):
     return {pair.name: np.asarray(pair.tuned.dense()) for pair in pairs}
 
 
-def assert_close(found, wanted):
-    assert found.keys() == wanted.keys() and found
+def assert_close(actual, wanted):
+    assert actual.keys() == wanted.keys() and actual
     for name, value in wanted.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5, rtol=0, err_msg=name)
+        np.testing.assert_allclose(actual[name], value, atol=1e-5, rtol=0, err_msg=name)
 
 
 # -- two checkpoints ---------------------------------------------------------------------------------------------------

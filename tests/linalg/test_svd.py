@@ -59,9 +59,9 @@ def adjoint(a: np.ndarray) -> np.ndarray:
     return np.asarray(a).swapaxes(-1, -2).conj()
 
 
-def check(found: SVD, a: np.ndarray, tolerance: float) -> None:
+def check(factors: SVD, a: np.ndarray, tolerance: float) -> None:
     """Factors of the right shape and dtype, orthonormal, in order, and A when multiplied."""
-    u, s, vh = map(np.asarray, found)
+    u, s, vh = map(np.asarray, factors)
     k = min(a.shape[-2:])
     assert u.dtype == vh.dtype == a.dtype and s.dtype == a.real.dtype
     assert (

@@ -75,8 +75,8 @@ logits = nnx.jit(lambda model, *args: model(*args))
 def gradients(model, ids, mask, types, labels):
     """Return gradients of the mean cross-entropy, as a state of all weights."""
 
-    def loss(own):
-        out = nnx.merge(graph, own, rest)(ids, mask, types)
+    def loss(trained):
+        out = nnx.merge(graph, trained, rest)(ids, mask, types)
         return -jnp.take_along_axis(jax.nn.log_softmax(out), labels[:, None], 1).mean()
 
     graph, own, rest = nnx.split(model, nnx.Param, ...)
@@ -102,16 +102,16 @@ def train(model: nnx.Module, tx, batches, kind) -> list[float]:
     graph, own, rest = nnx.split(model, kind, ...)
 
     @jax.jit
-    def step(own, state, batch):
-        def loss(own):
-            out = nnx.merge(graph, own, rest)(*batch[:-1])
+    def step(variables, state, batch):
+        def loss(trained):
+            out = nnx.merge(graph, trained, rest)(*batch[:-1])
             if out.shape[-1] == 1:
                 return jnp.square(out[:, 0] - batch[-1]).mean()
             return optax.softmax_cross_entropy_with_integer_labels(out, batch[-1]).mean()
 
-        value, gradient = jax.value_and_grad(loss)(own)
-        updates, state = tx.update(gradient, state, own)
-        return optax.apply_updates(own, updates), state, value
+        value, gradient = jax.value_and_grad(loss)(variables)
+        updates, state = tx.update(gradient, state, variables)
+        return optax.apply_updates(variables, updates), state, value
 
     state, losses = tx.init(own), []
     for one in batches:

@@ -41,8 +41,8 @@ def settings(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
 
 
-def same(one: nnx.Module, other: nnx.Module) -> bool:
-    a, b = weights(one), weights(other)
+def same(model: nnx.Module, other: nnx.Module) -> bool:
+    a, b = weights(model), weights(other)
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
@@ -80,7 +80,7 @@ def test_padding_token(folder):
         ({"add_cross_attention": True}, ["add_cross_attention = True"]),
         ({"position_embedding_type": "relative_key"}, ["position_embedding_type = 'relative_key'", "'absolute'"]),
         ({"hidden_act": "gelu_fast"}, ["hidden_act 'gelu_fast'", "gelu_new"]),
-        ({"hidden_act": 3}, ["hidden_act '3'"]),
+        ({"hidden_act": 3}, ["hidden_act 3"]),
         ({"hidden_size": 15}, ["hidden_size = 15", "num_attention_heads = 2"]),
         ({"num_attention_heads": 0}, ["num_attention_heads = 0", "a whole number ≥ 1"]),
         ({"vocab_size": True}, ["vocab_size = True"]),

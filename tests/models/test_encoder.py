@@ -28,7 +28,9 @@ def test_first_token_alone():
         data = batch(model.config)
         graph, own = nnx.split(model)
         programs = [
-            jax.jit(lambda own, *a, g=graph, one=one: nnx.merge(g, own)(*a, first_only=one)).lower(own, *data).compile()
+            jax.jit(lambda weights, *a, g=graph, one=one: nnx.merge(g, weights)(*a, first_only=one))
+            .lower(own, *data)
+            .compile()
             for one in (False, True)
         ]
         whole, first = (program(own, *data) for program in programs)
@@ -79,7 +81,7 @@ def test_rematerialised():
         data, dropout_key = batch(model.config), DropoutKey.of(jax.random.key(0), jnp.arange(4))
         graph, own = nnx.split(model)
         f = jax.value_and_grad(
-            lambda own, g=graph, d=data, n=dropout_key: jnp.sum(nnx.merge(g, own)(*d, dropout_key=n)[:, 0] ** 2)
+            lambda weights, g=graph, d=data, n=dropout_key: jnp.sum(nnx.merge(g, weights)(*d, dropout_key=n)[:, 0] ** 2)
         )
         out.append(jax.tree.leaves(jax.jit(f)(own)))
         programs.append(str(jax.make_jaxpr(f)(own)))

@@ -24,11 +24,11 @@ TEXTS = [
 PAIRS = list(zip(TEXTS, [*TEXTS[4:], *TEXTS[:4]], strict=True))
 
 
-def same(tokenizer: Tokenizer, theirs, max_length: int, texts=TEXTS, pairs=PAIRS) -> None:
+def same(tokenizer: Tokenizer, reference, max_length: int, texts=TEXTS, pairs=PAIRS) -> None:
     """One by one and in pairs, with what does not fit cut off."""
     for first, second in ((texts, None), tuple(map(list, zip(*pairs, strict=True)))):
         ids, types = tokenizer(first, second, max_length)
-        wanted = theirs(first, second, truncation="longest_first", max_length=max_length, return_token_type_ids=True)
+        wanted = reference(first, second, truncation="longest_first", max_length=max_length, return_token_type_ids=True)
         assert [row.tolist() for row in ids] == wanted["input_ids"]
         assert [row.tolist() for row in types] == wanted["token_type_ids"]
         assert all(row.dtype == np.int32 and 0 < len(row) <= max_length for row in ids)

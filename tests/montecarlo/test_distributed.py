@@ -78,8 +78,8 @@ def _files(store):
     }
 
 
-def _together(start, port, count, *arguments, **how):
-    crew = [start(*arguments, of=count, which=i, port=port, **how) for i in range(count)]
+def _together(start, port, count, *arguments, **options):
+    crew = [start(*arguments, of=count, which=i, port=port, **options) for i in range(count)]
     said = [process.communicate(timeout=LIMIT_S) for process in crew]
     return [process.returncode for process in crew], [out for out, _ in said], [err for _, err in said]
 

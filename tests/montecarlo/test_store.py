@@ -178,13 +178,13 @@ def test_what_is_not_a_store_is_refused_and_kept(tmp_path):
         run(MEAN, trials=10, store=tmp_path / "other")
 
 
-def _damage(file, how):
+def _damage(file, damage):
     data = bytearray(file.read_bytes())
-    if how == "lose":
+    if damage == "lose":
         file.unlink()
     else:
         data[len(data) // 2] ^= 1
-        file.write_bytes({"truncate": data[: len(data) // 2], "flip": data, "empty": b""}[how])
+        file.write_bytes({"truncate": data[: len(data) // 2], "flip": data, "empty": b""}[damage])
 
 
 DAMAGES = ["lose", "truncate", "flip", "empty"]
@@ -460,7 +460,7 @@ def test_a_folder_that_can_only_be_read(tmp_path):
     assert opened == "30000 trials"
 
 
-def _as_nobody(folder, said):
+def _as_nobody(folder, queue):
     for parent in (folder, *folder.parents):  # pytest's folders are closed to others
         if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o005:
             parent.chmod(parent.stat().st_mode | 0o005)
@@ -477,10 +477,10 @@ def _as_nobody(folder, said):
     for path in (folder / "new", folder / "s"):
         try:
             run(MEAN, trials=5000, store=path)
-            said.put("it could be written")
+            queue.put("it could be written")
         except Exception as error:
-            said.put(f"{type(error).__name__}: {error}")
-    said.put(f"{open_result(folder / 's')['trials'].sum():.0f} trials")
+            queue.put(f"{type(error).__name__}: {error}")
+    queue.put(f"{open_result(folder / 's')['trials'].sum():.0f} trials")
 
 
 def test_a_store_of_another_law_is_refused(tmp_path):

@@ -237,8 +237,8 @@ def test_an_uninformative_source_is_left_aside(mixture):
 X0, Y0, W0 = small(10, 4)
 
 
-def refused(said, fit_with=None, y=Y0, **parameters):
-    with pytest.raises(InputError, match=said) as error:
+def refused(message, fit_with=None, y=Y0, **parameters):
+    with pytest.raises(InputError, match=message) as error:
         AlphaTransferClassifier(**parameters).fit(X0, y, **(fit_with or {}))
     assert "\n" not in str(error.value)
 
@@ -261,9 +261,9 @@ def test_ridge_parameters(name, value):
         ({"alphas": [0.0, np.inf]}, "alphas = .* infinite"),
         ({"alphas": ["a"]}, "alphas = .*: must be "),
         ({"source_coef": np.ones(3)}, r"source_coef has shape \(3,\); allowed: \(4,\)"),
-        ({"source_coef": [np.nan, 0, 0, 0]}, "source_coef holds a NaN"),
-        ({"source_coef": [[np.inf, 0, 0, 0]]}, "source_coef holds a NaN or infinite"),
-        ({"source_coef": "weights"}, "source_coef = 'weights' is not an array"),
+        ({"source_coef": [np.nan, 0, 0, 0]}, "source_coef has an entry nan: all must be finite"),
+        ({"source_coef": [[np.inf, 0, 0, 0]]}, "source_coef has an entry inf: all must be finite"),
+        ({"source_coef": "weights"}, "source_coef = 'weights': must be an array of numbers"),
         ({"alpha": "cv", "cv": 1, "source_coef": W0}, "cv = 1: must be "),
         ({"alpha": "cv", "cv": 9, "source_coef": W0}, "cv = 9: must be 2 to"),
         ({"alpha": "cv", "cv": "five", "source_coef": W0}, "cv = 'five': must be "),

@@ -151,7 +151,7 @@ X_GOOD, Y_GOOD = np.eye(4, 3), np.array([1.0, -1.0, 1.0, -1.0])
         (X_GOOD[:1], Y_GOOD[:1], "at least 2"),
         (X_GOOD, Y_GOOD[:3], r"shapes \(4, 3\) and \(3,\)"),
         (X_GOOD[0], Y_GOOD, "shapes"),
-        (X_GOOD * np.nan, Y_GOOD, "X holds a NaN"),
+        (X_GOOD * np.nan, Y_GOOD, "X has an entry nan: all must be finite"),
         (X_GOOD, Y_GOOD + 1, r"labels \[0.0, 2.0\]"),
     ],
 )
@@ -164,7 +164,12 @@ def test_bad_samples_are_named(X, y, said):
 
 @pytest.mark.parametrize(
     ("W", "said"),
-    [(np.ones(2), "shape"), (np.full(3, np.inf), "infinite"), ("no", "not an array"), (np.ones((1, 1, 3)), "shape")],
+    [
+        (np.ones(2), "shape"),
+        (np.full(3, np.inf), "W has an entry inf: all must be finite"),
+        ("no", "W = 'no': must be an array of numbers"),
+        (np.ones((1, 1, 3)), "shape"),
+    ],
 )
 def test_bad_weights_are_named(W, said):
     for estimate in (moments.alignment, moments.target_moments):

@@ -6,13 +6,12 @@ the kernel becomes K + A B with A (inputs, k) and B (k, outputs), so ΔW = Bᵀ 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-from rmtjax._checks import one_of
-from rmtjax._errors import InputError, shown
+from rmtjax._checks import number, one_of, whole
+from rmtjax._errors import InputError
 from rmtjax.adapters.methods.base import Update
 from rmtjax.adapters.methods.dora import DoRA
 from rmtjax.adapters.methods.full import FullUpdate
@@ -52,11 +51,9 @@ def make_update(
         InputError: if the rank is not between 1 and the smaller side of the kernel.
     """
     one_of("adapter", adapter, METHODS)
-    if isinstance(rank, bool) or not isinstance(rank, int):
-        raise InputError(f"rank = {shown(rank)}: must be a whole number")
-    if not math.isfinite(scale):
-        raise InputError(f"lora_alpha = {scale}: must be finite")
-    if not 1 <= rank <= min(kernel.shape):
+    rank = whole("rank", rank)
+    number("lora_alpha", scale)
+    if rank > min(kernel.shape):
         raise InputError(f"rank = {rank}: must be 1 to {min(kernel.shape)}, the smaller side of {where}")
     if adapter == "spectral-rotational" and rank == 1:
         raise InputError("rank = 1: must be at least 2 for spectral-rotational, which rotates vectors into one another")

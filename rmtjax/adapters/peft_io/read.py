@@ -40,7 +40,7 @@ def load_peft(model: nnx.Module, folder: str | os.PathLike, *, names: Names | No
             the file treats a tied weight in one of its places otherwise than in another.
     """
     file, renamed = read_peft(folder), path_renaming(names)
-    folder, tensors, own_keys = file.folder, file.tensors, file.own
+    folder, tensors, own_keys = file.folder, file.tensors, file.whole
     check_plain(model)
     aliases = module_paths(model)
     layers: dict[str | None, tuple[tuple, Any]] = {}

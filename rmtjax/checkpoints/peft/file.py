@@ -72,7 +72,7 @@ class PeftFile:
         config: its `adapter_config.json`.
         layers: updates by the layers' dotted paths, without what wrappers put into them.
         keys: the tensors of each layer: lora_A, lora_B, lora_magnitude_vector → key.
-        own: weights of the model that the file also holds (`modules_to_save`): name → key.
+        whole: weights of the model that the file also holds (`modules_to_save`): name → key.
         unread: layers that are none of these, and why.
         shared: paths of layers that share one α, group by group; empty with `matrices_only`.
         remarks: remarks for the user, for instance on patterns of the config that match no layer.
@@ -83,7 +83,7 @@ class PeftFile:
     config: Mapping[str, Any]
     layers: Mapping[str, PeftLayer]
     keys: Mapping[str, Mapping[str, str]]
-    own: Mapping[str, str]
+    whole: Mapping[str, str]
     unread: Mapping[str, str]
     shared: Sequence[Sequence[str]]
     remarks: Sequence[str]

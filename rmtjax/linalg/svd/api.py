@@ -40,8 +40,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Key, Num
 
-from rmtjax._checks import is_traced, whole
-from rmtjax._errors import InputError, shown, unknown
+from rmtjax._checks import finite, is_traced, one_of, whole
+from rmtjax._errors import InputError
 from rmtjax._random import key_of
 from rmtjax.linalg.svd._common import (
     EIGH_ALGORITHMS,
@@ -81,9 +81,9 @@ def is_sound(a: Array, symmetric: bool) -> Array:
 
 
 @functools.cache
-def _program(function: Callable, how: tuple, mesh: Mesh | None, axis: Any) -> Callable:
+def _program(function: Callable, arguments: tuple, mesh: Mesh | None, axis: Any) -> Callable:
     def program(a):
-        return function(a, *how)
+        return function(a, *arguments)
 
     if mesh is not None:
         place = PartitionSpec(axis)
@@ -91,13 +91,13 @@ def _program(function: Callable, how: tuple, mesh: Mesh | None, axis: Any) -> Ca
     return jax.jit(program)
 
 
-def _run(function: Callable, a: Array, *how: Any) -> Any:
+def _run(function: Callable, a: Array, *arguments: Any) -> Any:
     """Return a function of matrices as a compiled program; a sharded batch is computed on the devices that hold it."""
     place = None if is_traced(a) else a.sharding
     spec = place.spec if isinstance(place, NamedSharding) and a.ndim > 2 else ()
     if spec and spec[0] is not None and not any(spec[1:]):
-        return _program(function, how, place.mesh, spec[0])(a)
-    return _program(function, how, None, None)(a)
+        return _program(function, arguments, place.mesh, spec[0])(a)
+    return _program(function, arguments, None, None)(a)
 
 
 def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
@@ -115,8 +115,8 @@ def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
         x = np.random.default_rng(0).normal(size=a.shape[-1]).astype(host.dtype)
         with np.errstate(all="ignore"):
             right = np.einsum("...ij,j->...i", host, x)  # not `@`, which would wake BLAS's threads
-            if not np.all(np.isfinite(right)) and not np.all(np.isfinite(host)):
-                raise InputError(f"{name} has an entry {shown(host[~np.isfinite(host)][0])}: all must be finite")
+            if not np.all(np.isfinite(right)):
+                finite(name, host)
             if symmetric:
                 left = np.einsum("...ji,j->...i", host, x).conj()
                 slack = 1e3 * np.finfo(host.dtype).eps * np.linalg.norm(x) * np.max(np.abs(right), -1, keepdims=True)
@@ -127,8 +127,7 @@ def _matrices(name: str, matrix: Any, symmetric: bool) -> Any:
 
 
 def _algorithm(name: Any, known: Sequence[str], matrix: Any = None) -> None:
-    if name != "auto" and name not in known:
-        raise unknown("algorithm", str(name), ("auto", *known))
+    one_of("algorithm", name, ("auto", *known))
     if name == "gram64" and matrix.dtype.name not in SINGLE:
         raise InputError(f"matrix has dtype {matrix.dtype}: must be {' or '.join(SINGLE)} for gram64")
 
