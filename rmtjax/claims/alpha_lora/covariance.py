@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rmtjax._errors import InputError
-from rmtjax.claims.alpha_lora._shared import ALPHA, MODEL, check_means, dense_sampler, limit_error
+from rmtjax.claims.alpha_lora._shared import ALPHA, MODEL, RIDGE, SIZES, check_means, dense_sampler, limit_error
 from rmtjax.ensembles.alpha_ftc import grouped
+from rmtjax.ensembles.chi import chi
 from rmtjax.ensembles.entries import entries as draw_entries
 from rmtjax.laws import alpha_ftc as law
 from rmtjax.linalg.ridge import ridge_solve
-from rmtjax.montecarlo import Claim, Sampler, between, grid, positive, zipped
+from rmtjax.montecarlo import Claim, Sampler, between, grid, positive, real, zipped
 
 __all__ = ["CLAIMS"]
 
@@ -182,5 +183,146 @@ covariance = Claim(
     ),
 )
 
-CLAIMS = (covariance,)
+
+def _two_means(mu, beta, beta_second):
+    """Return the means of two sources, which are orthogonal, and of the target, by their coordinates."""
+    zero = jnp.zeros_like(mu)
+    return (mu, zero), (zero, mu), (beta * mu, beta_second * mu)
+
+
+def _sources_law(p, n, N, beta, beta_second, mu, gamma, gamma_source, share, high, high_source, high_second, lean):
+    first, second, mean = _in_groups(lean, *_two_means(mu, beta, beta_second))
+    return law.covariance_scalars(
+        _repeated(p, share, high), mean.ravel(), n, gamma,
+        (_repeated(p, share, high_source), _repeated(p, share, high_second)), jnp.stack([first.ravel(), second.ravel()]),
+        N, gamma_source,
+    )  # fmt: skip
+
+
+def _mixed(scalars: law.MarginMoments, optimum: law.MarginMoments, alpha) -> dict[str, Array]:
+    """The accuracy along the best mixture of the sources, which is that of the limit."""
+    return {
+        "accuracy": law.accuracy(scalars, jnp.atleast_1d(alpha)[:, None] * law.optimal_alpha(optimum)).reshape(
+            jnp.shape(alpha)
+        )
+    }
+
+
+def _sources_by_law(alpha, **model):
+    scalars = _sources_law(**model)
+    return _mixed(scalars, scalars, alpha)
+
+
+def _grouped_sources(
+    key, p, n, N, alpha, beta, beta_second, mu, gamma, gamma_source, share, high, high_source, high_second, lean
+):
+    first_key, second_key, angle_key, target_key = jax.random.split(key, 4)
+    counts, means = _counts(p, share), _in_groups(lean, *_two_means(mu, beta, beta_second))
+    drawn = [
+        grouped.ridge_source(source_key, N, _variances(variance), counts, mean, gamma_source)
+        for source_key, variance, mean in zip((first_key, second_key), (high_source, high_second), means, strict=False)
+    ]
+    # Off the means' directions a classifier points anywhere: the second one's cosine with the first is that of a random vector.
+    normal_key, chi_key = jax.random.split(angle_key)
+    along, across = jax.random.normal(normal_key, (2,), jnp.float64), chi(chi_key, counts - 3)
+    cosine = along / jnp.hypot(along, across)
+    zero, sine = jnp.zeros(2), jnp.sqrt(1 - cosine**2)
+    (leading, rest), (second_leading, second_rest) = drawn
+    sources = jnp.stack(
+        [
+            jnp.concatenate([leading, jnp.stack([rest, zero], 1)], 1),
+            jnp.concatenate([second_leading, second_rest[:, None] * jnp.stack([cosine, sine], 1)], 1),
+        ]
+    )
+    mean = jnp.concatenate([means[2], jnp.zeros((2, 2))], 1)
+    scalars = grouped.target_scalars(target_key, n, _variances(high), counts, mean, gamma, sources)
+    limit = _sources_law(
+        p, n, N, beta, beta_second, mu, gamma, gamma_source, share, high, high_source, high_second, lean
+    )
+    return _mixed(scalars, limit, alpha)
+
+
+def _dense_sources(
+    key,
+    p,
+    n,
+    N,
+    alpha,
+    beta,
+    beta_second,
+    mu,
+    gamma,
+    gamma_source,
+    share,
+    high,
+    high_source,
+    high_second,
+    lean,
+    entries,
+    dtype,
+):
+    keys = jax.random.split(key, 3)
+    means = _spread_out(p, share, lean, *_two_means(mu, beta, beta_second))
+    is_first = jnp.arange(p) < jnp.round(share * p)
+    variances = [jnp.where(is_first, value, 1.0) for value in (high_source, high_second, high)]
+
+    def fit(i, count, ridge, others):
+        scale, mean, ridge = (x.astype(dtype) for x in (jnp.sqrt(variances[i]), means[i], ridge))
+        return _dense_fit(keys[i], count, scale, mean, ridge, others, entries)
+
+    learnt = jnp.concatenate([fit(i, N, gamma_source, jnp.zeros((p, 0), dtype)) for i in range(2)], 1)
+    solutions = fit(2, n, gamma, learnt).astype(jnp.float64)
+    margins, spread = solutions.T @ means[2], solutions.T @ (variances[2][:, None] * solutions)
+    scalars = law.MarginMoments(margins[0], margins[1:], spread[0, 0], spread[0, 1:], spread[1:, 1:])
+    limit = _sources_law(
+        p, n, N, beta, beta_second, mu, gamma, gamma_source, share, high, high_source, high_second, lean
+    )
+    return _mixed(scalars, limit, alpha)
+
+
+sources = Claim(
+    name="alpha-ftc-covariance-sources",
+    equation=r"\mathrm{acc}(\alpha\,a^\star),\quad a = M^{-1}m,\ a^\star = a_{1,2}/a_0",
+    source="ours: α-LoRA, Appendix D, for two sources whose classes have covariances of their own",
+    params=dict(
+        **SIZES,
+        beta=real("coordinate of μ_β along the first source's mean, in units of ‖μ‖"),
+        beta_second=real("the same along the second source's mean, which is orthogonal to the first's"),
+        mu=positive("norm of both sources' means"),
+        **RIDGE,
+        **_GROUPS,
+        high_second=positive("variance of the second source's noise in the first group; 1 in the second"),
+        alpha=real("scale of the best mixture; 1 is the optimum"),
+    ),
+    law=_elementwise(_sources_by_law),
+    samplers=dict(
+        compressed=Sampler(
+            _grouped_sources, static_argnames=("n", "N"), block=64, batch_size=_batch_size, default_trials=2_000
+        ),
+        dense=dense_sampler(_dense_sources),
+    ),
+    grid=grid(
+        zipped(p=[200, 2e3, 1e6], n=[100, 100, 100], N=[200, 200, 200]),
+        beta=0.8,
+        beta_second=[-0.3, 0.5],
+        mu=1.0,
+        gamma=1.0,
+        gamma_source=1.0,
+        share=0.3,
+        high=[0.2, 5.0],
+        high_source=5.0,
+        lean=0.7,
+        high_second=0.5,
+        alpha=[0.0, 0.5, 1.0, 2.0],
+    ),
+    within=("alpha",),
+    check=lambda p, beta, beta_second, mu, share: _check(p, beta, mu, beta_second, share, least=4),
+    bias_bound=limit_error(1.0),
+    comparison_grid=grid(
+        zipped(p=[30, 16], n=[15, 40], N=[60, 30]), beta=0.8, beta_second=0.5, mu=1.0, gamma=1.0, gamma_source=1.0,
+        share=0.3, high=5.0, high_source=2.0, lean=0.7, high_second=0.5, alpha=[0.0, 1.0],
+    ),
+)  # fmt: skip
+
+CLAIMS = (covariance, sources)
 """Every claim of this module."""

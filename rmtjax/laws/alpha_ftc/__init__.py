@@ -18,12 +18,8 @@ Every function works elementwise on arrays that broadcast, runs in float64 and i
 Norms are Euclidean and noise has unit variance, so nothing carries a unit.
 """
 
-from rmtjax.laws.alpha_ftc.covariance import (
-    RepeatedEigenvalues,
-    SpikedCovariance,
-    covariance_scalars,
-    covariance_scalars_for_coef,
-)
+from rmtjax.laws.alpha_ftc.covariance import covariance_scalars, covariance_scalars_for_coef
+from rmtjax.laws.alpha_ftc.forms import RepeatedEigenvalues, SpikedCovariance
 from rmtjax.laws.alpha_ftc.isotropic import (
     SourceStatistics,
     delta,

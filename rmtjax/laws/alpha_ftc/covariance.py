@@ -41,10 +41,11 @@ from jaxtyping import Array, Float
 from rmtjax._checks import numbers
 from rmtjax._errors import InputError
 from rmtjax._precision import as_array, double
-from rmtjax.laws.alpha_ftc._populations import At, Population, RepeatedEigenvalues, SpikedCovariance, populations
+from rmtjax.laws.alpha_ftc._populations import At, Population, populations
+from rmtjax.laws.alpha_ftc.forms import RepeatedEigenvalues, SpikedCovariance
 from rmtjax.laws.alpha_ftc.margins import MarginMoments
 
-__all__ = ["RepeatedEigenvalues", "SpikedCovariance", "covariance_scalars", "covariance_scalars_for_coef"]
+__all__ = ["covariance_scalars", "covariance_scalars_for_coef"]
 
 Numbers = ArrayLike | Sequence
 Covariance = Numbers | SpikedCovariance | RepeatedEigenvalues
