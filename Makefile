@@ -13,10 +13,13 @@ VERSIONS_TESTS = tests/test_output.py tests/test_doctor.py tests/report/test_rep
   tests/montecarlo/test_store.py tests/adapters/test_apply.py tests/adapters/test_files.py tests/adapters/test_optimizers.py \
   tests/finetune/test_command.py tests/finetune/test_data.py tests/finetune/test_resume.py tests/intruders/test_mitigate.py \
   tests/checkpoints tests/models/test_checkpoint.py tests/models/test_encoder.py tests/models/test_tokenizer.py
+# A quarter of the thorough cases by the first digit of the commit's hash, so that four commits see all of them on average.
+PART_OF_COMMIT = $(shell $(PYTHON) -c 'import sys; print(int(sys.argv[1][0], 16) % 4 + 1)' \
+                   "$$(git rev-parse HEAD 2>/dev/null || echo 0)")/4
 UV      = $(BIN)/uv pip install -q --python $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-all check test-lowest test-newest kills zoo golden fuzz dist lint docs bench clean
+.PHONY: demo test test-all check check-all test-lowest test-newest kills zoo golden fuzz dist lint docs bench clean
 
 $(BIN)/.runs: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rmtjax needs Python 3.11 or newer")'
@@ -48,9 +51,9 @@ lint: $(BIN)/.tests$(subst =,-,$(PEERS))
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# The thorough cases, too.
+# The thorough cases, too, or the part of them that PART names.
 test-all: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not (kills or dist or fuzz or docs or zoo or golden)"
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PART:%=--part %) -m "not (kills or dist or fuzz or docs or zoo or golden)"
 
 # The lowest versions that pyproject.toml allows, each resolved by uv, in an environment of their own.
 test-lowest:
@@ -71,10 +74,15 @@ test-newest:
 	@echo "The newest versions:" && .venv-newest/bin/python -m tests.versions
 	.venv-newest/bin/python -m pytest -n auto --dist loadfile $(VERSIONS_TESTS)
 
-# Everything that CI runs.
+# What CI runs on every commit: all kinds of tests, and of the thorough and golden cases a quarter, chosen by the commit.
 check:
-	$(MAKE) test-all PEERS=$(or $(PEERS),torch==2.13.0)
-	$(MAKE) kills zoo golden fuzz dist docs PEERS=$(or $(PEERS),torch==2.13.0)
+	$(MAKE) test-all golden PART=$(PART_OF_COMMIT) PEERS=$(or $(PEERS),torch==2.13.0)
+	RMTJAX_TEST_KILLS=8 $(MAKE) kills zoo fuzz dist docs PEERS=$(or $(PEERS),torch==2.13.0)
+	$(MAKE) test-lowest test-newest
+
+# Every case of every kind: what CI runs weekly.
+check-all:
+	$(MAKE) test-all golden kills zoo fuzz dist docs PEERS=$(or $(PEERS),torch==2.13.0)
 	$(MAKE) test-lowest test-newest
 
 # Sweeps and fine-tunings that are killed, some of them RMTJAX_TEST_KILLS times, by default 20.
@@ -87,7 +95,7 @@ zoo: $(BIN)/.tests$(subst =,-,$(PEERS))
 
 # The numbers of every claim and sampler, of a scan and of training, against those that were recorded.
 golden: $(BIN)/.tests$(subst =,-,$(PEERS))
-	$(BIN)/python -m pytest -n auto -m golden tests/test_golden.py
+	$(BIN)/python -m pytest -n auto $(PART:%=--part %) -m golden tests/test_golden.py
 
 # Tens of thousands of inputs that nobody would give on purpose, to every function and every reader of files.
 fuzz: $(BIN)/.tests$(subst =,-,$(PEERS))

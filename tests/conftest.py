@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import sys
+import zlib
 from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
@@ -34,9 +35,20 @@ if os.environ.get("RMTJAX_TEST_SHAPES") != "0":  # users have no such hook: `mak
     install_import_hook(("rmtjax.laws", "rmtjax.linalg", "rmtjax.ensembles"), "beartype.beartype").__enter__()
 
 
+def pytest_addoption(parser):
+    """Let the thorough and the golden cases be run in parts."""
+    parser.addoption(
+        "--part", metavar="K/N", help="of the thorough and golden cases only the k-th of n parts, such as 2/4"
+    )
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest drops the tests that the command line's markers exclude
-def pytest_collection_modifyitems(items):
-    """Mark as thorough the cases that `make test` leaves out, by the markers `each_value` and `first`."""
+def pytest_collection_modifyitems(config, items):
+    """Mark as thorough the cases that `make test` leaves out, by the markers `each_value` and `first`.
+
+    With `--part`, those of the thorough and golden cases that are not in it are left out. A case is in the same part on every
+    machine.
+    """
     tests = defaultdict(list)
     for item in items:
         tests[item.nodeid.partition("[")[0]].append(item)
@@ -53,6 +65,13 @@ def pytest_collection_modifyitems(items):
             rest = range(*first.args, len(cases))
         for i in rest:
             cases[i].add_marker(pytest.mark.thorough)
+    if part := config.getoption("part"):
+        number, count = map(int, part.split("/"))
+        others = [item for item in items if zlib.crc32(item.nodeid.encode()) % count != number - 1]
+        others = [item for item in others if item.get_closest_marker("thorough") or item.get_closest_marker("golden")]
+        config.hook.pytest_deselected(items=others)
+        dropped = set(others)
+        items[:] = [item for item in items if item not in dropped]
 
 
 def _resident() -> int:
