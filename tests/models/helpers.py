@@ -37,11 +37,14 @@ def config_of(model_type: str = "bert", **changes) -> EncoderConfig:
 
 
 def filled(build: Callable[[nnx.Rngs], nnx.Module], seed: int = 0) -> nnx.Module:
-    """A model whose weights are all random, biases and layer norms too, so that none can be left out unnoticed."""
+    """A model whose weights are all random, biases and layer norms too, so that none can be left out unnoticed.
+
+    They are drawn by NumPy: Flax's initialisers are some ten programs that XLA would compile first.
+    """
     graph, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     rng, weights = np.random.default_rng(seed), {}
     for path, variable in nnx.to_flat_state(state):
-        value = 0.2 * rng.normal(size=variable.shape) + (path[-1] == "scale")
+        value = 0.2 * rng.normal(size=variable.shape) + (path[-1] in ("scale", "var"))
         weights[path] = variable.replace(jnp.asarray(value, variable.dtype))
     return nnx.merge(graph, nnx.from_flat_state(weights))
 
