@@ -36,6 +36,11 @@ def flags(values):
             jax.config.update(name, value)
 
 
+def array(values, dtype=np.float32) -> jax.Array:
+    """An array of JAX with numbers of NumPy, which are only copied: `jnp.asarray` compiles a program for each shape."""
+    return jax.device_put(np.asarray(values, dtype))
+
+
 def compiled(function, **options):
     """A function as one program in double precision that gives NumPy's arrays.
 

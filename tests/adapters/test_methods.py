@@ -12,6 +12,8 @@ from flax import nnx
 from rmtjax.adapters import AdaptedLinear, AdapterConstant, AdapterParam, AlphaParam, OrthogonalParam
 from rmtjax.adapters.methods import METHODS, DoRA, FullUpdate, LoRA, make_update
 from rmtjax.adapters.methods.spectral import cayley
+from tests.adapters.helpers import set_to
+from tests.helpers import array
 from tests.models.helpers import refused, relative, weights
 
 INPUTS, OUTPUTS, RANK, SCALE = 12, 9, 3, 5.0
@@ -37,14 +39,10 @@ def slopes(layer, x, g, kind):
     return jax.grad(lambda own: jnp.sum(nnx.merge(graph, own, rest)(x) * g))(own)
 
 
-def set_to(variable: nnx.Variable, value: np.ndarray) -> None:
-    variable.set_value(jnp.asarray(value, variable.dtype))
-
-
 def linear(inputs: int = INPUTS, outputs: int = OUTPUTS, **options) -> nnx.Linear:
     """A layer with weights by NumPy."""
     graph, state = nnx.split(nnx.eval_shape(lambda: nnx.Linear(inputs, outputs, rngs=nnx.Rngs(0), **options)))
-    return nnx.merge(graph, jax.tree.map(lambda v: jnp.asarray(0.5 * normal(*v.shape, seed=v.ndim)), state))
+    return nnx.merge(graph, jax.tree.map(lambda v: array(0.5 * normal(*v.shape, seed=v.ndim)), state))
 
 
 @functools.cache
@@ -59,7 +57,7 @@ def layer_of(method: str, alpha: bool = False, moved: float = 0.3, rank: int = R
     """A layer with an adapter whose weights have left their start."""
     layer = nnx.clone(_layer(method, rank, dtype))
     if alpha:
-        layer.alpha = nnx.data(AlphaParam(jnp.asarray(1 + normal(OUTPUTS, seed=8))))
+        layer.alpha = nnx.data(AlphaParam(array(1 + normal(OUTPUTS, seed=8))))
     for i, (_, variable) in enumerate(nnx.to_flat_state(nnx.state(layer, AdapterParam))):
         if not isinstance(variable, OrthogonalParam):
             set_to(variable, np.asarray(variable[...]) + np.float32(moved) * normal(*variable.shape, seed=20 + i))
@@ -189,7 +187,9 @@ def with_row(size: float, alpha: bool, moved: float = 0.0, own: bool = False) ->
     kernel[:, 2] = np.float32(size) * normal(INPUTS)
     set_to(base.kernel, kernel)
     set_to(base.bias, np.zeros(OUTPUTS))
-    layer = AdaptedLinear(base, make(base.kernel[...], "dora", RANK), AlphaParam(jnp.ones(OUTPUTS)) if alpha else None)
+    layer = AdaptedLinear(
+        base, make(base.kernel[...], "dora", RANK), AlphaParam(array(np.ones(OUTPUTS))) if alpha else None
+    )
     set_to(layer.update.B, moved * normal(RANK, OUTPUTS, seed=3))
     return layer
 
@@ -324,7 +324,7 @@ def test_alpha_in_half_precision():
     """α = 1.001 rounds to 1 in bfloat16, so it meets W before W is rounded: on average each weight is as much larger."""
     base = linear(200, 100, dtype=jnp.bfloat16, use_bias=False)
     set_to(base.kernel, 0.5 + np.abs(normal(200, 100)))
-    layer = AdaptedLinear(base, None, AlphaParam(jnp.asarray(np.full(100, 1.001, np.float32))))
+    layer = AdaptedLinear(base, None, AlphaParam(array(np.full(100, 1.001))))
     got = layer(np.eye(200, dtype=jnp.bfloat16))
     assert got.dtype == jnp.bfloat16
     # Roundings of 2⁻⁹ at most, over 20000 weights: 2e-5.
@@ -333,7 +333,7 @@ def test_alpha_in_half_precision():
 
 def test_layer_without_bias_or_update():
     base = linear(4, 3, use_bias=False)
-    x, alpha = normal(2, 4), jnp.asarray(np.array([1.0, 2.0, -1.0], np.float32))
+    x, alpha = normal(2, 4), array([1.0, 2.0, -1.0])
     np.testing.assert_allclose(AdaptedLinear(base, None, AlphaParam(alpha))(x), base(x) * alpha, rtol=1e-6)
     np.testing.assert_array_equal(AdaptedLinear(base)(x), base(x))
 

@@ -28,7 +28,8 @@ from rmtjax.adapters import (
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.adapters.methods import METHODS
 from rmtjax.intruders import intruder_limits
-from tests.adapters.helpers import with_adapters
+from tests.adapters.helpers import set_to, with_adapters
+from tests.helpers import array
 from tests.models.helpers import filled, refused, relative
 
 METHODS_AND_FULL = [*METHODS, "full"]
@@ -149,12 +150,7 @@ class Net(nnx.Module):
 
 def inputs_of(layer, seed: int = 5) -> jax.Array:
     shape = layer.in_features if isinstance(layer, nnx.LinearGeneral) else (layer.in_features,)
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(3, 5, *shape)), jnp.float32)
-
-
-def set_to(variable: nnx.Variable, value: np.ndarray) -> None:
-    """Exchange a variable's numbers for others of NumPy, which takes no program."""
-    variable.set_value(jnp.asarray(value, variable.dtype))
+    return array(np.random.default_rng(seed).normal(size=(3, 5, *shape)))
 
 
 called = nnx.jit(lambda model, x: model(x))
@@ -217,24 +213,30 @@ def test_the_layer_with_another_kernel(kind, method, alpha):
     if skip_unmarkable(kind, method, alpha):
         return
     make, model = of(kind, method, alpha)
-    x = inputs_of(make())
-    kernel = np.asarray(model.fc.kernel())
-    assert relative(kernel.reshape(-1), np.asarray(make().kernel[...]).reshape(-1)) > 0.05
-    base = model.fc.base
-    plain = with_kernel(make, kernel)
-    if method == "full" and base.bias is not None:
-        plain.bias[...] = base.bias[...]
-    wanted = called(plain, x)
-    np.testing.assert_allclose(model(x), wanted, atol=2e-5, rtol=2e-5)
-    np.testing.assert_allclose(called(model, x), wanted, atol=2e-5, rtol=2e-5)
-    whole = merged_copy(model)
-    assert type(whole.fc) is type(make())
-    np.testing.assert_allclose(called(whole, x), wanted, atol=2e-5, rtol=2e-5)
-    before = called(model, x)
-    merge_weights(model)
-    np.testing.assert_allclose(called(model, x), wanted, atol=2e-5, rtol=2e-5)
-    unmerge_weights(model)
-    np.testing.assert_array_equal(called(model, x), before)
+    x, base = inputs_of(make()), model.fc.base
+    for run in (ways, compiled_ways) if method == "lora" else (compiled_ways,):
+        kernel, outputs, merged, whole, after = map(np.asarray, run(model, x))
+        assert relative(kernel.reshape(-1), np.asarray(make().kernel[...]).reshape(-1)) > 0.05
+        plain = with_kernel(make, kernel)
+        if method == "full" and base.bias is not None:
+            plain.bias[...] = base.bias[...]
+        wanted = called(plain, x)
+        for got in (outputs, merged, whole):
+            np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=2e-5)
+        np.testing.assert_array_equal(after, outputs)
+
+
+def ways(model, x):
+    """The kernel; and outputs of the model, merged in place, merged away, and unmerged again."""
+    merged, whole = nnx.clone(model), merged_copy(model)
+    assert type(whole.fc) is type(model.fc.base)
+    merge_weights(merged)
+    in_place = merged(x)
+    unmerge_weights(merged)
+    return model.fc.kernel(), model(x), in_place, whole(x), merged(x)
+
+
+compiled_ways = nnx.jit(ways)
 
 
 @pytest.mark.each_value
@@ -287,7 +289,7 @@ def test_half_precision_does_not_round_the_update_away(kind, method, storage):
         set_to(layer.update.magnitude, np.linalg.norm(kernel.astype(np.float32) + a @ b, axis=0))
     x = np.array([[0.09, -0.09, 0, 0, 0, 0]], jnp.bfloat16)
     effect = x.astype(np.float32) @ (a @ b)
-    x = jnp.asarray(x.reshape(1, *(base.in_features if isinstance(base, nnx.LinearGeneral) else (6,))))
+    x = jax.device_put(x.reshape(1, *(base.in_features if isinstance(base, nnx.LinearGeneral) else (6,))))
     wanted = effect.reshape(-1) * {"subclass": 3, "general subclass": 3, "dot_general": 2, "general dot_general": 2,
                                    "dot_general_cls": 2, "promote_dtype": 0.5}.get(kind, 1)  # fmt: skip
     after, before = model(x), base(x)
@@ -315,7 +317,7 @@ def test_further_arguments():
     wanted = np.asarray(called(plain, x))
     np.testing.assert_allclose(model(x, 2.0), 2 * wanted, atol=1e-5)
     np.testing.assert_allclose(model(x, factor=3.0), 3 * wanted, atol=1e-5)
-    np.testing.assert_array_equal(model(x, other=jnp.eye(6)), x)
+    np.testing.assert_array_equal(model(x, other=array(np.eye(6))), x)
     with pytest.raises(TypeError, match="unknown"):
         model(x, unknown=1)
     with pytest.raises(TypeError):
@@ -426,13 +428,13 @@ def general_stack():
 
 def of_type(dtype):
     layer = linear()()
-    layer.kernel = nnx.Param(jnp.asarray(np.asarray(layer.kernel[...]).astype(dtype)))
+    layer.kernel = nnx.Param(array(layer.kernel[...], dtype))
     return layer
 
 
 def transposed():
     layer = linear()()
-    layer.kernel = nnx.Param(jnp.asarray(np.asarray(layer.kernel[...]).T))
+    layer.kernel = nnx.Param(array(np.asarray(layer.kernel[...]).T))
     return layer
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from rmtjax import InputError
 from rmtjax.models import EncoderConfig, SequenceClassifier
+from tests.helpers import array
 
 SIZES = {
     "vocab_size": 50,
@@ -45,7 +46,7 @@ def filled(build: Callable[[nnx.Rngs], nnx.Module], seed: int = 0) -> nnx.Module
     rng, weights = np.random.default_rng(seed), {}
     for path, variable in nnx.to_flat_state(state):
         value = 0.2 * rng.normal(size=variable.shape) + (path[-1] in ("scale", "var"))
-        weights[path] = variable.replace(jnp.asarray(value, variable.dtype))
+        weights[path] = variable.replace(array(value, variable.dtype))
     return nnx.merge(graph, nnx.from_flat_state(weights))
 
 

@@ -17,6 +17,7 @@ from rmtjax.models import _plain as plain
 from rmtjax.models import functions as chosen
 from rmtjax.models._fast_cpu import _apart, attention, dropout, gelu, layer_norm
 from rmtjax.models.functions import ACTIVATIONS, activation, plain_functions
+from tests.helpers import array
 from tests.models.helpers import batch, classifier, refused
 
 EPS = 1e-5
@@ -88,8 +89,8 @@ def test_layer_norm_in_half_precision():
     """
     x, g = normal(4, 256, dtype="bfloat16") + jnp.bfloat16(8), normal(4, 256, seed=1, dtype="bfloat16")
     scale, bias = 1 + normal(256, seed=2), normal(256, seed=3)
-    got, back = jax.vjp(lambda x: norm(x, scale, bias), jnp.asarray(x))
-    slope = back(jnp.asarray(g))[0]
+    got, back = jax.vjp(lambda x: norm(x, scale, bias), jax.device_put(x))
+    slope = back(jax.device_put(g))[0]
     wanted, exactly = with_slopes(lambda x: layer_norm_of(x, scale, bias, EPS))(g.astype("f4"), x.astype("f4"))
     assert got.dtype == slope.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(got, np.float32), wanted, rtol=2**-8, atol=1e-6)
@@ -104,7 +105,7 @@ def test_gelu():
     np.testing.assert_allclose(value, exact * cdf, atol=1e-6)
     np.testing.assert_allclose(slope, cdf + exact * density, atol=1e-6)
     np.testing.assert_allclose(value, jax.nn.gelu(x, approximate=False), atol=1e-6)
-    half = jnp.asarray(x.astype(jnp.bfloat16))
+    half = array(x, jnp.bfloat16)
     exact = np.asarray(half, np.float64)
     value, slope = gelu(half), jax.vmap(jax.grad(gelu))(half)  # not as one program, which would round less often
     assert value.dtype == slope.dtype == jnp.bfloat16
@@ -145,10 +146,10 @@ def test_apart_is_a_loop_of_one_turn_on_processors():
     assert (" while(" in program) == (jax.default_backend() == "cpu")
     twice = jax.jit(lambda x: _apart(lambda x: 2 * x, x))
     for first in (0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, np.copysign(np.nan, -1), 1e-45, -3e38):
-        x = jnp.asarray(np.array([[first, 2.0], [3.0, 4.0]], np.float32))
+        x = array([[first, 2.0], [3.0, 4.0]])
         np.testing.assert_array_equal(twice(x), 2 * x)
     with jax.enable_x64(True):
-        np.testing.assert_array_equal(_apart(lambda x: 2 * x, jnp.asarray(np.array([-1e300]))), [-2e300])
+        np.testing.assert_array_equal(_apart(lambda x: 2 * x, jax.device_put(np.array([-1e300]))), [-2e300])
     for dtype in ("bfloat16", "float16", "int32"):
         ones = np.ones(2, jnp.dtype(dtype))
         np.testing.assert_array_equal(twice(-ones), -2 * ones)
@@ -262,9 +263,9 @@ def test_gradient_has_the_same_mask():
     def function(x):
         return dropout(x, 0.4, key, 1)
 
-    out, back = jax.vjp(function, jnp.asarray(x))
+    out, back = jax.vjp(function, array(x))
     results = [
-        (out, back(jnp.asarray(g))[0]),
+        (out, back(array(g))[0]),
         *(with_slopes(wrap(function))(g, x) for wrap in (jax.jit, jax.checkpoint)),
     ]
     for out, slope in results:
