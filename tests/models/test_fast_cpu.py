@@ -176,22 +176,21 @@ def test_under_transformations():
     assert norm(jnp.zeros((0, 8)), scale, bias).shape == (0, 8)
 
 
+of_rows = with_slopes(norm)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.copysign(np.nan, -1), np.inf, -np.inf])
 def test_what_is_no_number_spoils_its_own_row_alone(bad):
     """The first number of all, which sets the loop's length, too; in values and in what comes back."""
     x, scale, bias = normal(3, 8), 1 + normal(8, seed=2), normal(8, seed=3)
-    bad_x = x.copy()
-    bad_x[0, 0] = bad
-    (clean, back), *spoilt = (
-        map(np.asarray, of_row(g, x, scale, bias)[:2]) for g, x in ((x, x), (x, bad_x), (bad_x, x))
-    )
-    for values, slopes in spoilt:
+    spoilt = x.copy()
+    spoilt[0, 0] = bad
+    clean, back = map(np.asarray, of_rows(x, x, scale, bias)[:2])
+    for g, at in ((x, spoilt), (spoilt, x)):
+        values, slopes = map(np.asarray, of_rows(g, at, scale, bias)[:2])
         np.testing.assert_array_equal(values[1:], clean[1:])
         np.testing.assert_array_equal(slopes[1:], back[1:])
         assert np.isnan(slopes[0]).any()
-
-
-of_row = with_slopes(norm)
 
 
 # -- attention ---------------------------------------------------------------------------------------------------------
