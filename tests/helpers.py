@@ -1,8 +1,10 @@
 """Helpers that tests of several packages share."""
 
 import contextlib
+import types
 
 import jax
+import numpy as np
 
 HOSTILE = {
     "jax_default_prng_impl": "rbg",
@@ -32,3 +34,27 @@ def flags(values):
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+def array(values, dtype=np.float32) -> jax.Array:
+    """An array of JAX with numbers of NumPy, which are only copied: `jnp.asarray` compiles a program for each shape."""
+    return jax.device_put(np.asarray(values, dtype))
+
+
+def compiled(function, **options):
+    """A function as one program in double precision that gives NumPy's arrays.
+
+    Called as it is, each of its operations would be a program of its own, and take XLA as long to compile.
+    """
+    program = jax.jit(function, **options)
+
+    def call(*args, **kwargs):
+        with jax.enable_x64(True):
+            return jax.tree.map(np.asarray, program(*args, **kwargs))
+
+    return call
+
+
+def programs_of(module, *names, **options):
+    """Functions of a module, each as `compiled` gives it."""
+    return types.SimpleNamespace(**{name: compiled(getattr(module, name), **options) for name in names})

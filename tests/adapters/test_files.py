@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from rmtjax.adapters import AdapterParam, AlphaParam, TrainedParam, load_peft, merged_copy, save_peft
 from rmtjax.adapters.layers import adapted_layers
-from tests.adapters.helpers import with_adapters, with_peft
-from tests.models.helpers import batch, classifier, logits, refused, weights
+from tests.adapters.helpers import set_to, with_adapters, with_peft
+from tests.helpers import array
+from tests.models.helpers import batch, classifier, filled, logits, refused, weights
 
 CONFIG, TENSORS, ALPHA = "adapter_config.json", "adapter_model.safetensors", "alpha.safetensors"
 LAYER = "base_model.model.bert.encoder.layer.0.attention.self.query"
@@ -31,7 +32,7 @@ def plain(**changes):
 def moved(model):
     rng = np.random.default_rng(0)
     for _, v in nnx.to_flat_state(nnx.state(model, nnx.Any(AdapterParam, AlphaParam, TrainedParam))):
-        v[...] = v[...] + 0.3 * jnp.asarray(rng.normal(size=v.shape), v.dtype)
+        set_to(v, np.asarray(v[...]) + 0.3 * rng.normal(size=v.shape))
     return model
 
 
@@ -112,21 +113,22 @@ def test_a_layer_is_not_taken_for_another_of_its_name(tmp_path):
     """Rank and scale belong to a whole path, not to every path that ends alike."""
 
     class Inner(nnx.Module):
-        def __init__(self):
-            self.fc = nnx.Linear(6, 5, rngs=nnx.Rngs(0))
+        def __init__(self, rngs):
+            self.fc = nnx.Linear(6, 5, rngs=rngs)
 
     class Outer(nnx.Module):
-        def __init__(self):
-            self.fc, self.inner = nnx.Linear(6, 5, rngs=nnx.Rngs(1)), Inner()
+        def __init__(self, rngs):
+            self.fc, self.inner = nnx.Linear(6, 5, rngs=rngs), Inner(rngs)
             self.shift = nnx.Param(jnp.ones(5))
 
-    model = moved(with_adapters(Outer(), target_modules=["fc"], rank=4, lora_alpha=8.0, train=r""))
+    model = moved(with_adapters(filled(Outer), target_modules=["fc"], rank=4, lora_alpha=8.0, train=r""))
     for name, own in adapted_layers(model).items():
         if name == "fc":
             own.update.rank, own.update.scale = 2, 3.0
-            own.update.A, own.update.B = AdapterParam(own.update.A[:, :2]), AdapterParam(own.update.B[:2])
+            a, b = np.asarray(own.update.A[...]), np.asarray(own.update.B[...])
+            own.update.A, own.update.B = AdapterParam(array(a[:, :2])), AdapterParam(array(b[:2]))
     save_peft(model, tmp_path)
-    again = with_peft(Outer(), tmp_path)
+    again = with_peft(filled(Outer), tmp_path)
     for name, own in adapted_layers(model).items():
         other = adapted_layers(again)[name]
         assert (own.update.rank, own.update.scale) == (other.update.rank, other.update.scale)
@@ -142,8 +144,7 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    def __init__(self):
-        rngs = nnx.Rngs(0)
+    def __init__(self, rngs):
         self.layers = nnx.List([Block(rngs) for _ in range(2)])
         self.head = nnx.LinearGeneral((3, 2), (2, 2), axis=(-2, -1), rngs=rngs)
         self.conv = nnx.Conv(3, 5, (2, 4), rngs=rngs)
@@ -163,7 +164,7 @@ NAMES = {
 @pytest.mark.parametrize("names", [called, NAMES, {"": "model"}], ids=["function", "mapping", "prefix"])
 def test_names_of_the_pytorch_model(names, tmp_path):
     """Layers, heads, patterns and α are called as there, and come back under the same names."""
-    model = moved(with_adapters(Decoder(), target_modules=["q", "o"], rank=2, alpha=True, train=["head", "conv"]))
+    model = moved(with_adapters(filled(Decoder), target_modules=["q", "o"], rank=2, alpha=True, train=["head", "conv"]))
     save_peft(model, tmp_path, names=names)
     config, tensors = json.loads((tmp_path / CONFIG).read_text()), load_file(tmp_path / TENSORS)
     layer = "model.layers.0.attn.q" if names == {"": "model"} else "model.layers.0.self_attn.q_proj"
@@ -178,8 +179,8 @@ def test_names_of_the_pytorch_model(names, tmp_path):
     conv = tensors["base_model.model.model.conv.weight"]
     np.testing.assert_array_equal(conv, np.asarray(model.conv.kernel[...]).transpose(3, 2, 0, 1))
     with refused("which the model does not have"):
-        load_peft(Decoder(), tmp_path)
-    again = with_peft(Decoder(), tmp_path, names=names)
+        load_peft(filled(Decoder), tmp_path)
+    again = with_peft(filled(Decoder), tmp_path, names=names)
     mine, theirs = weights(model, nnx.Variable), weights(again, nnx.Variable)
     assert mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
@@ -203,7 +204,7 @@ def test_alphas_that_are_shared_keep_so_under_other_names(tmp_path):
     ],
 )
 def test_names_that_cannot_be_used(names, parts, tmp_path):
-    model = with_adapters(Decoder(), target_modules=["q", "o"], rank=2)
+    model = with_adapters(filled(Decoder), target_modules=["q", "o"], rank=2)
     with refused("names", *parts):
         save_peft(model, tmp_path / "out", names=names)
     assert not (tmp_path / "out").exists()
@@ -220,7 +221,7 @@ def base_folder(folder, prefix: str, transposed: bool = False, outputs: int = 4)
 
 def test_names_are_checked_against_the_base(tmp_path):
     """An adapter that PEFT would load as nothing is refused, before anything is written."""
-    model, out = with_adapters(Decoder(), target_modules=["q"], rank=2), tmp_path / "out"
+    model, out = with_adapters(filled(Decoder), target_modules=["q"], rank=2), tmp_path / "out"
     with refused("base = ", "layers.0.attn.q", "ignore", "model.layers.0.attn.q.weight", "names={'': 'model'}"):
         save_peft(model, out, base=base_folder(tmp_path / "with", "model."))
     with refused("base = ", "layers.0.attn.q", "nor of any other layer", "names="):
@@ -236,7 +237,9 @@ def test_names_are_checked_against_the_base(tmp_path):
     save_peft(model, out, base="some/hub-id")
     # A head of one's own is in no base.
     save_peft(
-        with_adapters(Decoder(), target_modules=["q", "head"], rank=2), out, base=base_folder(tmp_path / "fits", "")
+        with_adapters(filled(Decoder), target_modules=["q", "head"], rank=2),
+        out,
+        base=base_folder(tmp_path / "fits", ""),
     )
 
 
@@ -248,12 +251,12 @@ def other_folder(folder) -> Path:
 
 def test_kernels_that_pytorch_has_no_form_for(tmp_path):
     class Turned(nnx.Module):
-        def __init__(self):
-            self.fc = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
-            self.turn = nnx.Einsum("ab,bcd->acd", (4, 2, 2), rngs=nnx.Rngs(0))
+        def __init__(self, rngs):
+            self.fc = nnx.Linear(4, 4, rngs=rngs)
+            self.turn = nnx.Einsum("ab,bcd->acd", (4, 2, 2), rngs=rngs)
 
     with refused("turn.kernel", "Einsum", "(4, 2, 2)"):
-        save_peft(with_adapters(Turned(), target_modules=["fc"], rank=2, train=["turn"]), tmp_path / "out")
+        save_peft(with_adapters(filled(Turned), target_modules=["fc"], rank=2, train=["turn"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -261,18 +264,23 @@ def test_a_stack_of_layers_takes_no_adapter(tmp_path):
     tensors = {"here.lora_A.weight": ones(2, 6), "here.lora_B.weight": ones(6, 2)}
     save_file({f"base_model.model.{name}": value for name, value in tensors.items()}, tmp_path / TENSORS)
     (tmp_path / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
-    stack = nnx.vmap(lambda key: nnx.Linear(6, 6, rngs=nnx.Rngs(params=key)))(jax.random.split(jax.random.key(0), 3))
+
+    def stack(_):
+        return nnx.vmap(lambda key: nnx.Linear(6, 6, rngs=nnx.Rngs(params=key)))(jax.random.split(jax.random.key(0), 3))
+
     with refused("here", "stack of layers"):
-        load_peft(nnx.Dict(here=stack), tmp_path)
-    load_peft(nnx.Dict(here=nnx.Linear(6, 6, rngs=nnx.Rngs(0))), tmp_path)
+        load_peft(nnx.Dict(here=filled(stack)), tmp_path)
+    load_peft(nnx.Dict(here=filled(square)), tmp_path)
+
+
+def square(rngs):
+    return nnx.Linear(6, 6, rngs=rngs)
 
 
 def test_the_base_of_any_model_is_written_by_a_function(tmp_path):
-    model = with_adapters(
-        nnx.Dict(here=nnx.Linear(6, 6, rngs=nnx.Rngs(0))), target_modules=["here"], rank=2, alpha=True
-    )
+    model = with_adapters(nnx.Dict(here=filled(square)), target_modules=["here"], rank=2, alpha=True)
     for layer in adapted_layers(model).values():
-        layer.alpha[...] = jnp.full(6, 3.0)
+        set_to(layer.alpha, np.full(6, 3))
         kernel = layer.base.kernel[...]
     with refused("save_base", "a function"):
         save_peft(model, tmp_path / "out", save_base=True)

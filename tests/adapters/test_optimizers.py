@@ -2,6 +2,7 @@
 
 import doctest
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,11 @@ from rmtjax.adapters import optimizers as optimise
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.adapters.methods import FullUpdate, LoRA
 from tests.adapters.helpers import with_adapters
-from tests.models.helpers import batch, classifier, refused, relative, train
+from tests.helpers import array
+from tests.models.helpers import batch, classifier, filled, refused, relative, train
 
-PARAMS = {"w": jnp.arange(3.0), "alpha": jnp.ones(4)}
+PARAMS = {"w": array(np.arange(3)), "alpha": array(np.ones(4))}
+ADAM = optax.adam(0.1)
 OWN = {"w": False, "alpha": True}
 
 
@@ -48,13 +51,23 @@ def identical(tree, other) -> bool:
 
 def alone(optimizer, steps) -> list[np.ndarray]:
     """Values of α after each of its moves, by its optimiser alone."""
-    alpha = PARAMS["alpha"]
-    state, values = optimizer.init(alpha), []
+    alpha, update = PARAMS["alpha"], moving(optimizer)
+    state, values = jax.jit(optimizer.init)(alpha), []
     for step in steps:
-        updates, state = optimizer.update(gradient(step)["alpha"], state, alpha)
-        alpha = optax.apply_updates(alpha, updates)
+        alpha, _, state = update(gradient(step)["alpha"], state, alpha)
         values.append(np.asarray(alpha))
     return values
+
+
+@functools.cache
+def moving(tx, **options):
+    """A step as one program: (parameters, updates, state) from a gradient, a state and parameters."""
+
+    def step(gradient, state, params):
+        updates, state = tx.update(gradient, state, params, **options)
+        return optax.apply_updates(params, updates), updates, state
+
+    return jax.jit(step)
 
 
 # -- α-updater ---------------------------------------------------------------------------------------------------------
@@ -71,22 +84,27 @@ def test_steps(every, given):
     """At T, 2T, … a step of α's optimiser, schedule and decay included; in between nothing of it moves, to the bit."""
     inner = optax.adamw(optax.linear_schedule(0.1, 0.0, 4), weight_decay=0.1)
     tx, alpha = alpha_updater(inner, every), PARAMS["alpha"]
-    state, moves = tx.init(alpha), []
-    for step in range(1, 9):
-        g = gradient(step)["alpha"]
+    wanted = alone(inner, range(every, 9, every))
+    state, moves = jax.jit(tx.init)(alpha), []
+
+    @jax.jit
+    def move(g, state, alpha):
         if given:
-            updates, new = tx.update(jnp.full(4, jnp.nan), state, alpha, alpha_gradient=lambda g=g: jnp.asarray(g))
+            updates, state = tx.update(jnp.full(4, jnp.nan), state, alpha, alpha_gradient=lambda: g)
         else:
-            updates, new = tx.update(jnp.asarray(g), state, alpha)
+            updates, state = tx.update(g, state, alpha)
+        return optax.apply_updates(alpha, updates), updates, state
+
+    for step in range(1, 9):
+        alpha, updates, new = move(gradient(step)["alpha"], state, alpha)
         assert int(new.step) == step
         if step % every:
             assert identical(new.inner_state, state.inner_state) and np.all(np.asarray(updates) == 0)
         else:
             assert not identical(new.inner_state, state.inner_state)
             moves.append(step)
-        alpha, state = optax.apply_updates(alpha, updates), new
-        if moves and moves[-1] == step:
-            np.testing.assert_allclose(alpha, alone(inner, moves)[-1], atol=1e-6)
+            np.testing.assert_allclose(alpha, wanted[len(moves) - 1], atol=1e-6)
+        state = new
     assert moves == list(range(every, 9, every))
 
 
@@ -108,7 +126,7 @@ def test_gradient_is_computed_on_moves_alone():
     alpha, state = PARAMS["alpha"], tx.init(PARAMS["alpha"])
     counts = []
     for i in range(1, 14):
-        alpha, state = step(alpha, state, jnp.asarray(normal(4, seed=i)))
+        alpha, state = step(alpha, state, array(normal(4, seed=i)))
         jax.effects_barrier()
         counts.append(len(calls))
     assert counts == [i // 4 for i in range(1, 14)]
@@ -136,7 +154,7 @@ def composed(kind: str, inner, every: int):
 @pytest.mark.parametrize("whole", [True, False])
 def test_composed(kind, whole):
     """In a chain, behind a mask and in a partition, where the gradient may be of everything or of α alone; compiled once."""
-    every, inner = 3, optax.adam(0.1)
+    every, inner = 3, ADAM
     tx = composed(kind, inner, every)
     chain = kind == "chain"  # takes α by itself
 
@@ -199,9 +217,10 @@ CASES += [(name, a, g, True) for name in ("adamw", "momentum", "lion") for a, g 
 def test_any_optimiser_and_precision(name, of_alpha, of_gradient, given):
     """Everything that optax accepts works: the moves are its moves, in its types; between them α stands still."""
     inner = optax.with_extra_args_support(INNER[name])
-    alpha = {"a": jnp.ones(3, of_alpha), "b": jnp.full((), 2, of_alpha)}
-    gradients = [jax.tree.map(lambda p, i=i: jnp.full(p.shape, 1.0 + i, of_gradient), alpha) for i in range(3)]
-    more = {"value": jnp.float32(1)}
+    of_alpha, of_gradient = jnp.dtype(of_alpha), jnp.dtype(of_gradient)
+    alpha = {"a": array(np.ones(3), of_alpha), "b": array(2, of_alpha)}
+    gradients = [{k: array(np.full(p.shape, 1.0 + i), of_gradient) for k, p in alpha.items()} for i in range(3)]
+    more = {"value": array(1)}
 
     def moves(alpha):
         state, values = inner.init(alpha), []
@@ -300,16 +319,17 @@ def test_step(n, r):
     tx, seen = optax.sgd(0.3), []
     spy = optax.GradientTransformation(tx.init, lambda u, s, p=None: (seen.append(u), tx.update(u, s, p))[1])
     own = stiefel(spy)
-    params = {"x": jnp.asarray(x, jnp.float32)}
-    updates, _ = own.update({"x": jnp.asarray(g, jnp.float32)}, own.init(params), params)
-    np.testing.assert_allclose(seen[0]["x"], tangent, atol=1e-6)
+    params = {"x": np.asarray(x, np.float32)}
+    run = jax.jit(lambda g, params: (own.update({"x": g}, own.init(params), params)[0], seen[-1]))
+    updates, met = run(g.astype(np.float32), params)
+    np.testing.assert_allclose(met["x"], tangent, atol=1e-6)
     np.testing.assert_allclose(updates["x"], nearest(x - 0.3 * tangent) - x, atol=2e-6)
     assert n == r or relative(tangent, g) > 0.1
 
 
 def test_frames_stay_frames():
     """After 100 steps of Adam, decay and all, ‖BᵀB − I‖ < 1e-5, while the frame has gone elsewhere."""
-    x = jnp.asarray(frame(20, 6), jnp.float32)
+    x = array(frame(20, 6))
     tx = stiefel(optax.adamw(0.05, weight_decay=0.1))
 
     @jax.jit
@@ -342,7 +362,7 @@ def test_finds_the_top_eigenspace():
 
         return jax.lax.scan(step, (x, tx.init(x)), length=100)[0][0]
 
-    x = np.asarray(run(jnp.asarray(frame(10, 2), jnp.float32)))
+    x = np.asarray(run(array(frame(10, 2))))
     np.testing.assert_allclose(np.linalg.norm(x[:2]), np.sqrt(2), atol=1e-4)
 
 
@@ -377,10 +397,10 @@ def test_refused_frames():
 
 def test_stiefel_in_a_partition():
     """As fine-tuning uses it: frames by themselves, all else by another optimiser."""
-    params = {"x": jnp.asarray(frame(5, 2), jnp.float32), "w": jnp.ones(3)}
+    params = {"x": array(frame(5, 2)), "w": array(np.ones(3))}
     tx = optax.partition({"frame": stiefel(optax.sgd(0.2)), "rest": optax.sgd(0.2)}, {"x": "frame", "w": "rest"})
     state = tx.init(params)
-    updates, _ = functools.partial(jax.jit(tx.update))({"x": normal(5, 2), "w": jnp.ones(3)}, state, params)
+    updates, _ = jax.jit(tx.update)({"x": normal(5, 2), "w": np.ones(3, np.float32)}, state, params)
     new = optax.apply_updates(params, updates)
     np.testing.assert_allclose(new["x"].T @ new["x"], np.eye(2), atol=2e-6)
     np.testing.assert_allclose(new["w"], 0.8)
@@ -389,52 +409,58 @@ def test_stiefel_in_a_partition():
 # --- project_spectral_norm ------------------------------------------------------------------------------------------
 
 
+def layers(*outputs: int) -> nnx.Sequential:
+    """Layers one after the other, the first with 20 inputs."""
+    sides = list(itertools.pairwise((20, *outputs)))
+    return filled(lambda rngs: nnx.Sequential(*(nnx.Linear(n, m, rngs=rngs) for n, m in sides)))
+
+
+def steps_of(tree, size: float = 1.0):
+    """Steps of normal numbers."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: size * rng.normal(size=x.shape).astype(np.float32), tree)
+
+
 @pytest.mark.first(1)
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "spectral-additive", "spectral-rotational"])
 def test_updates_stay_below_their_limits(method):
     """Steps that are far too long, in a State and in a dict by dotted path: what is added ends at the limit, and no lower."""
     limit = 0.3
-    model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)), nnx.Linear(12, 16, rngs=nnx.Rngs(1)))
+    model = layers(12, 16)
     apply_adapters(model, method, rank=3, target_modules=".*")
     paths = list(adapted_layers(model))
     tx = optax.chain(optax.sgd(1.0), project_spectral_norm(model, {paths[0]: limit}))
     params = nnx.state(model, AdapterParam)
     flat = {".".join(map(str, path)): value[...] for path, value in nnx.to_flat_state(params)}
     for tree in (params, flat):
-        leaves, structure = jax.tree.flatten(tree)
-        keys = jax.random.split(jax.random.key(0), len(leaves))
-        steps = jax.tree.unflatten(
-            structure, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-        )
-        state = tx.init(tree)
-        moved = optax.apply_updates(tree, jax.jit(tx.update)(steps, state, tree)[0])
+        moved, _, _ = moving(tx)(steps_of(tree), tx.init(tree), tree)
         values = {k: v for k, v in zip(flat, jax.tree.leaves(moved), strict=True)}
         for path, bounded in ((paths[0], True), (paths[1], False)):
             own = nnx.clone(adapted_layers(model)[path].update)
             for name, value in values.items():
                 if name.startswith(f"{path}.update."):
                     setattr(own, name.rsplit(".", 1)[1], AdapterParam(value))
-            a, b = own.factors()
-            norm = np.linalg.norm(np.asarray(a @ b), 2)
+            a, b = map(np.asarray, own.factors())
+            norm = np.linalg.norm(a @ b, 2)
             assert norm == pytest.approx(limit, rel=2e-3) if bounded else norm > 2 * limit
 
 
 def test_a_step_within_the_limit_is_left_alone():
-    model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
+    model = layers(12)
     apply_adapters(model, "lora", rank=3, target_modules=".*")
     params = nnx.state(model, AdapterParam)
-    steps = jax.tree.map(lambda x: 1e-3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    steps = steps_of(params, 1e-3)
     tx = project_spectral_norm(model, {next(iter(adapted_layers(model))): 1.0})
-    kept, _ = tx.update(steps, tx.init(params), params)
+    _, kept, _ = moving(tx)(steps, tx.init(params), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), kept, steps)
 
 
 def test_lora_is_projected():
     """Singular values above the limit are cut, the others and all singular vectors stay."""
-    model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
+    model = layers(12)
     apply_adapters(model, "lora", rank=3, target_modules=".*")
     layer = next(iter(adapted_layers(model).values()))
-    layer.update.B[...] = jax.random.normal(jax.random.key(0), layer.update.B.shape)
+    layer.update.B[...] = array(normal(*layer.update.B.shape))
     a, b = (np.asarray(x, float) for x in layer.update.factors())
     u, s, vt = np.linalg.svd(a @ b, full_matrices=False)
     limit = float((s[0] + s[1]) / 2)
@@ -455,7 +481,7 @@ def test_bounds_hold_whatever_the_factors_are(condition):
     )
     for scale in (4.0, -8.0):
         update = LoRA(jnp.zeros((60, 50)), 4, scale, jax.random.key(0))
-        update.A[...], update.B[...] = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
+        update.A[...], update.B[...] = array(a), array(b)
 
         def norm(update=update):
             a, b = (np.asarray(x, float) for x in update.factors())
@@ -471,7 +497,7 @@ def test_bounds_hold_whatever_the_factors_are(condition):
 @pytest.mark.thorough
 def test_a_dense_update_is_scaled_down():
     update = FullUpdate(jnp.zeros((40, 30)))
-    update.delta[...] = jax.random.normal(jax.random.key(0), (40, 30))
+    update.delta[...] = array(normal(40, 30))
     norm = np.linalg.norm(np.asarray(update.delta[...]), 2)
     assert float(update.norm()) == pytest.approx(norm, rel=5e-3)
     np.testing.assert_allclose(update.bounded(0.5)["delta"], update.delta[...] * 0.5 / norm, rtol=1e-2)
@@ -479,7 +505,7 @@ def test_a_dense_update_is_scaled_down():
 
 
 def test_limits_that_cannot_be_kept_are_refused():
-    model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
+    model = layers(12)
     apply_adapters(model, "orthogonal", rank=2, lora_alpha=4.0, target_modules=".*")
     path = next(iter(adapted_layers(model)))
     with pytest.raises(InputError, match=r"are all a/r = 2, but the limit is 1.5"):
@@ -489,7 +515,7 @@ def test_limits_that_cannot_be_kept_are_refused():
         project_spectral_norm(model, {"nothing": 1.0})
     with pytest.raises(InputError, match=r"= 0: must be above 0"):
         project_spectral_norm(model, {path: 0})
-    turned = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
+    turned = layers(12)
     apply_adapters(turned, "orthogonal", rank=2, lora_alpha=-4.0, target_modules=".*")
     with pytest.raises(InputError, match=r"are all a/r = 2, but the limit is 1.5"):
         project_spectral_norm(turned, {path: 1.5})
@@ -497,10 +523,10 @@ def test_limits_that_cannot_be_kept_are_refused():
 
 def test_a_limit_of_what_is_not_optimised_is_named():
     """Without B among the parameters nothing could be kept below anything."""
-    model = nnx.Sequential(nnx.Linear(20, 12, rngs=nnx.Rngs(0)))
+    model = layers(12)
     apply_adapters(model, "lora", rank=2, target_modules=".*")
     path = next(iter(adapted_layers(model)))
     tx = project_spectral_norm(model, {path: 0.1})
     _, weights, _ = nnx.split(model, lambda path, _: path[-1] == "A", ...)
     with pytest.raises(InputError, match=rf"params: {path}.update.B must be among the optimized parameters"):
-        tx.update(jax.tree.map(jnp.ones_like, weights), tx.init(weights), weights)
+        jax.eval_shape(tx.update, weights, tx.init(weights), weights)

@@ -28,8 +28,9 @@ from rmtjax.adapters import (
 from rmtjax.adapters.layers import adapted_layers
 from rmtjax.adapters.methods import METHODS
 from rmtjax.intruders import intruder_limits
-from tests.adapters.helpers import with_adapters
-from tests.models.helpers import refused, relative
+from tests.adapters.helpers import set_to, with_adapters
+from tests.helpers import array
+from tests.models.helpers import filled, refused, relative
 
 METHODS_AND_FULL = [*METHODS, "full"]
 RANK = 2
@@ -101,18 +102,16 @@ class Quantised:
 
 
 def lora(**options) -> nnx.LoRALinear:
-    layer = nnx.LoRALinear(6, 4, lora_rank=2, rngs=nnx.Rngs(0), **options)
-    layer.lora.lora_b[...] = jnp.ones_like(layer.lora.lora_b[...])
-    return layer
+    return filled(lambda rngs: nnx.LoRALinear(6, 4, lora_rank=2, rngs=rngs, **options))
 
 
 def linear(kind=nnx.Linear, **options):
-    return lambda **more: kind(6, 4, rngs=nnx.Rngs(0), **options, **more)
+    return lambda **more: filled(lambda rngs: kind(6, 4, rngs=rngs, **options, **more))
 
 
 def general(kind=nnx.LinearGeneral, inputs=(3, 2), outputs=(2, 2), **options):
     axis = tuple(range(-len(inputs), 0))
-    return lambda **more: kind(inputs, outputs, axis=axis, rngs=nnx.Rngs(0), **options, **more)
+    return lambda **more: filled(lambda rngs: kind(inputs, outputs, axis=axis, rngs=rngs, **options, **more))
 
 
 def own_promotion(arrays, dtype=None, inexact=True):
@@ -149,22 +148,25 @@ class Net(nnx.Module):
         return self.fc(x, *args, **options)
 
 
-def inputs_of(layer, dtype=jnp.float32, seed: int = 5) -> jax.Array:
+def inputs_of(layer, seed: int = 5) -> jax.Array:
     shape = layer.in_features if isinstance(layer, nnx.LinearGeneral) else (layer.in_features,)
-    return jax.random.normal(jax.random.key(seed), (3, 5, *shape), dtype)
+    return array(np.random.default_rng(seed).normal(size=(3, 5, *shape)))
+
+
+called = nnx.jit(lambda model, x: model(x))
 
 
 def moved(model, by: float = 0.3, seed: int = 0):
     rng = np.random.default_rng(seed)
     for _, v in nnx.to_flat_state(nnx.state(model, nnx.Any(TRAINABLE, AlphaParam))):
-        v[...] = v[...] + by * jnp.asarray(rng.normal(size=v.shape), v.dtype)
+        set_to(v, np.asarray(v[...]) + by * rng.normal(size=v.shape))
     return model
 
 
 def with_kernel(make, kernel) -> nnx.Module:
     """The plain layer with another matrix for its kernel."""
     layer = make()
-    layer.kernel[...] = kernel.reshape(layer.kernel.shape)
+    set_to(layer.kernel, np.asarray(kernel).reshape(layer.kernel.shape))
     return layer
 
 
@@ -201,7 +203,7 @@ def test_start_is_the_layer_itself(kind, method, alpha):
     x = inputs_of(layer)
     if method == "orthogonal":  # which begins with an update
         layer = with_kernel(make, model.fc.kernel())
-    assert relative(model(x), layer(x)) < 1e-5
+    assert relative(called(model, x), called(layer, x)) < 1e-5
 
 
 @pytest.mark.each_value
@@ -211,24 +213,30 @@ def test_the_layer_with_another_kernel(kind, method, alpha):
     if skip_unmarkable(kind, method, alpha):
         return
     make, model = of(kind, method, alpha)
-    x = inputs_of(make())
-    kernel = model.fc.kernel()
-    assert relative(kernel.reshape(-1), make().kernel[...].reshape(-1)) > 0.05
-    base = model.fc.base
-    plain = with_kernel(make, kernel)
-    if method == "full" and base.bias is not None:
-        plain.bias[...] = base.bias[...]
-    wanted = plain(x)
-    np.testing.assert_allclose(model(x), wanted, atol=2e-5, rtol=2e-5)
-    np.testing.assert_allclose(nnx.jit(lambda m, x: m(x))(model, x), wanted, atol=2e-5, rtol=2e-5)
-    whole = merged_copy(model)
-    assert type(whole.fc) is type(make())
-    np.testing.assert_allclose(whole(x), wanted, atol=2e-5, rtol=2e-5)
-    before = model(x)
-    merge_weights(model)
-    np.testing.assert_allclose(model(x), wanted, atol=2e-5, rtol=2e-5)
-    unmerge_weights(model)
-    np.testing.assert_array_equal(model(x), before)
+    x, base = inputs_of(make()), model.fc.base
+    for run in (ways, compiled_ways) if method == "lora" else (compiled_ways,):
+        kernel, outputs, merged, whole, after = map(np.asarray, run(model, x))
+        assert relative(kernel.reshape(-1), np.asarray(make().kernel[...]).reshape(-1)) > 0.05
+        plain = with_kernel(make, kernel)
+        if method == "full" and base.bias is not None:
+            plain.bias[...] = base.bias[...]
+        wanted = called(plain, x)
+        for got in (outputs, merged, whole):
+            np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=2e-5)
+        np.testing.assert_array_equal(after, outputs)
+
+
+def ways(model, x):
+    """The kernel; and outputs of the model, merged in place, merged away, and unmerged again."""
+    merged, whole = nnx.clone(model), merged_copy(model)
+    assert type(whole.fc) is type(model.fc.base)
+    merge_weights(merged)
+    in_place = merged(x)
+    unmerge_weights(merged)
+    return model.fc.kernel(), model(x), in_place, whole(x), merged(x)
+
+
+compiled_ways = nnx.jit(ways)
 
 
 @pytest.mark.each_value
@@ -240,7 +248,8 @@ def test_gradients(kind, method, alpha):
     make, model = of(kind, method, alpha)
     x = inputs_of(make())
     graph, own, rest = nnx.split(model, nnx.Any(TRAINABLE, AlphaParam), ...)
-    g = jax.random.normal(jax.random.key(1), model(x).shape)
+    outputs = jax.eval_shape(model, x).shape
+    g = np.random.default_rng(1).normal(size=outputs).astype(np.float32)
 
     def adapted(trained, x):
         return jnp.sum(nnx.merge(graph, trained, rest)(x) * g)
@@ -250,7 +259,7 @@ def test_gradients(kind, method, alpha):
         layer.kernel[...] = nnx.merge(graph, trained, rest).fc.kernel().reshape(layer.kernel.shape)
         return jnp.sum(layer(x) * g)
 
-    got, wanted = (jax.jit(jax.grad(f, (0, 1)))(own, x) for f in (adapted, plainly))
+    got, wanted = jax.jit(lambda *at: [jax.grad(f, (0, 1))(*at) for f in (adapted, plainly)])(own, x)
     for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         assert relative(mine, theirs) < 1e-4 and np.any(np.asarray(theirs) != 0)
 
@@ -265,41 +274,39 @@ def test_half_precision_does_not_round_the_update_away(kind, method, storage):
     model = with_adapters(Net(make()), method, target_modules=["fc"], rank=RANK)
     layer = model.fc
     base = make()
-    first = base.kernel[...].reshape(6, 4)[0]
+    kernel = np.array(base.kernel[...]).reshape(6, 4)
+    kernel[1] = kernel[0]
     for one in (base, layer.base):  # two rows of the kernel alike, so that these inputs give W nothing to round
-        one.kernel[...] = one.kernel[...].reshape(6, 4).at[1].set(first).reshape(one.kernel.shape)
+        set_to(one.kernel, kernel.reshape(one.kernel.shape))
         if one.bias is not None:
-            one.bias[...] = jnp.zeros_like(one.bias[...])
+            set_to(one.bias, np.zeros(one.bias.shape))
     if method == "orthogonal":
         layer.update.scale = 1e-3
     else:
         moved(model, 1e-3)
+    a, b = map(np.asarray, nnx.jit(lambda update: update.factors())(layer.update))
     if method == "dora":
-        layer.update.magnitude[...] = jnp.linalg.norm(
-            layer.base.kernel[...].reshape(6, 4).astype(jnp.float32)
-            + layer.update.factors()[0] @ layer.update.factors()[1],
-            axis=0,
-        )
-    x = jnp.zeros((1, 6)).at[0, :2].set(jnp.array([0.09, -0.09])).astype(jnp.bfloat16)
-    x = x.reshape(1, *(base.in_features if isinstance(base, nnx.LinearGeneral) else (6,)))
-    a, b = layer.update.factors()
-    effect = np.asarray(x, np.float32).reshape(1, 6) @ np.asarray(a @ b)
+        set_to(layer.update.magnitude, np.linalg.norm(kernel.astype(np.float32) + a @ b, axis=0))
+    x = np.array([[0.09, -0.09, 0, 0, 0, 0]], jnp.bfloat16)
+    effect = x.astype(np.float32) @ (a @ b)
+    x = jax.device_put(x.reshape(1, *(base.in_features if isinstance(base, nnx.LinearGeneral) else (6,))))
     wanted = effect.reshape(-1) * {"subclass": 3, "general subclass": 3, "dot_general": 2, "general dot_general": 2,
                                    "dot_general_cls": 2, "promote_dtype": 0.5}.get(kind, 1)  # fmt: skip
-    got = np.asarray(model(x), np.float32).reshape(-1) - np.asarray(base(x), np.float32).reshape(-1)
+    after, before = model(x), base(x)
+    got = np.asarray(after, np.float32).reshape(-1) - np.asarray(before, np.float32).reshape(-1)
     wide = kind in ("preferred_element_type", "nnx.LoRALinear")  # whose own update is in single precision
-    assert model(x).dtype == base(x).dtype == (jnp.float32 if wide else jnp.bfloat16)
+    assert after.dtype == before.dtype == (jnp.float32 if wide else jnp.bfloat16)
     assert 0 < np.abs(wanted).max() < 0.05 and relative(got, wanted) < 0.05
 
 
 def test_a_layer_that_multiplies_by_hand_in_half_precision_says_that_it_rounds():
     model = with_adapters(Net(linear(SelfMade, param_dtype=jnp.bfloat16)()), target_modules=["fc"], rank=RANK)
     with pytest.warns(UserWarning, match="SelfMade multiplies by its kernel itself"):
-        model(jnp.ones((1, 6), jnp.bfloat16))
+        model(np.ones((1, 6), jnp.bfloat16))
     model = with_adapters(Net(linear(SelfMade)()), target_modules=["fc"], rank=RANK)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model(jnp.ones((1, 6)))
+        model(np.ones((1, 6), np.float32))
 
 
 def test_further_arguments():
@@ -307,9 +314,10 @@ def test_further_arguments():
     make = linear(Asked)
     model = moved(with_adapters(Net(make()), target_modules=["fc"], rank=RANK, alpha=True))
     x, plain = inputs_of(make()), with_kernel(make, model.fc.kernel())
-    np.testing.assert_allclose(model(x, 2.0), 2 * plain(x), atol=1e-5)
-    np.testing.assert_allclose(model(x, factor=3.0), 3 * plain(x), atol=1e-5)
-    np.testing.assert_array_equal(model(x, other=jnp.eye(6)), x)
+    wanted = np.asarray(called(plain, x))
+    np.testing.assert_allclose(model(x, 2.0), 2 * wanted, atol=1e-5)
+    np.testing.assert_allclose(model(x, factor=3.0), 3 * wanted, atol=1e-5)
+    np.testing.assert_array_equal(model(x, other=array(np.eye(6))), x)
     with pytest.raises(TypeError, match="unknown"):
         model(x, unknown=1)
     with pytest.raises(TypeError):
@@ -318,7 +326,10 @@ def test_further_arguments():
 
 def test_a_layers_state_is_its_own():
     """A layer that counts, draws and sows when called keeps its own state, as if it were called alone; compiled, too."""
-    make = linear(Remembering)
+
+    def make():
+        return Remembering(6, 4, rngs=nnx.Rngs(0))
+
     plain, model = Net(make()), with_adapters(Net(make()), target_modules=["fc"], rank=RANK)
     x = inputs_of(make())
     for call in (lambda m: m(x), nnx.jit(lambda m: m(x))):
@@ -336,7 +347,7 @@ def test_a_layers_state_is_its_own():
 def test_a_layer_that_changes_its_kernel_is_refused():
     model = with_adapters(Net(linear(Spoilt)()), target_modules=["fc"], rank=RANK)
     with refused("Spoilt", "changes its kernel"):
-        model(jnp.ones((1, 6)))
+        model(np.ones((1, 6), np.float32))
 
 
 def test_attributes_of_the_layer():
@@ -368,14 +379,19 @@ def test_under_transformations(kind):
     model = moved(with_adapters(Block(), target_modules=["fc"], rank=RANK, alpha=True))
     plain = with_kernel(KINDS[kind], model.fc.kernel())
     x = inputs_of(plain)
-    np.testing.assert_allclose(model(x), jnp.tanh(plain(x)), atol=1e-5)
-    np.testing.assert_allclose(jax.vmap(model.fc)(x), plain(x), atol=1e-5)
+    wanted = np.asarray(called(plain, x))
+    np.testing.assert_allclose(model(x), np.tanh(wanted), atol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(model.fc))(x), wanted, atol=1e-5)
     graph, own, rest = nnx.split(model, TRAINABLE, ...)
-    slopes = [
-        jax.grad(lambda trained, f=f: jnp.sum(f(nnx.merge(graph, trained, rest).fc, x) ** 2))(own)
-        for f in (lambda layer, x: layer(x), lambda layer, x: jax.checkpoint(layer)(x))
-    ]
-    for one, other in zip(*map(jax.tree.leaves, slopes), strict=True):
+
+    @jax.jit
+    def slopes(own):
+        calls = (lambda layer, x: layer(x), lambda layer, x: jax.checkpoint(layer)(x))
+        return [
+            jax.grad(lambda trained, f=f: jnp.sum(f(nnx.merge(graph, trained, rest).fc, x) ** 2))(own) for f in calls
+        ]
+
+    for one, other in zip(*map(jax.tree.leaves, slopes(own)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
@@ -400,25 +416,27 @@ def test_example_in_the_docstrings():
 # -- what is refused, and what a pattern leaves out ---------------------------------------------------------------------
 
 
-def stack():
-    return nnx.vmap(lambda key: nnx.Linear(6, 6, rngs=nnx.Rngs(params=key)))(jax.random.split(jax.random.key(0), 3))
+def stack(kind=nnx.Linear, outputs=6):
+    def build(_):
+        keys = jax.random.split(jax.random.key(0), 3)
+        return nnx.vmap(lambda key: kind(6, outputs, rngs=nnx.Rngs(params=key)))(keys)
+
+    return filled(build)
 
 
 def general_stack():
-    return nnx.vmap(lambda key: nnx.LinearGeneral(6, (2, 3), rngs=nnx.Rngs(params=key)))(
-        jax.random.split(jax.random.key(0), 3)
-    )
+    return stack(nnx.LinearGeneral, (2, 3))
 
 
 def of_type(dtype):
     layer = linear()()
-    layer.kernel = nnx.Param(layer.kernel[...].astype(dtype))
+    layer.kernel = nnx.Param(array(layer.kernel[...], dtype))
     return layer
 
 
 def transposed():
     layer = linear()()
-    layer.kernel = nnx.Param(layer.kernel[...].T)
+    layer.kernel = nnx.Param(array(np.asarray(layer.kernel[...]).T))
     return layer
 
 
@@ -428,9 +446,9 @@ def transposed():
         (stack, ["is a stack of layers", "(3, 6, 6)", "(6, 6)"]),
         (general_stack, ["is a stack of layers", "(3, 6, 2, 3)", "(6, 2, 3)"]),
         (transposed, ["not a plain matrix product", "(4, 6)", "(6, 4)"]),
-        (lambda: nnx.LinearGeneral(4, 5, axis=-2, rngs=nnx.Rngs(0)), ["contracts axes other"]),
-        (lambda: nnx.LinearGeneral((4, 5), 5, axis=(-1, -2), rngs=nnx.Rngs(0)), ["contracts axes other"]),
-        (lambda: nnx.LinearGeneral(4, 5, batch_axis={0: 2}, rngs=nnx.Rngs(0)), ["batch axes"]),
+        (lambda: filled(lambda rngs: nnx.LinearGeneral(4, 5, axis=-2, rngs=rngs)), ["contracts axes other"]),
+        (lambda: filled(lambda rngs: nnx.LinearGeneral((4, 5), 5, axis=(-1, -2), rngs=rngs)), ["contracts axes other"]),
+        (lambda: filled(lambda rngs: nnx.LinearGeneral(4, 5, batch_axis={0: 2}, rngs=rngs)), ["batch axes"]),
         (lambda: of_type(jnp.int8), ["kernel of dtype int8", "bfloat16"]),
         (lambda: of_type(jnp.float8_e4m3fn), ["kernel of dtype float8_e4m3fn"]),
         (lambda: of_type(jnp.complex64), ["kernel of dtype complex64"]),
@@ -461,8 +479,7 @@ def test_a_layer_whose_weights_another_module_rescales_is_refused():
 
 
 class Mixed(nnx.Module):
-    def __init__(self):
-        rngs = nnx.Rngs(0)
+    def __init__(self, rngs):
         self.fc = nnx.Linear(4, 4, rngs=rngs)
         self.embed = nnx.Embed(3, 4, rngs=rngs)
         self.turn = nnx.Einsum("ab,bc->ac", (4, 4), rngs=rngs)
@@ -472,19 +489,19 @@ class Mixed(nnx.Module):
 
 def test_a_pattern_that_takes_a_part_of_what_it_names_says_so():
     with pytest.warns(UserWarning, match=r"3 of the 4 modules.*left out.*conv.*Conv.*embed.*Embed.*turn.*Einsum"):
-        assert set(adapted_layers(with_adapters(Mixed(), target_modules=".*", rank=2))) == {"fc"}
+        assert set(adapted_layers(with_adapters(filled(Mixed), target_modules=".*", rank=2))) == {"fc"}
     with pytest.warns(UserWarning, match=r"alpha_modules.*turn \(of type Einsum\)"):
-        apply_adapters(Mixed(), target_modules=["fc"], rank=2, alpha=True, alpha_modules=["fc", "turn"])
+        apply_adapters(filled(Mixed), target_modules=["fc"], rank=2, alpha=True, alpha_modules=["fc", "turn"])
     with pytest.warns(UserWarning, match="target_modules: 'fd' matches no dense layer"):
-        apply_adapters(Mixed(), target_modules=["fc", "fd"], rank=2)
+        apply_adapters(filled(Mixed), target_modules=["fc", "fd"], rank=2)
     with pytest.warns(UserWarning, match="matches no weight outside the adapted layers"):
-        apply_adapters(Mixed(), target_modules=["fc"], rank=2, train=["fc"])
+        apply_adapters(filled(Mixed), target_modules=["fc"], rank=2, train=["fc"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        apply_adapters(Mixed(), target_modules=["fc"], rank=2, train=["norm", "embed"])
+        apply_adapters(filled(Mixed), target_modules=["fc"], rank=2, train=["norm", "embed"])
     for name in ("embed", "turn", "conv"):
         with refused(f"target_modules = ['{name}']", "matches no dense layer", f"{name} (of type "):
-            apply_adapters(Mixed(), target_modules=[name], rank=2)
+            apply_adapters(filled(Mixed), target_modules=[name], rank=2)
 
 
 def test_a_layer_goes_by_each_of_its_paths():

@@ -1,7 +1,8 @@
 """Words, uniforms and normals: the right law, the right digits, and the same for a trial whatever its batch."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.random import threefry_2x32
@@ -12,6 +13,17 @@ from rmtjax.ensembles import _counter as counter
 # False alarms: every KS test here rejects at p < 1e-5 and every moment at 4.5 standard errors (7e-6); some twenty such
 # checks make less than 3e-4 for the file. Seeds are fixed.
 P, Z = 1e-5, 4.5
+
+normal = jax.jit(counter.normal, static_argnums=1)
+box_muller, cos_sin, fast_log, unit = map(
+    jax.jit, (counter.box_muller, counter._cos_sin_turn, counter.fast_log, counter.unit)
+)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def words(seed, stream, count, start=0):
+    """The words of a seed's key."""
+    return counter.words(jax.random.key_data(jax.random.key(seed))[:, None], stream, count, start)
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +38,8 @@ def draws() -> np.ndarray:
     """Normals of 100,000 trials: (trial, stream, index)."""
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(1), 100_000)
-        return np.stack(
-            [np.asarray(jax.jit(jax.vmap(lambda k, s=s: counter.normal(k, 4, s)))(keys)) for s in (0, 1)], 1
-        )
+        both = jax.jit(jax.vmap(lambda k: [counter.normal(k, 4, s) for s in (0, 1)]))
+        return np.stack([np.asarray(x) for x in both(keys)], 1)
 
 
 def test_normals_are_normal(draws):
@@ -59,36 +70,40 @@ def same(x, y):
 
 def test_a_batch_of_keys_gives_what_each_key_gives():
     keys = jax.random.split(jax.random.key(2), 6)
-    single = jax.jit(counter.normal, static_argnums=1)
-    alone = np.stack([single(k, 5, 3) for k in keys])
-    same(np.asarray(jax.jit(jax.vmap(lambda k: counter.normal(k, 5, 3)))(keys)), alone)
-    nested = jax.jit(jax.vmap(jax.vmap(lambda k: counter.normal(k, 5, 3))))(keys.reshape(2, 3))
-    same(np.asarray(nested).reshape(6, 5), alone)
-    mapped = jax.lax.map(lambda k: counter.normal(k, 5, 3), keys)
-    same(np.asarray(mapped), alone)
-    one = jax.jit(jax.vmap(lambda _: counter.normal(keys[1], 5, 3)))(jnp.arange(2))
+    alone = np.stack([normal(k, 5, 3) for k in keys])
+
+    def draw(k):
+        return counter.normal(k, 5, 3)
+
+    @jax.jit
+    def others(keys):
+        nested = jax.vmap(jax.vmap(draw))(keys.reshape(2, 3))
+        return jax.vmap(draw)(keys), nested.reshape(6, 5), jax.lax.map(draw, keys)
+
+    for got in others(keys):
+        same(np.asarray(got), alone)
+    one = jax.jit(jax.vmap(lambda _: draw(keys[1])))(np.arange(2))
     same(np.asarray(one), np.stack([alone[1]] * 2))
 
 
 def test_a_batch_of_streams_gives_what_each_stream_gives():
-    keys, streams = jax.random.split(jax.random.key(3), 4), jnp.arange(4)
+    keys, streams = jax.random.split(jax.random.key(3), 4), np.arange(4)
     single = jax.jit(lambda k, s: counter.normal(k, 3, s))
     alone = np.stack([single(k, s) for k, s in zip(keys, streams, strict=True)])
-    both = jax.jit(jax.vmap(single))(keys, streams)
+    both, of_one_key = jax.jit(lambda k, s: (jax.vmap(single)(k, s), jax.vmap(single, (None, 0))(k[0], s)))(
+        keys, streams
+    )
     same(np.asarray(both), alone)
-    alone = np.stack([single(keys[0], s) for s in streams])
-    got = jax.jit(jax.vmap(single, in_axes=(None, 0)))(keys[0], streams)
-    same(np.asarray(got), alone)
+    same(np.asarray(of_one_key), np.stack([single(keys[0], s) for s in streams]))
 
 
 def test_keys_of_other_generators_are_accepted():
-    x = counter.normal(jax.random.key(0, impl="rbg"), 4)
-    y = counter.normal(jax.random.key(1, impl="rbg"), 4)
-    assert np.all(np.isfinite(x)) and np.all(np.asarray(x) != np.asarray(y))
+    x, y = (np.asarray(normal(jax.random.key(seed, impl="rbg"), 4)) for seed in (0, 1))
+    assert np.all(np.isfinite(x)) and np.all(x != y)
 
 
 def test_a_program_in_single_precision_gets_the_same_normals():
-    wanted = counter.normal(jax.random.key(5), 3)
+    wanted = counter.normal(jax.random.key(5), 3)  # one operation after the other
     with jax.enable_x64(False):
         np.testing.assert_array_equal(counter.normal(jax.random.key(5), 3), wanted)
 
@@ -100,30 +115,26 @@ def test_an_odd_count_is_the_length_asked_for():
 
 def test_words_are_threefry_of_stream_and_index():
     """The same bits from JAX's own threefry, and from any starting index."""
-    key = jax.random.key(11)
-    got = counter.words(jax.random.key_data(key)[:, None], jnp.asarray(5), 4)[:, 0]
-    pairs = [
-        threefry_2x32(jax.random.key_data(key), jnp.array([5, i], jnp.uint32)).astype(jnp.uint64) for i in range(4)
-    ]
+    got = np.asarray(words(11, 5, 4))[:, 0]
+    data = jax.random.key_data(jax.random.key(11))
+    pairs = [np.asarray(threefry_2x32(data, jax.device_put(np.array([5, i], np.uint32)))) for i in range(4)]
     np.testing.assert_array_equal(got, [(int(a) << 32) | int(b) for a, b in pairs])
-    later = counter.words(jax.random.key_data(key)[:, None], jnp.asarray(5), 2, 2)[:, 0]
-    np.testing.assert_array_equal(later, got[2:])
+    np.testing.assert_array_equal(np.asarray(words(11, 5, 2, 2))[:, 0], got[2:])
 
 
 def test_uniforms_reach_one_but_never_zero():
-    bits = jnp.array([0, 1 << 12, 2**64 - 1, 2**64 - (1 << 12)], jnp.uint64)
-    np.testing.assert_array_equal(counter.unit(bits), [1.0, 1 - 2.0**-52, 2.0**-52, 2.0**-52])
+    bits = np.array([0, 1 << 12, 2**64 - 1, 2**64 - (1 << 12)], np.uint64)
+    np.testing.assert_array_equal(unit(bits), [1.0, 1 - 2.0**-52, 2.0**-52, 2.0**-52])
 
 
 def test_uniforms_are_uniform():
-    bits = counter.words(jax.random.key_data(jax.random.key(4))[:, None], jnp.asarray(0), 200_000)
-    assert stats.kstest(np.asarray(counter.unit(bits)).ravel(), "uniform").pvalue > P
+    assert stats.kstest(np.asarray(unit(words(4, 0, 200_000))).ravel(), "uniform").pvalue > P
 
 
 def test_extreme_words_give_finite_normals():
     """The largest radius, √(104 ln 2) = 8.49, at every quarter turn: nothing overflows."""
     low, high = 0, 2**64 - 1
-    x = counter.box_muller(jnp.array([high, high, high, low, low, high, low, low], jnp.uint64))
+    x = np.asarray(box_muller(np.array([high, high, high, low, low, high, low, low], np.uint64)))
     assert np.all(np.isfinite(x))
     np.testing.assert_allclose(np.max(np.abs(x)), np.sqrt(104 * np.log(2)), rtol=1e-12)
 
@@ -138,14 +149,16 @@ def test_logarithm_to_a_few_units_in_the_last_place():
             [2.0**-52, 1.0, np.sqrt(0.5), np.nextafter(np.sqrt(0.5), 0), np.sqrt(2), np.nextafter(np.sqrt(2), 2), 2.0],
         ]
     )
-    np.testing.assert_array_max_ulp(np.asarray(jax.jit(counter.fast_log)(x)), np.log(x), 4)
-    assert counter.fast_log(jnp.float64(1.0)) == 0
+    got = np.asarray(fast_log(x))
+    np.testing.assert_array_max_ulp(got, np.log(x), 4)
+    assert np.any(x == 1) and np.all(got[x == 1] == 0)
 
 
 def test_sine_and_cosine_of_a_turn():
     v = np.concatenate([np.random.default_rng(6).uniform(0, 1, 300_000), np.linspace(0, 1, 4097)])
     exact = v.astype(np.longdouble) * 2 * np.longdouble("3.14159265358979323846264338327950288")
-    cos, sin = jax.jit(counter._cos_sin_turn)(v)
+    cos, sin = cos_sin(v)
     np.testing.assert_allclose(cos, np.cos(exact).astype(float), rtol=0, atol=4e-16)
     np.testing.assert_allclose(sin, np.sin(exact).astype(float), rtol=0, atol=4e-16)
-    np.testing.assert_array_equal(counter.cos_turn(jnp.array([0, 0.25, 0.5, 0.75, 1])), [1, 0, -1, 0, 1])
+    quarters = jax.jit(counter.cos_turn)(np.array([0, 0.25, 0.5, 0.75, 1]))
+    np.testing.assert_array_equal(quarters, [1, 0, -1, 0, 1])

@@ -9,7 +9,7 @@ from scipy import stats
 from rmtjax._errors import InputError
 from rmtjax.ensembles.haar import orthogonal, unitary
 from rmtjax.ensembles.spiked import low_rank_update, spiked_covariance, spiked_rectangular, spiked_wigner
-from rmtjax.ensembles.wigner import gue, wigner
+from rmtjax.ensembles.wigner import wigner
 from rmtjax.ensembles.wishart import iid, sample_covariance
 
 # False alarms: KS at p < 1e-5, 8 checks; means at 4.5 standard errors beside the bias stated: 1e-4. Seeds are fixed.
@@ -29,6 +29,14 @@ def frame(key, n, r, dtype):
     return (orthogonal if dtype[0] == "f" else unitary)(key, n, r, dtype)
 
 
+def gaussian(n, m, dtype="float64"):
+    """A base by NumPy, which is as good as any: (n, m), and Hermitian where both are the same."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, m)) + 1j * rng.normal(size=(n, m))
+    x = (x + x.conj().T) / 2 if n == m else x
+    return (x if dtype[0] == "c" else x.real).astype(dtype)
+
+
 def digits(dtype):
     return 50 * np.finfo(dtype).eps
 
@@ -45,7 +53,7 @@ def wide(x):
 def test_symmetric_update(theta, dtype):
     """The difference has eigenvalues θ, rank r, and the given directions as eigenvectors, or a Haar frame without them."""
     n, r = 30, len(theta)
-    base = wigner(KEY, n, dtype=dtype)
+    base = gaussian(n, n, dtype)
     u = frame(OTHER, n, r, dtype)
     for spiked, v in (
         (spiked_wigner(base, theta, u), u),
@@ -68,7 +76,7 @@ def test_symmetric_update(theta, dtype):
 def test_rectangular_update(n, m, theta, dtype):
     """The difference has singular values θ with the given directions, and both sides may be left out."""
     r = len(theta)
-    base = iid(KEY, n, m, dtype=dtype)
+    base = gaussian(n, m, dtype)
     left_key, right_key = jax.random.split(OTHER)
     u, v = frame(left_key, n, r, dtype), frame(right_key, m, r, dtype)
     for spiked in (
@@ -93,30 +101,28 @@ def test_population_covariance(ell, dtype):
     """Applied to the identity it is Σ^{1/2}: symmetric, with eigenvalues √ℓ in the directions and 1 elsewhere."""
     p, r = 15, len(ell)
     u = frame(OTHER, p, r, dtype)
-    for root in (
-        spiked_covariance(np.eye(p, dtype=dtype), ell, u),
-        spiked_covariance(jnp.eye(p, dtype=dtype), ell, key=OTHER),
-    ):
+    eye = np.eye(p, dtype=dtype)
+    for root in (spiked_covariance(eye, ell, u), spiked_covariance(jax.device_put(eye), ell, key=OTHER)):
         assert root.dtype == dtype
         root = wide(root)
         np.testing.assert_allclose(root, root.conj().T, atol=digits(dtype))
         sigma = np.eye(p) + wide(u) @ np.diag(np.array(ell) - 1) @ wide(u).conj().T
         np.testing.assert_allclose(root @ root, sigma, atol=10 * digits(dtype))
-    x = iid(KEY, p, 8, dtype=dtype)
+    x = gaussian(p, 8, dtype)
     np.testing.assert_allclose(spiked_covariance(x, ell, u), root @ wide(x), atol=10 * digits(dtype))
 
 
 def test_one_strength_one_vector():
     """A number and a vector are rank one."""
-    w, x, u, v = wigner(KEY, 5), iid(KEY, 5, 4), np.eye(5)[2], np.eye(4)[1]
-    np.testing.assert_allclose(spiked_wigner(w, -2, u) - w, -2 * np.outer(u, u), atol=1e-15)
-    np.testing.assert_allclose(spiked_rectangular(x, 2.5, u, v) - x, 2.5 * np.outer(u, v), atol=1e-15)
+    w, x, u, v = gaussian(4, 4), gaussian(4, 6), np.eye(4)[2], np.eye(6)[1]
+    np.testing.assert_allclose(np.asarray(spiked_wigner(w, -2, u)) - w, -2 * np.outer(u, u), atol=1e-15)
+    np.testing.assert_allclose(np.asarray(spiked_rectangular(x, 2.5, u, v)) - x, 2.5 * np.outer(u, v), atol=1e-15)
     np.testing.assert_allclose(spiked_covariance(x, 9, u), x * (1 + 2 * u[:, None]), rtol=1e-15)
 
 
 def test_full_rank():
     """As many spikes as dimensions: W + θI, and a covariance of ℓI."""
-    w, x = wigner(KEY, 4), iid(KEY, 4, 6)
+    w, x = gaussian(4, 4), gaussian(4, 6)
     np.testing.assert_allclose(spiked_wigner(w, [3.0] * 4, key=OTHER), w + 3 * np.eye(4), atol=1e-14)
     np.testing.assert_allclose(spiked_covariance(x, [4.0] * 4, key=OTHER), 2 * x, atol=1e-14)
     assert spiked_wigner(np.ones((1, 1)), 2.0, key=OTHER) == 3
@@ -170,11 +176,12 @@ def test_outlier_of_a_wigner_matrix(dtype):
     def draw(key, strength):
         return spiked_wigner(wigner(key, n, dtype=dtype), strength, u)
 
-    values, vectors = np.linalg.eigh(np.asarray(jax.jit(jax.vmap(draw, (0, None)))(keys, theta)))
+    draws = jax.jit(jax.vmap(draw, (0, None)))
+    values, vectors = np.linalg.eigh(np.asarray(draws(keys, theta)))
     top, overlap = values[:, -1], np.abs(vectors[:, 0, -1]) ** 2
     for x, law in ((top, theta + 1 / theta), (overlap, 1 - 1 / theta**2)):
         assert abs(np.mean(x) - law) < Z * np.std(x) / np.sqrt(trials) + 2 / n
-    below = np.linalg.eigvalsh(np.asarray(jax.jit(jax.vmap(draw, (0, None)))(keys, 0.5)))[:, -1]
+    below = np.linalg.eigvalsh(np.asarray(draws(keys, 0.5)))[:, -1]
     assert np.max(below) < 2.4
 
 
@@ -203,14 +210,19 @@ def test_outlier_of_a_sample_covariance():
 
 def test_traced_strengths_and_directions():
     """A grid of θ in one program, its derivative uuᵀ, and keys under vmap."""
-    w, u = wigner(KEY, 4), orthogonal(OTHER, 4, 1)
-    grid = jnp.array([0.5, 1.0, 2.0])
-    got = jax.jit(jax.vmap(lambda t: spiked_wigner(w, t, u)))(grid)
+    w, u = gaussian(4, 4), np.linalg.qr(gaussian(4, 6))[0][:, :1]
+    grid = np.array([0.5, 1.0, 2.0])
+
+    @jax.jit
+    def both(grid):
+        slope = jax.jacfwd(lambda t: spiked_wigner(w, [t], u))(1.0)  # traced inside a list
+        return jax.vmap(lambda t: spiked_wigner(w, t, u))(grid), slope
+
+    got, slope = both(grid)
     np.testing.assert_allclose(got, [spiked_wigner(w, float(t), u) for t in grid], atol=1e-15)
-    slope = jax.jacfwd(lambda t: spiked_wigner(w, [t], u))(1.0)  # traced inside a list
     np.testing.assert_allclose(slope, u @ u.T, atol=1e-15)
     with jax.enable_x64(False):
-        single = jax.jit(lambda k: spiked_wigner(jnp.zeros((3, 3), jnp.float32), 2.0, key=k))(KEY)
+        single = jax.eval_shape(lambda k: spiked_wigner(jnp.zeros((3, 3), jnp.float32), 2.0, key=k), KEY)
         assert single.dtype == jnp.float32
     batch = jax.jit(jax.vmap(lambda k: spiked_wigner(jnp.zeros((3, 3)), 2.0, key=k)))(jax.random.split(KEY, 4))
     np.testing.assert_allclose(np.linalg.eigvalsh(batch), [[0, 0, 2]] * 4, atol=1e-14)
@@ -283,7 +295,7 @@ def test_rounding_is_no_reason_to_refuse():
     """Directions of single precision, a base that differs from its adjoint in the last place."""
     u = np.random.default_rng(7).normal(size=(1000, 3)).astype(np.float32)
     u = np.linalg.qr(u)[0]
-    base = np.asarray(gue(KEY, 1000))
+    base = gaussian(1000, 1000, "complex128")
     noisy = base * (1 + 1e-15 * np.random.default_rng(8).normal(size=base.shape))
     assert spiked_wigner(noisy, [1.0, 2.0, 3.0], u).shape == base.shape
     assert spiked_covariance(np.ones((1000, 2)), [2.0, 3.0, 4.0], u).shape == (1000, 2)

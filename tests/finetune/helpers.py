@@ -1,5 +1,6 @@
 """A BERT of a few hundred weights, a toy task in GLUE's format, and functions that inspect the folder of a run."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from rmtjax.adapters import TRAINABLE, AlphaParam, apply_adapters
 from rmtjax.finetune import Settings
 from rmtjax.finetune.data import Sequences
 from rmtjax.models import Encoder, EncoderConfig, SequenceClassifier, save_model
+from tests.helpers import array
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "red", "green", "blue", "black", "white"]
@@ -83,13 +85,24 @@ def sequences(lengths, regression=False, seed=0):
     return Sequences(ids, types, labels if regression else labels.astype(np.int32))
 
 
+def new(config, outputs):
+    """A classifier with the weights that it begins with, all made by one program."""
+    return nnx.clone(_new(config, outputs))
+
+
+@functools.cache
+def _new(config, outputs):
+    return nnx.jit(lambda: SequenceClassifier(config, outputs, rngs=nnx.Rngs(0)))()
+
+
 def adapted(method="lora", outputs=2, alpha=False, seed=1, **changes):
     """Return an adapted classifier away from its start, where many gradients are zero."""
-    model = SequenceClassifier(config(**changes), outputs, rngs=nnx.Rngs(0))
+    model = new(config(**changes), outputs)
     apply_adapters(model, method, rank=2, alpha=alpha, train=["classifier"])
     rng = np.random.default_rng(seed)
     state = nnx.state(model, nnx.Any(TRAINABLE, AlphaParam))
-    nnx.update(model, jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32), state))
+    moved = jax.tree.map(lambda x: np.asarray(x) + 0.1 * rng.standard_normal(x.shape, np.float32), state)
+    nnx.update(model, jax.tree.map(array, moved))
     return model
 
 

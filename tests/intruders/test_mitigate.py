@@ -10,10 +10,9 @@ import pytest
 
 from rmtjax.adapters import save_peft
 from rmtjax.adapters.layers import adapted_layers
-from rmtjax.adapters.params import AdapterParam, AlphaParam
 from rmtjax.intruders import Pairs, ScanLimits, mitigate
 from rmtjax.models import load_classifier, save_model
-from tests.adapters.helpers import with_adapters, with_peft
+from tests.adapters.helpers import set_to, with_adapters, with_peft
 from tests.finetune.helpers import files
 from tests.models.helpers import classifier, config_of, refused, relative, torch_classifier
 
@@ -93,11 +92,12 @@ def test_adapters_become_what_the_formula_says(method, alpha, tmp_path):
         if method != "orthogonal":
             a, b = rng.normal(size=own.A.shape), np.zeros(own.B.shape)
             b[:2] = 0.4 * rng.normal(size=(2, b.shape[1]))
-            own.A, own.B = (AdapterParam(jnp.asarray(x, jnp.float32)) for x in (a / 6, b))
+            set_to(own.A, a / 6)
+            set_to(own.B, b)
         if method == "dora":
-            own.magnitude = AdapterParam(own.magnitude[...] * jnp.asarray(rng.uniform(3, 4, 64), jnp.float32))
+            set_to(own.magnitude, np.asarray(own.magnitude[...]) * rng.uniform(3, 4, 64))
         if alpha:
-            layer.alpha = AlphaParam(jnp.asarray(rng.uniform(0.9, 1.1, 64), jnp.float32))
+            set_to(layer.alpha, rng.uniform(0.9, 1.1, 64))
     save_peft(model, tmp_path / "adapter", base=tmp_path / "base")
     if method == "orthogonal":  # written as LoRA of rank 2; in a wider one there is room
         widen(tmp_path / "adapter", 12)
@@ -114,7 +114,7 @@ def test_adapters_become_what_the_formula_says(method, alpha, tmp_path):
     # Where the model itself reads it, too.
     read = with_peft(load_classifier(tmp_path / "base", 2)[0], tmp_path / "out")
     for path, layer in adapted_layers(read).items():
-        np.testing.assert_allclose(layer.kernel().T, after.read(f"{path}.weight").tuned.dense(), atol=1e-5)
+        np.testing.assert_allclose(np.asarray(layer.kernel()).T, after.read(f"{path}.weight").tuned.dense(), atol=1e-5)
 
 
 def test_an_adapter_with_alpha_takes_its_base_along(tmp_path, monkeypatch):
@@ -129,8 +129,8 @@ def test_an_adapter_with_alpha_takes_its_base_along(tmp_path, monkeypatch):
     )
     rng = np.random.default_rng(6)
     for layer in adapted_layers(model).values():
-        layer.update.B = AdapterParam(jnp.asarray(rng.normal(size=layer.update.B.shape), jnp.float32))
-        layer.alpha = AlphaParam(jnp.asarray(rng.uniform(0.9, 1.1, 64), jnp.float32))
+        set_to(layer.update.B, rng.normal(size=layer.update.B.shape))
+        set_to(layer.alpha, rng.uniform(0.9, 1.1, 64))
     monkeypatch.chdir(tmp_path)
     save_peft(model, "adapter", base="base", save_base=save_model)
     found = mitigate("base", "adapter", "out", mitigation_lambda=0.4).before

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from rmtjax.laws import alpha_ftc as law
+from tests.helpers import programs_of
 
+programs = programs_of(
+    law, "accuracy", "best_accuracy", "delta", "optimal_alpha", "optimal_mixture", "resolvent_equivalent", "resolvent_forms",
+    "ridge_source", "scalars", "tau", "training_margin", "worst_alpha",
+)  # fmt: skip
 GAMMAS = 10.0 ** np.arange(-8, 9)
 ETAS = np.concatenate([10.0 ** np.arange(-6, 7), [0.5, 0.999, 1.0 - 2**-30, 1.001, 2.0]])
 
@@ -90,7 +95,7 @@ def matrices(scalars: law.MarginMoments) -> tuple[np.ndarray, np.ndarray]:
 def test_delta_and_tau_keep_twelve_digits_everywhere():
     """γ over 16 decades, η over 12: either form of the quadratic's root cancels on half of them."""
     gamma, eta = (a.ravel() for a in np.meshgrid(GAMMAS, ETAS))
-    got = np.stack([law.delta(gamma, eta), law.tau(gamma, eta)])
+    got = np.stack([programs.delta(gamma, eta), programs.tau(gamma, eta)])
     reference = [exact(g, e, 1, 1, 0) for g, e in zip(gamma, eta, strict=True)]
     np.testing.assert_allclose(got, [[r["delta"] for r in reference], [r["tau"] for r in reference]], rtol=1e-12)
 
@@ -99,7 +104,7 @@ def test_delta_and_tau_keep_twelve_digits_everywhere():
 @settings(max_examples=200, deadline=None)
 def test_delta_solves_its_quadratic(gamma, eta):
     """The residual over the polynomial's slope is the root's error: at most 1e-12 of the root."""
-    root = float(law.delta(gamma, eta))
+    root = float(programs.delta(gamma, eta))
     assert root > 0
     with localcontext() as context:
         context.prec = 80
@@ -114,22 +119,22 @@ def test_equivalent_is_the_inverse_of_its_definition():
     for gamma, eta in [(1.0, 0.5), (0.01, 3.0), (30.0, 1.0)]:
         d = exact(gamma, eta, 1, 1, 0)["delta"]
         inverse = (np.eye(4) + np.outer(mean, mean)) / (1 + d) + gamma * np.eye(4)
-        got = law.resolvent_equivalent(gamma, eta, mean)
+        got = programs.resolvent_equivalent(gamma, eta, mean)
         assert got.dtype == jnp.float64
         np.testing.assert_allclose(np.asarray(got) @ inverse, np.eye(4), atol=1e-13)
 
 
 def test_forms_are_those_of_the_equivalent():
     mean = np.array([0.0, 1.3, 0.0])
-    q = law.resolvent_equivalent(0.2, 1.7, mean)
-    forms = law.resolvent_forms(0.2, 1.7, 1.3)
+    q = programs.resolvent_equivalent(0.2, 1.7, mean)
+    forms = programs.resolvent_forms(0.2, 1.7, 1.3)
     np.testing.assert_allclose([forms["along"], forms["across"]], [q[1, 1], q[0, 0]], rtol=1e-13)
 
 
 def test_delta_is_the_normalised_trace_of_the_equivalent():
     """δ ≃ tr(Q̄)/n: without a mean, ηδ-consistency reads δ = η/τ."""
     gamma, eta = (a.ravel() for a in np.meshgrid(GAMMAS, ETAS))
-    np.testing.assert_allclose(law.delta(gamma, eta), eta / np.asarray(law.tau(gamma, eta)), rtol=1e-12)
+    np.testing.assert_allclose(programs.delta(gamma, eta), eta / np.asarray(programs.tau(gamma, eta)), rtol=1e-12)
 
 
 # -- the five scalars --------------------------------------------------------------------------------------------------
@@ -140,7 +145,7 @@ def test_scalars_against_eighty_digits():
     gamma, eta, mean = (a.ravel() for a in np.meshgrid(10.0 ** np.arange(-8, 9, 2), ETAS, [0.03, 1.3, 20.0]))
     gram, cosine = 0.7, 0.4
     b = cosine * np.sqrt(gram) * mean
-    got = law.scalars(gamma, eta, mean, law.SourceStatistics(gram, b))
+    got = programs.scalars(gamma, eta, mean, law.SourceStatistics(gram, b))
     reference = [exact(*row) for row in zip(gamma, eta, mean, np.full_like(b, gram), b, strict=True)]
     for name in law.MarginMoments._fields:
         np.testing.assert_allclose(getattr(got, name), [r[name] for r in reference], rtol=1e-8, err_msg=name)
@@ -148,28 +153,28 @@ def test_scalars_against_eighty_digits():
 
 def test_ridge_source_against_eighty_digits():
     gamma, eta, mu = (a.ravel() for a in np.meshgrid(10.0 ** np.arange(-8, 9, 2), ETAS, [0.03, 1.3, 20.0]))
-    got = law.ridge_source(gamma, eta, mu, -0.6)
+    got = programs.ridge_source(gamma, eta, mu, -0.6)
     reference = [
         exact(1, 1, 1, 1, 0, gamma_source=g, eta_source=e, mu=m)["source_norm2"]
         for g, e, m in zip(gamma, eta, mu, strict=True)
     ]
     np.testing.assert_allclose(got.gram, reference, rtol=1e-8)
     # b = w̃ᵀμ_β with w̃ ≃ μ/D̃: β times what the source itself would call m₀.
-    m0 = law.scalars(gamma, eta, mu, law.SourceStatistics(1.0, 0.0)).m0
+    m0 = programs.scalars(gamma, eta, mu, law.SourceStatistics(1.0, 0.0)).m0
     np.testing.assert_allclose(got.alignment, -0.6 * np.asarray(m0), rtol=1e-12)
 
 
 def test_training_margin_is_the_generating_function_of_the_norm():
     gamma, eta, mean, _ = random_settings(200, 1, seed=1)
-    got = law.training_margin(gamma, eta, mean)
+    got = programs.training_margin(gamma, eta, mean)
     reference = [exact(g, e, m, 1, 0)["margin"] for g, e, m in zip(gamma, eta, mean, strict=True)]
     np.testing.assert_allclose(got, reference, rtol=1e-12)
 
 
 def test_a_source_trained_like_the_target_is_the_target():
     """β = 1, μ⊥ = 0, the same γ and η: w̃ and w are two draws of one classifier, so ‖w̃‖² → v₀ and b → m₀."""
-    source = law.ridge_source(0.3, 1.4, 0.9, 1.0)
-    target = law.scalars(0.3, 1.4, 0.9, source)
+    source = programs.ridge_source(0.3, 1.4, 0.9, 1.0)
+    target = programs.scalars(0.3, 1.4, 0.9, source)
     np.testing.assert_allclose([source.gram, source.alignment], [target.v0, target.m0], rtol=1e-12)
 
 
@@ -180,39 +185,43 @@ def test_orthogonal_source_is_one_without_alignment():
 
 
 def test_one_source_is_one_of_several():
-    gamma, eta, mean, source = random_settings(300, 1, seed=2)
-    many = law.scalars(gamma, eta, mean, source)
-    one = law.scalars(gamma, eta, mean, law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0]))
+    gamma, eta, mean, source = random_settings(500, 1, seed=2)
+    many = programs.scalars(gamma, eta, mean, source)
+    one = programs.scalars(gamma, eta, mean, law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0]))
     np.testing.assert_allclose(many.m0, one.m0, rtol=1e-14)
     np.testing.assert_allclose(many.v0, one.v0, rtol=1e-14)
     np.testing.assert_allclose(many.m1[:, 0], one.m1, rtol=1e-13)
     np.testing.assert_allclose(many.v1[:, 0], one.v1, rtol=1e-13)
     np.testing.assert_allclose(many.v2[:, 0, 0], one.v2, rtol=1e-11)
     # α* may be a small difference of large numbers: compare where that does not show, in the accuracy.
-    np.testing.assert_allclose(law.best_accuracy(many), law.best_accuracy(one), rtol=1e-10)
+    np.testing.assert_allclose(programs.best_accuracy(many), programs.best_accuracy(one), rtol=1e-10)
     np.testing.assert_allclose(
-        law.accuracy(many, np.full((300, 1), 0.7)), law.accuracy(one, np.full(300, 0.7)), rtol=1e-12
+        programs.accuracy(many, np.full((500, 1), 0.7)), programs.accuracy(one, np.full(500, 0.7)), rtol=1e-12
     )
 
 
 def test_a_mixture_of_sources_is_a_source():
     """w_α is linear in the sources: K of them with weights a are the one W̃a with its Gram aᵀGa and alignment bᵀa."""
-    gamma, eta, mean, source = random_settings(300, 3, seed=3)
+    gamma, eta, mean, source = random_settings(500, 3, seed=3)
     a = np.array([0.5, -1.0, 2.0])
     mixed = law.SourceStatistics(np.einsum("j,cjk,k->c", a, source.gram, a), source.alignment @ a)
-    many, one = law.scalars(gamma, eta, mean, source), law.scalars(gamma, eta, mean, mixed)
+    many, one = programs.scalars(gamma, eta, mean, source), programs.scalars(gamma, eta, mean, mixed)
     mixed_m1, size = np.asarray(many.m1) @ a, np.linalg.norm(many.m1, axis=-1)
     np.testing.assert_allclose(mixed_m1 / size, np.asarray(one.m1) / size, atol=1e-12)
-    np.testing.assert_allclose(law.accuracy(many, a), law.accuracy(one, 1.0), atol=1e-9)
+    np.testing.assert_allclose(programs.accuracy(many, a), programs.accuracy(one, 1.0), atol=1e-9)
 
 
 def test_shapes_broadcast():
-    one = law.scalars(np.ones((3, 1)), 1.0, 1.0, law.SourceStatistics(np.full(4, 2.0), np.full(4, 0.5)))
-    assert {x.shape for x in one} == {(3, 4)}
+    one = shapes(law.scalars, np.ones((3, 1)), 1.0, 1.0, law.SourceStatistics(np.full(4, 2.0), np.full(4, 0.5)))
+    assert set(one) == {(3, 4)}
     many = law.scalars(np.ones((3,)), 1.0, 1.0, law.SourceStatistics(np.eye(2), np.zeros(2)))
     assert [x.shape for x in many] == [(3,), (3, 2), (3,), (3, 2), (3, 2, 2)]
-    assert law.optimal_alpha(many).shape == (3, 2)
-    assert law.accuracy(many, np.zeros((5, 3, 2))).shape == (5, 3)
+    assert shapes(law.optimal_alpha, many) == [(3, 2)]
+    assert shapes(law.accuracy, many, np.zeros((5, 3, 2))) == [(5, 3)]
+
+
+def shapes(function, *arguments) -> list[tuple[int, ...]]:
+    return [x.shape for x in jax.tree.leaves(jax.eval_shape(function, *arguments))]
 
 
 # -- the optimum -------------------------------------------------------------------------------------------------------
@@ -220,18 +229,18 @@ def test_shapes_broadcast():
 
 def test_optimum_beats_a_grid_of_alphas():
     gamma, eta, mean, source = random_settings(500, 1, seed=4)
-    scalars = law.scalars(gamma, eta, mean, law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0]))
-    star, best = np.asarray(law.optimal_alpha(scalars)), np.asarray(law.best_accuracy(scalars))
+    scalars = programs.scalars(gamma, eta, mean, law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0]))
+    star, best = np.asarray(programs.optimal_alpha(scalars)), np.asarray(programs.best_accuracy(scalars))
     sweep = np.concatenate([-np.logspace(4, -4, 400), [0.0], np.logspace(-4, 4, 400)])
     scale = np.maximum(np.abs(star), np.sqrt(np.asarray(scalars.v0 / scalars.v2)))
-    grid = np.asarray(law.accuracy(scalars, sweep[:, None] * scale))
+    grid = np.asarray(programs.accuracy(scalars, sweep[:, None] * scale))
     assert np.all(grid <= best + 1e-14)
     # Neighbours of α* on the grid come close, so the grid could have found something better.
     np.testing.assert_allclose(grid.max(0), best, atol=2e-3)
     # And next to α* it is strictly worse: α* is not merely on a plateau. Accuracies of 1 and an α* that silences the
     # target altogether leave no room for that.
     step = 0.1 * scale
-    beside = np.maximum(law.accuracy(scalars, star - step), law.accuracy(scalars, star + step))
+    beside = np.maximum(programs.accuracy(scalars, star - step), programs.accuracy(scalars, star + step))
     room = (best < 1 - 1e-9) & (np.abs(star) < 10 * np.sqrt(np.asarray(scalars.v0 / scalars.v2)))
     assert np.sum(room) > 200
     assert np.all(beside[room] < best[room])
@@ -240,12 +249,12 @@ def test_optimum_beats_a_grid_of_alphas():
 @pytest.mark.thorough
 def test_optimal_mixture_beats_its_neighbours():
     gamma, eta, mean, source = random_settings(500, 3, seed=5)
-    scalars = law.scalars(gamma, eta, mean, source)
-    star, best = np.asarray(law.optimal_alpha(scalars)), np.asarray(law.best_accuracy(scalars))
+    scalars = programs.scalars(gamma, eta, mean, source)
+    star, best = np.asarray(programs.optimal_alpha(scalars)), np.asarray(programs.best_accuracy(scalars))
     rng = np.random.default_rng(6)
     sd = np.sqrt(np.asarray(scalars.v0)[:, None] / np.diagonal(np.asarray(scalars.v2), axis1=-2, axis2=-1))
     for size in (1e-2, 1.0, 100.0):
-        around = law.accuracy(scalars, star + size * sd * rng.normal(size=(200, 500, 3)))
+        around = programs.accuracy(scalars, star + size * sd * rng.normal(size=(200, 500, 3)))
         assert np.all(np.asarray(around) <= best + 1e-12)
 
 
@@ -253,16 +262,16 @@ def test_optimal_mixture_beats_its_neighbours():
 @pytest.mark.parametrize("sources", [1, 2, 3])
 def test_best_accuracy_is_that_of_the_best_direction(sources):
     """Φ(√(mᵀM⁻¹m)) bounds every α of either sign; α* attains it only because a₀ > 0."""
-    scalars = law.scalars(*random_settings(20_000, sources, seed=7))
+    scalars = programs.scalars(*random_settings(20_000, sources, seed=7))
     m, matrix = matrices(scalars)
     scale = np.sqrt(np.diagonal(matrix, axis1=-2, axis2=-1))
     direction = np.linalg.solve(matrix / scale[:, :, None] / scale[:, None, :], (m / scale)[..., None])[..., 0]
     assert np.all(direction[:, 0] > 0)
     bound = norm.cdf(np.sqrt(np.sum(direction * m / scale, -1)))
-    np.testing.assert_allclose(law.best_accuracy(scalars), bound, atol=1e-9)
+    np.testing.assert_allclose(programs.best_accuracy(scalars), bound, atol=1e-9)
     if sources == 1:
         flat = law.MarginMoments(scalars.m0, scalars.m1[:, 0], scalars.v0, scalars.v1[:, 0], scalars.v2[:, 0, 0])
-        np.testing.assert_allclose(law.best_accuracy(flat), bound, atol=1e-9)
+        np.testing.assert_allclose(programs.best_accuracy(flat), bound, atol=1e-9)
 
 
 @pytest.mark.parametrize("sources", [1, 3])
@@ -271,9 +280,9 @@ def test_closed_form_of_the_optimum(sources):
     gamma, eta, mean, source = random_settings(500, sources, seed=10)
     if sources == 1:
         source = law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0])
-    star = np.asarray(law.optimal_alpha(law.scalars(gamma, eta, mean, source)))
+    star = np.asarray(programs.optimal_alpha(programs.scalars(gamma, eta, mean, source)))
     np.testing.assert_allclose(
-        law.optimal_mixture(gamma, eta, mean, source), star, rtol=1e-6, atol=1e-9 * np.abs(star).max()
+        programs.optimal_mixture(gamma, eta, mean, source), star, rtol=1e-6, atol=1e-9 * np.abs(star).max()
     )
 
 
@@ -287,14 +296,14 @@ def test_closed_form_of_the_optimum(sources):
 @settings(max_examples=300, deadline=None)
 def test_the_stationary_point_is_never_a_minimum(gamma, eta, mean, norm_, cosine):
     """The guard of Theorem 4.4: m₀v₂ − m₁v₁ > 0."""
-    m0, m1, _, v1, v2 = law.scalars(gamma, eta, mean, law.SourceStatistics(norm_**2, norm_ * cosine * mean))
+    m0, m1, _, v1, v2 = programs.scalars(gamma, eta, mean, law.SourceStatistics(norm_**2, norm_ * cosine * mean))
     assert m0 * v2 - m1 * v1 > 0
 
 
 def test_worst_alpha_is_a_coin_toss():
     gamma, eta, mean, source = random_settings(500, 1, seed=8)
-    scalars = law.scalars(gamma, eta, mean, law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0]))
-    np.testing.assert_allclose(law.accuracy(scalars, law.worst_alpha(scalars)), 0.5, atol=1e-12)
+    scalars = programs.scalars(gamma, eta, mean, law.SourceStatistics(source.gram[:, 0, 0], source.alignment[:, 0]))
+    np.testing.assert_allclose(programs.accuracy(scalars, programs.worst_alpha(scalars)), 0.5, atol=1e-12)
 
 
 def test_an_uninformative_source_is_best_left_alone():
@@ -309,8 +318,8 @@ def test_optimum_grows_with_the_alignment_at_fixed_mean_norm():
     beta = np.linspace(-1, 1, 41)
     rng = np.random.default_rng(9)
     gamma, gamma_source, eta, eta_source = 10.0 ** rng.uniform(-2, 2, (4, 300, 1))
-    source = law.ridge_source(gamma_source, eta_source, 1.0, beta)
-    star = np.asarray(law.optimal_alpha(law.scalars(gamma, eta, 1.0, source)))
+    source = programs.ridge_source(gamma_source, eta_source, 1.0, beta)
+    star = np.asarray(programs.optimal_alpha(programs.scalars(gamma, eta, 1.0, source)))
     assert np.all(np.diff(star, axis=1) >= 0)
 
 

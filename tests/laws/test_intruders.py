@@ -19,6 +19,7 @@ from rmtjax.laws.edge import tracy_widom
 from rmtjax.laws.intruders._common import elementwise
 from rmtjax.laws.intruders._saddle import truncated
 from rmtjax.laws.intruders._spectrum import rectangular_spectrum, top_law, wigner_spectrum
+from tests.helpers import compiled
 from tests.oracles import intruder_simulation as simulation
 
 # Probabilities may differ by the law's own error, 0.01 where a test says no other, and 4.5 standard errors (7e-6 each side)
@@ -26,6 +27,9 @@ from tests.oracles import intruder_simulation as simulation
 ERROR, Z = 0.01, 4.5
 
 TOLERANCES = simulation.TOLERANCES[:3]
+
+wigner_profile = compiled(law.wigner_overlap_profile)
+rectangular_profile = compiled(law.rectangular_overlap_profile, static_argnames="side")
 
 
 def assert_within(got, share, se, error=ERROR):
@@ -112,9 +116,7 @@ def test_rectangular_law(n, m, spectra):
 def test_truncated_variables():
     """The integral and four cumulants against a finer quadrature, where the interval is cut short and where it is not."""
     z = np.array([-400.0, -60.0, -21.0, -19.0, -5.0, -1e-3, 0.0, 1e-3, 1.0, 20.0, 29.0, 32.0, 300.0])
-    with jax.enable_x64(True):
-        log, cumulants = truncated(jnp.asarray(z), 4)
-        few = truncated(jnp.asarray(z), 2)
+    (log, cumulants), few = compiled(lambda z: (truncated(z, 4), truncated(z, 2)))(z)
     x, w = np.polynomial.legendre.leggauss(400)
     s2, shift = ((1 + x) / 2) ** 2, np.minimum(z, 0)[:, None]
     density = w / 2 * np.exp(shift - z[:, None] * s2)
@@ -124,7 +126,7 @@ def test_truncated_variables():
     error = np.abs(log - np.log(total) + shift[:, 0])
     assert np.max(error) < 1e-8 and np.max(error[z >= 0]) < 5e-12
     for got, expected, power in zip(cumulants, (mean, m2, m3, m4 - 3 * m2**2), (1, 2, 3, 4), strict=True):
-        np.testing.assert_allclose((np.asarray(got) - expected) / m2 ** (power / 2), 0, atol=5e-4)
+        np.testing.assert_allclose((got - expected) / m2 ** (power / 2), 0, atol=5e-4)
     for one, other in zip(few[1], cumulants[:2], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
@@ -140,14 +142,9 @@ def test_top_law_has_the_moments_of_tracy_widom():
 
 def test_mean_spectrum():
     """All of it is there, its resolvent is that of the bulk, and the top of it lies where the GOE's is on average."""
-    with jax.enable_x64(True):
-        spectra = (
-            wigner_spectrum(jnp.asarray(200.0)),
-            rectangular_spectrum(jnp.asarray(300.0), jnp.asarray(100.0)),
-            rectangular_spectrum(jnp.asarray(100.0), jnp.asarray(100.0)),
-        )
-    (edge, below, weight, _), (long_edge, long_below, long_weight, _), square = (map(np.asarray, s) for s in spectra)
-    for total, size in ((weight, 200), (long_weight, 300), (list(square)[2], 100)):
+    wigner, rectangular = compiled(wigner_spectrum), compiled(rectangular_spectrum)
+    (edge, below, weight, _), (long_edge, long_below, long_weight, _) = wigner(200.0), rectangular(300.0, 100.0)
+    for total, size in ((weight, 200), (long_weight, 300), (rectangular(100.0, 100.0)[2], 100)):
         np.testing.assert_allclose(np.sum(total), size, rtol=1e-6)
     # The resolvents differ from the limits by 1/N.
     np.testing.assert_allclose(np.sum(weight / (2.5 - edge + below)) / 200, float(semicircle.stieltjes(2.5)), rtol=5e-3)
@@ -168,13 +165,13 @@ def test_profile_is_normalised(theta):
     """The overlaps' squares sum to 1: over the bulk, and over the null space where a side has one."""
     angle = (np.arange(4000) + 0.5) * np.pi / 4000  # x = 2 cos φ, and the midpoint rule is exact to rounding
     bulk = 2 / np.pi * np.sin(angle) ** 2
-    total = np.sum(bulk * np.asarray(law.wigner_overlap_profile(2 * np.cos(angle), theta))) * np.pi / 4000
+    total = np.sum(bulk * wigner_profile(2 * np.cos(angle), theta)) * np.pi / 4000
     np.testing.assert_allclose(total, 1, rtol=1e-9)
     for c in (0.25, 1.0, 4.0):
         square = 1 + c + 2 * np.sqrt(c) * np.cos(angle)  # of singular values, as shares of the left vectors
         for side, share, null in (("left", 1.0, max(0.0, 1 - 1 / c)), ("right", c, max(0.0, 1 - c))):
             s = np.append(np.sqrt(square), 0.0)
-            profile = np.asarray(law.rectangular_overlap_profile(s, theta * c**0.25, c, side=side))
+            profile = rectangular_profile(s, theta * c**0.25, c, side=side)
             total = share * np.sum(bulk / square * profile[:-1]) * np.pi / 4000 + null * profile[-1]
             np.testing.assert_allclose(total, 1, rtol=1e-6)
 
@@ -193,19 +190,19 @@ def test_profile_against_simulation():
     N, theta = 300, 1.8
     spectra = [simulation.goe_spectrum(rng, N) for _ in range(100)]
     seen = [tenths(simulation.wigner_overlaps(x, simulation.unit(rng, 4, N), theta).mean(0)) for x in spectra]
-    check(seen, [tenths(np.asarray(law.wigner_overlap_profile(np.clip(x, -2, 2), theta))) / N for x in spectra])
+    check(seen, [tenths(wigner_profile(np.clip(x, -2, 2), theta)) / N for x in spectra])
     n, m, theta = 150, 600, 1.4
     spectra = [simulation.singular_spectrum(rng, n, m) for _ in range(100)]
     directions = [(simulation.unit(rng, 4, n), simulation.unit(rng, 4, m)) for _ in spectra]
     both = [simulation.rectangular_overlaps(s, a, b, theta) for s, (a, b) in zip(spectra, directions, strict=True)]
     for k, (side, size) in enumerate((("left", n), ("right", m))):
-        profiles = [np.asarray(law.rectangular_overlap_profile(s, theta, n / m, side=side)) for s in spectra]
+        profiles = [rectangular_profile(s, theta, n / m, side=side) for s in spectra]
         check([tenths(y[k].mean(0)) for y in both], [tenths(p) / size for p in profiles])
 
 
 def test_no_profile_below_the_threshold():
     assert np.isnan(law.wigner_overlap_profile(0.0, 1.0)) and np.isnan(law.rectangular_overlap_profile(0.5, 1.4, 4.0))
-    slope = jax.grad(lambda t: jnp.where(t > 1, law.wigner_overlap_profile(1.0, t), 0.0))(0.5)
+    slope = jax.jit(jax.grad(lambda t: jnp.where(t > 1, law.wigner_overlap_profile(1.0, t), 0.0)))(0.5)
     assert slope == 0
 
 
@@ -278,7 +275,7 @@ def test_shapes_and_transformations():
     assert got.shape == (2, 2) and got.dtype == jnp.float64
     np.testing.assert_allclose(got[1, 0], law.wigner_intruder_probability(768, theta[0], 0.5), rtol=1e-12)
     assert law.wigner_intruder_probability(200, np.zeros(0), 0.5).shape == (0,)
-    assert law.wigner_overlap_profile(np.zeros(4), np.ones((3, 1)) * 2).shape == (3, 4)
+    assert jax.eval_shape(law.wigner_overlap_profile, np.zeros(4), np.ones((3, 1)) * 2).shape == (3, 4)
     # What is traced goes through a loop: in a function that is quick to compile, and as shapes in the laws.
     simple = elementwise(lambda a, b: a + 10 * b)
     table = jax.jit(jax.vmap(lambda b: simple(jnp.arange(3.0), b)))(jnp.arange(2.0))

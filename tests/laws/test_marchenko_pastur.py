@@ -48,6 +48,11 @@ def exact_atom(c):
     return max(0.0, 1 - 1 / c)
 
 
+def at(law, x, c, sigma=SIGMA) -> np.ndarray:
+    """A law at points, repeated to as many as all tests have at most, so that it is compiled once."""
+    return np.asarray(law(np.resize(x, 1300), c, sigma=sigma))[: np.size(x)]
+
+
 # -- distribution ------------------------------------------------------------------------------------------------------
 
 
@@ -61,10 +66,11 @@ def test_cdf_and_sf_are_integrals_of_the_density(c):
         below, above, density = np.array([below, above, [exact_density(v, c) for v in x]], float)
     # An ulp of x counts for as much as the bulk is narrow, and 1e4 times that at the point next to its end.
     rtol = 1e-11 if 0.1 < c < 10 else 1e-10
-    np.testing.assert_allclose(mp.cdf(x, c, sigma=SIGMA) - exact_atom(c), below, rtol=rtol, atol=1e-15 * (c > 1))
-    np.testing.assert_allclose(mp.sf(x, c, sigma=SIGMA), above, rtol=rtol)
-    np.testing.assert_allclose(mp.pdf(x, c, sigma=SIGMA), density, rtol=rtol)
-    np.testing.assert_allclose(np.asarray(mp.cdf(x, c, sigma=SIGMA)) + mp.sf(x, c, sigma=SIGMA), 1, rtol=1e-15)
+    cdf, sf = at(mp.cdf, x, c), at(mp.sf, x, c)
+    np.testing.assert_allclose(cdf - exact_atom(c), below, rtol=rtol, atol=1e-15 * (c > 1))
+    np.testing.assert_allclose(sf, above, rtol=rtol)
+    np.testing.assert_allclose(at(mp.pdf, x, c), density, rtol=rtol)
+    np.testing.assert_allclose(cdf + sf, 1, rtol=1e-15)
 
 
 _mass = jax.jit(mp._mass)
@@ -87,7 +93,7 @@ def test_mass_up_to_an_angle(r):
             middle = [gap * k for k in (1, 10) if last < gap * k < a]
             wanted.append(wanted[-1] + a**3 * mpmath.quad(lambda t, a=a: density(t) / a**3, [last, *middle, a]))
             last = a
-    got = _mass(angles, jnp.full(angles.shape, r), jnp.full(angles.shape, 1 - r))
+    got = _mass(angles, np.full(angles.shape, r), np.full(angles.shape, 1 - r))
     np.testing.assert_allclose(got, np.array(wanted[1:], float), rtol=2e-14)
 
 
@@ -100,22 +106,18 @@ def test_ends_and_beyond(c):
     np.testing.assert_allclose(mp.atom(c), zero, rtol=1e-15)
     x = np.array([-np.inf, -1.0, low / 2, high, 2 * high, np.inf, np.nan])
     between = zero if low > 0 else 0.0
-    np.testing.assert_allclose(mp.cdf(x, c, sigma=SIGMA), [0, 0, between, 1, 1, 1, np.nan], rtol=1e-15)
-    np.testing.assert_allclose(mp.sf(x, c, sigma=SIGMA), [1, 1, 1 - between, 0, 0, 0, np.nan], rtol=1e-13)
-    np.testing.assert_array_equal(mp.pdf(x, c, sigma=SIGMA), [0, 0, 0 if low > 0 else np.inf, 0, 0, 0, np.nan])
-    np.testing.assert_allclose(mp.cdf(0.0, c, sigma=SIGMA), zero, rtol=1e-15)
+    np.testing.assert_allclose(at(mp.cdf, x, c), [0, 0, between, 1, 1, 1, np.nan], rtol=1e-15)
+    np.testing.assert_allclose(at(mp.sf, x, c), [1, 1, 1 - between, 0, 0, 0, np.nan], rtol=1e-13)
+    np.testing.assert_array_equal(at(mp.pdf, x, c), [0, 0, 0 if low > 0 else np.inf, 0, 0, 0, np.nan])
+    np.testing.assert_allclose(at(mp.cdf, 0.0, c), zero, rtol=1e-15)
     q = np.array([-0.1, zero / 2, zero, 1.0, 1.1, np.nan])
     wanted = [np.nan, 0 if c > 1 else low, 0 if c > 1 else low, high, np.nan, np.nan]
-    np.testing.assert_allclose(mp.ppf(q, c, sigma=SIGMA), wanted, rtol=1e-15)
+    np.testing.assert_allclose(at(mp.ppf, q, c), wanted, rtol=1e-15)
     ends = np.array([float(v) for v in mp.singular_support(c, sigma=SIGMA)])
     np.testing.assert_allclose(ends, np.sqrt([low, high]), rtol=1e-15)
-    np.testing.assert_allclose(mp.singular_ppf(np.array([0, 1, 2]), c, sigma=SIGMA), [*ends, np.nan], rtol=1e-15)
-    np.testing.assert_array_equal(
-        mp.singular_cdf(np.array([-1, *ends, np.inf, np.nan]), c, sigma=SIGMA), [0, 0, 1, 1, np.nan]
-    )
-    np.testing.assert_array_equal(
-        mp.singular_pdf(np.array([-1, ends[1], np.inf, np.nan]), c, sigma=SIGMA), [0, 0, 0, np.nan]
-    )
+    np.testing.assert_allclose(at(mp.singular_ppf, [0.0, 1.0, 2.0], c), [*ends, np.nan], rtol=1e-15)
+    np.testing.assert_array_equal(at(mp.singular_cdf, [-1, *ends, np.inf, np.nan], c), [0, 0, 1, 1, np.nan])
+    np.testing.assert_array_equal(at(mp.singular_pdf, [-1, ends[1], np.inf, np.nan], c), [0, 0, 0, np.nan])
 
 
 @pytest.mark.first(1)
@@ -125,12 +127,12 @@ def test_ppf_inverts_the_cdf_at_extremes(c):
     q = np.concatenate([np.logspace(-300, -3, 200), np.linspace(0, 1, 1001), 1 - np.logspace(-16, -3, 50)])
     # x is known to an ulp, which near the ends of a narrow bulk is worth more than an ulp of q.
     allowed = 2e-15 + 3e-16 / math.sqrt(c)
-    got = mp.cdf(mp.ppf(q, c, sigma=SIGMA), c, sigma=SIGMA)
+    got = at(mp.cdf, at(mp.ppf, q, c), c)
     np.testing.assert_allclose(got, np.maximum(q, mp.atom(c)), rtol=0, atol=allowed)
     allowed = 2e-15 + 3e-16 * max(1 / math.sqrt(c), math.sqrt(c))
-    got = mp.singular_cdf(mp.singular_ppf(q, c, sigma=SIGMA), c, sigma=SIGMA)
+    got = at(mp.singular_cdf, at(mp.singular_ppf, q, c), c)
     np.testing.assert_allclose(got, q, rtol=0, atol=allowed)
-    np.testing.assert_allclose(_mass(*_angle(q, jnp.full(q.size, c))[1:]), np.minimum(q, 1 - q), rtol=1e-14)
+    np.testing.assert_allclose(_mass(*_angle(q, np.full(q.size, c))[1:]), np.minimum(q, 1 - q), rtol=1e-14)
 
 
 # -- moments -----------------------------------------------------------------------------------------------------------
@@ -183,25 +185,27 @@ def test_stieltjes_is_the_integral(c):
             return complex(exact_integral(lambda x: 1 / (v - x), c) + ((1 - 1 / mpmath.mpf(c)) / v if c > 1 else 0))
 
     rtol = 1e-12 if 0.1 < c < 10 else 1e-10
-    got = mp.stieltjes(np.array(real), c, sigma=SIGMA)
+    got = at(mp.stieltjes, real, c)
     assert got.dtype == jnp.float64
     np.testing.assert_allclose(got, [exact(v).real for v in real], rtol=rtol)
-    np.testing.assert_allclose(mp.stieltjes(np.array(z), c, sigma=SIGMA), [exact(v) for v in z], rtol=rtol)
+    np.testing.assert_allclose(at(mp.stieltjes, z, c), [exact(v) for v in z], rtol=rtol)
 
 
 @pytest.mark.parametrize("c", ASPECTS)
 def test_stieltjes_far_away_at_the_atom_and_on_the_bulk(c):
-    for z in (1e8, -1e8, 1e300, -1e300, 1e200j, -1e200 - 1e200j):
-        np.testing.assert_allclose(mp.stieltjes(z, c) * z, 1 + 1 / z, rtol=1e-14 * (1 + c * 1e-2))
+    for z in np.array([1e8, -1e8, 1e300, -1e300]), np.array([1e200j, -1e200 - 1e200j]):
+        np.testing.assert_allclose(at(mp.stieltjes, z, c, 1.0) * z, 1 + 1 / z, rtol=1e-14 * (1 + c * 1e-2))
     if c > 1:
         assert abs(mp.stieltjes(0.0, c)) == math.inf
-        for z in (1e-18, -1e-18, 1e-18j, 1e-300):
-            np.testing.assert_allclose(mp.stieltjes(z, c) * z, exact_atom(c), rtol=1e-13)
-    low, high = (float(v) for v in mp.support(c))
+        for z in np.array([1e-18, -1e-18, 1e-300]), np.array([1e-18j]):
+            np.testing.assert_allclose(at(mp.stieltjes, z, c, 1.0) * z, exact_atom(c), rtol=1e-13)
+    low, high = (float(v) for v in mp.support(c, sigma=1.0))
     x = low + (high - low) * np.linspace(0.05, 0.95, 9)
-    np.testing.assert_array_equal(mp.stieltjes(x, c), np.nan)
-    np.testing.assert_allclose(mp.stieltjes(x + 0j, c).imag, -np.pi * np.asarray(mp.pdf(x, c)), rtol=1e-12)
-    np.testing.assert_allclose(mp.stieltjes(x - 0.0j, c).real, (x + c - 1) / (2 * c * x), rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(at(mp.stieltjes, x, c, 1.0), np.nan)
+    np.testing.assert_allclose(at(mp.stieltjes, x + 0j, c, 1.0).imag, -np.pi * at(mp.pdf, x, c, 1.0), rtol=1e-12)
+    np.testing.assert_allclose(
+        at(mp.stieltjes, x - 0.0j, c, 1.0).real, (x + c - 1) / (2 * c * x), rtol=1e-12, atol=1e-14
+    )
 
 
 def log_uniform(low: float, high: float):
@@ -227,24 +231,24 @@ def test_stieltjes_is_a_nevanlinna_function_and_a_root(size, phase, c, sigma):
 def test_inverse_r_and_s_transform(c):
     low, high = (float(v) for v in mp.support(c, sigma=SIGMA))
     z = np.array([-1e5, -1.0, high, 1.1 * high, 1e5 * high, high + 1j, -0.5 - 0.5j, low + 0.5j * high])
-    m = np.asarray(mp.stieltjes(z, c, sigma=SIGMA))
-    np.testing.assert_allclose(mp.inverse_stieltjes(m, c, sigma=SIGMA), z, rtol=1e-10)
-    np.testing.assert_allclose(
-        mp.r_transform(m, c, sigma=SIGMA) + 1 / m, mp.inverse_stieltjes(m, c, sigma=SIGMA), rtol=1e-14
-    )
+    m = at(mp.stieltjes, z, c)
+    inverse = at(mp.inverse_stieltjes, m, c)
+    np.testing.assert_allclose(inverse, z, rtol=1e-10)
+    np.testing.assert_allclose(at(mp.r_transform, m, c) + 1 / m, inverse, rtol=1e-14)
     # ψ(u) = m(1/u)/u − 1, and S(ψ) = u (1 + ψ)/ψ.
     u = np.array([0.3, -0.5, -7.0, 0.2 + 0.4j]) / high
-    psi = np.asarray(mp.stieltjes(1 / u, c, sigma=SIGMA)) / u - 1
-    np.testing.assert_allclose(mp.s_transform(psi, c, sigma=SIGMA), u * (1 + psi) / psi, rtol=1e-11)
+    psi = at(mp.stieltjes, 1 / u, c) / u - 1
+    np.testing.assert_allclose(at(mp.s_transform, psi, c), u * (1 + psi) / psi, rtol=1e-11)
 
 
 def test_r_transform_generates_the_free_cumulants():
     """κ₁…κ₄ = σ²(cσ²)^{k−1}, and the moments follow from them by Speicher's formula."""
     c, s = 0.7, SIGMA**2
-    derivative, kappa = lambda m: mp.r_transform(m, c, sigma=SIGMA), []
-    for k in range(4):
-        kappa.append(float(derivative(0.0)) / math.factorial(k))
-        derivative = jax.grad(derivative)
+    derivatives = [lambda m: mp.r_transform(m, c, sigma=SIGMA)]
+    for _ in range(3):
+        derivatives.append(jax.grad(derivatives[-1]))
+    at_zero = jax.jit(lambda m: [f(m) for f in derivatives])(0.0)
+    kappa = [float(x) / math.factorial(k) for k, x in enumerate(at_zero)]
     np.testing.assert_allclose(kappa, [s * (c * s) ** k for k in range(4)], rtol=1e-13)
     a, b, d, e = kappa
     moments = [a, b + a**2, d + 3 * a * b + a**3, e + 4 * a * d + 2 * b**2 + 6 * a**2 * b + a**4]
@@ -260,29 +264,24 @@ def test_singular_values_are_roots(c):
     s = low + (high - low) * np.array([0.01, 0.2, 0.5, 0.9, 0.99])
     mass = 1 - exact_atom(c)
     rtol = 1e-11 if 0.1 < c < 10 else 1e-9
-    np.testing.assert_allclose(
-        mp.singular_pdf(s, c, sigma=SIGMA), 2 * s * mp.pdf(s**2, c, sigma=SIGMA) / mass, rtol=rtol
-    )
-    wanted = (np.asarray(mp.cdf(s**2, c, sigma=SIGMA)) - exact_atom(c)) / mass
-    np.testing.assert_allclose(mp.singular_cdf(s, c, sigma=SIGMA), wanted, rtol=1e-9, atol=1e-13)
+    pdf, cdf = at(mp.singular_pdf, s, c), at(mp.singular_cdf, s, c)
+    np.testing.assert_allclose(pdf, 2 * s * at(mp.pdf, s**2, c) / mass, rtol=rtol)
+    np.testing.assert_allclose(cdf, (at(mp.cdf, s**2, c) - exact_atom(c)) / mass, rtol=1e-9, atol=1e-13)
     # A matrix and its transpose have the same.
     turned = SIGMA * np.sqrt(c)
-    np.testing.assert_allclose(mp.singular_cdf(s, c, sigma=SIGMA), mp.singular_cdf(s, 1 / c, sigma=turned), rtol=1e-9)
-    np.testing.assert_allclose(mp.singular_pdf(s, c, sigma=SIGMA), mp.singular_pdf(s, 1 / c, sigma=turned), rtol=1e-9)
+    np.testing.assert_allclose(cdf, at(mp.singular_cdf, s, 1 / c, turned), rtol=1e-9)
+    np.testing.assert_allclose(pdf, at(mp.singular_pdf, s, 1 / c, turned), rtol=1e-9)
 
 
 def test_square_matrices_follow_the_quarter_circle():
     s = np.concatenate([[0.0], np.logspace(-12, 0, 30), [2 * SIGMA - 1e-3]])
-    np.testing.assert_allclose(
-        mp.singular_pdf(s, 1.0, sigma=SIGMA), 2 * np.asarray(semicircle.pdf(s, sigma=SIGMA)), rtol=1e-12
-    )
-    np.testing.assert_allclose(
-        mp.singular_cdf(s, 1.0, sigma=SIGMA), 2 * np.asarray(semicircle.cdf(s, sigma=SIGMA)) - 1, atol=1e-15
-    )
+    pdf, cdf = (np.asarray(f(s, sigma=SIGMA)) for f in (semicircle.pdf, semicircle.cdf))
+    np.testing.assert_allclose(at(mp.singular_pdf, s, 1.0), 2 * pdf, rtol=1e-12)
+    np.testing.assert_allclose(at(mp.singular_cdf, s, 1.0), 2 * cdf - 1, atol=1e-15)
     # And near 0, where the right side above has no digits, the mass is that of a constant density.
     s = np.logspace(-300, -5, 60)
-    np.testing.assert_allclose(mp.singular_cdf(s, 1.0, sigma=SIGMA), 2 * s / (np.pi * SIGMA), rtol=1e-10)
-    np.testing.assert_allclose(mp.singular_ppf(2 * s / (np.pi * SIGMA), 1.0, sigma=SIGMA), s, rtol=1e-10)
+    np.testing.assert_allclose(at(mp.singular_cdf, s, 1.0), 2 * s / (np.pi * SIGMA), rtol=1e-10)
+    np.testing.assert_allclose(at(mp.singular_ppf, 2 * s / (np.pi * SIGMA), 1.0), s, rtol=1e-10)
 
 
 # -- transformations ---------------------------------------------------------------------------------------------------
@@ -342,10 +341,11 @@ def test_gradients(name):
 
 def test_gradient_where_one_form_of_the_mass_takes_over_from_the_other():
     r = 0.4
-    both = jnp.array([1 - 1e-12, 1 + 1e-12]) * 0.5 * (1 - r)
+    both = np.array([1 - 1e-12, 1 + 1e-12]) * 0.5 * (1 - r)
     a, b, c = jax.jit(jax.grad(lambda *x: jnp.sum(mp._mass(*x)), argnums=(0, 1, 2)))(
-        both, both * 0 + r, both * 0 + 1 - r
+        both, np.full(2, r), np.full(2, 1 - r)
     )
+    a, b, c = map(np.asarray, (a, b, c))
     np.testing.assert_allclose(a[0], a[1], rtol=1e-11)
     np.testing.assert_allclose((b - c)[0], (b - c)[1], rtol=1e-11)
 
@@ -354,7 +354,7 @@ def test_gradient_where_one_form_of_the_mass_takes_over_from_the_other():
 @pytest.mark.parametrize("name", ["pdf", "cdf", "singular_pdf", "singular_cdf"])
 def test_gradients_at_the_ends_are_no_nan(name):
     c, sigma = np.repeat([0.3, 1.0, 4.0], 6), np.ones(18)
-    low, high = mp.support(c)
+    low, high = map(np.asarray, mp.support(c))
     x = np.choose(np.tile(range(6), 3), [0 * low - 1, 0 * low, low / 2, low, high, 2 * high])
     x = np.sqrt(np.abs(x)) if name.startswith("singular") else x
     finite = np.isfinite(FUNCTIONS[name][0](x, c, sigma))

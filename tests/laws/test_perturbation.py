@@ -9,8 +9,25 @@ from threadpoolctl import threadpool_limits
 
 from rmtjax import InputError
 from rmtjax.laws import perturbation as law
+from tests.helpers import compiled, programs_of
 
 STEPS = 10.0 ** np.array([-2, -2.5, -3, -3.5])
+programs = programs_of(law, "breakdown_delta", "largest_valid_delta", "overlap", "rotation", "scale")
+singular_rotation = compiled(law.singular_rotation, static_argnums=(2, 3))
+
+
+@compiled
+def of_symmetric(base, D):
+    """First and second order of eigenvalues, and of eigenvectors."""
+    values = law.first_order_eigenvalues(base, D), law.second_order_eigenvalues(base, D)
+    return values, (law.first_order_eigenvectors(base, D), law.second_order_eigenvectors(base, D))
+
+
+@compiled
+def of_rectangular(base, D):
+    """First and second order of singular values, and first order of singular vectors."""
+    values = law.first_order_singular_values(base, D), law.second_order_singular_values(base, D)
+    return values, law.first_order_singular_vectors(base, D)
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +68,7 @@ def test_symmetric_errors_are_of_the_next_order():
     q, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     base = np.arange(6.0), q
     W, D = q * base[0] @ q.T, goe(rng, 6)
-    values = [np.asarray(f(base, D)) for f in (law.first_order_eigenvalues, law.second_order_eigenvalues)]
-    vectors = [np.asarray(f(base, D)) for f in (law.first_order_eigenvectors, law.second_order_eigenvectors)]
+    values, vectors = of_symmetric(base, D)
     for order in range(3):
         left_values, left_vectors = [], []
         for t in STEPS:
@@ -70,8 +86,7 @@ def test_rectangular_errors_are_of_the_next_order(n, m):
     rng = np.random.default_rng(1)
     u, s, vh = base = well_separated(rng, n, m)
     W, D = u * s @ vh, rng.normal(size=(n, m)) / np.sqrt(m)
-    values = [np.asarray(f(base, D)) for f in (law.first_order_singular_values, law.second_order_singular_values)]
-    left, right = map(np.asarray, law.first_order_singular_vectors(base, D))
+    values, (left, right) = of_rectangular(base, D)
     for order in range(3):
         errors = []
         for t in STEPS:
@@ -90,13 +105,12 @@ def test_rectangular_errors_are_of_the_next_order(n, m):
 def test_a_matrix_or_its_decomposition():
     rng = np.random.default_rng(2)
     W, D = goe(rng, 5), goe(rng, 5)
-    base = tuple(np.linalg.eigh(W))
-    for f in (law.first_order_eigenvalues, law.second_order_eigenvalues):
-        np.testing.assert_allclose(f(W, D), f(base, D), rtol=1e-11)
     R, E = rng.normal(size=(2, 4, 6))
-    base = tuple(np.linalg.svd(R, full_matrices=False))
-    for f in (law.first_order_singular_values, law.second_order_singular_values):
-        np.testing.assert_allclose(f(R, E), f(base, E), rtol=1e-11)
+    for of, whole, base, update in (
+        (of_symmetric, W, np.linalg.eigh(W), D), (of_rectangular, R, np.linalg.svd(R, full_matrices=False), E),
+    ):  # fmt: skip
+        for one, other in zip(of(whole, update)[0], of(tuple(base), update)[0], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-11)
 
 
 def test_a_symmetric_matrix_is_a_rectangular_one():
@@ -104,21 +118,20 @@ def test_a_symmetric_matrix_is_a_rectangular_one():
     rng = np.random.default_rng(3)
     q, _ = np.linalg.qr(rng.normal(size=(5, 5)))
     values, D = np.arange(5, 0, -1.0), goe(rng, 5)
-    svd, eigh = (q, values, q.T), (values, q)
-    np.testing.assert_allclose(
-        law.second_order_singular_values(svd, D), law.second_order_eigenvalues(eigh, D), rtol=1e-10
-    )
-    vectors = law.first_order_singular_vectors(svd, D)
+    (_, singular), vectors = of_rectangular((q, values, q.T), D)
+    (_, eigenvalues), (eigenvectors, _) = of_symmetric((values, q), D)
+    np.testing.assert_allclose(singular, eigenvalues, rtol=1e-10)
     np.testing.assert_allclose(vectors.left, vectors.right, atol=1e-12)
-    np.testing.assert_allclose(vectors.left, law.first_order_eigenvectors(eigh, D), atol=1e-12)
+    np.testing.assert_allclose(vectors.left, eigenvectors, atol=1e-12)
 
 
 def test_one_eigenvalue_and_one_singular_value():
-    assert float(law.first_order_eigenvalues(np.array([[2.0]]), np.array([[0.5]]))[0]) == 0.5
-    assert float(law.second_order_eigenvalues(np.array([[2.0]]), np.array([[0.5]]))[0]) == 0.0
-    np.testing.assert_array_equal(law.second_order_eigenvectors(np.array([[2.0]]), np.array([[0.5]])), [[0.0]])
+    (first, second), (_, vectors) = of_symmetric(np.array([[2.0]]), np.array([[0.5]]))
+    assert float(first[0]) == 0.5
+    assert float(second[0]) == 0.0
+    np.testing.assert_array_equal(vectors, [[0.0]])
     # ‖(3, t)‖ = 3 + t²/6 + …
-    second = law.second_order_singular_values(np.array([[3.0, 0.0]]), np.array([[0.0, 1.0]]))
+    (_, second), _ = of_rectangular(np.array([[3.0, 0.0]]), np.array([[0.0, 1.0]]))
     np.testing.assert_allclose(second, [1 / 6], rtol=1e-14)
 
 
@@ -126,17 +139,19 @@ def test_jit_vmap_and_gradient():
     rng = np.random.default_rng(4)
     W, D = goe(rng, 4), np.stack([goe(rng, 4) for _ in range(3)])
     values, vectors = np.linalg.eigh(W)
-    alone = np.stack([law.second_order_eigenvalues((values, vectors), d) for d in D])
-    with jax.enable_x64(True):
-        batch = jax.jit(jax.vmap(lambda d: law.second_order_eigenvalues((values, vectors), d)))(D)
-        np.testing.assert_allclose(batch, alone, rtol=1e-12)
-        # d/dt of the second order of tD is 2/t of it.
-        _, rate = jax.jvp(lambda t: law.second_order_eigenvalues((values, vectors), t * D[0]), (1.5,), (1.0,))
-        np.testing.assert_allclose(rate, 2 * 1.5 * alone[0], rtol=1e-12)
-        eps = 1e-6
-        wanted = (np.asarray(law.rotation(values + eps * np.arange(4), 0.3)) - law.rotation(values, 0.3)) / eps
-        _, rate = jax.jvp(lambda v: law.rotation(v, 0.3), (values,), (np.arange(4.0),))
-        np.testing.assert_allclose(rate, wanted, rtol=1e-4)
+
+    def second(d):
+        return law.second_order_eigenvalues((values, vectors), d)
+
+    alone = np.stack([second(d) for d in D])
+    np.testing.assert_allclose(compiled(jax.vmap(second))(D), alone, rtol=1e-12)
+    # d/dt of the second order of tD is 2/t of it.
+    _, rate = compiled(lambda t: jax.jvp(lambda t: second(t * D[0]), (t,), (1.0,)))(1.5)
+    np.testing.assert_allclose(rate, 2 * 1.5 * alone[0], rtol=1e-12)
+    eps = 1e-6
+    wanted = (programs.rotation(values + eps * np.arange(4), 0.3) - programs.rotation(values, 0.3)) / eps
+    _, rate = compiled(lambda v: jax.jvp(lambda v: law.rotation(v, 0.3), (v,), (np.arange(4.0),)))(values)
+    np.testing.assert_allclose(rate, wanted, rtol=1e-4)
 
 
 # -- the range in which it holds ---------------------------------------------------------------------------------------
@@ -149,7 +164,7 @@ def test_rotation_is_the_mean_of_what_it_says():
     D = np.stack([goe(rng, 40) for _ in range(2000)])
     first = D / (values - values[:, None] + np.eye(40)) * (1 - np.eye(40))
     size = delta**2 * np.sum(first**2, 1)
-    z = (size.mean(0) - np.asarray(law.rotation(values, delta))) / (size.std(0) / np.sqrt(len(D)))
+    z = (size.mean(0) - programs.rotation(values, delta)) / (size.std(0) / np.sqrt(len(D)))
     assert np.max(np.abs(z)) < 4.5
 
 
@@ -160,11 +175,10 @@ def test_singular_rotation_is_the_mean_of_what_it_says(n, m):
     rng = np.random.default_rng(6)
     base = np.linalg.svd(rng.normal(size=(n, m)) / np.sqrt(m), full_matrices=False)
     D = rng.normal(size=(1000, n, m)) / np.sqrt(m)
-    with jax.enable_x64(True):
-        vectors = jax.jit(jax.vmap(lambda d: law.first_order_singular_vectors(tuple(base), d)))(D)
-    for got, wanted in zip(vectors, law.singular_rotation(base[1], 0.3, n, m), strict=True):
-        size = 0.3**2 * np.sum(np.asarray(got) ** 2, 1)
-        z = (size.mean(0) - np.asarray(wanted)) / (size.std(0) / np.sqrt(len(D)))
+    vectors = compiled(jax.vmap(lambda d: law.first_order_singular_vectors(tuple(base), d)))(D)
+    for got, wanted in zip(vectors, singular_rotation(base[1], 0.3, n, m), strict=True):
+        size = 0.3**2 * np.sum(got**2, 1)
+        z = (size.mean(0) - wanted) / (size.std(0) / np.sqrt(len(D)))
         assert np.max(np.abs(z)) < 4.5
 
 
@@ -181,7 +195,7 @@ def test_breakdown_against_simulation():
     for _ in range(12):
         W = goe(rng, n)
         values, vectors = np.linalg.eigh(W)
-        below = np.asarray(law.largest_valid_delta(values))
+        below = programs.largest_valid_delta(values)
         inside = np.flatnonzero(np.abs(values) < 1)
         for group in np.array_split(inside[np.argsort(below[inside])], 30):
             for factor, results in rotated.items():
@@ -211,11 +225,11 @@ def test_thresholds_scale_as_derived():
     bulk, edge, ratio = [], [], []
     for n, draws in ((40, 1000), (320, 200)):
         values = np.stack([spectrum(n) for _ in range(draws)])
-        below = np.asarray(law.largest_valid_delta(values))
+        below = programs.largest_valid_delta(values)
         inside = np.abs(values) < 1
         bulk.append(np.median(below[inside]) * n**0.5)
         edge.append(np.median(below[:, -1]) * n ** (1 / 6))
-        ratio.append(np.median(below[inside] / np.asarray(law.breakdown_delta(values[inside], float(n)))))
+        ratio.append(np.median(below[inside] / programs.breakdown_delta(values[inside], float(n))))
     assert abs(np.log(bulk[1] / bulk[0])) < 0.02 * np.log(8)
     assert abs(np.log(edge[1] / edge[0])) < 0.1 * np.log(8)
     np.testing.assert_allclose(ratio, 0.82, atol=0.02)
@@ -225,12 +239,13 @@ def test_equal_spacing_is_where_breakdown_is_exact():
     """Eigenvalues 1/(Nρ) apart around the middle of the semicircle, ρ(0) = 1/π."""
     n = 801
     values = (np.arange(n) - n // 2) * np.pi / n
-    at = np.asarray(law.largest_valid_delta(values, limit=0.2))[n // 2]
+    at = programs.largest_valid_delta(values, limit=0.2)[n // 2]
     np.testing.assert_allclose(at, law.breakdown_delta(0.0, float(n), limit=0.2), rtol=2e-3)
-    assert float(law.breakdown_delta(2.5, 100.0)) == 0.0
-    np.testing.assert_allclose(
-        law.breakdown_delta(2.0, 100.0, sigma=2.0), 2 * float(law.breakdown_delta(1.0, 100.0)), rtol=1e-14
+    outside, twice, once = programs.breakdown_delta(
+        np.array([2.5, 2.0, 1.0]), 100.0, limit=0.1, sigma=np.array([1.0, 2.0, 1.0])
     )
+    assert outside == 0.0
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-14)
 
 
 def test_an_outlier_is_safe():
@@ -238,7 +253,7 @@ def test_an_outlier_is_safe():
     rng = np.random.default_rng(9)
     n, theta = 600, 2.0
     values = np.linalg.eigvalsh(goe(rng, n) + theta * np.eye(n)[:, :1] @ np.eye(n)[:1])
-    np.testing.assert_allclose(float(law.rotation(values, 0.5)[-1]), 0.25 / (theta**2 - 1), rtol=0.1)
+    np.testing.assert_allclose(float(programs.rotation(values, 0.5)[-1]), 0.25 / (theta**2 - 1), rtol=0.1)
 
 
 @pytest.mark.thorough
@@ -254,7 +269,7 @@ def test_overlap_is_a_cauchy_line():
         new, x = np.linalg.eigh(W + delta * goe(rng, n))
         inner = np.abs(new) < 1.5
         overlaps = n * (x.T @ v)[inner] ** 2
-        expected = np.asarray(law.overlap(new[inner][:, None], old, delta))
+        expected = programs.overlap(new[inner][:, None], old, delta)
         distance = new[inner][:, None] - old
         seen = seen + np.histogram(distance, bins, weights=overlaps)[0]
         predicted = predicted + np.histogram(distance, bins, weights=expected)[0]
@@ -267,13 +282,13 @@ def test_overlaps_of_one_vector_sum_to_one():
     angle = (np.arange(20_000) + 0.5) / 20_000 * np.pi
     for sigma, delta in ((1.0, 0.3), (2.0, 5.0), (0.7, 0.1)):
         old, mass = 2 * sigma * np.cos(angle), 2 * np.sin(angle) ** 2 / 20_000
-        s = float(law.scale(delta, sigma=sigma))
+        s = float(programs.scale(delta, sigma=sigma))
         new = 2 * s * np.array([-0.9, 0.0, 0.3, 0.99])
-        total = np.asarray(law.overlap(new[:, None], old, delta, sigma=sigma)) @ mass
+        total = programs.overlap(new[:, None], old, delta, sigma=sigma) @ mass
         np.testing.assert_allclose(total, 1, rtol=1e-6)
     # Small δ: the first order.
-    np.testing.assert_allclose(law.overlap(0.5, 0.0, 1e-4), 1e-8 / 0.25, rtol=1e-3)
-    assert np.isfinite(law.overlap(3.0, 0.0, 0.1))
+    np.testing.assert_allclose(programs.overlap(0.5, 0.0, 1e-4), 1e-8 / 0.25, rtol=1e-3)
+    assert np.isfinite(programs.overlap(3.0, 0.0, 0.1))
 
 
 def test_spectrum_as_a_whole_only_stretches():
@@ -283,8 +298,8 @@ def test_spectrum_as_a_whole_only_stretches():
     W = goe(rng, n)
     old, v = np.linalg.eigh(W)
     new, x = np.linalg.eigh(W + delta * goe(rng, n))
-    assert delta > 10 * np.median(np.asarray(law.largest_valid_delta(old)))
-    np.testing.assert_allclose(np.quantile(new, [0.01, 0.25, 0.75, 0.99]) / float(law.scale(delta)),
+    assert delta > 10 * np.median(programs.largest_valid_delta(old))
+    np.testing.assert_allclose(np.quantile(new, [0.01, 0.25, 0.75, 0.99]) / float(programs.scale(delta, sigma=1.0)),
                                np.quantile(old, [0.01, 0.25, 0.75, 0.99]), atol=0.03)  # fmt: skip
     assert np.median(np.sum(x * v, 0) ** 2) < 0.05
 
@@ -368,7 +383,7 @@ def test_bad_input_is_refused_in_one_line(call, message):
 
 
 def test_single_values():
-    assert float(law.rotation(np.array([1.0]), 0.3)[0]) == 0.0
-    assert float(law.largest_valid_delta(np.array([1.0]))[0]) == np.inf
-    assert law.rotation(np.array([[1.0, 2.0], [1.0, 3.0]]), np.array([0.1, 0.2])).shape == (2, 2)
-    assert law.rotation(np.array([1.0, 2.0]), 0.1).dtype == jnp.float64
+    assert float(programs.rotation(np.array([1.0]), 0.3)[0]) == 0.0
+    assert float(programs.largest_valid_delta(np.array([1.0]))[0]) == np.inf
+    several = jax.eval_shape(law.rotation, np.array([[1.0, 2.0], [1.0, 3.0]]), np.array([0.1, 0.2]))
+    assert several.shape == (2, 2) and several.dtype == jnp.float64

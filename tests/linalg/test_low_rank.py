@@ -10,6 +10,9 @@ from jax.test_util import check_grads
 
 from rmtjax import InputError
 from rmtjax.linalg import low_rank
+from tests.helpers import programs_of
+
+programs = programs_of(low_rank, "resolvent", "secular_matrix", "woodbury_resolvent")
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +39,12 @@ def test_woodbury_is_the_resolvent_of_the_update(z):
     rng = np.random.default_rng(0)
     W, U, V = rng.normal(size=(8, 8)) / 3, rng.normal(size=(8, 3)), rng.normal(size=(8, 3))
     theta = np.array([2.0, -0.5, 0.0])
-    G = low_rank.resolvent(W, z)
-    np.testing.assert_allclose(np.asarray(G) @ (z * np.eye(8) - W), np.eye(8), atol=1e-12)
-    got = low_rank.woodbury_resolvent(G, U, theta, V)
+    G = programs.resolvent(W, z)
+    np.testing.assert_allclose(G @ (z * np.eye(8) - W), np.eye(8), atol=1e-12)
+    got = programs.woodbury_resolvent(G, U, theta, V)
     np.testing.assert_allclose(got, np.linalg.inv(z * np.eye(8) - W - (U * theta) @ V.T), rtol=1e-9, atol=1e-11)
     # Its determinant is that of the whole matrices.
-    secular = np.linalg.det(low_rank.secular_matrix(G, U, theta, V))
+    secular = np.linalg.det(programs.secular_matrix(G, U, theta, V))
     wanted = np.linalg.det(z * np.eye(8) - W - (U * theta) @ V.T) / np.linalg.det(z * np.eye(8) - W)
     np.testing.assert_allclose(secular, wanted, rtol=1e-10)
 
@@ -64,29 +67,29 @@ def test_secular_determinant_vanishes_at_the_outlier():
     W, U = goe(rng, n), np.linalg.qr(rng.normal(size=(n, 2)))[0]
     base = tuple(np.linalg.eigh(W))
     new = np.linalg.eigvalsh(W + (U * theta) @ U.T)
-    at = low_rank.secular_matrix(base, U, theta, U, new[-2:])
+    at = programs.secular_matrix(base, U, theta, U, new[-2:])
     assert at.shape == (2, 2, 2)
     np.testing.assert_allclose(np.linalg.det(at), 0, atol=1e-12)
     # 1 − θm(z) changes sign there: the printed 1 + θm never does.
-    beside = [float(low_rank.secular_matrix(base, U[:, 0], 2.0, U[:, 0], z)[0, 0]) for z in (2.2, 3.0)]
+    beside = [float(programs.secular_matrix(base, U[:, 0], 2.0, U[:, 0], z)[0, 0]) for z in (2.2, 3.0)]
     assert beside[0] < 0 < beside[1]
-    assert all(float(low_rank.secular_matrix(base, U[:, 0], -2.0, U[:, 0], z)[0, 0]) > 1 for z in (2.2, 3.0))
+    assert all(float(programs.secular_matrix(base, U[:, 0], -2.0, U[:, 0], z)[0, 0]) > 1 for z in (2.2, 3.0))
     points = np.array([2.2, 3.0, 4.0 + 1j])
-    direct = [low_rank.secular_matrix(low_rank.resolvent(W, z), U, theta, U) for z in points]
-    np.testing.assert_allclose(low_rank.secular_matrix(base, U, theta, U, points), direct, atol=1e-11)
+    direct = [programs.secular_matrix(programs.resolvent(W, z), U, theta, U) for z in points]
+    np.testing.assert_allclose(programs.secular_matrix(base, U, theta, U, points), direct, atol=1e-11)
 
 
 def test_batches_of_resolvents():
     rng = np.random.default_rng(3)
     W, z = np.stack([goe(rng, 4), goe(rng, 4)]), np.array([3.0, 4.0])
-    G = low_rank.resolvent(W, z)
-    np.testing.assert_allclose(G[1], low_rank.resolvent(W[1], 4.0), rtol=1e-13)
-    assert low_rank.resolvent(W[0], np.linspace(3, 4, 5)).shape == (5, 4, 4)
+    G = programs.resolvent(W, z)
+    np.testing.assert_allclose(G[1], programs.resolvent(W[1], 4.0), rtol=1e-13)
+    assert jax.eval_shape(low_rank.resolvent, W[0], np.linspace(3, 4, 5)).shape == (5, 4, 4)
     u = rng.normal(size=4)
-    one = low_rank.woodbury_resolvent(G[1], u, 2.0, u)
-    np.testing.assert_allclose(low_rank.woodbury_resolvent(G, u, 2.0, u)[1], one, rtol=1e-12)
-    assert low_rank.resolvent(W.astype(np.float32), 3.0).dtype == jnp.float64
-    assert low_rank.secular_matrix(np.asarray(G), u, 2.0, u).shape == (2, 1, 1)
+    one = programs.woodbury_resolvent(G[1], u, 2.0, u)
+    np.testing.assert_allclose(programs.woodbury_resolvent(G, u, 2.0, u)[1], one, rtol=1e-12)
+    assert jax.eval_shape(low_rank.resolvent, W.astype(np.float32), 3.0).dtype == jnp.float64
+    assert low_rank.secular_matrix(G, u, 2.0, u).shape == (2, 1, 1)
 
 
 # -- eigenvalues after an update ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from flax import nnx
 
 from rmtjax import InputError
 from rmtjax.models import EncoderConfig, SequenceClassifier
+from tests.helpers import array
 
 SIZES = {
     "vocab_size": 50,
@@ -37,12 +38,15 @@ def config_of(model_type: str = "bert", **changes) -> EncoderConfig:
 
 
 def filled(build: Callable[[nnx.Rngs], nnx.Module], seed: int = 0) -> nnx.Module:
-    """Return a model whose weights are all random, biases and layer norms too, so that none can be left out unnoticed."""
+    """Return a model whose weights are all random, biases and layer norms too, so that none can be left out unnoticed.
+
+    They are drawn by NumPy: Flax's initialisers are some ten programs that XLA would compile first.
+    """
     graph, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     rng, weights = np.random.default_rng(seed), {}
     for path, variable in nnx.to_flat_state(state):
-        value = 0.2 * rng.normal(size=variable.shape) + (path[-1] == "scale")
-        weights[path] = variable.replace(jnp.asarray(value, variable.dtype))
+        value = 0.2 * rng.normal(size=variable.shape) + (path[-1] in ("scale", "var"))
+        weights[path] = variable.replace(array(value, variable.dtype))
     return nnx.merge(graph, nnx.from_flat_state(weights))
 
 

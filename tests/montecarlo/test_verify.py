@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -163,12 +164,19 @@ def test_what_a_verdict_says_of_known_errors():
     assert said[1].startswith("0 of 1 known errors are refuted in 6 tests")
 
 
-def _one_cell(claim, share=None):
-    """A result as `run` leaves it of the first cell alone, without a dimension; its mean is the law, or a share of events."""
+@functools.cache
+def _first_cell(name):
+    """A claim's first cell alone, and the law there."""
+    claim = CLAIMS[name]
     cells = claim.resolve(
         Grid(tuple(Axis({n: v[:1] for n, v in axis.values.items()}, True) for axis in claim.grid.axes))
     )
-    law = claim.predict(cells)
+    return cells, claim.predict(cells)
+
+
+def _one_cell(name, share=None):
+    """A result as `run` leaves it of the first cell alone, without a dimension; its mean is the law, or a share of events."""
+    claim, (cells, law) = CLAIMS[name], _first_cell(name)
     method, sampler = claim.sampler()
     plan = make_plan(claim, sampler, cells, tuple(law), RunConfig(trials=64))
     tiles = plan.first()
@@ -183,7 +191,7 @@ def _one_cell(claim, share=None):
 @pytest.mark.parametrize("share", [None, 0.0, 0.5])
 def test_one_cell_of_every_claim_is_judged(share):
     """If nothing varies there is no dimension, with a bias or without, events or not."""
-    results = [_one_cell(claim, share) for claim in CLAIMS.values()]
+    results = [_one_cell(name, share) for name in CLAIMS]
     assert all(
         not set(result["mean"].dims) - {"output", *claim.within}
         for result, claim in zip(results, CLAIMS.values(), strict=True)
