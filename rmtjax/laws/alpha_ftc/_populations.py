@@ -57,6 +57,9 @@ class Matrix(NamedTuple):
     def mean_eigenvalue(self):
         return jnp.trace(self.sigma) / len(self.sigma)
 
+    def mean_square_eigenvalue(self):
+        return jnp.sum(self.sigma**2) / len(self.sigma)
+
     def size(self):
         return len(self.sigma)
 
@@ -86,6 +89,9 @@ class Diagonal(NamedTuple):
 
     def mean_eigenvalue(self):
         return jnp.sum(self.counts * self.eigenvalues) / self.counts.sum()
+
+    def mean_square_eigenvalue(self):
+        return jnp.sum(self.counts * self.eigenvalues**2) / self.counts.sum()
 
     def size(self):
         return self.counts.sum()
@@ -144,6 +150,9 @@ class Spiked:
 
     def mean_eigenvalue(self):
         return self._trace(lambda x: x) / self.p
+
+    def mean_square_eigenvalue(self):
+        return self._trace(lambda x: x**2) / self.p
 
     def size(self):
         return self.p

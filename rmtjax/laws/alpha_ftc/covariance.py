@@ -44,6 +44,7 @@ from rmtjax._precision import as_array, double
 from rmtjax.laws.alpha_ftc._populations import At, Population, populations
 from rmtjax.laws.alpha_ftc.forms import RepeatedEigenvalues, SpikedCovariance
 from rmtjax.laws.alpha_ftc.margins import MarginMoments
+from rmtjax.linalg.roots import bisect
 
 __all__ = ["covariance_scalars", "covariance_scalars_for_coef"]
 
@@ -51,7 +52,12 @@ Numbers = ArrayLike | Sequence
 Covariance = Numbers | SpikedCovariance | RepeatedEigenvalues
 
 _STEPS = 60
-"""Steps of Newton's method at most. It comes from above, where the function is convex, and takes 4 to 12."""
+"""Largest number of Newton steps; 2 to 10 are taken."""
+
+_LEFT = 1e-10
+"""Relative size of the step of Newton's method that is not taken any more."""
+
+_TINY = 1e-300
 
 
 class _Ridge(NamedTuple):
@@ -218,24 +224,44 @@ def _effective_ridge(population: Population, n: Array, gamma: Array) -> Array:
     def excess(kappa):
         return kappa - gamma - kappa * population.degrees(kappa)[0] / n
 
-    def search(_, start):
-        def step(state):
-            count, kappa, _ = state
-            first, second = population.degrees(kappa)
-            move = (kappa - gamma - kappa * first / n) / (1 - second / n)
-            return count + 1, kappa - move, jnp.abs(move) / kappa
-
-        # Newton's error after a step is about the step's square.
-        state = jax.lax.while_loop(lambda s: (s[0] < _STEPS) & (s[2] > 1e-7), step, (0, start, jnp.inf))
-        return state[1]
-
-    # All eigenvalues equal to their mean: the root is then an upper bound, since tr ΣC is concave in the eigenvalues.
     eigenvalue, eta = population.mean_eigenvalue(), population.size() / n
     half = eigenvalue * (1 - eta) - gamma
     root = jnp.sqrt(half**2 + 4 * gamma * eigenvalue)
     is_positive = half > 0
-    start = jnp.where(is_positive, 2 * gamma * eigenvalue / jnp.where(is_positive, half + root, 1.0), (root - half) / 2)
+    # All eigenvalues equal to their mean: the root is then an upper bound, since tr ΣC is concave in the eigenvalues.
+    highest = jnp.where(
+        is_positive, 2 * gamma * eigenvalue / jnp.where(is_positive, half + root, 1.0), (root - half) / 2
+    )
+
+    def search(_, start):
+        def step(state):
+            count, kappa, last, _ = state
+            first, second = population.degrees(kappa)
+            following = jnp.clip(kappa - (kappa - gamma - kappa * first / n) / (1 - second / n), gamma, highest)
+            move = jnp.abs(following - kappa) / kappa
+            # A step is about a constant times the square of the last one.
+            expected = jnp.where((count == 0) & (move > _LEFT), jnp.inf, move * (move / last) ** 2)
+            return count + 1, following, move, expected
+
+        state = (0, start, jnp.inf, jnp.inf)
+        return jax.lax.while_loop(lambda s: (s[0] < _STEPS) & (s[3] > _LEFT), step, state)[1]
+
+    spread = jnp.maximum(population.mean_square_eigenvalue() / jnp.maximum(eigenvalue, _TINY) ** 2 - 1, 0.0)
+    start = _as_marchenko_pastur(eigenvalue, spread, eta, gamma, highest)
     return jax.lax.custom_root(excess, start, search, lambda g, y: y / g(jnp.ones_like(y)))
+
+
+def _as_marchenko_pastur(eigenvalue, spread, eta, gamma, highest) -> Array:
+    """Return the κ that a Marchenko–Pastur spectrum has, with the same mean and the same spread of its eigenvalues."""
+
+    def is_below(kappa):
+        ratio = kappa / jnp.maximum(eigenvalue, _TINY)
+        total = 1 - spread + ratio
+        share = 1 - 2 * ratio / (total + jnp.sqrt(total**2 + 4 * spread * ratio))
+        return kappa - gamma - kappa * eta * share < 0
+
+    low, high = bisect(is_below, gamma, highest, 30)
+    return (low + high) / 2
 
 
 def _rows(name: str, value: Any) -> tuple[list[Any], bool]:
