@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 from scipy.stats import beta
+from threadpoolctl import threadpool_limits
 
 from experiments.intruder_dimensions.intruder_law import independent, predicted
 from rmtjax._errors import InputError
@@ -30,6 +31,13 @@ TOLERANCES = simulation.TOLERANCES[:3]
 
 wigner_profile = compiled(law.wigner_overlap_profile)
 rectangular_profile = compiled(law.rectangular_overlap_profile, static_argnames="side")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Many small decompositions: waking LAPACK's threads would take longer than the work."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def assert_within(got, share, se, error=ERROR):
