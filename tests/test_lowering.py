@@ -105,7 +105,7 @@ CHECKS = [jax.export.DisabledSafetyCheck.custom_call("cuhybrid_eig_real")]
 """JAX does not promise that it will know this call in later versions; here it is only lowered."""
 
 
-@pytest.mark.first(6)
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("name", "sampler"), [(name, s) for name, claim in CLAIMS.items() for s in claim.samplers])
 def test_samplers_of_claims_are_lowered(name, sampler):
     claim = CLAIMS[name]
@@ -131,6 +131,7 @@ def test_samplers_of_claims_are_lowered(name, sampler):
                 assert export(KEY, traced).mlir_module_serialized
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_a_step_of_training_is_lowered(platform):
     """AdamW on the adapters, Adam on α, dropout, pieces of two lengths."""

@@ -117,7 +117,7 @@ def call(monkeypatch, tmp_path, inputs):
     return run
 
 
-@pytest.mark.each_value
+@pytest.mark.first(5)
 @pytest.mark.parametrize(
     ("name", "encoding"),
     [*((name, "ascii") for name in COMMANDS), ("claims", "cp1252"), ("intruders --json", "cp1252")],

@@ -1,5 +1,7 @@
 """`benchmarks/engine.py`, small: what it measures is what it says."""
 
+import pytest
+
 from benchmarks import engine
 
 
@@ -14,11 +16,13 @@ def test_resuming(tmp_path):
     assert len(list((tmp_path / "many/tiles/count").glob("c.*"))) == 40
 
 
+@pytest.mark.thorough
 def test_starting(tmp_path):
     found = engine.starting("doctor --json -", 1, tmp_path)
     assert found["again_over_import_jax"] > 0 and found["first_s"] > 0
 
 
+@pytest.mark.thorough
 def test_devices():
     found = engine.devices([1, 3], 2048, 1)
     assert (found["cells"], found["trials_per_cell"]) == (40, 2048)

@@ -37,7 +37,7 @@ def test_the_name_of_the_only_adapter(name, tmp_path):
     file = read_peft(adapter(tmp_path, tensors, use_dora=True))
     np.testing.assert_array_equal(file.layers["x.fc"].A, matrix(2, 6, 0))
     np.testing.assert_array_equal(file.layers["x.fc"].magnitude, matrix(5, 1)[:, 0])
-    assert list(file.own) == ["head.weight"] and file.remarks == []
+    assert list(file.whole) == ["head.weight"] and file.remarks == []
 
 
 def test_the_adapter_without_a_name_is_the_one(tmp_path):
@@ -59,7 +59,7 @@ def test_the_weights_that_training_replaced_are_not_the_adapters(tmp_path):
         f"{PREFIX}head.modules_to_save.default.weight": matrix(3, 5, 2),
     }
     file = read_peft(adapter(tmp_path, tensors))
-    assert file.own == {"head.weight": f"{PREFIX}head.modules_to_save.default.weight"}
+    assert file.whole == {"head.weight": f"{PREFIX}head.modules_to_save.default.weight"}
 
 
 # -- wrappers and patterns -----------------------------------------------------------------------------------------------

@@ -24,6 +24,18 @@ VALUES = dict(
 """Of an argument by its name; those of a single function's own are below."""
 
 OWN = {
+    "alpha_ftc.covariance_scalars": dict(
+        sigma=[1.0, 2.0, 3.0],
+        source_sigma=[[2.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]],
+        n=3.0,
+        gamma=1.0,
+        source_mean=[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]],
+        N=[3.0, 4.0],
+        source_gamma=[1.0, 2.0],
+    ),
+    "alpha_ftc.covariance_scalars_for_coef": dict(
+        sigma=[1.0, 2.0, 3.0], n=3.0, gamma=1.0, source_coef=[[0.0, 1.0, 0.0]]
+    ),
     "alpha_ftc.resolvent_equivalent": dict(gamma=1.0, eta=0.5),
     "intruders.rectangular_overlap_profile": dict(c=[0.3, 0.5], s=[0.5, 1.0]),
     "intruders.rectangular_intruder_probability": dict(m=[50, 60]),

@@ -83,7 +83,7 @@ def tolerance_of(dtype):
 
 
 # The shapes are such that XLA vectorises and contracts products: at (2, 2) it may not.
-@pytest.mark.each_value
+@pytest.mark.first(4)
 @pytest.mark.parametrize(
     ("algorithm", "dtype", "shape"),
     [

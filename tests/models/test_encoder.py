@@ -40,6 +40,7 @@ def test_first_token_alone():
         assert first < 0.9 * whole
 
 
+@pytest.mark.thorough
 def test_padding_changes_nothing():
     """Not the logits, and with dropout not the masks: an example alone, unpadded, is the same as among longer ones."""
     model = classifier("roberta", type_vocab_size=2, **RATES)

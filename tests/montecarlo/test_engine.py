@@ -111,6 +111,7 @@ np.save(sys.argv[2], np.stack([result["mean"], result["variance"], result["min"]
 """
 
 
+@pytest.mark.thorough
 def test_any_number_of_devices_gives_the_same_bits(tmp_path):
     root = Path(__file__).parents[2]
     found = []

@@ -161,7 +161,7 @@ covariance = Claim(
         dense=dense_sampler(lambda key, alpha, **model: _outputs(_dense_scalars(key, **model), alpha)),
     ),
     grid=grid(
-        zipped(p=[200, 2e3, 1e6], n=[100, 100, 100], N=[200, 200, 200]),
+        zipped(p=[100, 1e3, 1e6], n=[50, 50, 50], N=[100, 100, 100]),
         **_FIXED,
         share=0.3,
         high=[0.2, 5.0],
@@ -171,7 +171,7 @@ covariance = Claim(
     ),
     within=("alpha",),
     check=_check,
-    bias_bound=limit_error(1.0),
+    bias_bound=limit_error(0.3),
     comparison_grid=grid(
         zipped(p=[30, 16], n=[15, 40], N=[60, 30]),
         **_FIXED,
@@ -302,7 +302,7 @@ sources = Claim(
         dense=dense_sampler(_dense_sources),
     ),
     grid=grid(
-        zipped(p=[200, 2e3, 1e6], n=[100, 100, 100], N=[200, 200, 200]),
+        zipped(p=[100, 1e3, 1e6], n=[50, 50, 50], N=[100, 100, 100]),
         beta=0.8,
         beta_second=[-0.3, 0.5],
         mu=1.0,
@@ -317,7 +317,7 @@ sources = Claim(
     ),
     within=("alpha",),
     check=lambda p, beta, beta_second, mu, share: _check(p, beta, mu, beta_second, share, least=4),
-    bias_bound=limit_error(1.0),
+    bias_bound=limit_error(0.15),
     comparison_grid=grid(
         zipped(p=[30, 16], n=[15, 40], N=[60, 30]), beta=0.8, beta_second=0.5, mu=1.0, gamma=1.0, gamma_source=1.0,
         share=0.3, high=5.0, high_source=2.0, lean=0.7, high_second=0.5, alpha=[0.0, 1.0],

@@ -128,7 +128,7 @@ def covariance_scalars(
     Examples:
         >>> law = covariance_scalars([2.0, 1.0, 1.0], [1.0, 0.0, 0.0], 3, 1.0, 1.0, [0.0, 1.0, 0.0], 3, 1.0)
         >>> print(f"{law.m0:.4f} {law.v0:.4f}")
-        0.2224 0.1497
+        0.2113 0.2508
     """
     source_means, several = _rows("source_mean", source_mean)
     K = len(source_means)
@@ -172,7 +172,7 @@ def covariance_scalars_for_coef(
     Examples:
         >>> law = covariance_scalars_for_coef([2.0, 1.0, 1.0], [1.0, 0.0, 0.0], 3, 1.0, [0.0, 1.0, 0.0])
         >>> print(f"{law.m1:.4f} {law.v2:.4f}")
-        0.0000 0.5000
+        0.0000 0.4932
     """
     coefs, several = _rows("source_coef", source_coef)
     labels = [f"source_coef[{k}]" if several else "source_coef" for k in range(len(coefs))]
