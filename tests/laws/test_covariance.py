@@ -266,7 +266,7 @@ LOPSIDED[0, 1] = 0.5
         (dict(source_gamma=np.nan), "source_gamma = nan"),
         (dict(n=[1, 2]), "n has shape"),
         (dict(N=[1, 2]), "N has shape"),
-        (dict(source_sigma=(1.0, 2.0)), "source_sigma holds 2 covariances"),
+        (dict(source_sigma=[VALUES, VALUES]), "source_sigma holds 2 covariances"),
         (dict(sigma=SpikedCovariance([2.0], np.ones((P, 1)))), "sigma.basis is not orthonormal"),
         (dict(sigma=SpikedCovariance([2.0], np.eye(P)[:, :2])), "sigma has eigenvalues"),
         (dict(sigma=SpikedCovariance([-2.0], np.eye(P)[:, :1])), "sigma.eigenvalues = -2"),

@@ -93,7 +93,7 @@ def covariance_scalars(
     mean: Numbers,
     n: Numbers,
     gamma: Numbers,
-    source_sigma: Covariance | tuple[Covariance, ...],
+    source_sigma: Covariance | Sequence[Covariance],
     source_mean: Numbers,
     N: Numbers,
     source_gamma: Numbers,
@@ -110,7 +110,8 @@ def covariance_scalars(
         mean: the target's mean :math:`\mu_\beta`, (p,).
         n: number of target samples.
         gamma: the target's ridge parameter γ > 0.
-        source_sigma: the source's covariance :math:`\tilde\Sigma`; for K sources, one for all or a tuple of K.
+        source_sigma: the source's covariance :math:`\tilde\Sigma`; for K sources, one for all, or a list of K
+            arrays or forms.
         source_mean: the source's mean μ, (p,); for K independent sources, (K, p).
         N: number of source samples; for K sources, one for all or K.
         source_gamma: the source's ridge parameter :math:`\tilde\gamma > 0`; for K sources, one for all or K.
@@ -132,7 +133,7 @@ def covariance_scalars(
     """
     source_means, several = _rows("source_mean", source_mean)
     K = len(source_means)
-    sigmas = source_sigma if type(source_sigma) is tuple else (source_sigma,) * K
+    sigmas = source_sigma if _is_several(source_sigma) else (source_sigma,) * K
     if len(sigmas) != K:
         raise InputError(
             f"source_sigma holds {len(sigmas)} covariances: must be one for all or {K}, one for each source_mean"
@@ -270,6 +271,12 @@ def _rows(name: str, value: Any) -> tuple[list[Any], bool]:
     if array.ndim not in (1, 2) or not len(array):
         raise InputError(f"{name} has shape {array.shape}: must be (p,), or (K, p) for K sources")
     return (list(array), True) if array.ndim == 2 else ([array], False)
+
+
+def _is_several(sigma: Any) -> bool:
+    """Return whether a value is a list of covariances, and not a list of numbers or of lists of them, which is one covariance."""
+    forms = (SpikedCovariance, RepeatedEigenvalues)
+    return type(sigma) in (list, tuple) and any(isinstance(one, forms) or getattr(one, "ndim", 0) for one in sigma)
 
 
 def _positive(name: str, value: Any) -> Array:
