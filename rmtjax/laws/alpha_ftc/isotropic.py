@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rmtjax._precision import float64
-from rmtjax.laws.alpha_ftc.margins import MarginMoments
+from rmtjax.laws.alpha_ftc.margins import MarginMoments, inner
 
 __all__ = [
     "SourceStatistics",
@@ -83,7 +83,7 @@ def resolvent_equivalent(
         mean: the class mean :math:`\mu_\beta`, shape (p,).
     """
     d, t = delta(gamma, eta), tau(gamma, eta)
-    rank_one = jnp.outer(mean, mean) / ((1 + d) * t + mean @ mean)
+    rank_one = jnp.outer(mean, mean) / ((1 + d) * t + inner(mean, mean))
     return (jnp.eye(mean.size) - rank_one) / t
 
 
@@ -222,6 +222,6 @@ def optimal_mixture(
     c = _common(gamma, eta, s)
     if gram.ndim == b.ndim + 1:
         direction = jnp.linalg.solve(gram, b[..., None])[..., 0]
-        projection = jnp.einsum("...k,...k", b, direction)
+        projection = inner(b, direction)
         return (eta * c.tau / gamma / (c.D * s - (s + c.tau) * projection))[..., None] * direction
     return eta * c.tau * b / (gamma * (c.D * s * gram - (s + c.tau) * b**2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
@@ -27,6 +28,25 @@ class MarginMoments(NamedTuple):
     v2: Float[Array, "..."]
 
 
+def inner(x: Float[Array, "... k"], y: Float[Array, "... k"]) -> Float[Array, "..."]:
+    """Return sums of products over the last axis, with derivatives in float64 where they are taken outside of it, too."""
+    if x.ndim == 1 or y.ndim == 1:
+        batch = ()
+    else:
+        x, y = jnp.broadcast_arrays(x, y)
+        batch = tuple(range(x.ndim - 1))
+    return jax.lax.dot_general(x, y, (((x.ndim - 1,), (y.ndim - 1,)), (batch, batch)))
+
+
+def _quadratic(matrix: Float[Array, "... k k"], x: Float[Array, "... k"]) -> Float[Array, "..."]:
+    """Return the quadratic forms of vectors, of one matrix or of as many."""
+    if matrix.ndim == 2:
+        product = jnp.moveaxis(jax.lax.dot_general(matrix, x, (((0,), (x.ndim - 1,)), ((), ()))), 0, -1)
+    else:
+        product = inner(matrix.mT, x[..., None, :])
+    return inner(x, product)
+
+
 def _several(law: MarginMoments) -> bool:
     return jnp.ndim(law.v2) == jnp.ndim(law.m1) + 1
 
@@ -40,8 +60,8 @@ def accuracy(law: MarginMoments, alpha: Float[Array, "..."]) -> Float[Array, "..
         alpha: α, broadcast against them; with K sources it ends in an axis of length K.
     """
     if _several(law):
-        m = law.m0 + jnp.einsum("...k,...k", law.m1, alpha)
-        v = law.v0 + 2 * jnp.einsum("...k,...k", law.v1, alpha) + jnp.einsum("...j,...jk,...k", alpha, law.v2, alpha)
+        m = law.m0 + inner(law.m1, alpha)
+        v = law.v0 + 2 * inner(law.v1, alpha) + _quadratic(law.v2, alpha)
     else:
         m = law.m0 + alpha * law.m1
         v = law.v0 + 2 * alpha * law.v1 + alpha**2 * law.v2
@@ -60,11 +80,11 @@ def optimal_alpha(law: MarginMoments) -> Float[Array, "..."]:
     if not _several(law):
         return (m1 * v0 - m0 * v1) / (m0 * v2 - m1 * v1)
     # Eliminating the first row keeps the system symmetric positive definite: V₂ − v₁v₁ᵀ/v₀ is a Schur complement.
-    inner = jnp.linalg.solve(v2, jnp.stack([m1, v1], -1))
-    a0 = m0 - jnp.einsum("...k,...k", v1, inner[..., 0])
-    schur = v0 - jnp.einsum("...k,...k", v1, inner[..., 1])
+    solved = jnp.linalg.solve(v2, jnp.stack([m1, v1], -1))
+    a0 = m0 - inner(v1, solved[..., 0])
+    schur = v0 - inner(v1, solved[..., 1])
     a0 = a0 / schur
-    return (inner[..., 0] - a0[..., None] * inner[..., 1]) / a0[..., None]
+    return (solved[..., 0] - a0[..., None] * solved[..., 1]) / a0[..., None]
 
 
 @float64
