@@ -298,7 +298,8 @@ def update_strengths(
 
     The singular values of :math:`\sum_k\theta_ku_kv_k^\top`, to which the laws of the rectangular matrix apply one by one;
     without `right` the eigenvalues of :math:`\sum_k\theta_ku_ku_k^\top`, for those of the symmetric one. For orthonormal
-    directions they are the :math:`|\theta_k|`, or the :math:`\theta_k`. No n×m matrix is formed.
+    directions they are the :math:`|\theta_k|`, or the :math:`\theta_k`. No n×m matrix is formed. Derivatives are taken inside
+    ``jax.enable_x64(True)``: JAX cannot transpose a decomposition in float64 outside of it.
 
     Args:
         theta: θ of either sign.
