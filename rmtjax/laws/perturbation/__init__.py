@@ -14,8 +14,8 @@ stops at the first order)
 Singular values and vectors of a rectangular W follow from the symmetric matrix with W and :math:`W^\top` off its diagonal, whose
 eigenvalues are :math:`\pm\sigma_i` and zeros.
 
-Functions of eigenvalues and vectors return the corrections, not the sums; they run in float64. Eigenvalues must be simple. Derivatives
-in W or Δ are taken inside ``jax.enable_x64(True)``: JAX cannot transpose a decomposition in float64 outside of it.
+Functions of eigenvalues and vectors return the corrections, not the sums; they run in float64. Eigenvalues must be simple.
+Derivatives in W or Δ are taken inside ``jax.enable_x64(True)``: JAX cannot transpose a decomposition in float64 outside of it.
 
 Up to which size of Δ this holds is the subject of `rmtjax.laws.perturbation.random_update`.
 """
