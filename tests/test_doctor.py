@@ -95,6 +95,7 @@ print(len(devices), len(workers(devices, 100)), devices[0].platform)
 """
 
 
+@pytest.mark.thorough
 def test_so_many_devices_and_threads():
     for count in ("1", "3"):
         done = subprocess.run(
@@ -113,6 +114,7 @@ def test_devices_that_cannot_be():
     assert chosen_devices(None, None) is None
 
 
+@pytest.mark.thorough
 def test_a_platform_that_is_not_here():
     status, _, err = _call("sweep", "bbp-wigner", "--platform", "rocm")
     assert status == 2 and "platform = 'rocm': JAX cannot use it here" in err and err.count("\n") == 1

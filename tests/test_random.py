@@ -52,7 +52,7 @@ def _drawn():
     }
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("names", [*((name,) for name in GENERATORS), GENERATORS])
 def test_flags_change_nothing_that_follows_from_seeds(names, tmp_path):
     base = write_base(tmp_path)

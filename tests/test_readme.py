@@ -15,6 +15,7 @@ def test_tables_are_those_of_the_results():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.thorough
 def test_the_users_example_holds_and_would_fail_if_it_were_wrong(tmp_path):
     from rmtjax import load_claims, verify
 

@@ -212,7 +212,7 @@ CASES = [(name, a, g, False) for name in INNER for a, g in PRECISIONS]
 CASES += [(name, a, g, True) for name in ("adamw", "momentum", "lion") for a, g in PRECISIONS]
 
 
-@pytest.mark.each_value
+@pytest.mark.first(8)
 @pytest.mark.parametrize(("name", "of_alpha", "of_gradient", "given"), CASES)
 def test_any_optimiser_and_precision(name, of_alpha, of_gradient, given):
     """Everything that optax accepts works: the moves are its moves, in its types; between them α stands still."""

@@ -5,6 +5,7 @@ import pytest
 from benchmarks import engine
 
 
+@pytest.mark.thorough
 def test_storing(tmp_path):
     found = engine.storing(4096, 1, tmp_path)
     assert found["bytes"] > 1000 and found["over_plain"] > 0 and not (tmp_path / "s").exists()

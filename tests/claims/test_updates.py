@@ -11,7 +11,7 @@ from rmtjax.montecarlo import grid, verify
 from rmtjax.montecarlo.claim import call_with
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("claim", "axes", "trials"),
     [

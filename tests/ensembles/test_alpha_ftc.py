@@ -136,7 +136,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("p", "n", "N"), SIZES)
 def test_the_whole_chain_has_the_dense_law(p, n, N):
     model = (0.8, 1.2, 0.6 if p > 1 else 0.0, 0.3, 0.7)
@@ -188,6 +188,7 @@ def test_given_sources_have_the_dense_law(K, p, n):
     same_law(several_statistics(scalars), several_statistics(given_source(rng, DENSE, n, mean, 0.4, w[None])))
 
 
+@pytest.mark.thorough
 def test_sources_may_depend_on_each_other():
     """Two sources of which one is twice the other: the Gram matrix is singular, the samples follow suit."""
     rng = np.random.default_rng(5)
@@ -231,6 +232,7 @@ def close_to(sample: np.ndarray, wanted, name: str, allowance: float = 0.0):
     assert np.all(error < Z * np.std(sample, 0) / np.sqrt(len(sample)) + allowance), name
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("n", "N", "gamma", "gamma_source"), [(5e8, 2e9, 1.0, 1.0), (3e9, 4e8, 0.3, 3.0)])
 def test_law_at_a_billion_dimensions(n, N, gamma, gamma_source):
     """There is no bias left to hide in: 1e-9 or so against a standard error below 1e-6."""
@@ -264,6 +266,7 @@ def test_law_of_three_sources_at_a_billion_dimensions():
         np.testing.assert_allclose(np.mean(sample, 0), value, atol=2e-6)
 
 
+@pytest.mark.thorough
 def test_bias_of_the_limit_falls_like_one_over_p():
     """Four times the size, a quarter of the bias, wherever it stands ten standard errors clear."""
     wanted = law.scalars(0.5, 1.0, 1.0, law.ridge_source(0.5, 1.0, 1.0, 0.8))

@@ -95,7 +95,7 @@ def assert_vectors(actual, wanted, values):
     np.testing.assert_allclose(actual[gaps > 1e-4], wanted[gaps > 1e-4], atol=2e-8)
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("N", "theta", "frame", "beta"),
     [

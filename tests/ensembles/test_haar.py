@@ -110,6 +110,7 @@ def test_eigenvalues_of_unitary_matrices(n):
     assert stats.kstest(angle, stats.uniform(-np.pi, 2 * np.pi).cdf).pvalue > P
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("draw", [orthogonal, unitary])
 def test_the_law_is_invariant(draw):
     """The trace of Q has the law of that of OQ and of QO for a fixed O: independent samples by two-sample KS."""
@@ -123,6 +124,7 @@ def test_the_law_is_invariant(draw):
             assert stats.ks_2samp(traces[0].imag, other.imag).pvalue > P
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_rotations(n):
     """Determinant 1, every entry symmetric with the sphere's law, E tr Q = 0 and E(tr Q)² = 1 for n ≥ 3 (2 for n = 2)."""

@@ -68,6 +68,7 @@ def test_rectangular_secular_equation(n, m):
 # -- the draws ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_wigner_draws():
     """3000 draws have the law of dense matrices, on both sides of the threshold at once."""
     theta, eps = np.array([0.8, 1.4]), np.array([0.5, 0.6])

@@ -37,7 +37,7 @@ def drawn_rows(rows, N):
     return [np.concatenate([np.asarray(g[i]) for g in groups])[:N] for i in range(len(groups[0]))]
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("N", "theta", "beta"), [(1, 2.0, 1.0), (3, 0.5, 4.0), (30, 0.3, 1.0), (30, 1.5, 2.0), (31, 0.0, 1.0)]
 )
@@ -124,6 +124,7 @@ def test_beta_2_has_the_law_of_dense_complex_matrices(N):
     same_law(wigner(keys(), float(N), 1.5, 2.0, 1e-12), (values[:, -1], np.abs(vectors[:, 0, -1]) ** 2))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("n", "m", "theta"), [(1, 3, 0.5), (5, 2, 1.0), (8, 12, 1.5), (12, 8, 0.3)])
 def test_rectangular_has_the_law_of_dense_matrices(n, m, theta):
     W = np.random.default_rng(3).standard_normal((T, n, m)) / np.sqrt(m) + theta / np.sqrt(n * m)
@@ -132,6 +133,7 @@ def test_rectangular_has_the_law_of_dense_matrices(n, m, theta):
     same_law(rectangular(keys(), float(n), float(m), theta, 1e-12), dense)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("p", "n", "ell"), [(4, 1, 3.0), (1, 4, 2.0), (8, 12, 0.5), (12, 8, 5.0)])
 def test_covariance_has_the_law_of_dense_matrices(p, n, ell):
     X = np.random.default_rng(4).standard_normal((T, p, n))

@@ -87,7 +87,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("rows", "cols", "r"), SHAPES)
 def test_the_dense_inverse_has_the_same_law(sampler, rows, cols, r):
     gamma, n = 0.3, cols + 1
@@ -104,7 +104,7 @@ def test_the_dense_inverse_has_the_same_law(sampler, rows, cols, r):
             assert stats.ks_2samp(sample, wanted).pvalue > P, name
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [0, 1, 2, 50])
 def test_without_columns_only_the_ridge_is_left(sampler, rows):
     assert levels_for(0.3, rows, 0, 1, 2, 1e-12) == 0

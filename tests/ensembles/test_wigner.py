@@ -77,7 +77,7 @@ def test_exact_moments_tridiagonal(beta, N):
     assert abs(centred(fourth, 1.5**4 * fourth_moment(beta, N))) < Z
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("beta", [1, 2, 4])
 def test_tridiagonal_is_the_dense_ensemble_in_law(beta):
     """Largest eigenvalue, largest gap and fourth power sum, and the weight of the first coordinate on the top vector."""

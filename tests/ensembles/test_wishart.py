@@ -64,7 +64,7 @@ def test_exact_moments_dense(beta, p, n):
     assert abs(centred(second, 1.5**4 * (1 + (p - 1 + 2 / beta) / n))) < Z
 
 
-@pytest.mark.first(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("p, n", [(1, 0.3), (3, 5), (3, 2.01), (5, 2), (5, 1), (20, 30)])
 @pytest.mark.parametrize("beta", [0.3, 1, 2, 7])
 def test_exact_moments_bidiagonal(beta, p, n):
@@ -75,7 +75,7 @@ def test_exact_moments_bidiagonal(beta, p, n):
     assert abs(centred(np.sum(s**2, (1, 2)) / p, 1.5**4 * (1 + (p - 1 + 2 / beta) / n))) < Z
 
 
-@pytest.mark.first(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("p, n", [(3, 5), (5, 2)])
 @pytest.mark.parametrize("beta", [1, 2])
 def test_bidiagonal_is_the_dense_ensemble_in_law(beta, p, n):

@@ -181,6 +181,7 @@ def test_where_files_cannot_go(run, usual, tmp_path):
     assert files(tmp_path) == {tmp_path / "file": b"mine"}
 
 
+@pytest.mark.thorough
 def test_a_run_is_not_begun_again_nor_mixed_with_another(run, usual, tmp_path):
     out = "--out", tmp_path / "out"
     assert run(*usual, *out, "--epochs", 1)[0] == 0

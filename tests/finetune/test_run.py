@@ -95,7 +95,7 @@ def test_a_rule_is_learnt(learned):
     assert learned.compiled._cache_size() == learned.run.trainer.logits._cache_size() == 1
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 def test_history_is_what_was_measured(learned):
     run, history = learned.run, learned.result["history"]
     per_epoch = run.batches.steps_per_epoch
@@ -156,6 +156,7 @@ def test_the_adapter_is_the_trained_model(learned):
     assert np.abs(logits_of(bare, learned.run.dev["dev"]) - trained).max() > 1
 
 
+@pytest.mark.first(1)
 def test_peft_reads_the_adapter(learned):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     adapter = learned.out / "adapter"

@@ -98,7 +98,7 @@ def apart(actual, wanted):
 # --- gradients ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("method", "layout", "pieces", "regression"),
     [
@@ -145,6 +145,7 @@ def test_dropout_does_not_depend_on_how_a_batch_is_cut():
     assert apart(gradient_of(adapted(), data, PIECES)[1], gradient) > 0.03
 
 
+@pytest.mark.thorough
 def test_dropout_is_new_in_each_step():
     trainer = trainer_of(adapted(), dropout=True)
     state, batch, losses = trainer.start, trainer.put(PIECES.arrange(sequences(LENGTHS), np.arange(6))), []

@@ -96,7 +96,7 @@ def test_every_verdict_is_that_of_the_decompositions(kind, method):
     assert decided >= {"bounds": 12, "eigh": 24}[method]  # they do the work, and not the SVDs behind them
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("update", ["low rank", "scaled", "dense"])
 def test_in_the_memory_of_a_device(shape, update):
@@ -243,7 +243,7 @@ def test_nothing_added_leaves_nothing_to_find(method):
         np.testing.assert_allclose(found.cosines, 1, atol=5e-3)
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("shape", [(160, 160), (200, 120), (120, 200)])
 @pytest.mark.parametrize("method", ["bounds", "eigh"])

@@ -177,7 +177,7 @@ def test_given_classifiers():
     np.testing.assert_allclose(single, [double.m0, double.m1[0], double.v0, double.v1[0], double.v2[0, 0]], rtol=1e-12)
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", [1, 2])
 def test_derivatives(order):
     """In every argument, in a program without float64 too."""

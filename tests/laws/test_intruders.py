@@ -104,7 +104,7 @@ def test_wigner_law(N, spectra, strengths, error):
     assert np.max(np.abs(simple - mean[:, :3])[:, 1]) > 0.2
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("n", "m", "spectra"), [(200, 200, 250), (128, 512, 250)])
 def test_rectangular_law(n, m, spectra):
     """Square, and c = 1/4 and 4: the left vectors of one are the right vectors of the other."""

@@ -99,6 +99,7 @@ def case(request):
         yield CASES[request.param]
 
 
+@pytest.mark.first(8)
 def test_the_density_integrates_to_the_distribution_function(case):
     """Between quantiles from 1 to 99 % of the continuous part, by 80 points of Gauss each."""
     q = case.atom + (1 - case.atom) * np.linspace(0.01, 0.99, 15)
@@ -110,6 +111,7 @@ def test_the_density_integrates_to_the_distribution_function(case):
     np.testing.assert_allclose(np.diff(np.asarray(case.cdf(x))), np.diff(q), rtol=1e-11)
 
 
+@pytest.mark.first(8)
 def test_quantiles_invert_the_distribution_function(case):
     q = np.concatenate([np.logspace(-15, -3, 40), np.linspace(0, 1, 201), 1 - np.logspace(-16, -3, 40)])
     got = np.asarray(case.cdf(case.ppf(q)))

@@ -196,6 +196,7 @@ def test_published_moments():
         assert {g.dtype for g in got} == {jnp.dtype("float64")}
 
 
+@pytest.mark.first(1)
 def test_far_right(law):
     """1 − F to first order in e^{−ζ}: half the integral of Ai, the trace of the Airy kernel, and what the two leave."""
     x = np.array([20.0, 30.0, 45.0, 60.0])

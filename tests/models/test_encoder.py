@@ -74,6 +74,7 @@ def test_every_dropout_has_its_own_place_and_rate(model_type, monkeypatch):
     assert config_of(hidden_dropout_prob=0.25).head_dropout == 0.25
 
 
+@pytest.mark.thorough
 def test_rematerialised():
     """The same values, gradients and masks, while less is kept."""
     out, programs = [], []

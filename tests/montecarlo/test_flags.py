@@ -69,6 +69,7 @@ def test_a_flag_changes_no_draw(name):
         assert np.array_equal(_product(), wanted)
 
 
+@pytest.mark.thorough
 def test_numbers_do_not_depend_on_memory(monkeypatch):
     """That is, on how many trials are drawn at once, which changes what the generator rbg draws."""
     with flags(HOSTILE):

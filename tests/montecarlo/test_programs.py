@@ -53,6 +53,7 @@ print(json.dumps([count(), [value.hex() for value in result["mean"].values.ravel
 )
 
 
+@pytest.mark.thorough
 def test_another_device_is_no_reason_to_lower_or_compile_again():
     (one, of_one), (eight, of_eight) = (python(SHARED, devices) for devices in (1, 8))
     assert one == eight and min(one) > 0
@@ -357,7 +358,7 @@ print(json.dumps(late))
 """
 
 
-@pytest.mark.first(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("call", ["run(TWO, trials=100, progress=False)", "verify([TWO], trials=100, progress=False)"])
 def test_nothing_is_imported_while_the_loaded_libraries_are_walked(call):
     """An import in another thread holds the linker's lock that threadpoolctl asks for: one run in ten was a deadlock."""

@@ -438,6 +438,7 @@ def test_a_run_is_on_the_disk_before_it_is_finished(tmp_path, monkeypatch):
     assert {str(tmp_path)} <= set(synced) and {p.name for p in (tmp_path / "m").rglob("*")} <= names
 
 
+@pytest.mark.thorough
 def test_a_folder_that_can_only_be_read(tmp_path):
     """As a user who is not root: nothing can be made there, and what is there opens but cannot go on."""
     store = tmp_path / "s"
