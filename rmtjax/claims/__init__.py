@@ -11,6 +11,7 @@ from rmtjax._errors import InputError, unknown
 from rmtjax.claims.alpha_lora import CLAIMS as TRANSFER
 from rmtjax.claims.errata import CLAIMS as ERRATA
 from rmtjax.claims.intruder_dimensions.intruders import CLAIMS as INTRUDERS
+from rmtjax.claims.intruder_dimensions.rescaled_rows import CLAIMS as RESCALED
 from rmtjax.claims.intruder_dimensions.spikes import CLAIMS as SPECTRA
 from rmtjax.claims.intruder_dimensions.updates import CLAIMS as UPDATES
 from rmtjax.montecarlo import Claim
@@ -19,7 +20,7 @@ __all__ = ["CLAIMS", "GROUPS", "find_claims", "load_claims"]
 
 GROUPS: dict[str, tuple[Claim, ...]] = {
     "transfer": TRANSFER,
-    "spectra": SPECTRA,
+    "spectra": SPECTRA + RESCALED,
     "updates": UPDATES + INTRUDERS,
     "errata": ERRATA,
 }

@@ -20,6 +20,7 @@ VALUES = dict(
     alpha=[0.5, 1.0], delta=[0.1, 0.2], y=[1.0, 2.0], mu=[1.0, 2.0], probability=[0.4, 0.5], values=[1.0, 2.0, 4.0],
     left=[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], right=[[1.0, 0.6], [0.0, 0.8], [0.0, 0.0]], Delta=[[0.1, 0.2], [0.2, 0.3]],
     base=[[1.0, 0.5], [0.5, 3.0]], mean=[1.0, 0.0, 2.0], old=[1.0, 2.0, 4.0], new=[1.5, 2.5, 5.0],
+    scales=[1.0, 0.5, 1.5],
 )  # fmt: skip
 """Of an argument by its name; those of a single function's own are below."""
 
@@ -45,6 +46,7 @@ OWN = {
     "perturbation.rotation": dict(delta=[[0.1], [0.2]]),
     "perturbation.breakdown_delta": dict(N=[100.0, 200.0]),
     "perturbation.singular_rotation": dict(delta=[[0.1], [0.2]], n=3, m=4),
+    "rescaled_rows.companion_transform": dict(z=[30.0, 40.0]),
     "spikes.update_strengths": dict(theta=[1.0, -2.0]),
 }
 """Arguments of functions with special needs."""
