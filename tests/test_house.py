@@ -4,6 +4,8 @@ import ast
 import builtins
 import dis
 import importlib
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -85,3 +87,11 @@ def test_every_name_is_defined(file):
 def test_a_name_that_nothing_defines_would_be_found():
     code = compile("import os\ndef f():\n    return os.getcwd() + shown(1)\n", "text", "exec")
     assert list(missing_globals(code, {"os", "f"})) == ["shown"]
+
+
+def test_importing_starts_no_device():
+    """A program chooses platform, devices and hosts after its imports: laws are evaluated when a claim is used."""
+    modules = ("claims", "cli", "adapters", "finetune", "intruders", "spectra", "transfer.estimator", "report.sweep")
+    text = "".join(f"import rmtjax.{name}\n" for name in modules) + "import jax\nprint(jax._src.xla_bridge._backends)"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{}"
