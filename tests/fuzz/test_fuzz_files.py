@@ -15,6 +15,7 @@ from rmtjax.datasets.amazon import load_domain
 from rmtjax.datasets.glue import load_glue
 from rmtjax.finetune.records import check_existing as _existing
 from rmtjax.finetune.records import read_history as _history
+from rmtjax.finetune.settings import Settings
 from rmtjax.intruders import Pairs
 from rmtjax.models import EncoderConfig, load_encoder
 from rmtjax.models.tokenizer import Tokenizer
@@ -251,7 +252,8 @@ def test_claims(content, number, tmp_path_factory):
 def test_what_a_fine_tuning_has_left(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "left"
     folder.mkdir(exist_ok=True)
-    identity = {"settings": {"task": "mrpc", "rank": 2, "target_modules": ["query"]}, "steps": 10, "model": "ab12"}
+    settings = Settings(task="mrpc", data="data", model="model", rank=2, target_modules=("query",)).to_dict()
+    identity = {"settings": settings, "steps": 10, "model": "ab12"}
     run_file = json.dumps({"identity": identity, "made_with": {}}).encode()
     lines = b"".join(json.dumps({"step": 5 * i, "epoch": i, "loss": 0.5}).encode() + b"\n" for i in (1, 2))
     (folder / "run.json").write_bytes(data.draw(broken_json(run_file)))
