@@ -6,9 +6,9 @@ The matrix is :math:`\operatorname{diag}(a)W + \theta uv^\top`. W is n×m with i
 where (``docs/derivations.md``)
 
 .. math::
-    z(w) = \frac1w + c\,\Big\langle\frac t{1-tw}\Big\rangle, \qquad
-    w_e^2\,\Big\langle\frac{t^2}{(1-tw_e)^2}\Big\rangle = \frac1c, \qquad
-    \Big\langle\frac{w_\theta}{1-tw_\theta}\Big\rangle = \frac1{\theta^2},
+    z(w) = \frac1w + c\,\langle\frac t{1-tw}\rangle, \qquad
+    w_e^2\,\langle\frac{t^2}{(1-tw_e)^2}\rangle = \frac1c, \qquad
+    \langle\frac{w_\theta}{1-tw_\theta}\rangle = \frac1{\theta^2},
 
 angle brackets for the mean over rows. There is an outlier where :math:`w_\theta < w_e`. At :math:`a = 1` all of it is the law of
 the rectangular matrix in `rmtjax.laws.spikes`.

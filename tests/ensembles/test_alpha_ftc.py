@@ -153,6 +153,7 @@ def test_the_whole_chain_has_the_dense_law(p, n, N):
     same_law(single_statistics(scalars), single_statistics(wanted))
 
 
+@pytest.mark.thorough
 def test_the_alignment_may_be_negative_or_absent():
     for beta, mu_perp in [(-0.5, 0.3), (0.0, 1.0), (1.0, 0.0)]:
         model = (9, 14, 12, beta, 1.2, mu_perp, 0.1, 2.0)

@@ -60,8 +60,8 @@ def _spike_bias(N, c, spread, theta):
 
 spike = Claim(
     name="bbp-rescaled-rows",
-    equation=r"\sigma_{out}^2 = \frac1w + c\Big\langle\frac t{1-tw}\Big\rangle,\quad"
-    r" \Big\langle\frac w{1-tw}\Big\rangle = \frac1{\theta^2},\quad t = a^2",
+    equation=r"\sigma_{out}^2 = \frac1w + \frac1m\sum_i\frac{t_i}{1-t_iw},\quad"
+    r" \frac1n\sum_i\frac w{1-t_iw} = \frac1{\theta^2},\quad t_i = a_i^2",
     source="ours, from Benaych-Georges & Nadakuditi 2012: Intruder Dimensions, §IV-C, on the rescaled base of α-LoRA",
     params=dict(N=COLUMNS, c=ASPECT, spread=_SPREAD, theta=positive("strength θ of the spike")),
     law=_spike_law,
@@ -87,8 +87,8 @@ def _resolvent_law(c, spread, at):
 
 bulk = Claim(
     name="bulk-rescaled-rows",
-    equation=r"z = \frac1w + c\Big\langle\frac t{1-tw}\Big\rangle,\quad"
-    r" w = \tfrac1m\operatorname{tr}(z - A^\top A)^{-1},\quad t = a^2",
+    equation=r"z = \frac1w + \frac1m\sum_i\frac{t_i}{1-t_iw},\quad"
+    r" w = \tfrac1m\operatorname{tr}(z - A^\top A)^{-1},\quad t_i = a_i^2",
     source="Silverstein & Choi 1995, for the rescaled base of α-LoRA",
     params=dict(
         N=COLUMNS, c=ASPECT, spread=_SPREAD, at=between(1, 100, "√z in units of the bulk's edge", open_low=True)
