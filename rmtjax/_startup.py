@@ -55,7 +55,7 @@ def keep_programs() -> None:
 def collect_garbage_less_often() -> None:
     """Let Python look for garbage after 100,000 new objects, not 700.
 
-    Importing JAX and loading programs makes a million objects that stay, among which a search finds nothing: 0.1 s of 2 s.
+    Importing JAX and loading programs makes objects that stay, among which a search finds nothing.
     """
     gc.set_threshold(100_000, 10, 10)
 

@@ -149,6 +149,22 @@ def test_large_dimensions_cost_nothing():
     np.testing.assert_allclose(*at, rtol=1e-7)
 
 
+@pytest.mark.parametrize("gamma", [1e-6, 1e-2, 1e2])
+@pytest.mark.parametrize("n", [3, 39, 40, 41, 400])
+def test_the_effective_ridge_solves_its_equation(gamma, n):
+    """By bisection to the last digit, for eigenvalues over six decades; what is judged is d, where κ enters."""
+    values = np.geomspace(1e-4, 1e2, P)
+    kappa = brentq(
+        lambda k: k - gamma - k * np.sum(values / (values + k)) / n, gamma, gamma + values.sum() / n, xtol=1e-300
+    )
+    d = np.sum((values / (values + kappa)) ** 2) / n
+    omega = MEAN / (values + kappa) / (1 + np.sum(MEAN**2 / (values + kappa)))
+    wanted = (omega @ (values * omega) + d * (1 - omega @ MEAN) ** 2) / (1 - d)
+    for form in (values, np.diag(values)):
+        found = covariance_scalars_for_coef(form, MEAN, n, gamma, SOURCE_MEAN)
+        np.testing.assert_allclose(found.v0, wanted, rtol=1e-8)
+
+
 def test_several_sources():
     """Sources learnt from data of their own are independent; with one of them the law is that of one."""
     rng = np.random.default_rng(3)

@@ -52,10 +52,10 @@ Numbers = ArrayLike | Sequence
 Covariance = Numbers | SpikedCovariance | RepeatedEigenvalues
 
 _STEPS = 60
-"""Largest number of Newton steps; 2 to 10 are taken."""
+"""Largest number of Newton steps."""
 
-_LEFT = 1e-10
-"""Relative size of the step of Newton's method that is not taken any more."""
+_ERROR = 1e-12
+"""Relative error of κ that ends the search."""
 
 _TINY = 1e-300
 
@@ -236,16 +236,18 @@ def _effective_ridge(population: Population, n: Array, gamma: Array) -> Array:
 
     def search(_, start):
         def step(state):
-            count, kappa, last, _ = state
+            count, kappa, _ = state
             first, second = population.degrees(kappa)
-            following = jnp.clip(kappa - (kappa - gamma - kappa * first / n) / (1 - second / n), gamma, highest)
-            move = jnp.abs(following - kappa) / kappa
-            # A step is about a constant times the square of the last one.
-            expected = jnp.where((count == 0) & (move > _LEFT), jnp.inf, move * (move / last) ** 2)
-            return count + 1, following, move, expected
+            slope = 1 - second / n
+            # The function is convex. Where it falls, the root is to the right; from `highest` Newton's method cannot miss it.
+            proposed = jnp.minimum(kappa - (kappa - gamma - kappa * first / n) / slope, highest)
+            following = jnp.where(slope > 0, proposed, highest)
+            # Its error is about the square of the step, and larger where the slope is small.
+            error = jnp.where(slope > 0, (1 - following / kappa) ** 2 / slope, jnp.inf)
+            return count + 1, following, error
 
-        state = (0, start, jnp.inf, jnp.inf)
-        return jax.lax.while_loop(lambda s: (s[0] < _STEPS) & (s[3] > _LEFT), step, state)[1]
+        state = (0, start, jnp.inf)
+        return jax.lax.while_loop(lambda s: (s[0] < _STEPS) & (s[2] > _ERROR), step, state)[1]
 
     spread = jnp.maximum(population.mean_square_eigenvalue() / jnp.maximum(eigenvalue, _TINY) ** 2 - 1, 0.0)
     start = _as_marchenko_pastur(eigenvalue, spread, eta, gamma, highest)
