@@ -242,42 +242,22 @@ def _grouped_sources(
     return _mixed(scalars, limit, alpha)
 
 
-def _dense_sources(
-    key,
-    p,
-    n,
-    N,
-    alpha,
-    beta,
-    beta_second,
-    mu,
-    gamma,
-    gamma_source,
-    share,
-    high,
-    high_source,
-    high_second,
-    lean,
-    entries,
-    dtype,
-):
+def _dense_sources(key, alpha, entries, dtype, **model):
+    p, n, N, lean = (model[name] for name in ("p", "n", "N", "lean"))
     keys = jax.random.split(key, 3)
-    means = _spread_out(p, share, lean, *_two_means(mu, beta, beta_second))
-    is_first = jnp.arange(p) < jnp.round(share * p)
-    variances = [jnp.where(is_first, value, 1.0) for value in (high_source, high_second, high)]
+    means = _spread_out(p, model["share"], lean, *_two_means(model["mu"], model["beta"], model["beta_second"]))
+    is_first = jnp.arange(p) < jnp.round(model["share"] * p)
+    variances = [jnp.where(is_first, model[name], 1.0) for name in ("high_source", "high_second", "high")]
 
     def fit(i, count, ridge, others):
         scale, mean, ridge = (x.astype(dtype) for x in (jnp.sqrt(variances[i]), means[i], ridge))
         return _dense_fit(keys[i], count, scale, mean, ridge, others, entries)
 
-    learnt = jnp.concatenate([fit(i, N, gamma_source, jnp.zeros((p, 0), dtype)) for i in range(2)], 1)
-    solutions = fit(2, n, gamma, learnt).astype(jnp.float64)
+    learnt = jnp.concatenate([fit(i, N, model["gamma_source"], jnp.zeros((p, 0), dtype)) for i in range(2)], 1)
+    solutions = fit(2, n, model["gamma"], learnt).astype(jnp.float64)
     margins, spread = solutions.T @ means[2], solutions.T @ (variances[2][:, None] * solutions)
     scalars = law.MarginMoments(margins[0], margins[1:], spread[0, 0], spread[0, 1:], spread[1:, 1:])
-    limit = _sources_law(
-        p, n, N, beta, beta_second, mu, gamma, gamma_source, share, high, high_source, high_second, lean
-    )
-    return _mixed(scalars, limit, alpha)
+    return _mixed(scalars, _sources_law(**model), alpha)
 
 
 sources = Claim(
